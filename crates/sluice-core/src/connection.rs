@@ -53,6 +53,17 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What the certificate says that a client has proved to own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertFacts {
+    /// The subject.
+    pub subject: Box<str>,
+    /// The URIs among the alternative names, as they are written: SPIFFE IDs, for example.
+    pub uris: Box<[Box<str>]>,
+    /// The DNS names among the alternative names, in lower case.
+    pub names: Box<[Box<str>]>,
+}
+
 /// What TLS termination found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
@@ -66,17 +77,6 @@ pub struct TlsFacts {
     pub client: Option<Arc<ClientCertFacts>>,
     /// Whether the session was resumed.
     pub resumed: bool,
-}
-
-/// What a verified client certificate says about the client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientCertFacts {
-    /// The subject.
-    pub subject: Box<str>,
-    /// The URIs among the alternative names, as written.
-    pub uris: Box<[Box<str>]>,
-    /// The DNS names among the alternative names, in lower case.
-    pub names: Box<[Box<str>]>,
 }
 
 /// A snapshot of the path of a transport that tracks its own path, as QUIC does.
@@ -98,6 +98,13 @@ pub struct PathFacts {
     pub migrations: u64,
     /// Whether a request arrived before the handshake was complete.
     pub early_data: bool,
+}
+
+impl TlsFacts {
+    /// The subject of the client's certificate, if it sent one.
+    pub fn client_subject(&self) -> Option<&str> {
+        self.client.as_deref().map(|client| &*client.subject)
+    }
 }
 
 /// The path of a connection whose transport tracks it.

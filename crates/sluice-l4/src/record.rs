@@ -152,12 +152,9 @@ impl Record for ConnectionRecord {
             name if name == SNI.name => text(self.facts.get(&tls::SNI)),
             name if name == TLS_VERSION.name => text(self.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => text(self.tls.as_ref().map(|tls| tls.cipher)),
-            name if name == CLIENT_SUBJECT.name => text(
-                self.tls
-                    .as_ref()
-                    .and_then(|tls| tls.client.as_deref())
-                    .map(|client| &*client.subject),
-            ),
+            name if name == CLIENT_SUBJECT.name => {
+                text(self.tls.as_ref().and_then(|tls| tls.client_subject()))
+            }
             name if name == QUIC_VERSION.name => text(self.path.as_ref().map(|path| path.version)),
             name if name == RTT.name => self
                 .path

@@ -5,13 +5,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 use sluice_core::connection::{PathFacts, QuicPath, TlsFacts};
-use sluice_tls::client_facts;
 
 use crate::listener::QuicListener;
 
@@ -20,13 +18,13 @@ pub(crate) fn facts_of(connection: &Connection) -> TlsFacts {
     let said = connection.handshake_data().and_then(|said| said.downcast::<HandshakeData>().ok());
     let chain = connection.peer_identity();
     let chain = chain.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let client = client_facts(chain.as_ref().and_then(|chain| chain.first()));
+    let client = chain.as_ref().and_then(|chain| chain.first());
     TlsFacts {
         version: "1.3",
         // The library does not report it.
         cipher: "unknown",
         alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
-        client: client.map(Arc::new),
+        client: client.and_then(|der| sluice_tls::client_facts(der)),
         // Nor this.
         resumed: false,
     }

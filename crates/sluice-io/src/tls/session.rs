@@ -3,14 +3,11 @@
 //! Owns: no bytes; takes slices and reports what to discard. Refuses to know: sockets.
 //! Keeps: every state of the session is handled, so that a feed never stops short of what the bytes allow.
 
-use std::sync::Arc;
-
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sluice_core::connection::TlsFacts;
-use sluice_tls::client_facts;
 
 use super::HandshakeError;
 
@@ -119,7 +116,7 @@ impl Session {
 
     pub(super) fn facts(&self) -> TlsFacts {
         let common = self.common();
-        let client = client_facts(common.peer_certificates().and_then(|chain| chain.first()));
+        let client = common.peer_certificates().and_then(|chain| chain.first());
         TlsFacts {
             version: match common.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "1.2",
@@ -131,7 +128,7 @@ impl Session {
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
             alpn: common.alpn_protocol().map(Into::into),
-            client: client.map(Arc::new),
+            client: client.and_then(|der| sluice_tls::client_facts(der)),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }

@@ -19,9 +19,10 @@ use smallvec::SmallVec;
 
 use crate::host_name::bare_host;
 use crate::hygiene;
+use crate::identity::who;
 use crate::path_match::{DEPTH_MAX, PathMatch, folders};
 use crate::path_value::PathValue;
-use crate::value_match::{ValueMatch, Values, ValuesOfFilters};
+use crate::value_match::{ValueMatch, Values, ValuesOfFilters, texts_of};
 use crate::words::MethodName;
 
 section! {
@@ -38,6 +39,9 @@ section! {
         /// Names in the client's certificate (URI or DNS name) or its subject: exact, prefix*, *suffix (of names only), or *
         /// for any certificate.
         pub certificate: Vec<CertificateName>,
+        /// Who makes the request, as the filters that verify it and `%IDENTITY%` say: `jwt:PROVIDER/SUBJECT`, `basic:USER`,
+        /// `api_key:NAME`, `certificate:NAME`; or { prefix: } and so on, as of headers.
+        pub identity: Vec<ValueMatch>,
         /// Hosts, without ports: exact, *.suffix or prefix.*.
         pub host: Vec<HostPattern>,
         /// Paths: `/a` exactly, `/a/*` for it and everything below, or { regex: }, { template: }, { starts_with: }.
@@ -63,7 +67,7 @@ impl ConditionSettings for RequestCondition {
     type Condition = RequestMatch;
 
     fn formula(&self) -> Formula<RequestMatch> {
-        let Self { source, peer, port, sni, certificate, host, path, .. } = self;
+        let Self { source, peer, port, sni, certificate, identity, host, path, .. } = self;
         let Self { case_sensitive, method, headers, values, all, any, not, .. } = self;
         let conn = conn_conditions(source, peer, port, sni, certificate).map(RequestMatch::Conn);
         let paths = path.iter().map(|path| match case_sensitive {
@@ -72,6 +76,7 @@ impl ConditionSettings for RequestCondition {
         });
         let methods = method.iter().map(|method| method.0.clone());
         let own = [
+            (!identity.is_empty()).then(|| RequestMatch::Identity(identity.clone())),
             (!host.is_empty()).then(|| RequestMatch::Host(host.clone())),
             (!path.is_empty()).then(|| RequestMatch::Path(paths.collect())),
             (!method.is_empty()).then(|| RequestMatch::Method(methods.collect())),
@@ -106,6 +111,8 @@ impl ConditionSettings for RequestCondition {
 pub(super) enum RequestMatch {
     /// On its connection.
     Conn(ConnCondition),
+    /// Who makes the request, any of these.
+    Identity(Vec<ValueMatch>),
     /// The host, any of these.
     Host(Vec<HostPattern>),
     /// The path, any of these.
@@ -123,6 +130,8 @@ pub(super) enum RequestMatch {
 pub(super) enum RequestDimension {
     /// Something of the connection.
     Conn(ConnDimension),
+    /// Who makes the request.
+    Identity,
     /// The host, and the domains that it is in.
     Host,
     /// The path.
@@ -167,6 +176,10 @@ impl RequestSubject<'_> {
         std::iter::once(path).chain(readings.iter().map(String::as_str))
     }
 
+    fn identity(&self) -> Option<String> {
+        who(self.values, self.conn.tls).map(|who| who.to_string())
+    }
+
     fn shared(&self, name: &str) -> Option<&dyn SharedValue> {
         self.values.named(name).or_else(|| self.conn.values.named(name))
     }
@@ -179,6 +192,11 @@ impl PolicyCondition for RequestMatch {
     fn fits(&self, subject: &RequestSubject<'_>, lean: Lean) -> bool {
         match self {
             Self::Conn(condition) => condition.fits(&subject.conn, lean),
+            Self::Identity(wanted) => {
+                let who = subject.identity();
+                let who = who.as_deref().map(str::as_bytes);
+                wanted.iter().any(|wanted| wanted.fits(who))
+            }
             Self::Host(hosts) => {
                 let host = bare_host(subject.head.authority());
                 hosts.iter().any(|pattern| pattern.fits(&host))
@@ -195,10 +213,7 @@ impl PolicyCondition for RequestMatch {
                     Some(_) => lean.of_readings(values.map(|value| wanted.fits(Some(value)))),
                 }
             }
-            Self::Value(name, wanted) => {
-                let value = subject.shared(name).map(ToString::to_string);
-                wanted.fits(value.as_deref().map(str::as_bytes))
-            }
+            Self::Value(name, wanted) => wanted.fits_shared(subject.shared(name)),
         }
     }
 
@@ -212,6 +227,10 @@ impl PolicyCondition for RequestMatch {
             Self::Conn(condition) => {
                 let of_conn = |(dimension, key)| (RequestDimension::Conn(dimension), key);
                 Some(condition.keys()?.into_iter().map(of_conn).collect())
+            }
+            Self::Identity(wanted) => {
+                let keys = wanted.iter().map(|wanted| exact(RequestDimension::Identity, wanted));
+                Some(keys.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
             }
             Self::Host(hosts) => {
                 let keys = hosts.iter().map(|host| match host {
@@ -241,6 +260,11 @@ impl PolicyCondition for RequestMatch {
             RequestDimension::Conn(dimension) => {
                 ConnCondition::look_up(dimension, &subject.conn, found);
             }
+            RequestDimension::Identity => {
+                if let Some(who) = subject.identity() {
+                    found(SubjectKey::Text(who.as_bytes()));
+                }
+            }
             RequestDimension::Host => {
                 let host = bare_host(subject.head.authority());
                 found(SubjectKey::Text(host.as_bytes()));
@@ -266,9 +290,8 @@ impl PolicyCondition for RequestMatch {
                 values.for_each(|value| found(SubjectKey::Text(value)));
             }
             RequestDimension::Value(name) => {
-                if let Some(value) = subject.shared(name) {
-                    found(SubjectKey::Text(value.to_string().as_bytes()));
-                }
+                let texts = subject.shared(name).map(texts_of).unwrap_or_default();
+                texts.iter().for_each(|text| found(SubjectKey::Text(text.as_bytes())));
             }
         }
     }

@@ -1,4 +1,5 @@
 use std::cell::OnceCell;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use sluice_codec::Head;
@@ -10,6 +11,8 @@ use sluice_l4::rbac::settings::ConditionSettings as _;
 use sluice_l4::rbac::{Formula, Lean, PolicyCondition as _, PolicySet};
 
 use super::request::{RequestCondition, RequestMatch, RequestSubject};
+use crate::identity::{Identity, Means, WHO};
+use crate::json::Json;
 use crate::path_match::PathMatch;
 use crate::path_value::PathValue;
 use crate::value_match::ValueMatch;
@@ -215,5 +218,51 @@ proptest! {
                 Ok(())
             })?;
         }
+    }
+}
+
+#[test]
+fn an_identity_and_the_members_of_a_claim_are_found_with_and_without_an_index() {
+    sluice_core::values! {
+        GROUPS: Json = "test.groups", "A claim with several values.";
+    }
+    let mut shared = SharedValues::default();
+    let groups = Json::parse(br#"["staff", "admin"]"#).unwrap();
+    shared.set(&GROUPS, groups);
+    let ann = Identity { means: Means::Jwt, issuer: Some("corp".into()), name: "ann".into() };
+    shared.set(&WHO, Arc::new(ann));
+    let exact = |text: &str| ValueMatch::Exact(text.into());
+    let value = |text: &str| RequestMatch::Value("test.groups".into(), exact(text));
+    let identity = |text: &str| RequestMatch::Identity(vec![exact("basic:ann"), exact(text)]);
+    let (head, values, unix) = (request("GET", "a", "/", &[]), ConnValues::default(), Peer::Unix);
+    let conn = ConnSubject {
+        source: unix,
+        peer: unix,
+        local: unix,
+        sni: None,
+        tls: None,
+        values: &values,
+    };
+    let subject = RequestSubject { conn, head: &head, values: &shared, readings: OnceCell::new() };
+    for (matches, expected) in [
+        (value("admin"), true),
+        (value("staff"), true),
+        (value("adm"), false),
+        (value(r#"["staff","admin"]"#), false),
+        (identity("jwt:corp/ann"), true),
+        (identity("jwt:other/ann"), false),
+        (RequestMatch::Identity(vec![ValueMatch::Prefix("jwt:corp/".into())]), true),
+    ] {
+        // With others, so that there is an index.
+        let others =
+            (0..20).map(|at| (format!("{at}").into(), Formula::Is(value(&at.to_string()))));
+        let all = others.chain([(Arc::from("it"), Formula::Is(matches.clone()))]);
+        let set = PolicySet::new(all.collect(), Lean::ToMiss);
+        let found = set.first(&subject).is_some_and(|name| &**name == "it");
+        assert_eq!(
+            (matches.fits(&subject, Lean::ToMiss), found),
+            (expected, expected),
+            "{matches:?}"
+        );
     }
 }
