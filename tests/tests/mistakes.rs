@@ -1185,7 +1185,7 @@ fn of_filters() {
                 "a filter that limits nothing",
                 listener("filters: [{ connection_limit: {} }], relay: up"),
             ),
-            ("a filter for HTTP that does not exist", http("jwt: {}")),
+            ("a filter for HTTP that does not exist", http("bot_wall: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
             ("a path of probes that is none", http("health_check: { path: healthz }")),
             ("a cache of no probes", http("health_check: { cache: 5s }")),
@@ -1225,6 +1225,64 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("tokens of nobody", http("jwt: {}")),
+            (
+                "tokens for any service",
+                http("jwt: { providers: { a: { issuer: i, jwks_file: k.json } } }"),
+            ),
+            ("tokens without keys", http("jwt: { providers: { a: { issuer: i, audiences: b } } }")),
+            (
+                "tokens with two sets of keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: k.json, jwks: \"{}\" } } }",
+                ),
+            ),
+            (
+                "keys in a file that does not exist",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: none.json } } }",
+                ),
+            ),
+            (
+                "a symmetric key among public ones",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"c2VjcmV0\"}]}' } } }",
+                ),
+            ),
+            (
+                "a shared secret that can be guessed",
+                http("jwt: { providers: { a: { issuer: i, audiences: b, secret: secret } } }"),
+            ),
+            (
+                "a symmetric algorithm for public keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "an algorithm that is none",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: none } } }",
+                ),
+            ),
+            (
+                "a token of a provider that there is none of",
+                http(
+                    "jwt: { providers: { acme: { issuer: i, audiences: b, jwks_remote: { cluster: up } } }, require: acne }",
+                ),
+            ),
+            (
+                "a claim in a header that frames the message",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, claims: { host: sub } } } }",
+                ),
+            ),
+            (
+                "a provider with a dot in its name",
+                http(
+                    "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
+                ),
+            ),
             ("a session by nothing", http("sticky: {}")),
             ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
             ("a session without a key", http("sticky: { cookie: SRV }")),

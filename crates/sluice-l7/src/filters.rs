@@ -23,10 +23,12 @@ use crate::side_calls::{SideCallLog, SideCalls};
 pub mod body_max;
 pub mod buffer;
 pub mod cors;
+pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod grpc_stats;
 pub mod health_check;
+pub mod jwt;
 pub mod rate_limit;
 pub mod request_id;
 pub mod set_headers;
@@ -297,7 +299,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 11] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 12] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
@@ -305,6 +307,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),
+        Arc::new(jwt::JwtFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),

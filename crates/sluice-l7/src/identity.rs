@@ -46,7 +46,7 @@ pub struct Identity {
     pub means: Means,
     /// Who vouches for it: the provider of a token, as the configuration calls it.
     pub issuer: Option<Box<str>>,
-    /// The name. Whoever issues it decides which characters it has.
+    /// The name. Its issuer decides which characters it has.
     pub name: Box<str>,
 }
 
@@ -68,7 +68,10 @@ pub fn who(values: &SharedValues, tls: Option<&TlsFacts>) -> Option<Arc<Identity
     }
     let client = tls?.client.as_deref()?;
     let spiffe = client.uris.iter().find(|uri| uri.starts_with("spiffe://"));
-    let name = spiffe.or(client.uris.first()).or(client.names.first()).unwrap_or(&client.subject);
+    let name = spiffe
+        .or_else(|| client.uris.first())
+        .or_else(|| client.names.first())
+        .unwrap_or(&client.subject);
     Some(Arc::new(Identity { means: Means::Certificate, issuer: None, name: name.clone() }))
 }
 

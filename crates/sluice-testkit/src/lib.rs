@@ -15,6 +15,7 @@ pub mod origin;
 pub mod peers;
 pub mod running;
 pub mod tls;
+pub mod tokens;
 pub mod tools;
 pub mod wait;
 

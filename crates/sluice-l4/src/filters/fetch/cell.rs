@@ -146,6 +146,15 @@ impl<T: Content> FetchCell<T> {
     }
 }
 
+impl<T> FetchCell<T> {
+    /// Takes content that is at hand before the first attempt has been made.
+    pub(super) fn begin_with(&self, content: T) {
+        if self.content.load().is_none() {
+            self.content.store(Some(Arc::new(content)));
+        }
+    }
+}
+
 /// A [`FetchCell`] of any type.
 pub(super) trait AnyCell: Send + Sync {
     fn fetch(&self) -> &Arc<Fetch>;
