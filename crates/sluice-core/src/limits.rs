@@ -75,6 +75,7 @@ limits! {
     JwtCache = "jwt_cache_bytes", 8 * MIB, 0, 1024 * MIB, Bytes, "Tokens that a worker remembers as verified; at the bound those not used for longest are forgotten, and verified again when they are used.";
     SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit, or a cluster with sticky sources, tracks over all workers; at the bound the least recently seen is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
+    FlowsWaiting = "flows_waiting", 1024, 1, 1_000_000, Count, "New UDP flows per listener and worker that wait for a filter, each with the datagrams of its client, up to 32 KiB; at the bound the first datagram of a further one is dropped (`flow.waiting_full`).";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";

@@ -161,13 +161,13 @@ impl ValueParts for Json {
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(JsonReader)
+        from.deserialize_any(JsonVisitor)
     }
 }
 
-struct JsonReader;
+struct JsonVisitor;
 
-impl<'de> Visitor<'de> for JsonReader {
+impl<'de> Visitor<'de> for JsonVisitor {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

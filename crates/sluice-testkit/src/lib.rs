@@ -13,6 +13,7 @@ pub mod http3;
 pub mod lossy;
 pub mod origin;
 pub mod peers;
+pub mod quic_server;
 pub mod running;
 pub mod tls;
 pub mod tokens;
@@ -21,6 +22,9 @@ pub mod wait;
 
 pub use certificates::Authority;
 pub use origin::Origin;
+pub use quic_server::QuicServer;
+/// The library that [`QuicServer`] runs on.
+pub use quinn;
 pub use running::Running;
 pub use running::Sluice;
 

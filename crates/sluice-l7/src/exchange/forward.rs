@@ -75,7 +75,8 @@ impl RequestTask {
             options = self.heed_envoy_headers(options);
         }
         let worker = Rc::clone(self.worker());
-        let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        let pools = &self.manager.shared.pools;
+        let pool = pools.to_class(&target.cluster, options.class, &worker);
         let subset = target.endpoint_match().map(|of| of.key(&self.request));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
@@ -265,11 +266,12 @@ impl RequestTask {
             };
             let next = handle.cluster.fallback_for(why).filter(|_| forwarding.fallbacks_left > 0);
             let Some(next) = next else {
-                return Err(no_endpoint(why, handle.cluster.shortage(why)).into());
+                return Err(no_endpoint(why, handle.shortage(why)).into());
             };
             let worker = Rc::clone(self.worker());
             handle.count_fallback(&worker);
-            let pool = self.manager.shared.pools.to(&next, &worker);
+            let class = forwarding.options.class;
+            let pool = self.manager.shared.pools.to_class(&next, class, &worker);
             self.summary.cluster = Some(next.name.clone());
             forwarding.in_flight = pool.enter_request();
             forwarding.pool = pool;

@@ -18,6 +18,7 @@ use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 mod admission;
 mod attempts;
 mod bodies;
+mod classes;
 mod connecting;
 mod ending;
 mod filters;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 use sluice_l7::routes::{EndpointMatch, RequestVersion};
 
+use crate::sections::routes::forwarding::RulePriority;
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
 
@@ -88,6 +89,7 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("rewrite", Rewrite::absent().is_some_and(|usual| rule.rewrite != usual)),
         ("timeout", RouteTimeout::absent().is_some_and(|usual| rule.timeout != usual)),
         ("retry", rule.retry.is_some()),
+        ("priority", rule.priority == RulePriority::High),
         ("hash", !rule.hash.is_empty()),
         ("endpoint_metadata", rule.endpoint_metadata.is_some()),
         ("mirror", !rule.mirror.is_empty()),

@@ -6,6 +6,7 @@ use sluice_core::settings::Members;
 use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOptions, Timeouts};
+use sluice_upstream::plan::BreakerClass;
 
 pub use matching::written;
 
@@ -14,7 +15,7 @@ use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
-use crate::sections::routes::forwarding::AttemptCount;
+use crate::sections::routes::forwarding::{AttemptCount, RulePriority};
 use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
 use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
@@ -304,6 +305,10 @@ fn options(
         path: rewrites.path,
         host: rewrites.host,
         originals: rewrites.originals,
+        class: match rule.priority {
+            RulePriority::Default => BreakerClass::Default,
+            RulePriority::High => BreakerClass::High,
+        },
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
         endpoint: rule.endpoint_metadata.as_ref().map(|of| of.0.clone()),
         mirrors,
