@@ -1229,6 +1229,22 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("a credential from nowhere", http("inject_credentials: {}")),
+            (
+                "a token from a path that is none",
+                http(
+                    "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
+                ),
+            ),
+            ("passwords of nobody", http("basic_auth: {}")),
+            ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
+            (
+                "a password with an old hash",
+                http("basic_auth: { users: \"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\" }"),
+            ),
+            ("users in a file that does not exist", http("basic_auth: { users_file: htpasswd }")),
+            ("keys of nobody", http("api_key: {}")),
+            ("a key as it is", http("api_key: { keys: { acme: secret } }")),
             ("tokens of nobody", http("jwt: {}")),
             (
                 "tokens for any service",

@@ -5,7 +5,6 @@
 
 use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
@@ -17,7 +16,7 @@ use aws_lc_rs::signature::{
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
-use crate::origin::read_message;
+use crate::origin::{Message, read_message};
 use crate::peers::Server;
 
 /// A key that signs tokens.
@@ -146,23 +145,24 @@ pub fn in_seconds(more: i64) -> i64 {
     i64::try_from(now.expect("it is after 1970").as_secs()).expect("it fits") + more
 }
 
-/// A server that responds to every request with the same body: the keys of an issuer.
+/// A server that responds to every request with the same body: the keys of an issuer, or an access token.
 #[derive(Debug)]
 pub struct KeyServer {
     server: Server,
-    shared: Arc<(Mutex<String>, AtomicUsize)>,
+    shared: Arc<(Mutex<String>, Mutex<Vec<Message>>)>,
 }
 
 impl KeyServer {
     /// Serves this on a free port.
     pub fn start(body: impl Into<String>) -> Self {
-        let shared = Arc::new((Mutex::new(body.into()), AtomicUsize::new(0)));
+        let shared: Arc<(Mutex<String>, Mutex<Vec<Message>>)> =
+            Arc::new((Mutex::new(body.into()), Mutex::default()));
         let of_server = Arc::clone(&shared);
         let server = Server::start(move |mut stream| {
             let mut reader = BufReader::new(stream.try_clone()?);
             loop {
-                read_message(&mut reader, false)?;
-                of_server.1.fetch_add(1, SeqCst);
+                let request = read_message(&mut reader, false)?;
+                of_server.1.lock().unwrap_or_else(PoisonError::into_inner).push(request);
                 let body = of_server.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 stream.write_all(format!("{head}{body}").as_bytes())?;
@@ -181,8 +181,13 @@ impl KeyServer {
         *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner) = body.into();
     }
 
+    /// Every request received, in order.
+    pub fn requests(&self) -> Vec<Message> {
+        self.shared.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How often it was asked.
     pub fn asked(&self) -> usize {
-        self.shared.1.load(SeqCst)
+        self.requests().len()
     }
 }

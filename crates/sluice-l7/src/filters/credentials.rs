@@ -3,10 +3,66 @@
 //! Owns: how a credential is found in a request, and taken out of it. Refuses to know: what it proves. Keeps: what is
 //! taken out is gone in every place that is named, so that no endpoint sees it.
 
+use std::fmt;
+
 use sluice_codec::{Head, Known};
+use sluice_core::Spanned;
+use sluice_l4::filters::CheckContext;
 
 use crate::header_values::{cookie, query_parameter};
 use crate::words::HeaderName;
+
+sluice_core::section! {
+    /// Where requests carry a credential.
+    pub struct CredentialFrom {
+        /// Headers. In `authorization`, the scheme `Bearer` stands before it.
+        pub headers: Vec<HeaderName>,
+        /// Cookies.
+        pub cookies: Vec<String>,
+        /// Query parameters. They end up in histories and logs; prefer headers.
+        pub query: Vec<String>,
+    }
+}
+
+impl CredentialFrom {
+    /// The places; the header `default` if none is set.
+    pub fn sources(&self, default: &str) -> Vec<CredentialSource> {
+        let headers = self.headers.iter().cloned().map(CredentialSource::Header);
+        let cookies = self.cookies.iter().cloned().map(CredentialSource::Cookie);
+        let query = self.query.iter().cloned().map(CredentialSource::Query);
+        let all: Vec<_> = headers.chain(cookies).chain(query).collect();
+        if all.is_empty() {
+            return vec![CredentialSource::Header(HeaderName(default.into()))];
+        }
+        all
+    }
+}
+
+/// Checks a realm, which is written into a challenge between quotes.
+pub fn check_realm(realm: &Spanned<String>, context: &mut CheckContext<'_>) -> Option<()> {
+    let is_quotable = |byte: u8| (0x20..0x7f).contains(&byte) && !b"\"\\".contains(&byte);
+    if realm.value.bytes().all(is_quotable) {
+        return Some(());
+    }
+    let message = "a realm is printable ASCII without quotes and backslashes";
+    context.diags.error("bad-value", realm.span, context.at.key("realm"), message);
+    None
+}
+
+/// A credential that was taken out of a request, for the filter that did so. Never printed.
+pub(super) struct HeldCredential(pub(super) Box<[u8]>);
+
+impl fmt::Debug for HeldCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HeldCredential(..)")
+    }
+}
+
+impl fmt::Display for HeldCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(sluice_core::secret::REDACTED)
+    }
+}
 
 /// A place in a request that may carry a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]

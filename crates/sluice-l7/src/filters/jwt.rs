@@ -12,6 +12,7 @@ use sluice_core::{Node, Setting, Shape, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::FilterOwner;
 
+use super::credentials::check_realm;
 use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
 
 mod cache;
@@ -54,12 +55,7 @@ impl FilterFactory<dyn HttpFilterPlan> for JwtFactory {
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
         let jwt = context.bind::<Jwt>(settings)?;
-        let is_quotable = |byte: u8| (0x20..0x7f).contains(&byte) && !b"\"\\".contains(&byte);
-        if !jwt.realm.value.bytes().all(is_quotable) {
-            let message = "a realm is printable ASCII without quotes and backslashes";
-            context.diags.error("bad-value", jwt.realm.span, context.at.key("realm"), message);
-            return None;
-        }
+        check_realm(&jwt.realm, context)?;
         let mut providers = Some(Vec::new());
         let here = context.at.key("providers");
         for (name, own) in jwt.providers.iter() {

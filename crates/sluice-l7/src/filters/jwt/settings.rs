@@ -15,10 +15,9 @@ use sluice_l4::filters::{CheckContext, Content as _, FetchSchedule};
 use super::keys::{KeySet, SigningAlgorithm};
 use super::provider::{ClaimPassing, Provider, ProviderKeys};
 use super::token::TokenRules;
-use crate::filters::credentials::CredentialSource;
+use crate::filters::credentials::CredentialFrom;
 use crate::filters::set_headers::EditableHeader;
 use crate::http_origin::HttpOrigin;
-use crate::words::HeaderName;
 
 sluice_core::section! {
     /// Only requests with a valid token (JWT, RFC 7519) pass.
@@ -60,8 +59,8 @@ sluice_core::section! {
         pub skew: OrZero = "1m",
         /// Whether a token must say when it expires.
         pub require_expiration: bool = "true",
-        /// Where requests carry its tokens.
-        pub from: TokenFrom,
+        /// Where requests carry its tokens; by default in the header `authorization`.
+        pub from: CredentialFrom,
         /// Whether endpoints get the token; otherwise it is removed from the request.
         pub forward: bool = "false",
         /// Headers that claims are put into: `x-user: sub`. A nested claim is a path such as `realm_access.roles`; an
@@ -89,32 +88,6 @@ sluice_core::section! {
         pub timeout: Duration = "5s",
         /// How long after an attempt an unknown key leads to another.
         pub refetch_after: Duration = "10s",
-    }
-}
-
-sluice_core::section! {
-    /// Where requests carry a credential. If all is omitted, in the header `authorization`.
-    pub struct TokenFrom {
-        /// Headers. In `authorization`, the scheme `Bearer` stands before the token.
-        pub headers: Vec<HeaderName>,
-        /// Cookies.
-        pub cookies: Vec<String>,
-        /// Query parameters. They end up in histories and logs; prefer headers.
-        pub query: Vec<String>,
-    }
-}
-
-impl TokenFrom {
-    /// The places, `authorization` if none is set.
-    fn sources(&self) -> Vec<CredentialSource> {
-        let headers = self.headers.iter().cloned().map(CredentialSource::Header);
-        let cookies = self.cookies.iter().cloned().map(CredentialSource::Cookie);
-        let query = self.query.iter().cloned().map(CredentialSource::Query);
-        let all: Vec<_> = headers.chain(cookies).chain(query).collect();
-        if all.is_empty() {
-            return vec![CredentialSource::Header(HeaderName("authorization".into()))];
-        }
-        all
     }
 }
 
@@ -251,7 +224,7 @@ pub(super) fn provider(
         payload_header: own.payload_header.as_ref().map(|header| header.0.clone()),
         subject: own.subject.clone(),
     };
-    Some(Provider::new(name.clone(), rules, keys?, own.from.sources(), passing))
+    Some(Provider::new(name.clone(), rules, keys?, own.from.sources("authorization"), passing))
 }
 
 fn keys(
