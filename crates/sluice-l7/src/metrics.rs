@@ -19,6 +19,7 @@ sluice_telemetry::metrics! {
     SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
     GRPC_CALLS = "sluice_grpc_calls_total", Counter, ["service", "method", "status"], "gRPC calls that the filter `grpc_stats` saw end, by status; `none` ended without one. Methods that are not listed, or beyond the limit `grpc_series`, share `other`.";
     GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
+    JWT_TOKENS = "sluice_jwt_tokens_total", Counter, ["result"], "What became of tokens that the filter `jwt` looked at: `verified`, `known` because they had been verified before, or why they were refused, `jwt_missing` included, as in `response_code_details`.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }
