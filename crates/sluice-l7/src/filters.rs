@@ -25,6 +25,7 @@ pub mod buffer;
 pub mod cors;
 pub mod csrf;
 pub mod error_pages;
+pub mod ext_authz;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod rate_limit;
@@ -304,12 +305,13 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 12] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 13] = [
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(ext_authz::ExtAuthzFactory),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
