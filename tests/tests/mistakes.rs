@@ -1234,6 +1234,28 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("a service without a cluster", http("ext_authz: { timeout: 1s }")),
+            ("a service of an unknown cluster", http("ext_authz: { cluster: auth }")),
+            (
+                "a service that fails with the status of a success",
+                http("ext_authz: { cluster: up, error_status: 200 }"),
+            ),
+            (
+                "headers of HTTP for a service of gRPC",
+                http("ext_authz: { cluster: up, upstream_headers: x-user }"),
+            ),
+            (
+                "a service that sets the host",
+                http("ext_authz: { cluster: up, protocol: http, upstream_headers: host }"),
+            ),
+            (
+                "a prefix that is no path",
+                http("ext_authz: { cluster: up, protocol: http, path_prefix: check }"),
+            ),
+            (
+                "a rule that only changes a time-out of a service",
+                rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
+            ),
             ("policies without any", http("rbac: {}")),
             ("policies that allow nothing", http("rbac: { allow: {} }")),
             ("a policy that matches everything", http("rbac: { deny: { all: {} } }")),

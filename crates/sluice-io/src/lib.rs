@@ -27,7 +27,8 @@ pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Interest, Reactor, Source};
 pub use seams::{
-    Admit, ConnectionFilter, ConnectionFilterPlan, Inspection, Inspector, StreamHandler,
+    Admit, AdmitResume, ConnectionFilter, ConnectionFilterPlan, Inspection, Inspector,
+    StreamHandler,
 };
 pub use stream::Stream;
 pub use tap::ByteTap;

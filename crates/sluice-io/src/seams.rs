@@ -83,7 +83,20 @@ pub enum Admit {
     /// Immediately.
     Now(Verdict),
     /// After something else has happened. Only this connection waits.
-    Wait(LocalFuture<Verdict>),
+    Wait(LocalFuture<AdmitResume>),
+}
+
+/// Called when what a filter waited for has happened: notes what there is to note of the connection, and decides.
+pub type AdmitResume = Box<dyn FnOnce(&ConnInfo) -> Verdict>;
+
+impl Admit {
+    /// Waits; `later` returns what decides then.
+    pub fn wait<R>(later: impl Future<Output = R> + 'static) -> Self
+    where
+        R: FnOnce(&ConnInfo) -> Verdict + 'static,
+    {
+        Self::Wait(Box::pin(async move { Box::new(later.await) as AdmitResume }))
+    }
 }
 
 /// Takes over a connection: the relay, or an upgrade to another protocol.

@@ -307,8 +307,10 @@ impl Admitted {
                 Admit::Wait(later) => {
                     let wait = self.conn.worker.limits.get(Limit::FilterWait);
                     let by = self.conn.worker.now().after(Duration::from_secs(wait));
-                    let decided = self.conn.until(by, later).await;
-                    decided.unwrap_or(Verdict::Reject(reasons::FILTER_TIMEOUT))
+                    match self.conn.until(by, later).await {
+                        Ok(resume) => resume(&self.conn.info),
+                        Err(_) => Verdict::Reject(reasons::FILTER_TIMEOUT),
+                    }
                 }
             };
             match verdict {

@@ -28,6 +28,7 @@ pub mod cors;
 pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
+pub mod ext_authz;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
@@ -309,7 +310,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 16] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 17] = [
         Arc::new(api_key::ApiKeyFactory),
         Arc::new(basic_auth::BasicAuthFactory),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -317,6 +318,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(cors::CorsFactory),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(ext_authz::ExtAuthzFactory),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),
         Arc::new(inject_credentials::InjectCredentialsFactory),

@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod attempts;
 pub mod client_auth;
+pub mod connection_filters;
 pub mod connection_manager;
 pub mod edge;
 mod errors;

@@ -20,6 +20,7 @@ sluice_telemetry::metrics! {
     GRPC_CALLS = "sluice_grpc_calls_total", Counter, ["service", "method", "status"], "gRPC calls that the filter `grpc_stats` saw end, by status; `none` ended without one. Methods that are not listed, or beyond the limit `grpc_series`, share `other`.";
     GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
     JWT_TOKENS = "sluice_jwt_tokens_total", Counter, ["result"], "What became of tokens that the filter `jwt` looked at: `verified`, `known` because they had been verified before, or why they were refused, `jwt_missing` included, as in `response_code_details`.";
+    EXT_AUTHZ = "sluice_ext_authz_decisions_total", Counter, ["listener", "decision"], "Requests that a service decided about (`ext_authz`): `allowed` or `denied`; `failed` if it did not in time.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

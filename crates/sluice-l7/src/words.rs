@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use sluice_codec::Known;
 use sluice_codec::names::is_token;
 use sluice_core::settings::{bind_entries, entries_of};
 use sluice_core::value::{NamePattern, parse_authority, parse_name_pattern};
@@ -17,6 +18,10 @@ pub struct MethodName(pub String);
 /// A header name, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderName(pub String);
+
+/// The name of a header that may be changed, in lower case: one that neither frames nor routes a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EditableHeader(pub String);
 
 /// Origins of web pages: scheme, host and port (RFC 6454 §4).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +44,7 @@ pub enum OriginPattern {
 sluice_core::text_setting! {
     MethodName, "a method", "GET", parse_method, |method| method.0.clone();
     HeaderName, "a header name", "x-tier", parse_field_name, |name| name.0.clone();
+    EditableHeader, "a header name", "x-debug", |text| editable_name(text).map(EditableHeader), |name| name.0.clone();
     OriginPattern, "an origin or *", "https://*.example.com", parse_origin_pattern, ToString::to_string;
 }
 
@@ -62,6 +68,30 @@ fn parse_field_name(text: &str) -> Result<HeaderName, String> {
     } else {
         Err(format!("`{text}` is not a valid header name"))
     }
+}
+
+/// Checks the name of a header that is to be changed, and returns it in lower case.
+pub(crate) fn editable_name(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let known = Known::of(lower.as_bytes());
+    if !is_token(lower.as_bytes()) {
+        return Err(format!("`{text}` is not a valid header name"));
+    }
+    if known.is_some_and(Known::is_hop_by_hop) || known == Some(Known::ContentLength) {
+        return Err(format!("`{text}` frames the message and is set by Sluice itself; remove it"));
+    }
+    if known == Some(Known::Host) {
+        return Err("set the host in the rule instead: `rewrite: { host: ... }`".into());
+    }
+    Ok(lower)
+}
+
+/// Whether a header of that name may be set or removed by what another party says.
+pub(crate) fn is_editable(name: &str) -> bool {
+    let own = [Known::Te, Known::Trailer, Known::Expect, Known::XSluiceHops];
+    let is_own =
+        Known::of(name.to_ascii_lowercase().as_bytes()).is_some_and(|of| own.contains(&of));
+    editable_name(name).is_ok() && !is_own
 }
 
 pub(crate) fn parse_origin_pattern(text: &str) -> Result<OriginPattern, String> {

@@ -78,7 +78,7 @@ impl Surroundings {
 #[cfg(test)]
 impl Default for Surroundings {
     fn default() -> Self {
-        Self::new(sluice_l4::filters::built_in(), sluice_l7::filters::built_in())
+        Self::new(sluice_l7::connection_filters::built_in(), sluice_l7::filters::built_in())
     }
 }
 

@@ -29,7 +29,10 @@ pub struct Extensions {
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { connection: sluice_l4::filters::built_in(), http: sluice_l7::filters::built_in() }
+        Self {
+            connection: sluice_l7::connection_filters::built_in(),
+            http: sluice_l7::filters::built_in(),
+        }
     }
 }
 

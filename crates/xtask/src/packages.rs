@@ -33,7 +33,8 @@ const MODULES: &[(&str, &str)] = &[
 ];
 
 /// Modules that the system does not package; they are installed in the build directory.
-const FROM_PYPI: &[(&str, &str)] = &[("aioquic", "aioquic>=1.2,<2")];
+const FROM_PYPI: &[(&str, &str)] =
+    &[("aioquic", "aioquic>=1.2,<2"), ("envoy.service.auth.v3", "xds-protos>=1.60,<2")];
 
 /// Whether the system's Python has a module.
 fn has_module(module: &str) -> bool {

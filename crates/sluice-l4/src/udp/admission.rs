@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use sluice_core::connection::ConnInfo;
 use sluice_core::{LocalFuture, Reason, Verdict};
-use sluice_io::{Admit, ConnectionFilter};
+use sluice_io::{Admit, AdmitResume, ConnectionFilter};
 
 use super::listener::{FlowOrigin, UdpListener};
 
@@ -37,7 +37,7 @@ pub(super) enum AdmissionStep {
     /// Every filter has admitted the flow to the chain with this index.
     Admitted(usize),
     /// The next filter decides later; tell [`FlowAdmission::note`].
-    Wait(LocalFuture<Verdict>),
+    Wait(LocalFuture<AdmitResume>),
 }
 
 impl fmt::Debug for AdmissionStep {

@@ -21,11 +21,11 @@ use sluice_l4::filters::{Fetched, LiveSecret};
 use sluice_l4::metrics::count_limit;
 
 use super::credentials::HeldCredential;
-use super::set_headers::EditableHeader;
 use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use crate::identity::{Identity, Means, WHO};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::words::EditableHeader;
 
 mod argon;
 mod known;

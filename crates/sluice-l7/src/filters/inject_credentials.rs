@@ -16,10 +16,10 @@ use sluice_core::{Name, Node, SecretSource, SecretText, Setting, Shape, Spanned}
 use sluice_io::WorkerCx;
 use sluice_l4::filters::{Content, FetchSchedule, Fetched, LiveSecret};
 
-use super::set_headers::EditableHeader;
 use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::words::EditableHeader;
 
 pub mod oauth2;
 

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use sluice_codec::names::{is_field_value, is_token};
-use sluice_codec::{Head, Known};
+use sluice_codec::Head;
+use sluice_codec::names::is_field_value;
 use sluice_core::settings::{Plain, Shape, bind_entries, bind_verbatim, entries_of};
 use sluice_core::{Diags, Node, Path, Setting};
 use smallvec::SmallVec;
@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::{Cx, HeadStep, HttpFilter, OfSettings, ResponseStep};
 use crate::record::View;
 use crate::template::HttpTemplate;
+use crate::words::{EditableHeader, editable_name};
 
 sluice_core::section! {
     /// Removes, sets and adds headers, in this order. Values may contain `%OPERATOR%`s.
@@ -59,44 +60,11 @@ impl Setting for Layers {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
-/// The name of a header that may be changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EditableHeader(pub String);
-
-fn name(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    let known = Known::of(lower.as_bytes());
-    if !is_token(lower.as_bytes()) {
-        return Err(format!("`{text}` is not a valid header name"));
-    }
-    if known.is_some_and(Known::is_hop_by_hop) || known == Some(Known::ContentLength) {
-        return Err(format!("`{text}` frames the message and is set by Sluice itself; remove it"));
-    }
-    if known == Some(Known::Host) {
-        return Err("set the host in the rule instead: `rewrite: { host: ... }`".into());
-    }
-    Ok(lower)
-}
-
-impl EditableHeader {
-    /// Checks a name; the result is in lower case.
-    ///
-    /// # Errors
-    /// It is not a name, or the header frames or routes the message.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        name(text).map(Self)
-    }
-}
-
-sluice_core::text_setting! {
-    EditableHeader, "a header name", "x-debug", EditableHeader::parse, |header| header.0.clone();
-}
-
 impl Setting for HeaderTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let entries = entries_of(node, at, diags, "a map of headers, such as `x-edge: a`")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
-            let key = name(&entry.key)
+            let key = editable_name(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
             let value = bind_verbatim(&entry.node, here, diags, "a value", |text| {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use sluice_core::connection::{ConnInfo, Peer};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, LocalFuture, Moment, Reason, Verdict};
+use sluice_io::AdmitResume;
 use sluice_io::timers::Timer;
 use sluice_telemetry::Counter;
 use sluice_upstream::cluster::Claim;
@@ -125,7 +126,7 @@ impl UdpSlot {
     }
 
     /// Waits for the filters of a flow, and begins it if they admit it.
-    async fn decide(self: Rc<Self>, mut new: NewFlow, later: LocalFuture<Verdict>) {
+    async fn decide(self: Rc<Self>, mut new: NewFlow, later: LocalFuture<AdmitResume>) {
         let decided = self.decided(&mut new, later).await;
         let now = self.worker.now();
         let held = self.waiting.borrow_mut().end(&new.key);
@@ -151,13 +152,15 @@ impl UdpSlot {
     async fn decided(
         &self,
         new: &mut NewFlow,
-        mut later: LocalFuture<Verdict>,
+        mut later: LocalFuture<AdmitResume>,
     ) -> Result<usize, Reason> {
         let wait = Duration::from_secs(self.worker.limits.get(Limit::FilterWait));
         let timer = Timer::new(&self.worker.timers);
         loop {
-            let verdict = timer.until(self.worker.now().after(wait), later).await;
-            let verdict = verdict.unwrap_or(Verdict::Reject(reasons::FILTER_TIMEOUT));
+            let verdict = match timer.until(self.worker.now().after(wait), later).await {
+                Ok(resume) => resume(&new.info),
+                Err(_) => Verdict::Reject(reasons::FILTER_TIMEOUT),
+            };
             new.admission.note(verdict, &new.info)?;
             match new.admission.proceed(&new.info, &new.origin)? {
                 AdmissionStep::Admitted(chain) => return Ok(chain),

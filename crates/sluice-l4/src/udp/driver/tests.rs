@@ -148,9 +148,10 @@ impl ConnectionFilterPlan for Gate {
 impl ConnectionFilter for Gate {
     fn admit(&self, _conn: &ConnInfo) -> Admit {
         let mut decision = self.decision.subscribe();
-        Admit::Wait(Box::pin(
-            async move { decision.wait_for(Option::is_some).await.unwrap().unwrap() },
-        ))
+        Admit::wait(async move {
+            let verdict = decision.wait_for(Option::is_some).await.unwrap().unwrap();
+            move |_: &ConnInfo| verdict
+        })
     }
 
     fn ended(&self, _conn: &ConnInfo) {

@@ -16,8 +16,8 @@ use super::keys::{KeySet, SigningAlgorithm};
 use super::provider::{ClaimPassing, Provider, ProviderKeys};
 use super::token::TokenRules;
 use crate::filters::credentials::CredentialFrom;
-use crate::filters::set_headers::EditableHeader;
 use crate::http_origin::HttpOrigin;
+use crate::words::{EditableHeader, editable_name};
 
 sluice_core::section! {
     /// Only requests with a valid token (JWT, RFC 7519) pass.
@@ -100,11 +100,11 @@ impl Setting for ClaimHeaders {
         let entries =
             entries_of(node, at, diags, "a map of headers to claims, such as `x-user: sub`")?;
         bind_entries(entries, at, diags, |entry, here, diags| {
-            let header = EditableHeader::parse(&entry.key)
+            let header = editable_name(&entry.key)
                 .map_err(|message| diags.error("bad-value", entry.key_span, here, message))
                 .ok();
             let claim = String::bind(&entry.node, here, diags);
-            header.zip(claim).map(|(header, claim)| (header.0, claim))
+            header.zip(claim)
         })
         .map(Self)
     }
