@@ -89,10 +89,11 @@ impl<'h> SectionReader<'h> {
         let connects = self.head.method() == Method::Connect;
         let extended = self.has(PseudoField::Protocol);
         let (scheme, path) = (self.has(PseudoField::Scheme), self.has(PseudoField::Path));
-        if connects && !extended && (scheme || path) {
+        let is_tunnel = connects && !extended;
+        if is_tunnel && (scheme || path) {
             return Err(FieldFault::ConnectMalformed);
         }
-        if !(connects && !extended) && !(scheme && path) {
+        if !is_tunnel && (!scheme || !path) {
             return Err(FieldFault::PseudoMissing);
         }
         self.check_authority()?;
@@ -106,7 +107,7 @@ impl<'h> SectionReader<'h> {
         if extended && !connects {
             return Err(FieldFault::ProtocolWithoutConnect);
         }
-        if connects && !extended { Ok(()) } else { self.check_target() }
+        if is_tunnel { Ok(()) } else { self.check_target() }
     }
 
     /// Determines the authority; `host` may repeat it, but not differ.
