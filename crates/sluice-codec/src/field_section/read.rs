@@ -3,10 +3,10 @@
 //! Owns: the checks of RFC 9113 §8.2 and §8.3 and of RFC 9114 §4.2 and §4.3. Refuses to know: where the fields come from.
 //! Keeps: the first fault is the one that is told; after it nothing is kept.
 
-use super::{Bounds, FIELD_OVERHEAD, FieldFault, FieldLine, FieldName, FieldSink, PseudoField};
+use super::{Bounds, FIELD_OVERHEAD, FieldFault, FieldLine, FieldSink};
 use crate::h1::parse::is_authority;
 use crate::head::{Head, Method, TextSpan, Version, decimal};
-use crate::names::{Known, is_token};
+use crate::names::{FieldName, Known, PseudoField, is_token};
 
 /// Which message a section belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use super::learned::Learned;
 use super::{TABLE_BYTES, field_hash, static_table};
 use crate::error::HttpError;
 use crate::field_section::{
-    OutgoingField, OutgoingName, PseudoField, for_each_request, for_each_response, for_each_trailer,
+    OutgoingField, OutgoingName, for_each_request, for_each_response, for_each_trailer,
 };
 use crate::head::{Head, Version};
-use crate::names::Known;
+use crate::names::{Known, PseudoField};
 use crate::{huffman, prefix_int};
 
 /// Encodes the header blocks of one connection.

@@ -24,7 +24,7 @@ const ENTRIES: usize = 128;
 const SEEN: usize = 64;
 
 /// How many parts are compared at once.
-const LANES: usize = 16;
+const GROUP: usize = 16;
 
 impl Learned {
     pub(super) const fn new() -> Self {
@@ -43,13 +43,13 @@ impl Learned {
 
     fn find(&self, parts: &[u16; ENTRIES], hash: u64, live: usize) -> Option<usize> {
         let part = part_of(hash);
-        let used = self.added.min(ENTRIES).div_ceil(LANES);
-        for (at, lanes) in parts.as_chunks::<LANES>().0[..used].iter().enumerate() {
-            if !has(lanes, part) {
+        let used = self.added.min(ENTRIES).div_ceil(GROUP);
+        for (at, group) in parts.as_chunks::<GROUP>().0[..used].iter().enumerate() {
+            if !has(group, part) {
                 continue;
             }
-            for (lane, _) in lanes.iter().enumerate().filter(|(_, other)| **other == part) {
-                let place = at * LANES + lane + 1;
+            for (offset, _) in group.iter().enumerate().filter(|(_, other)| **other == part) {
+                let place = at * GROUP + offset + 1;
                 let age = self.added.wrapping_sub(place) % ENTRIES;
                 if age < live {
                     return Some(age);
@@ -62,7 +62,7 @@ impl Learned {
     /// Whether a field with this hash was one of the last new ones; from now on it is.
     pub(super) fn see(&mut self, hash: u64) -> bool {
         let part = part_of(hash);
-        if self.seen.as_chunks::<LANES>().0.iter().any(|lanes| has(lanes, part)) {
+        if self.seen.as_chunks::<GROUP>().0.iter().any(|group| has(group, part)) {
             return true;
         }
         self.seen[self.seen_next % SEEN] = part;
@@ -79,8 +79,8 @@ impl Learned {
 }
 
 /// Whether a part is one of several; without a branch for each, so that they are compared together.
-fn has(lanes: &[u16; LANES], part: u16) -> bool {
-    lanes.iter().fold(false, |found, other| found | (*other == part))
+fn has(group: &[u16; GROUP], part: u16) -> bool {
+    group.iter().fold(false, |found, other| found | (*other == part))
 }
 
 /// Returns the part of a hash that is kept; 0 stands for none.
