@@ -7,20 +7,19 @@
 #[cfg(test)]
 mod collect;
 mod fault;
-mod name;
 mod read;
 mod write;
 
 #[cfg(test)]
 pub(crate) use collect::CollectingSink;
 pub(crate) use fault::FieldFault;
-pub(crate) use name::{FieldName, PseudoField};
 pub(crate) use read::{SectionKind, SectionReader};
 pub(crate) use write::{
     OutgoingField, OutgoingName, for_each_request, for_each_response, for_each_trailer,
 };
 
 use crate::head::Head;
+use crate::names::FieldName;
 
 /// The bounds on a field section.
 #[derive(Clone, Copy, Debug)]

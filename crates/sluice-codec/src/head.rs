@@ -8,8 +8,7 @@
 
 use std::fmt;
 
-use crate::field_section::PseudoField;
-use crate::names::{Known, is_field_value, is_token};
+use crate::names::{Known, PseudoField, is_field_value, is_token};
 
 /// The place of a piece of text in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,6 +3,10 @@
 //! Owns: the table and the look-up. Refuses to know: what the headers mean. Keeps: a name is found whatever its case; a
 //! look-up costs a comparison or two.
 
+mod field_name;
+
+pub(crate) use field_name::{FieldName, PseudoField};
+
 macro_rules! known {
     ($($variant:ident = $text:literal,)+) => {
         /// A header name that has a number.

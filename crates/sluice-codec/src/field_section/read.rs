@@ -3,10 +3,10 @@
 //! Owns: the checks of RFC 9113 §8.2 and §8.3 and of RFC 9114 §4.2 and §4.3. Refuses to know: where the fields come from.
 //! Keeps: the first fault is the one that is told; after it nothing is kept.
 
-use super::{Bounds, FIELD_OVERHEAD, FieldFault, FieldLine, FieldName, FieldSink, PseudoField};
+use super::{Bounds, FIELD_OVERHEAD, FieldFault, FieldLine, FieldSink};
 use crate::h1::parse::is_authority;
 use crate::head::{Head, Method, TextSpan, Version, decimal};
-use crate::names::{Known, is_token};
+use crate::names::{FieldName, Known, PseudoField, is_token};
 
 /// Which message a section belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +89,11 @@ impl<'h> SectionReader<'h> {
         let connects = self.head.method() == Method::Connect;
         let extended = self.has(PseudoField::Protocol);
         let (scheme, path) = (self.has(PseudoField::Scheme), self.has(PseudoField::Path));
-        if connects && !extended && (scheme || path) {
+        let is_tunnel = connects && !extended;
+        if is_tunnel && (scheme || path) {
             return Err(FieldFault::ConnectMalformed);
         }
-        if !(connects && !extended) && !(scheme && path) {
+        if !is_tunnel && (!scheme || !path) {
             return Err(FieldFault::PseudoMissing);
         }
         self.check_authority()?;
@@ -106,7 +107,7 @@ impl<'h> SectionReader<'h> {
         if extended && !connects {
             return Err(FieldFault::ProtocolWithoutConnect);
         }
-        if connects && !extended { Ok(()) } else { self.check_target() }
+        if is_tunnel { Ok(()) } else { self.check_target() }
     }
 
     /// Determines the authority; `host` may repeat it, but not differ.

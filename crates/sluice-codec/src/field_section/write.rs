@@ -3,10 +3,10 @@
 //! Owns: which fields a head has in HTTP/2 and HTTP/3, and their order. Refuses to know: how they are encoded. Keeps: an
 //! invalid or hop-by-hop header is never written; a field that arrived as sensitive leaves as sensitive.
 
-use super::{FieldFault, PseudoField};
+use super::FieldFault;
 use crate::error::{ErrorKind, HttpError};
 use crate::head::{Head, Method, Version};
-use crate::names::Known;
+use crate::names::{Known, PseudoField};
 
 /// A field to encode.
 #[derive(Clone, Copy, Debug)]

@@ -8,13 +8,11 @@
 use super::qpack::{self, SectionMalformed};
 use crate::error::HttpError;
 use crate::field_section::{
-    FieldFault, OutgoingField, SectionKind, SectionReader, for_each_request, for_each_response,
-    for_each_trailer,
+    Bounds, FieldFault, OutgoingField, SectionKind, SectionReader, for_each_request,
+    for_each_response, for_each_trailer,
 };
 use crate::h3::frame::{self, code, kind};
 use crate::head::{Head, Version};
-
-pub use crate::field_section::Bounds;
 
 /// A fault in a field section, and what it affects.
 #[derive(Debug)]

@@ -8,8 +8,9 @@
 
 use super::tables;
 use crate::field_section::{
-    FieldLine, FieldName, FieldSink, LINE_END, OutgoingField, SEPARATOR, is_sound_value,
+    FieldLine, FieldSink, LINE_END, OutgoingField, SEPARATOR, is_sound_value,
 };
+use crate::names::FieldName;
 use crate::{huffman, prefix_int};
 
 /// It is not a field section, or it refers to a dynamic table, which does not exist: a connection error.

@@ -8,10 +8,11 @@
 use super::dynamic_table::DynamicTable;
 use super::{BlockRefusal, static_table};
 use crate::field_section::{
-    Bounds, FieldLine, FieldName, FieldSink, IgnoredSection, LINE_END, SEPARATOR, SectionKind,
-    SectionReader, is_sound_value,
+    Bounds, FieldLine, FieldSink, IgnoredSection, LINE_END, SEPARATOR, SectionKind, SectionReader,
+    is_sound_value,
 };
 use crate::head::{Head, Version};
+use crate::names::FieldName;
 use crate::{huffman, prefix_int};
 
 /// Decodes the header blocks of one connection.

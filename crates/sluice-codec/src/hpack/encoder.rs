@@ -11,10 +11,10 @@ use super::learned::Learned;
 use super::{TABLE_BYTES, field_hash, static_table};
 use crate::error::HttpError;
 use crate::field_section::{
-    OutgoingField, OutgoingName, PseudoField, for_each_request, for_each_response, for_each_trailer,
+    OutgoingField, OutgoingName, for_each_request, for_each_response, for_each_trailer,
 };
 use crate::head::{Head, Version};
-use crate::names::Known;
+use crate::names::{Known, PseudoField};
 use crate::{huffman, prefix_int};
 
 /// Encodes the header blocks of one connection.
@@ -22,7 +22,7 @@ use crate::{huffman, prefix_int};
 /// Takes:  heads, in the order in which their blocks are sent.
 /// Gives:  a whole block, appended to a buffer; the caller cuts it into frames.
 /// Errors: a head that cannot be sent; then nothing has been appended, and the table is as it was.
-/// Holds:  the dynamic table, at most [`TABLE_BYTES`] and half as much again, and half a kilobyte to find entries;
+/// Holds:  the dynamic table, at most [`TABLE_BYTES`] and half as much again, and 700 bytes to find entries;
 ///         nothing before the first field that may repeat.
 /// Source: RFC 7541.
 #[derive(Debug)]
@@ -74,7 +74,8 @@ impl HpackEncoder {
     /// Sets the peer's SETTINGS_HEADER_TABLE_SIZE; we use at most [`TABLE_BYTES`] of it. The next block says so.
     pub fn set_table_max(&mut self, table_bytes: u32) {
         let last = table_bytes.min(TABLE_BYTES);
-        let least = self.update.map_or(self.table.size_max(), |update| update.least).min(last);
+        let before = self.update.map_or_else(|| self.table.size_max(), |update| update.least);
+        let least = before.min(last);
         self.update = Some(SizeUpdate { least, last });
     }
 
@@ -152,8 +153,8 @@ impl HpackEncoder {
     fn put_learning(&mut self, block: &mut Vec<u8>, name: FoundName<'_>, value: &[u8]) {
         let learned = self.learned.get_or_insert_with(|| Box::new(Learned::new()));
         let hash = field_hash::of_field(name.hash, value);
-        let place = learned.field_at(hash);
-        if let Some((known, known_value, ())) = self.table.get(place)
+        if let Some(place) = learned.field_at(hash, self.table.len())
+            && let Some((known, known_value, ())) = self.table.get(place)
             && known_value == value
             && known.eq_ignore_ascii_case(name.text)
         {
@@ -188,7 +189,7 @@ impl HpackEncoder {
 
     /// Returns the index of a name in the dynamic table.
     fn name_index(&self, name: &FoundName<'_>) -> Option<usize> {
-        let place = self.learned.as_ref()?.name_at(name.hash);
+        let place = self.learned.as_ref()?.name_at(name.hash, self.table.len())?;
         let (known, ..) = self.table.get(place)?;
         known.eq_ignore_ascii_case(name.text).then_some(static_table::COUNT + 1 + place)
     }

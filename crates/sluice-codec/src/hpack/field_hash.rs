@@ -1,7 +1,7 @@
 //! Hashes of fields, for the encoder's look-ups.
 //!
-//! Owns: the hash. Refuses to know: tables. Keeps: upper and lower case of a name are the same. Whoever finds something
-//! by a hash compares it: a peer that makes hashes collide gets larger blocks, and nothing else.
+//! Owns: the hash. Refuses to know: tables. Keeps: upper and lower case of a name are the same. What is found by a
+//! hash has to be compared: a peer that makes hashes collide gets larger blocks, and nothing else.
 
 /// An odd constant whose bits are spread.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,56 +1,119 @@
 //! What the encoder remembers: where fields are in its table, and which have been seen lately.
 //!
-//! Owns: the slots. Refuses to know: the fields themselves; what is found has to be compared. Keeps: 512 bytes; a field
-//! that is forgotten because another took its slot is learned again.
+//! Owns: parts of their hashes. Refuses to know: the fields themselves; what is found has to be compared. Keeps: less
+//! than 700 bytes; no field takes the place of another that is in use.
 
-/// Where fields are, by their hashes.
+/// Parts of the hashes of fields.
 #[derive(Debug)]
 pub(super) struct Learned {
-    /// The number of the last entry with this hash.
-    fields: [u16; FIELDS],
-    /// The same by name.
-    names: [u16; NAMES],
-    /// A part of the hash of the last field with another part of it.
+    /// Those of the entries of the table; the newest is at `added - 1`, counted around.
+    fields: [u16; ENTRIES],
+    /// The same of their names.
+    names: [u16; ENTRIES],
+    /// How many were ever added.
+    added: usize,
+    /// Those of the last fields that were not in the table.
     seen: [u16; SEEN],
-    /// Entries that were ever added; it wraps.
-    added: u16,
+    seen_next: usize,
 }
 
-/// As many as there are entries in a table of [`super::TABLE_BYTES`].
-const FIELDS: usize = 128;
-const NAMES: usize = 64;
+/// More than a table of [`super::TABLE_BYTES`] has entries.
+const ENTRIES: usize = 128;
+
+/// How many other new fields may come before a field is seen again.
 const SEEN: usize = 64;
+
+/// How many parts are compared at once.
+const GROUP: usize = 16;
 
 impl Learned {
     pub(super) const fn new() -> Self {
-        Self { fields: [0; FIELDS], names: [0; NAMES], seen: [0; SEEN], added: 0 }
+        Self { fields: [0; ENTRIES], names: [0; ENTRIES], added: 0, seen: [0; SEEN], seen_next: 0 }
     }
 
-    /// Returns where a field with this hash is, counted from the newest entry, if one is.
-    pub(super) const fn field_at(&self, hash: u64) -> usize {
-        self.added.wrapping_sub(self.fields[part(hash, 0) % FIELDS]) as usize
+    /// Returns where a field with this hash is among the newest `live` entries, the newest being 0.
+    pub(super) fn field_at(&self, hash: u64, live: usize) -> Option<usize> {
+        self.find(&self.fields, hash, live)
     }
 
     /// The same for a name.
-    pub(super) const fn name_at(&self, hash: u64) -> usize {
-        self.added.wrapping_sub(self.names[part(hash, 0) % NAMES]) as usize
+    pub(super) fn name_at(&self, hash: u64, live: usize) -> Option<usize> {
+        self.find(&self.names, hash, live)
     }
 
-    /// Whether a field with this hash has been seen lately; the next time it has.
+    fn find(&self, parts: &[u16; ENTRIES], hash: u64, live: usize) -> Option<usize> {
+        let part = part_of(hash);
+        let used = self.added.min(ENTRIES).div_ceil(GROUP);
+        for (at, group) in parts.as_chunks::<GROUP>().0[..used].iter().enumerate() {
+            if !has(group, part) {
+                continue;
+            }
+            for (offset, _) in group.iter().enumerate().filter(|(_, other)| **other == part) {
+                let place = at * GROUP + offset + 1;
+                let age = self.added.wrapping_sub(place) % ENTRIES;
+                if age < live {
+                    return Some(age);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a field with this hash was one of the last new ones; from now on it is.
     pub(super) fn see(&mut self, hash: u64) -> bool {
-        let mark = (hash >> 48) as u16 | 1;
-        std::mem::replace(&mut self.seen[part(hash, 16) % SEEN], mark) == mark
+        let part = part_of(hash);
+        if self.seen.as_chunks::<GROUP>().0.iter().any(|group| has(group, part)) {
+            return true;
+        }
+        self.seen[self.seen_next % SEEN] = part;
+        self.seen_next = self.seen_next.wrapping_add(1);
+        false
     }
 
     /// Notes that a field has become the newest entry.
     pub(super) const fn add(&mut self, name: u64, field: u64) {
+        self.fields[self.added % ENTRIES] = part_of(field);
+        self.names[self.added % ENTRIES] = part_of(name);
         self.added = self.added.wrapping_add(1);
-        self.fields[part(field, 0) % FIELDS] = self.added;
-        self.names[part(name, 0) % NAMES] = self.added;
     }
 }
 
-/// Returns sixteen bits of a hash.
-const fn part(hash: u64, shift: u32) -> usize {
-    (hash >> shift) as u16 as usize
+/// Whether a part is one of several; without a branch for each, so that they are compared together.
+fn has(group: &[u16; GROUP], part: u16) -> bool {
+    group.iter().fold(false, |found, other| found | (*other == part))
+}
+
+/// Returns the part of a hash that is kept; 0 stands for none.
+const fn part_of(hash: u64) -> u16 {
+    (hash >> 48) as u16 | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_entries_are_found_however_many_there_were() {
+        let hash = |n: u64| n << 49;
+        let mut learned = Learned::new();
+        for n in 1..1000 {
+            learned.add(hash(n + 5000), hash(n));
+            for age in 0..(n.min(120)) {
+                let place = usize::try_from(age).unwrap();
+                assert_eq!(learned.field_at(hash(n - age), 120), Some(place), "{n} {age}");
+                assert_eq!(learned.name_at(hash(n - age + 5000), 120), Some(place));
+                assert_eq!(learned.field_at(hash(n - age), place), None);
+            }
+            assert_eq!(learned.field_at(hash(n + 1), 120), None);
+        }
+    }
+
+    #[test]
+    fn a_field_is_seen_again_within_as_many_new_ones() {
+        let mut learned = Learned::new();
+        let hash = |n: u64| n << 49;
+        assert!(!learned.see(hash(1)) && learned.see(hash(1)));
+        assert!((2..65).all(|n| !learned.see(hash(n))) && learned.see(hash(1)));
+        assert!(!learned.see(hash(65)) && !learned.see(hash(1)));
+    }
 }

@@ -6,8 +6,7 @@
 //! Source: RFC 7541 appendix A.
 
 use super::field_hash;
-use crate::field_section::{FieldName, PseudoField};
-use crate::names::Known;
+use crate::names::{FieldName, Known, PseudoField};
 
 /// The static table; its first entry has index 1.
 pub(super) static FIELDS: [(&str, &str); COUNT] = TABLE;

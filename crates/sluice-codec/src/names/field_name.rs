@@ -3,7 +3,7 @@
 //! Owns: pseudo-header fields, and the classes of names. Refuses to know: values. Keeps: a name is classified once; a
 //! table remembers the class with the name.
 
-use crate::names::{Known, is_token_byte};
+use super::{Known, is_token_byte};
 
 /// A pseudo-header field: RFC 9113 §8.3, RFC 9114 §4.3, RFC 8441 §4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
