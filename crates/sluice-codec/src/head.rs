@@ -511,6 +511,18 @@ impl Head {
         self.enter_line(name, value, known, false);
     }
 
+    /// Replaces everything with the headers of another head.
+    pub(crate) fn copy_fields(&mut self, other: &Self) {
+        self.clear();
+        for entry in other.entries() {
+            self.append_line(entry.name, entry.value, entry.known);
+            if let Some(field) = self.fields.last_mut() {
+                field.sensitive = entry.is_sensitive;
+            }
+        }
+        self.unsound = other.unsound;
+    }
+
     fn enter_field(&mut self, field: HeadField) {
         if let Some(known) = field.known
             && self.first[known as usize] == 0

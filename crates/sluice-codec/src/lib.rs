@@ -13,6 +13,7 @@ pub mod h1;
 pub mod h2;
 pub mod h3;
 pub mod head;
+pub mod head_pool;
 pub mod hpack;
 mod huffman;
 pub mod multiplexed;

@@ -17,7 +17,6 @@ pub mod filters;
 pub mod future_pool;
 mod grpc_match;
 pub mod handler;
-pub mod head_pool;
 pub mod header_values;
 mod hop_count;
 pub mod http_origin;

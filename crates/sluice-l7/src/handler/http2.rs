@@ -49,7 +49,7 @@ pub(super) async fn serve_h2(
     loop {
         match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
             Event::Request(accepted) => {
-                let Accepted { head, stream } = *accepted;
+                let Accepted { head, stream } = accepted;
                 turn.took_another().await;
                 care.served += 1;
                 care.used = true;
@@ -59,7 +59,7 @@ pub(super) async fn serve_h2(
                 let exchange = Exchange {
                     manager: Rc::clone(&handler.manager),
                     downstream: Rc::clone(&downstream),
-                    stream: HttpStream::H2(Box::new(stream)),
+                    stream: HttpStream::H2(stream),
                     request: head,
                     timer: Some(Timer::new(&worker.timers)),
                 };
@@ -104,7 +104,7 @@ struct ConnectionCare {
 }
 
 enum Event {
-    Request(Box<Accepted>),
+    Request(Accepted),
     End(Reason),
 }
 
@@ -148,7 +148,7 @@ impl ConnectionCare {
             }
             Poll::Pending => {}
         }
-        if self.asked.is_some() && server.poll_pong(cx).is_ready() {
+        if self.asked.is_some() && server.take_pong() {
             self.asked = None;
         }
         let now = worker.now();

@@ -1,9 +1,11 @@
 //! A pool of unused heads, so that requests allocate none.
+//!
+//! Owns: unused heads. Refuses to know: messages. Keeps: a head in the pool is empty, and there are at most [`KEEP`].
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-use sluice_codec::Head;
+use crate::head::Head;
 
 /// Unused heads kept per worker.
 const KEEP: usize = 256;
