@@ -76,4 +76,3 @@ impl H2Options {
 
 /// Headers of a head or of trailers that an endpoint may send; their bytes are bounded as well.
 pub const ENDPOINT_FIELDS_MAX: usize = 1000;
-

@@ -88,10 +88,8 @@ impl H2Driver {
         options: &H2Options,
         conn: Option<Rc<Conn>>,
     ) -> Self {
-        let supply = H2Supply {
-            buffers: worker.buffers.clone(),
-            heads: worker.local(HeadPool::default),
-        };
+        let supply =
+            H2Supply { buffers: worker.buffers.clone(), heads: worker.local(HeadPool::default) };
         let machine = H2Machine::new(role, options, supply, worker.now());
         let shared = Rc::new(H2Shared {
             machine: RefCell::new(machine),

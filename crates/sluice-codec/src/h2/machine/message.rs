@@ -196,8 +196,7 @@ impl H2Machine {
     pub(super) fn new_entry(&self, id: u32, state: StreamState) -> StreamEntry {
         let window = self.options.stream_window;
         // A larger initial window than ours holds until our SETTINGS are acknowledged, RFC 9113 §6.9.3.
-        let granted =
-            if self.unacknowledged { window.max(super::INITIAL_WINDOW) } else { window };
+        let granted = if self.unacknowledged { window.max(super::INITIAL_WINDOW) } else { window };
         let recv = RecvWindow::new(window, granted);
         StreamEntry::new(id, state, recv, SendWindow::new(self.peer.stream_window))
     }

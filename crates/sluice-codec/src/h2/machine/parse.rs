@@ -123,8 +123,7 @@ impl H2Machine {
                     let payload = take(bytes, len);
                     return self.handle(head, payload);
                 }
-                let mut held =
-                    self.supply.buffers.take(len).map_err(|_| H2Violation::Buffers)?;
+                let mut held = self.supply.buffers.take(len).map_err(|_| H2Violation::Buffers)?;
                 held.append(take(bytes, len));
                 self.reading = Reading::Payload(head, Some(held));
                 Ok(())

@@ -136,7 +136,8 @@ impl H2Machine {
         // Trailers alone need no frame before them.
         if len > 0 || ends {
             let bytes = u32::try_from(len).unwrap_or(u32::MAX);
-            FrameHead { len: bytes, kind: kind::DATA, flags, stream: entry.id }.write(&mut self.out);
+            FrameHead { len: bytes, kind: kind::DATA, flags, stream: entry.id }
+                .write(&mut self.out);
         }
         if !direct && let Some(body) = &entry.unsent {
             let from = entry.unsent_from;
@@ -155,7 +156,8 @@ impl H2Machine {
         if entry.unsent_len() > 0 {
             if entry.may_send() {
                 entry.queued = true;
-                let (incremental, key) = (entry.incremental, u32::try_from(key).unwrap_or(u32::MAX));
+                let (incremental, key) =
+                    (entry.incremental, u32::try_from(key).unwrap_or(u32::MAX));
                 if incremental { self.ready.push_back(key) } else { self.ready.push_front(key) }
             }
             return;

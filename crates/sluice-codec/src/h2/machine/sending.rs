@@ -24,8 +24,7 @@ const COPIED_MAX: usize = 4 << 10;
 const START_LINE: usize = 256;
 
 /// Encodes one kind of head.
-pub(super) type EncodeHead =
-    fn(&mut HpackEncoder, &Head, &mut Vec<u8>) -> Result<(), HttpError>;
+pub(super) type EncodeHead = fn(&mut HpackEncoder, &Head, &mut Vec<u8>) -> Result<(), HttpError>;
 
 /// The largest number of a stream, RFC 9113 §5.1.1.
 const STREAM_MAX: u32 = (1 << 31) - 1;
