@@ -32,7 +32,7 @@ impl Ours {
         let mut random = fastrand::Rng::with_seed(seed ^ 0xcafe);
         let options = H2Options {
             streams_max: random.u32(1..50),
-            stream_window: random.u32(1..200_000),
+            stream_window: random.u32(300..200_000),
             connection_window: random.u32(65_535..400_000),
             head_bytes: 1 << 20,
             ..H2Options::default()

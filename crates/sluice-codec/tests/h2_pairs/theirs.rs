@@ -35,7 +35,7 @@ pub(crate) async fn request_all(pipe: DuplexStream, plan: Rc<Plan>) {
     let mut random = fastrand::Rng::with_seed(plan.exchanges.len() as u64 ^ 0xabc);
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(random.u32(1..200_000))
+        .initial_window_size(random.u32(300..200_000))
         .initial_connection_window_size(random.u32(65_535..300_000))
         .max_frame_size(random.u32(16_384..100_000))
         .header_table_size(*random.choice(&[0, 100, 4096, 10_000]).unwrap())
@@ -89,7 +89,7 @@ pub(crate) async fn serve(pipe: DuplexStream, plan: Rc<Plan>) {
     let mut random = fastrand::Rng::with_seed(plan.exchanges.len() as u64 ^ 0xdef);
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(random.u32(1..200_000))
+        .initial_window_size(random.u32(300..200_000))
         .initial_connection_window_size(random.u32(65_535..300_000))
         .max_frame_size(random.u32(16_384..100_000))
         .max_concurrent_streams(random.u32(1..30))

@@ -244,10 +244,10 @@ impl Side {
     }
 
     /// Receives some of what is on its way.
-    fn input(&mut self, random: &mut fastrand::Rng) {
+    fn input(&mut self, random: &mut fastrand::Rng, now: Moment) {
         let count = 1 + random.usize(..self.inbox.len());
         let bytes: Vec<u8> = self.inbox.drain(..count).collect();
-        self.machine.feed(&bytes, NOW);
+        self.machine.feed(&bytes, now);
     }
 
     fn accept(&mut self, random: &mut fastrand::Rng, bodies: &[usize]) -> usize {
@@ -285,8 +285,8 @@ fn run(seed: u64) {
     let opened = 1 + random.usize(..30);
     let new = |_| User::new(random, bodies, UserPhase::Opening);
     sides[0].users.extend((0..opened).map(new));
-    let (mut accepted, mut steps) = (0, 0);
-    let drain_at = random.u32(..2_000);
+    let (mut accepted, mut steps) = (0, 0_u64);
+    let drain_at = random.u64(..2_000);
     loop {
         steps += 1;
         assert!(steps < 3_000_000, "seed {seed}: it goes on forever");
@@ -310,7 +310,8 @@ fn run(seed: u64) {
                     true
                 }
                 1 if !sides[at].inbox.is_empty() && sides[at].machine.may_read() => {
-                    sides[at].input(random);
+                    // Slowly, because windows of a few bytes are a flood if they are granted fast.
+                    sides[at].input(random, Moment::from_micros(steps * 5_000));
                     accepted += sides[at].accept(random, bodies);
                     true
                 }
