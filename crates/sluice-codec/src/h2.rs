@@ -17,6 +17,7 @@ pub mod server;
 pub mod settings;
 pub mod state;
 pub mod stream;
+pub mod supply;
 pub mod window;
 
 pub use client::H2Client;
@@ -76,4 +77,3 @@ impl H2Options {
 
 /// Headers of a head or of trailers that an endpoint may send; their bytes are bounded as well.
 pub const ENDPOINT_FIELDS_MAX: usize = 1000;
-

@@ -34,6 +34,7 @@ mod retry_plan;
 pub mod routes;
 pub mod runtime;
 pub mod side_calls;
+mod task_pool;
 pub mod template;
 mod upstream_stream;
 mod value_match;

@@ -38,7 +38,9 @@ impl ConnectionEnd {
                 HttpError::coded(ErrorKind::Malformed(400), "http2.preface_malformed")
             }
             Self::Buffers => HttpError::buffers(),
-            Self::Closed => HttpError::new(ErrorKind::Reset, "http2: the peer closed the connection"),
+            Self::Closed => {
+                HttpError::new(ErrorKind::Reset, "http2: the peer closed the connection")
+            }
             Self::Broken(kind, error) => HttpError::new(*kind, format!("http2: {error}")),
             Self::Done => HttpError::new(ErrorKind::Cancelled, "http2: the connection was closed"),
         }
@@ -74,7 +76,8 @@ impl H2Machine {
         entry.end = Some(end);
         (entry.unsent, entry.unsent_from) = (None, 0);
         if entry.has_unsent()
-            && let AfterData::Trailers(trailers) = std::mem::replace(&mut entry.after, AfterData::More)
+            && let AfterData::Trailers(trailers) =
+                std::mem::replace(&mut entry.after, AfterData::More)
         {
             self.supply.heads.give(trailers);
         }
@@ -153,9 +156,7 @@ impl H2Machine {
             }
             StreamEnd::Refused => self.refusal(),
             StreamEnd::Buffers => HttpError::buffers(),
-            StreamEnd::Connection => {
-                self.end.as_ref().unwrap_or(&ConnectionEnd::Closed).error()
-            }
+            StreamEnd::Connection => self.end.as_ref().unwrap_or(&ConnectionEnd::Closed).error(),
         })
     }
 
@@ -208,6 +209,12 @@ impl H2Machine {
             ErrorKind::Buffers => ConnectionEnd::Buffers,
             kind => ConnectionEnd::Broken(kind, error.detail().to_owned()),
         });
+    }
+
+    /// Its driver does not go on with the connection.
+    pub fn give_up(&mut self) {
+        let text = "the connection was closed".to_owned();
+        self.fail(ConnectionEnd::Broken(ErrorKind::Reset, text));
     }
 
     /// The peer has not acknowledged a [`H2Machine::check`] in time.

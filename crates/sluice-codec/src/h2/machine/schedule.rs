@@ -56,9 +56,10 @@ impl H2Machine {
     /// Notes that all of [`H2Machine::waiting`], and the direct piece behind it, was given to the socket.
     pub fn sent(&mut self, piece: Option<DirectPiece>) {
         self.out.clear();
-        if self.out.capacity() > OUT_FREE && self.streams.is_empty() {
-            // An idle connection holds no buffer.
-            self.out = Vec::new();
+        self.replied = 0;
+        if self.out.capacity() > OUT_FREE || self.streams.is_empty() {
+            // An idle connection holds no memory for it, and none more than is free.
+            self.supply.give_bytes(std::mem::take(&mut self.out));
         }
         if self.out_charge.bytes() > 0 {
             let _ = self.out_charge.set(0);
@@ -86,6 +87,9 @@ impl H2Machine {
     /// Adds DATA frames to [`H2Machine::waiting`] until it has `max` bytes. A frame with at least `direct_min` bytes of
     /// data ends it: then its data is returned, to be sent from where it is.
     pub fn fill(&mut self, max: usize, direct_min: usize) -> Option<DirectPiece> {
+        if !self.ready.is_empty() {
+            self.prepare_out();
+        }
         let mut rounds = self.ready.len();
         while self.out.len() + HEAD_LEN < max && rounds > 0 {
             let key = self.next_ready()?;
@@ -136,7 +140,8 @@ impl H2Machine {
         // Trailers alone need no frame before them.
         if len > 0 || ends {
             let bytes = u32::try_from(len).unwrap_or(u32::MAX);
-            FrameHead { len: bytes, kind: kind::DATA, flags, stream: entry.id }.write(&mut self.out);
+            FrameHead { len: bytes, kind: kind::DATA, flags, stream: entry.id }
+                .write(&mut self.out);
         }
         if !direct && let Some(body) = &entry.unsent {
             let from = entry.unsent_from;
@@ -155,7 +160,8 @@ impl H2Machine {
         if entry.unsent_len() > 0 {
             if entry.may_send() {
                 entry.queued = true;
-                let (incremental, key) = (entry.incremental, u32::try_from(key).unwrap_or(u32::MAX));
+                let (incremental, key) =
+                    (entry.incremental, u32::try_from(key).unwrap_or(u32::MAX));
                 if incremental { self.ready.push_back(key) } else { self.ready.push_front(key) }
             }
             return;

@@ -228,7 +228,9 @@ fn a_client_waits_for_a_stream_and_for_extended_connect() {
     assert!(pair.client.poll_open(&request("/"), &cx()).is_ready());
     let mut plain = Scripted::new(Role::Client);
     let refused = plain.0.poll_open(&socket, &cx());
-    assert!(matches!(refused, Poll::Ready(Err(error)) if error.kind() == ErrorKind::Malformed(502)));
+    assert!(
+        matches!(refused, Poll::Ready(Err(error)) if error.kind() == ErrorKind::Malformed(502))
+    );
 }
 
 #[test]
