@@ -542,6 +542,11 @@ impl Head {
         self.fields.len()
     }
 
+    /// Returns the bytes of the buffer.
+    pub(crate) const fn bytes_held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Makes a span of the buffer lower case.
     pub(crate) fn lower(&mut self, span: TextSpan) {
         let (start, len) = (span.start as usize, span.len as usize);

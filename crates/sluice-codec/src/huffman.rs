@@ -67,26 +67,47 @@ const CANONICAL: Canonical = {
     code
 };
 
-/// Bits that [`SHORT`] looks at. Every printable character but a few has a code of at most eight.
-const SHORT_BITS: usize = 10;
+/// Bits that [`SHORT`] looks at: two of the codes of letters and digits, which have at most six, fit.
+const SHORT_BITS: usize = 12;
 
-/// For each beginning of [`SHORT_BITS`] bits: the length of the code that it begins with, times 256, and the symbol; 0
-/// if the code is longer.
-static SHORT: [u16; 1 << SHORT_BITS] = {
-    let mut table = [0; 1 << SHORT_BITS];
+/// What a string begins with, if its first code is short.
+#[derive(Clone, Copy)]
+struct ShortCode {
+    /// The first symbol, and the second if its code fits too.
+    symbols: [u8; 2],
+    /// Bits of the first code; 0 if it is longer than [`SHORT_BITS`].
+    first: u8,
+    /// Bits of both codes; those of the first if the second does not fit.
+    both: u8,
+}
+
+/// For each beginning of [`SHORT_BITS`] bits, what it begins with.
+static SHORT: [ShortCode; 1 << SHORT_BITS] = {
+    let mut table = [ShortCode { symbols: [0; 2], first: 0, both: 0 }; 1 << SHORT_BITS];
     let mut symbol = 0_u16;
     while (symbol as usize) < END {
-        let length = BITS[symbol as usize] as usize;
-        if length <= SHORT_BITS {
-            let spare = SHORT_BITS - length;
+        let length = BITS[symbol as usize];
+        if length as usize <= SHORT_BITS {
+            let spare = SHORT_BITS - length as usize;
             let first = (CANONICAL.codes[symbol as usize] as usize) << spare;
             let mut at = first;
             while at < first + (1 << spare) {
-                table[at] = (BITS[symbol as usize] as u16) << 8 | symbol;
+                table[at] = ShortCode { symbols: [symbol as u8, 0], first: length, both: length };
                 at += 1;
             }
         }
         symbol += 1;
+    }
+    // Behind the first code, the second begins as another entry does.
+    let mut at = 0;
+    while at < 1 << SHORT_BITS {
+        let code = table[at];
+        let next = table[(at << code.first) & ((1 << SHORT_BITS) - 1)];
+        if code.first > 0 && next.first > 0 && (code.first + next.first) as usize <= SHORT_BITS {
+            table[at].symbols[1] = next.symbols[0];
+            table[at].both = code.first + next.first;
+        }
+        at += 1;
     }
     table
 };
@@ -95,8 +116,8 @@ static SHORT: [u16; 1 << SHORT_BITS] = {
 /// with garbage.
 pub(crate) fn decode(text: &[u8], into: &mut Vec<u8>) -> Option<()> {
     let start = into.len();
-    // The shortest code has five bits.
-    into.resize(start + text.len() * 8 / 5, 0);
+    // The shortest code has five bits, and symbols are written two at a time.
+    into.resize(start + text.len() * 8 / 5 + 1, 0);
     let written = decode_to(text, &mut into[start..])?;
     into.truncate(start + written);
     Some(())
@@ -110,15 +131,24 @@ fn decode_to(text: &[u8], out: &mut [u8]) -> Option<usize> {
         if held < 32 {
             refill(&mut rest, &mut bits, &mut held);
         }
-        let (length, symbol) = match SHORT[(bits >> (64 - SHORT_BITS)) as usize].to_be_bytes() {
-            [0, _] => long(bits)?,
-            [length, symbol] => (u32::from(length), symbol),
+        let code = SHORT[(bits >> (64 - SHORT_BITS)) as usize];
+        let length = if u32::from(code.both) <= held && code.first > 0 {
+            out[written..written + 2].copy_from_slice(&code.symbols);
+            written += if code.both > code.first { 2 } else { 1 };
+            u32::from(code.both)
+        } else {
+            // The last code, or a long one.
+            let (length, symbol) = match code.first {
+                0 => long(bits)?,
+                first => (u32::from(first), code.symbols[0]),
+            };
+            if length > held {
+                break;
+            }
+            out[written] = symbol;
+            written += 1;
+            length
         };
-        if length > held {
-            break;
-        }
-        out[written] = symbol;
-        written += 1;
         bits <<= length;
         held -= length;
     }

@@ -14,9 +14,13 @@ pub const BURST: u32 = 2_000;
 /// What a peer may spend each second, indefinitely.
 const PER_SECOND: u32 = 200;
 
-/// What is earned by a frame that carries something, in either direction: peers respond to such frames with two window
-/// updates and, to measure the round trip, a ping.
+/// What is earned by a head, and by a frame of ours that carries something: peers respond to such frames with two window
+/// updates and, to measure the round trip, a ping. A request earns nothing before it is responded to.
 const EARNED: u32 = 4;
+
+/// Bytes below which a frame earns nothing if it is only so short because a window is: such a window is a way to make us
+/// send more frames than we receive.
+const FRAGMENT: usize = 256;
 
 /// Bytes of a body for which honest peers update both windows: some do so for each 4 KiB that they read.
 const UPDATED_EACH: usize = 4 << 10;
@@ -45,10 +49,27 @@ impl FrameBudget {
         Self { left: BURST, filled_at: now }
     }
 
-    /// Notes a frame that requested or carried something, in either direction, with this many bytes.
-    pub fn earn(&mut self, bytes: usize) {
-        let updates = u32::try_from(2 * bytes.div_ceil(UPDATED_EACH)).unwrap_or(BURST);
-        self.left = self.left.saturating_add(EARNED).saturating_add(updates).min(BURST);
+    /// Notes a head that was sent, or a final one that was received in response.
+    pub fn earn_head(&mut self) {
+        self.earn(EARNED);
+    }
+
+    /// Notes so many bytes of a body that were sent in a frame; `whole` if more could not have been.
+    pub fn earn_sent(&mut self, bytes: usize, whole: bool) {
+        if whole || bytes >= FRAGMENT {
+            let updates = u32::try_from(2 * bytes.div_ceil(UPDATED_EACH)).unwrap_or(BURST);
+            self.earn(EARNED.saturating_add(updates));
+        }
+    }
+
+    /// Notes so many bytes of a body that were received in a frame.
+    pub fn earn_received(&mut self, bytes: usize) {
+        let updates = u32::try_from(2 * (bytes / UPDATED_EACH)).unwrap_or(BURST);
+        self.earn(updates.saturating_add(1));
+    }
+
+    fn earn(&mut self, more: u32) {
+        self.left = self.left.saturating_add(more).min(BURST);
     }
 
     /// Notes a frame that made no progress; returns whether the peer may go on.
@@ -92,7 +113,7 @@ mod tests {
         let mut budget = FrameBudget::new(START);
         for _ in 0..10 * BURST {
             // 64 KiB, read in pieces of 4 KiB with two updates each, and a ping.
-            budget.earn(64 << 10);
+            budget.earn_sent(64 << 10, true);
             for _ in 0..33 {
                 assert!(budget.spend(cost::FRAME, START));
             }

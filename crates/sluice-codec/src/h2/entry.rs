@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use slab::Slab;
+use sluice_io::buffers::{BufPool, Charge};
 
 use crate::body::Body;
 use crate::h2::pieces::PieceList;
@@ -46,6 +47,8 @@ pub(crate) struct StreamEntry {
     pub(crate) head: Option<Box<Head>>,
     pub(crate) pieces: PieceList,
     pub(crate) trailers: Option<Box<Head>>,
+    /// What of these heads is charged to the worker.
+    pub(crate) heads_charge: Option<Charge>,
     pub(crate) recv: RecvWindow,
     /// Bytes that `content-length` promises and that have not arrived.
     pub(crate) length_left: Option<u64>,
@@ -83,6 +86,7 @@ impl StreamEntry {
             head: None,
             pieces: PieceList::default(),
             trailers: None,
+            heads_charge: None,
             recv,
             length_left: None,
             bodiless: false,
@@ -113,6 +117,17 @@ impl StreamEntry {
         self.state.sends() && self.has_unsent() && (self.unsent.is_none() || self.send.room() > 0)
     }
 
+    /// Charges the heads that wait for its user, and `more` bytes; returns whether the worker has room for them.
+    pub(crate) fn charge_heads(&mut self, buffers: &BufPool, more: usize) -> bool {
+        let heads = self.informational.iter().chain(&self.head).chain(&self.trailers);
+        let held = heads.map(|head| head.bytes_held()).sum::<usize>() + more;
+        if held <= HEADS_FREE {
+            self.heads_charge = None;
+            return true;
+        }
+        self.heads_charge.get_or_insert_with(|| buffers.charge()).set(held).is_ok()
+    }
+
     /// Wakes its user.
     pub(crate) fn wake(&mut self) {
         if let Some(waiter) = self.waiter.take() {
@@ -120,6 +135,9 @@ impl StreamEntry {
         }
     }
 }
+
+/// Bytes of heads that wait beyond which they are charged to the worker: every stream may have so many.
+const HEADS_FREE: usize = 2 << 10;
 
 /// Streams that we have reset and that are remembered, so that what was in flight is ignored.
 const REMEMBERED: usize = 256;

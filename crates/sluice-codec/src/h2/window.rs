@@ -102,6 +102,18 @@ impl RecvWindow {
         Some(grant)
     }
 
+    /// Whether everything that was received has been released.
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.left + i64::from(self.credit) == i64::from(self.size)
+    }
+
+    /// Returns what the peer may still send.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> usize {
+        usize::try_from(self.left).unwrap()
+    }
+
     /// Lowers what the peer may send, once it has acknowledged a smaller initial window.
     pub fn shrink(&mut self, by: u32) {
         self.left -= i64::from(by);

@@ -220,10 +220,14 @@ impl H2Machine {
             Err(BlockRefusal::Malformed(error) | BlockRefusal::Unacceptable(error)) => {
                 Err(wrong(error.code().unwrap_or("http2.head_malformed")))
             }
+            Ok(()) if phase != RecvPhase::Head && !ends => Err(wrong("http2.trailers_without_end")),
+            Ok(()) if !self.has_room_for(key, &head) => {
+                self.reset_with(key, H2Code::INTERNAL_ERROR, StreamEnd::Buffers);
+                Ok(())
+            }
             Ok(()) if phase == RecvPhase::Head => {
                 return self.response(key, head, ends);
             }
-            Ok(()) if !ends => Err(wrong("http2.trailers_without_end")),
             Ok(()) => {
                 self.streams.get_mut(key).trailers = Some(head);
                 return self.end_received(key);
@@ -233,9 +237,19 @@ impl H2Machine {
         taken
     }
 
+    /// Whether the worker has room for a head that waits for the user of a stream.
+    fn has_room_for(&mut self, key: usize, head: &Head) -> bool {
+        self.streams.get_mut(key).charge_heads(&self.supply.buffers, head.bytes_held())
+    }
+
     /// Handles a response head.
     fn response(&mut self, key: usize, head: Box<Head>, ends: bool) -> Result<(), H2Violation> {
-        self.budget.earn(0);
+        if head.status() < 200 {
+            // A server may send any number of these before a response.
+            self.spend(cost::FRAME)?;
+        } else {
+            self.budget.earn_head();
+        }
         let entry = self.streams.get_mut(key);
         let wrong = |detail| Err(H2Violation::Stream(entry.id, H2Code::PROTOCOL_ERROR, detail));
         if head.status() < 200 {
@@ -288,7 +302,7 @@ impl H2Machine {
         match (head.len, ends) {
             (0, false) => self.spend(cost::EMPTY)?,
             (1..=PADDING_MAX, false) if padded => self.spend(cost::FRAME)?,
-            (len, _) => self.budget.earn(len as usize),
+            _ => {}
         }
         let closed = H2Violation::Stream(head.stream, STREAM_CLOSED, "http2.frame_after_end");
         let Some(key) = self.streams.find(head.stream) else {
@@ -307,6 +321,10 @@ impl H2Machine {
         }
         let overrun = H2Violation::Stream(head.stream, flow, "http2.stream_window");
         entry.recv.receive(head.len).map_err(|_| overrun)?;
+        // Only what a stream takes is progress.
+        if head.len > PADDING_MAX || !padded {
+            self.budget.earn_received(head.len as usize);
+        }
         let padding = if padded { None } else { Some(0) };
         let data = DataFrame { id: head.stream, left: head.len, padding, ends };
         if head.len == 0 {

@@ -45,6 +45,7 @@ impl H2Machine {
                 && entry.head.is_none()
                 && entry.pieces.is_empty()
                 && entry.trailers.is_none();
+            entry.charge_heads(&self.supply.buffers, 0);
             self.supply.heads.give(next);
             return Poll::Ready(Ok(()));
         }
@@ -79,6 +80,7 @@ impl H2Machine {
             return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(buf), last }));
         }
         if let Some(trailers) = entry.trailers.take() {
+            entry.charge_heads(&self.supply.buffers, 0);
             entry.delivered = true;
             return Poll::Ready(Ok(Frame::Trailers(trailers)));
         }

@@ -149,7 +149,7 @@ impl H2Machine {
         }
         entry.send.take(len);
         self.send.take(len);
-        self.budget.earn(len);
+        self.budget.earn_sent(len, len == entry.unsent_len());
     }
 
     /// Moves on behind data that was written.

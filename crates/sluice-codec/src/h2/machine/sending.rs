@@ -107,7 +107,7 @@ impl H2Machine {
         if informational {
             return Ok(());
         }
-        self.budget.earn(0);
+        self.budget.earn_head();
         self.streams.get_mut(key).head_sent = true;
         if end {
             self.end_sent(key);
@@ -195,7 +195,7 @@ impl H2Machine {
             self.send.take(body.len());
             let flags = if last { flag::END_STREAM } else { 0 };
             frame::write(&mut self.out, kind::DATA, flags, entry.id, &body);
-            self.budget.earn(body.len());
+            self.budget.earn_sent(body.len(), true);
             if last {
                 self.end_sent(key);
             }

@@ -10,6 +10,7 @@ use crate::error::ErrorKind;
 use crate::h2::frame::{FrameHead, HEAD_LEN, flag, kind};
 
 mod frames;
+mod hostile;
 mod pairs;
 mod simulation;
 
