@@ -17,6 +17,7 @@ use sluice_codec::quic::QuicClients;
 use sluice_codec::{Frame, Head};
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
+use sluice_upstream::plan::ClusterSettings;
 
 use super::http2::{BlockingHttp2, Called};
 
@@ -102,10 +103,11 @@ pub(crate) fn http3(address: SocketAddr, folder: &Path) -> anyhow::Result<()> {
         .build_local(tokio::runtime::LocalOptions::default())?;
     let asking = async {
         let worker = WorkerCx::solitary(ClockOrigin::read().clock());
-        let clients = QuicClients::default();
-        let connected = clients.connect(address, Arc::new(tls), &name, 1).await;
+        let (clients, settings) = (QuicClients::default(), ClusterSettings::bare());
+        let connected = clients.connect(address, Arc::new(tls), &name, &settings).await;
         let connection = connected.map_err(anyhow::Error::msg)?;
-        let client = H3Client::handshake(connection, &worker, ()).await?;
+        let client =
+            H3Client::handshake(connection, &worker, settings.http3.stream_window, ()).await?;
         let head = Head::request("GET", "https", "secure.demo.test", "/");
         let mut stream = client.open(&head, true).await?;
         let (mut answer, mut body) = (Head::default(), Vec::new());
