@@ -1,4 +1,5 @@
-//! Connections to endpoints: the options of their sockets, as the system shows them, and HTTP/2 as an endpoint sees it.
+//! Connections to endpoints: the options of their sockets, as the system shows them, and HTTP/2 and HTTP/3 as an endpoint
+//! sees them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
@@ -8,7 +9,7 @@ use std::sync::mpsc;
 use sluice_testkit::frames::{PREFACE, flag, frame, kind};
 use sluice_testkit::origin;
 use sluice_testkit::peers::{Server, UdpServer, connect, udp_client};
-use sluice_testkit::{Sluice, wait};
+use sluice_testkit::{Authority, QuicServer, Sluice, quinn, wait};
 
 /// The timers of established TCP connections to a port, as `/proc/net/tcp` shows them: `02` is that of keepalive.
 fn timers(to: SocketAddr) -> Vec<String> {
@@ -146,4 +147,54 @@ fn http2_has_the_windows_and_pings_of_its_cluster() {
     let expected =
         [Seen::StreamWindow(1 << 20), Seen::ConnectionWindow(2 << 20), Seen::Ping, Seen::Closed];
     assert_eq!(seen, expected);
+}
+
+/// A response that is far longer than any window here: HEADERS with `:status: 200` of the static table, and DATA.
+fn long_response() -> Vec<u8> {
+    let mut response = vec![0x01, 0x03, 0x00, 0x00, 0xd9, 0x00, 0x80, 0x7f, 0xff, 0xf6];
+    response.resize(8 << 20, 0);
+    response
+}
+
+#[test]
+fn http3_has_the_windows_pings_and_time_out_of_its_cluster() {
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let (tell, told) = mpsc::sync_channel(16);
+    let server = QuicServer::start(kit.folder(), "own", async move |connection| {
+        let (mut send, _recv) = connection.accept_bi().await.unwrap();
+        // What is accepted at once is what the other side has allowed from the beginning.
+        let ahead = send.write(&long_response()).await.unwrap();
+        tell.send((ahead, connection.clone())).unwrap();
+        connection.closed().await;
+    });
+    let of = |settings: &str| {
+        let address = server.addr();
+        format!(
+            "{{ endpoints: [\"{address}\"], protocol: http3, tls: {{ sni: own.test, ca: ca.pem }}, http3: {settings} }}"
+        )
+    };
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
+         clusters:\n  wide: {}\n  narrow: {}\n",
+        of("{ stream_window: 2MiB, connection_window: 1MiB, ping_interval: 50ms }"),
+        of("{ stream_window: 32KiB, ping_interval: none, idle_timeout: 300ms }"),
+    ));
+    let ask = |cluster: &str| {
+        let mut client = connect(sluice.addr("web"));
+        write!(client, "GET / HTTP/1.1\r\nhost: a\r\nx-up: {cluster}\r\n\r\n").unwrap();
+        let (ahead, connection) = told.recv().unwrap();
+        (client, ahead, connection)
+    };
+    let (client, ahead, connection) = ask("wide");
+    assert_eq!(ahead, 1 << 20);
+    wait::until("three pings", || (connection.stats().frame_rx.ping >= 3).then_some(()));
+    drop(client);
+    let (_client, ahead, connection) = ask("narrow");
+    assert_eq!(ahead, 32 << 10);
+    let ended = wait::until("the idle timeout", || connection.close_reason());
+    assert!(matches!(ended, quinn::ConnectionError::TimedOut), "{ended}");
+    let record = sluice.record("the request", |record| record["upstream_cluster"] == "narrow");
+    assert_eq!(record["reason"], "upstream.cut", "{record}");
 }

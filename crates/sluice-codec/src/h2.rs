@@ -17,6 +17,7 @@ pub mod server;
 pub mod settings;
 pub mod state;
 pub mod stream;
+pub mod supply;
 pub mod window;
 
 pub use client::H2Client;

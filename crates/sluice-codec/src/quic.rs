@@ -17,7 +17,7 @@ mod clients;
 mod transport;
 
 pub use clients::QuicClients;
-pub use transport::{Congestion, QuicTransport};
+pub use transport::QuicTransport;
 
 /// An established connection.
 pub use quinn::Connection;

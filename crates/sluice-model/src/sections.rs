@@ -26,7 +26,7 @@ pub use balancing::{
     ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
     SlowStart, ZoneAware,
 };
-pub use cluster_limits::{ClusterLimits, EndpointLimits, Queue};
+pub use cluster_limits::{ClusterLimits, EndpointLimits, HighLimits, Queue};
 pub use clusters::{
     CheckOf, Cluster, ClusterProtocol, ConnectBackoff, DrainFor, EndpointEntry, OnEndpointRemoved,
     OnEndpointUnhealthy, ProxyHeader, Reuse,
@@ -45,7 +45,7 @@ pub use relay::{
     ClusterFrom, FLOW_IDLE, HashBy, HashedPayload, Relay, RelayHash, STREAM_IDLE, StickySource,
 };
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
-pub use sockets::{ClusterHttp2, ClusterSocket, Keepalive};
+pub use sockets::{ClusterHttp2, ClusterHttp3, ClusterSocket, Keepalive};
 pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 pub use tls::{
     Certificate, ClientAuth, ClientAuthMode, PlainHttp, Tls, TlsVersion, UpstreamTls, Verification,

@@ -23,6 +23,7 @@ use sluice_quic::{
 };
 use sluice_tls::server::{ServerPlan, TlsVersion};
 use sluice_tls::{Authorities, CertStore, ClientPlan, ClientTls, ServerTls, Verify};
+use sluice_upstream::plan::ClusterSettings;
 
 /// Sends each stream back, in capitals.
 #[derive(Debug)]
@@ -117,7 +118,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
 async fn connect(worker: &Rc<WorkerCx>, alpn: &str) -> Result<Connection, String> {
     let (address, client) = serve(worker, alpn);
     let name = "a.test".try_into().unwrap();
-    QuicClients::default().connect(address, client.config, &name, 1).await
+    QuicClients::default().connect(address, client.config, &name, &ClusterSettings::bare()).await
 }
 
 fn run(test: impl AsyncFnOnce(Rc<WorkerCx>)) {

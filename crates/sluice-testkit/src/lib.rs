@@ -13,13 +13,18 @@ pub mod http3;
 pub mod lossy;
 pub mod origin;
 pub mod peers;
+pub mod quic_server;
 pub mod running;
 pub mod tls;
+pub mod tokens;
 pub mod tools;
 pub mod wait;
 
 pub use certificates::Authority;
 pub use origin::Origin;
+pub use quic_server::QuicServer;
+/// The library that [`QuicServer`] runs on.
+pub use quinn;
 pub use running::Running;
 pub use running::Sluice;
 

@@ -18,12 +18,14 @@ use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
+mod http;
 mod outlier;
 
 pub use checks::{
     CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
     RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
+pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, ReusePlan};
 pub use outlier::{
     EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
 };
@@ -84,6 +86,8 @@ pub struct ClusterSettings {
     pub reuse: ReusePlan,
     /// HTTP/2 on connections to endpoints.
     pub http2: Http2Plan,
+    /// HTTP/3 on connections to endpoints.
+    pub http3: Http3Plan,
     /// Concurrent requests, over all workers.
     pub requests_max: Option<u64>,
     /// Concurrent requests to one endpoint, over all workers.
@@ -100,6 +104,8 @@ pub struct ClusterSettings {
     pub endpoint_connections_max: Option<u64>,
     /// Where connections and requests wait that exceed these limits; `None` refuses them.
     pub queue: Option<QueuePlan>,
+    /// The limits of requests with high priority, which are counted apart.
+    pub high: HighLimits,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
     /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
@@ -117,11 +123,29 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
-    /// The limit of `load` over all endpoints.
-    pub const fn limit_of(&self, load: LoadKind) -> Option<u64> {
-        match load {
-            LoadKind::Connection => self.connections_max,
-            LoadKind::Request => self.requests_max,
+    /// The limit of `load` over all endpoints, for `class`.
+    pub const fn limit_of(&self, load: LoadKind, class: BreakerClass) -> Option<u64> {
+        match (class, load) {
+            (BreakerClass::Default, LoadKind::Connection) => self.connections_max,
+            (BreakerClass::Default, LoadKind::Request) => self.requests_max,
+            (BreakerClass::High, LoadKind::Connection) => self.high.connections_max,
+            (BreakerClass::High, LoadKind::Request) => self.high.requests_max,
+        }
+    }
+
+    /// The most requests of `class` that wait for a connection, per worker.
+    pub const fn pending_of(&self, class: BreakerClass) -> u64 {
+        match class {
+            BreakerClass::Default => self.pending_max,
+            BreakerClass::High => self.high.pending_max,
+        }
+    }
+
+    /// The most concurrent retries of `class`, per worker, and the percentage of its requests that may be more.
+    pub const fn retries_of(&self, class: BreakerClass) -> (u64, u8) {
+        match class {
+            BreakerClass::Default => (self.retries_max, self.retry_percent),
+            BreakerClass::High => (self.high.retries_max, self.high.retry_percent),
         }
     }
 
@@ -140,11 +164,12 @@ impl ClusterSettings {
     }
 
     /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
-    pub fn counts(&self, load: LoadKind) -> bool {
+    pub fn counts(&self, load: LoadKind, class: BreakerClass) -> bool {
         match load {
             LoadKind::Connection => true,
             LoadKind::Request => {
-                self.requests_max.is_some() || self.balancing.balance.load_max().is_some()
+                let limit = self.limit_of(load, class);
+                limit.is_some() || self.balancing.balance.load_max().is_some()
             }
         }
     }
@@ -181,6 +206,7 @@ impl ClusterSettings {
                     idle_max: 16,
                 },
                 http2: Http2Plan::default(),
+                http3: Http3Plan::default(),
                 requests_max: None,
                 endpoint_requests_max: None,
                 pending_max: 16,
@@ -189,6 +215,13 @@ impl ClusterSettings {
                 connections_max: None,
                 endpoint_connections_max: None,
                 queue: None,
+                high: HighLimits {
+                    connections_max: None,
+                    requests_max: None,
+                    pending_max: 16,
+                    retries_max: 3,
+                    retry_percent: 20,
+                },
                 on_endpoint_removed: OnRemoved::Keep,
                 on_endpoint_unhealthy: OnUnhealthy::Keep,
                 dns: DnsPlan {
@@ -211,6 +244,36 @@ impl ClusterSettings {
         });
         Arc::clone(&BARE)
     }
+}
+
+/// Whose limits apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BreakerClass {
+    /// Requests with high priority.
+    High,
+    /// All else.
+    #[default]
+    Default,
+}
+
+impl BreakerClass {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Default, Self::High];
+}
+
+/// The limits of requests with high priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HighLimits {
+    /// Concurrent connections, over all workers.
+    pub connections_max: Option<u64>,
+    /// Concurrent requests, over all workers.
+    pub requests_max: Option<u64>,
+    /// Requests that may wait for a connection at once, per worker.
+    pub pending_max: u64,
+    /// Concurrent retries, per worker; or `retry_percent` of the requests in flight, if that is more.
+    pub retries_max: u64,
+    /// The share of the requests in flight that may be retries.
+    pub retry_percent: u8,
 }
 
 /// Where what exceeds the limits of a cluster waits.
@@ -248,58 +311,6 @@ pub struct EndpointPlan {
     pub address: Endpoint,
     /// What else the cluster says of it.
     pub traits: EndpointTraits,
-}
-
-/// An HTTP version to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HttpVersion {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// HTTP/3, over QUIC.
-    Http3,
-    /// What the TLS handshake negotiates.
-    Auto,
-}
-
-/// How connections are reused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ReusePlan {
-    /// How long a connection may be idle.
-    pub idle_timeout: Duration,
-    /// The maximum age of a connection; `None` is unlimited.
-    pub age_max: Option<Duration>,
-    /// The most requests on a connection; `None` is unlimited.
-    pub requests_max: Option<u64>,
-    /// The most concurrent streams on an HTTP/2 connection.
-    pub streams_max: usize,
-    /// Idle connections that a worker keeps to one endpoint.
-    pub idle_max: usize,
-}
-
-/// HTTP/2 on connections to endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Http2Plan {
-    /// Bytes of a response that an endpoint may send ahead.
-    pub stream_window: u32,
-    /// The same for all streams of a connection; `None` leaves each stream its own window.
-    pub connection_window: Option<u32>,
-    /// The time between pings; `None` sends none.
-    pub ping_interval: Option<Duration>,
-    /// How long a ping may remain without a response.
-    pub ping_timeout: Duration,
-}
-
-impl Default for Http2Plan {
-    fn default() -> Self {
-        Self {
-            stream_window: 256 << 10,
-            connection_window: None,
-            ping_interval: Some(Duration::from_secs(30)),
-            ping_timeout: Duration::from_secs(20),
-        }
-    }
 }
 
 /// Options of the sockets to endpoints that have an IP address.

@@ -14,8 +14,8 @@ use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::h1::Role;
 use crate::h2::H2Options;
-use crate::h2::machine::{ConnectionEnd, H2Machine, H2Supply, MachineEvent};
-use crate::head_pool::HeadPool;
+use crate::h2::machine::{ConnectionEnd, H2Machine, MachineEvent};
+use crate::h2::supply::H2Supply;
 
 /// Reads in a row, after which other tasks get their turn.
 const READS: usize = 8;
@@ -37,10 +37,11 @@ impl H2Shared {
     pub(crate) fn with<R>(&self, using: impl FnOnce(&mut H2Machine) -> R) -> R {
         let mut machine = self.machine.borrow_mut();
         let result = using(&mut machine);
-        if (machine.has_output() || machine.is_winding_down()) && !self.notified.replace(true) {
-            if let Some(driver) = &*self.driver.borrow() {
-                driver.wake_by_ref();
-            }
+        if (machine.has_output() || machine.is_winding_down())
+            && !self.notified.replace(true)
+            && let Some(driver) = &*self.driver.borrow()
+        {
+            driver.wake_by_ref();
         }
         result
     }
@@ -56,6 +57,13 @@ impl H2Shared {
         if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *driver = Some(cx.waker().clone());
         }
+    }
+}
+
+impl Drop for H2Driver {
+    /// Ends the streams of a connection that is given up.
+    fn drop(&mut self) {
+        self.shared.machine.borrow_mut().give_up();
     }
 }
 
@@ -88,8 +96,7 @@ impl H2Driver {
         options: &H2Options,
         conn: Option<Rc<Conn>>,
     ) -> Self {
-        let supply =
-            H2Supply { buffers: worker.buffers.clone(), heads: worker.local(HeadPool::default) };
+        let supply = H2Supply::of(&worker);
         let machine = H2Machine::new(role, options, supply, worker.now());
         let shared = Rc::new(H2Shared {
             machine: RefCell::new(machine),
@@ -221,10 +228,14 @@ impl H2Driver {
             if waiting.len() > SCRATCH {
                 self.stream.send(cx, &self.worker, &waiting[..SCRATCH])?;
                 machine.sent_first(SCRATCH);
+                continue;
+            }
+            if data.is_empty() {
+                self.stream.send(cx, &self.worker, waiting)?;
             } else {
                 self.stream.send_two(cx, &self.worker, waiting, data)?;
-                machine.sent(piece);
             }
+            machine.sent(piece);
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct StreamEntry {
     // --- receiving ---
     pub(crate) phase: RecvPhase,
     /// Informational responses, in order.
+    #[allow(clippy::vec_box, reason = "heads move by their boxes, and are large")]
     pub(crate) informational: Vec<Box<Head>>,
     pub(crate) head: Option<Box<Head>>,
     pub(crate) pieces: PieceList,

@@ -17,11 +17,10 @@
 //! | `ending.rs` | resets, GOAWAY, the end, and the errors that streams are told |
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::task::Waker;
 
 use sluice_core::Moment;
-use sluice_io::buffers::{BufPool, Charge};
+use sluice_io::buffers::Charge;
 
 use crate::error::HttpError;
 use crate::field_section::Bounds;
@@ -33,9 +32,9 @@ use crate::h2::entry::StreamTable;
 use crate::h2::frame::{self, PREFACE};
 use crate::h2::pieces::PieceTable;
 use crate::h2::settings::{self, PeerSettings};
+use crate::h2::supply::H2Supply;
 use crate::h2::window::{RecvWindow, SendWindow};
 use crate::head::Head;
-use crate::head_pool::HeadPool;
 use crate::hpack::{HpackDecoder, HpackEncoder, TABLE_BYTES};
 
 mod control;
@@ -53,15 +52,6 @@ pub use schedule::DirectPiece;
 
 use message::PartialBlock;
 use parse::Reading;
-
-/// What a connection takes from its worker.
-#[derive(Clone, Debug)]
-pub struct H2Supply {
-    /// The account of memory.
-    pub buffers: BufPool,
-    /// Unused heads.
-    pub heads: Rc<HeadPool>,
-}
 
 /// What happened on a connection.
 #[derive(Debug)]
@@ -95,6 +85,8 @@ pub struct H2Machine {
     /// Bytes to be sent before anything else: whole frames.
     out: Vec<u8>,
     out_charge: Charge,
+    /// Bytes of `out` that reply to what was received.
+    replied: usize,
     /// Streams that may have something to send, in order.
     ready: VecDeque<u32>,
     /// Whether a stream has another urgency than the default.
@@ -150,7 +142,8 @@ const CHECK_PING: [u8; 8] = *b"present?";
 /// The window of a connection and of its streams before any SETTINGS, RFC 9113 §6.9.2.
 const INITIAL_WINDOW: u32 = 65_535;
 
-/// Bytes to be sent beyond which nothing more is read, so that a peer that does not read cannot make us respond.
+/// Bytes of replies to be sent beyond which nothing more is read, so that a peer that does not read cannot make us
+/// respond; and bytes of anything beyond which the users of streams wait.
 const OUT_HIGH: usize = 64 << 10;
 
 /// Bytes to be sent beyond which they are charged to the worker: every connection may have so many.
@@ -184,6 +177,7 @@ impl H2Machine {
             send: SendWindow::new(INITIAL_WINDOW),
             out,
             out_charge: supply.buffers.charge(),
+            replied: 0,
             supply,
             ready: VecDeque::new(),
             prioritized: false,
@@ -226,9 +220,10 @@ impl H2Machine {
         self.end.as_ref()
     }
 
-    /// Whether more may be read now: not while much waits to be sent.
+    /// Whether more may be read now: not while many replies to what was read wait to be sent. Heads do not count: two
+    /// peers that wait for each other to read would wait forever.
     pub const fn may_read(&self) -> bool {
-        self.out.len() < OUT_HIGH
+        self.replied < OUT_HIGH
     }
 
     /// Streams that are not closed.

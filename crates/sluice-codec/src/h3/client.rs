@@ -42,16 +42,18 @@ impl Drop for Handle {
 }
 
 impl H3Client {
-    /// Performs the HTTP/3 handshake with a server. `kept` is held as long as the connection is open.
+    /// Performs the HTTP/3 handshake with a server, which may send `stream_window` bytes of a response ahead. `kept` is held as long as the connection is open.
     ///
     /// # Errors
     /// The server closed the connection.
     pub async fn handshake(
         connection: Connection,
         worker: &Rc<WorkerCx>,
+        stream_window: u32,
         kept: impl Sized + 'static,
     ) -> Result<Self, HttpError> {
-        let options = H3Options { head_fields: ENDPOINT_FIELDS_MAX, ..H3Options::default() };
+        let head_fields = ENDPOINT_FIELDS_MAX;
+        let options = H3Options { head_fields, stream_window, ..H3Options::default() };
         let shared = handshake(connection.clone(), Role::Client, worker, options).await?;
         worker.spawn(async move {
             let _kept = kept;

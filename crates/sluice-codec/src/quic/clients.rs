@@ -8,7 +8,6 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, EndpointConfig, Runtime as _, TokioRuntime};
@@ -16,6 +15,7 @@ use rustls::pki_types::ServerName;
 use sluice_io::WorkerCx;
 use sluice_upstream::connector::{ConnectFailure, verified_name};
 use sluice_upstream::hops::HopTransport;
+use sluice_upstream::plan::ClusterSettings;
 use sluice_upstream::{ClusterPlan, EndpointState, Target};
 
 use super::{OnWorker, QuicTransport};
@@ -29,8 +29,8 @@ pub struct QuicClients {
 }
 
 impl QuicClients {
-    /// Connects to `to` and performs the handshake with `tls` and the server name `name`; call it on the worker's
-    /// thread.
+    /// Connects to `to` and performs the handshake with `tls` and the server name `name`, under the settings of a
+    /// cluster; call it on the worker's thread.
     ///
     /// # Errors
     /// The error of the system, of TLS or of the peer.
@@ -39,13 +39,14 @@ impl QuicClients {
         to: SocketAddr,
         tls: Arc<rustls::ClientConfig>,
         name: &ServerName<'_>,
-        streams_max: usize,
+        settings: &ClusterSettings,
     ) -> Result<Connection, String> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        let streams = u32::try_from(streams_max).unwrap_or(u32::MAX);
-        let mut transport = QuicTransport::for_streams(streams).config()?;
-        transport.max_concurrent_bidi_streams(0_u8.into()).keep_alive_interval(Some(KEEP_ALIVE));
+        let mut transport = QuicTransport::of_cluster(settings).config()?;
+        transport
+            .max_concurrent_bidi_streams(0_u8.into())
+            .keep_alive_interval(settings.http3.ping_interval);
         config.transport_config(Arc::new(transport));
         let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
         let connecting = endpoint.connect_with(config, to, &name.to_str());
@@ -71,10 +72,10 @@ impl QuicClients {
         plan.admit(endpoint, to)?;
         let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
-        let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan.reuse.streams_max);
+        let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan);
         let connection = connecting.await.map_err(|error| failed(&error))?;
         endpoint.note_local(HopTransport::Datagram, || connection.local_ip());
-        let greeted = H3Client::handshake(connection, worker, kept).await;
+        let greeted = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
         greeted.map_err(|error| failed(&error))
     }
 
@@ -93,6 +94,3 @@ impl QuicClients {
         Ok(cell.get_or_init(|| made))
     }
 }
-
-/// Interval of keep-alive packets on an idle connection, which show that it is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(25);

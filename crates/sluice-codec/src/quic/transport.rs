@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, TransportConfig};
+use sluice_upstream::plan::{ClusterSettings, Congestion};
 
 use crate::h2::H2Options;
 use crate::h3::{SEND_WINDOW, UNI_STREAMS_MAX};
@@ -26,17 +27,6 @@ pub struct QuicTransport {
     pub congestion: Congestion,
 }
 
-/// A congestion control algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Congestion {
-    /// RFC 9438.
-    Cubic,
-    /// RFC 9002 §7.
-    NewReno,
-    /// By measured bandwidth and round-trip time; the library calls it experimental.
-    Bbr,
-}
-
 impl QuicTransport {
     /// The default settings, with a connection window that suits this number of streams.
     pub fn for_streams(streams_max: u32) -> Self {
@@ -46,6 +36,20 @@ impl QuicTransport {
             stream_window,
             connection_window: H2Options::window_of(streams_max, stream_window),
             congestion: Congestion::Cubic,
+        }
+    }
+
+    /// The settings of a cluster for connections to its endpoints.
+    pub fn of_cluster(settings: &ClusterSettings) -> Self {
+        let of = &settings.http3;
+        let streams = u32::try_from(settings.reuse.streams_max).unwrap_or(u32::MAX);
+        Self {
+            idle_timeout: of.idle_timeout,
+            stream_window: of.stream_window,
+            connection_window: of
+                .connection_window
+                .unwrap_or_else(|| H2Options::window_of(streams, of.stream_window)),
+            congestion: of.congestion,
         }
     }
 
@@ -76,5 +80,33 @@ impl QuicTransport {
             }
         };
         Ok(transport)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_the_settings_of_its_cluster() {
+        let mut settings = ClusterSettings::clone(&ClusterSettings::bare());
+        settings.reuse.streams_max = 3;
+        let default = QuicTransport::of_cluster(&settings);
+        assert_eq!(default, QuicTransport::for_streams(3));
+        let of = &mut settings.http3;
+        of.idle_timeout = Duration::from_secs(7);
+        of.stream_window = 1 << 20;
+        of.congestion = Congestion::Bbr;
+        let transport = QuicTransport::of_cluster(&settings);
+        let expected = QuicTransport {
+            idle_timeout: Duration::from_secs(7),
+            stream_window: 1 << 20,
+            connection_window: H2Options::window_of(3, 1 << 20),
+            congestion: Congestion::Bbr,
+        };
+        assert_eq!(transport, expected);
+        settings.http3.connection_window = Some(2 << 20);
+        assert_eq!(QuicTransport::of_cluster(&settings).connection_window, 2 << 20);
+        assert!(transport.config().is_ok());
     }
 }

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use sluice_codec::h1::Role;
-use sluice_codec::h2::machine::{ConnectionEnd, H2Machine, H2Supply, MachineEvent};
+use sluice_codec::h2::machine::{ConnectionEnd, H2Machine, MachineEvent};
+use sluice_codec::h2::supply::H2Supply;
 use sluice_codec::h2::{H2Code, H2Options};
 use sluice_codec::{Body, Frame, Head, HttpError};
 use sluice_core::Moment;
@@ -38,7 +39,7 @@ impl Ours {
             ..H2Options::default()
         };
         let buffers = BufPool::new(64 << 20);
-        let supply = H2Supply { buffers: buffers.clone(), heads: Rc::default() };
+        let supply = H2Supply::new(buffers.clone());
         Rc::new(Self {
             machine: RefCell::new(H2Machine::new(role, &options, supply, NOW)),
             driver: RefCell::default(),

@@ -19,6 +19,7 @@ use crate::connection_manager::DownstreamConn;
 use crate::exchange::Exchange;
 use crate::handler::Turn;
 use crate::reasons;
+use crate::task_pool::TaskPool;
 
 pub(super) async fn serve_h2(
     handler: Rc<HttpHandler>,
@@ -65,19 +66,19 @@ pub(super) async fn serve_h2(
                 };
                 downstream.open.set(downstream.open.get() + 1);
                 let open = OpenStreamGuard(Rc::clone(&downstream));
-                let slots = Rc::clone(&handler.slots);
-                worker.spawn(async move {
-                    let _open = open;
-                    slots.run(exchange).await;
-                });
+                handler.tasks.spawn(worker, exchange, open);
             }
             Event::End(reason) => return reason,
         }
     }
 }
 
+/// The tasks of a worker's HTTP/2 streams.
+pub(super) type StreamTasks = TaskPool<Exchange, HttpStream, OpenStreamGuard>;
+
 /// Counts an open HTTP/2 stream. When the last one is dropped, wakes the connection, which may be waiting for that.
-struct OpenStreamGuard(Rc<DownstreamConn>);
+#[derive(Debug)]
+pub(super) struct OpenStreamGuard(Rc<DownstreamConn>);
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {

@@ -15,7 +15,7 @@ use sluice_core::{
 };
 
 use super::{
-    ApertureSize, Balancer, ClusterHttp2, ClusterLimits, ClusterSocket, Dns, Egress,
+    ApertureSize, Balancer, ClusterHttp2, ClusterHttp3, ClusterLimits, ClusterSocket, Dns, Egress,
     EndpointLimits, Failover, Forward, Health, LocalityName, LocalityWeights, MetadataEntries,
     Outlier, Priority, SlowStart, Subsets, UpstreamTls, ZoneAware,
 };
@@ -60,6 +60,8 @@ section! {
         pub reuse: Reuse,
         /// HTTP/2: flow-control windows and pings.
         pub http2: Option<Spanned<ClusterHttp2>>,
+        /// HTTP/3: idle timeout, pings, flow-control windows, congestion control.
+        pub http3: Option<Spanned<ClusterHttp3>>,
         /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
         /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.

@@ -1,4 +1,4 @@
-//! The sections of connections to endpoints: sockets, HTTP/2.
+//! The sections of connections to endpoints: sockets, HTTP/2, HTTP/3.
 //!
 //! Owns: what a cluster says of them. Refuses to know: which connections there are. Keeps: what is omitted is as the system has
 //! it.
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use sluice_core::settings::{OrNone, Window};
 use sluice_core::{Spanned, section};
+
+use super::Congestion;
 
 section! {
     /// Sockets to endpoints that have an IP address, those of health checks included; not for `protocol: http3`. A setting
@@ -38,6 +40,24 @@ section! {
         pub ping_interval: OrNone<Duration> = "30s",
         /// How long to wait for the response to a ping; then the connection is closed.
         pub ping_timeout: Duration = "20s",
+    }
+}
+
+section! {
+    /// HTTP/3 on connections to endpoints; for `protocol: http3`. `reuse` bounds their streams, requests and age, and how
+    /// long they may be without a request.
+    pub struct ClusterHttp3 {
+        /// How long a connection may receive nothing before it is given up; pings keep it from that.
+        pub idle_timeout: Duration = "60s",
+        /// Time between pings on an idle connection, which show that the endpoint is still there and keep the mappings of
+        /// NATs; less than `idle_timeout`.
+        pub ping_interval: OrNone<Duration> = "25s",
+        /// Flow-control window of a stream: bytes of a response that an endpoint may send ahead.
+        pub stream_window: Window = "256KiB",
+        /// Flow-control window of a connection, for all its streams together; `none` leaves each stream its own window.
+        pub connection_window: OrNone<Window> = "none",
+        /// The congestion control algorithm.
+        pub congestion: Congestion = "cubic",
     }
 }
 

@@ -13,8 +13,8 @@ use sluice_upstream::balance::{
     ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, Http2Plan, HttpVersion, OnRemoved,
-    OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan, Http3Plan,
+    HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
@@ -95,6 +95,7 @@ impl Context<'_> {
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
             http2,
+            http3,
             connect_timeout,
             connect_attempts,
             connect_backoff,
@@ -111,6 +112,7 @@ impl Context<'_> {
                     pending,
                     retries,
                     retry_share,
+                    high,
                 },
             on_endpoint_removed,
             on_endpoint_unhealthy,
@@ -159,9 +161,11 @@ impl Context<'_> {
                 idle_max: *idle as usize,
             },
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
+            http3: http3.as_ref().map_or_else(Http3Plan::default, |of| sockets::http3_plan(of)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             queue: queue.as_ref().map(|section| queue_plan(section)),
+            high: high_limits(high),
             pending_max: *pending,
             retries_max: *retries,
             retry_percent: retry_share.0,
@@ -271,10 +275,24 @@ fn check_cluster(
     if let Some(http2) = &section.http2 {
         sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
     }
+    if let Some(http3) = &section.http3 {
+        sockets::check_http3(http3, section.protocol, &at.key("http3"), diags);
+    }
     if let Some(socket) = &section.socket {
         sockets::check(socket, section.protocol, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
+}
+
+fn high_limits(section: &sections::HighLimits) -> HighLimits {
+    let sections::HighLimits { connections, requests, pending, retries, retry_share } = section;
+    HighLimits {
+        connections_max: connections.0.map(NonZeroU64::get),
+        requests_max: requests.0.map(NonZeroU64::get),
+        pending_max: *pending,
+        retries_max: *retries,
+        retry_percent: retry_share.0,
+    }
 }
 
 fn queue_plan(section: &Queue) -> QueuePlan {

@@ -1,11 +1,12 @@
 //! QUIC on a listener: its options, and which sessions may send early data.
 
 use sluice_codec::h2::H2Options;
-use sluice_codec::quic::{Congestion, QuicTransport};
+use sluice_codec::quic::QuicTransport;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_quic::QuicOptions;
 use sluice_tls::EarlySessions;
+use sluice_upstream::plan::Congestion;
 
 use super::Context;
 use crate::sections::{self, Chain, Listener, Quic};
@@ -54,16 +55,21 @@ impl Context<'_> {
                     || H2Options::window_of(streams.get(), stream_window.0),
                     |window| window.0,
                 ),
-                congestion: match congestion {
-                    sections::Congestion::Cubic => Congestion::Cubic,
-                    sections::Congestion::NewReno => Congestion::NewReno,
-                    sections::Congestion::Bbr => Congestion::Bbr,
-                },
+                congestion: congestion_of(*congestion),
             },
             retry_above: *retry_above,
             streams_max: streams.get(),
             qlog: qlog.map(|(folder, _)| folder),
         })
+    }
+}
+
+/// The algorithm that a setting names.
+pub(super) const fn congestion_of(of: sections::Congestion) -> Congestion {
+    match of {
+        sections::Congestion::Cubic => Congestion::Cubic,
+        sections::Congestion::NewReno => Congestion::NewReno,
+        sections::Congestion::Bbr => Congestion::Bbr,
     }
 }
 

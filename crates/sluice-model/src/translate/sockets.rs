@@ -1,12 +1,13 @@
-//! Connections to endpoints: sockets, HTTP/2.
+//! Connections to endpoints: sockets, HTTP/2, HTTP/3.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_core::{Diags, Path, Spanned};
-use sluice_upstream::plan::{Http2Plan, KeepalivePlan, SocketPlan};
+use sluice_upstream::plan::{Http2Plan, Http3Plan, KeepalivePlan, SocketPlan};
 
-use crate::sections::{ClusterHttp2, ClusterProtocol, ClusterSocket, Keepalive};
+use super::quic::congestion_of;
+use crate::sections::{ClusterHttp2, ClusterHttp3, ClusterProtocol, ClusterSocket, Keepalive};
 
 /// The bounds of the system (tcp(7)): 32767 seconds, 127 probes.
 const SECONDS_MAX: u64 = 32_767;
@@ -111,5 +112,39 @@ pub(super) fn check_http2(
         diags
             .error("useless-setting", section.span, at, message)
             .help("remove it, or set `protocol: http2`, or `auto` with `tls`");
+    }
+}
+
+/// The plan of HTTP/3.
+pub(super) fn http3_plan(section: &ClusterHttp3) -> Http3Plan {
+    let ClusterHttp3 { idle_timeout, ping_interval, stream_window, connection_window, congestion } =
+        section;
+    Http3Plan {
+        idle_timeout: *idle_timeout,
+        ping_interval: ping_interval.0,
+        stream_window: stream_window.0,
+        connection_window: connection_window.0.map(|window| window.0),
+        congestion: congestion_of(*congestion),
+    }
+}
+
+/// Reports settings of HTTP/3 on a cluster that speaks another version, and pings that come too late.
+pub(super) fn check_http3(
+    section: &Spanned<ClusterHttp3>,
+    protocol: ClusterProtocol,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    if protocol != ClusterProtocol::Http3 {
+        let message = format!("`http3` has no effect with `protocol: {}`", protocol.word());
+        diags
+            .error("useless-setting", section.span, at, message)
+            .help("remove it, or set `protocol: http3`");
+    }
+    if section.ping_interval.0.is_some_and(|interval| interval >= section.idle_timeout) {
+        let message = "`ping_interval` must be less than `idle_timeout`: pings would come too late";
+        diags
+            .error("bad-value", section.span, at.key("ping_interval"), message)
+            .help("a third of `idle_timeout` leaves room for packets that are lost");
     }
 }

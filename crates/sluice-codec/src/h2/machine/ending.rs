@@ -211,6 +211,12 @@ impl H2Machine {
         });
     }
 
+    /// Its driver does not go on with the connection.
+    pub fn give_up(&mut self) {
+        let text = "the connection was closed".to_owned();
+        self.fail(ConnectionEnd::Broken(ErrorKind::Reset, text));
+    }
+
     /// The peer has not acknowledged a [`H2Machine::check`] in time.
     pub fn unanswered(&mut self) {
         let text = "a PING was not acknowledged".to_owned();

@@ -4,7 +4,7 @@
 //! decoded, also of streams that are refused or were reset, because the tables must stay in step; what a stream may not
 //! receive never reaches its user; the connection's window is given back whatever becomes of the data.
 
-use super::parse::Reading;
+use super::parse::{DataFrame, Reading};
 use super::{H2Machine, MachineEvent};
 use crate::error::HttpError;
 use crate::h1::Role;
@@ -24,17 +24,6 @@ pub(super) struct PartialBlock {
     ends: bool,
     bytes: Vec<u8>,
     charge: sluice_io::buffers::Charge,
-}
-
-/// A DATA frame whose payload is being read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DataFrame {
-    id: u32,
-    /// Bytes of payload that have not arrived.
-    left: u32,
-    /// Bytes of padding; `None` before the first byte of a padded frame.
-    padding: Option<u8>,
-    ends: bool,
 }
 
 /// Bytes of a header block beyond the bound of its head: a head that is too large is answered, a block without end is

@@ -8,12 +8,22 @@ use sluice_core::Moment;
 use sluice_io::buffers::Buf;
 
 use super::H2Machine;
-use super::message::DataFrame;
 use crate::h1::Role;
 use crate::h2::budget::cost;
 use crate::h2::code::H2Violation;
 use crate::h2::frame::{FrameHead, HEAD_LEN, PREFACE, flag, kind};
 use crate::h2::machine::ConnectionEnd;
+
+/// A DATA frame whose payload is being read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DataFrame {
+    pub(super) id: u32,
+    /// Bytes of payload that have not arrived.
+    pub(super) left: u32,
+    /// Bytes of padding; `None` before the first byte of a padded frame.
+    pub(super) padding: Option<u8>,
+    pub(super) ends: bool,
+}
 
 /// What is being read.
 #[derive(Debug)]
@@ -53,11 +63,13 @@ impl H2Machine {
     /// Takes received bytes.
     pub fn feed(&mut self, mut bytes: &[u8], now: Moment) {
         self.now = now;
+        let before = self.out.len();
         while !bytes.is_empty() && self.end.is_none() {
             if let Err(violation) = self.step(&mut bytes) {
                 self.violated(violation);
             }
         }
+        self.replied += self.out.len() - before;
     }
 
     /// Takes bytes off the front: those of one part of a frame.

@@ -56,9 +56,10 @@ impl H2Machine {
     /// Notes that all of [`H2Machine::waiting`], and the direct piece behind it, was given to the socket.
     pub fn sent(&mut self, piece: Option<DirectPiece>) {
         self.out.clear();
-        if self.out.capacity() > OUT_FREE && self.streams.is_empty() {
-            // An idle connection holds no buffer.
-            self.out = Vec::new();
+        self.replied = 0;
+        if self.out.capacity() > OUT_FREE || self.streams.is_empty() {
+            // An idle connection holds no memory for it, and none more than is free.
+            self.supply.give_bytes(std::mem::take(&mut self.out));
         }
         if self.out_charge.bytes() > 0 {
             let _ = self.out_charge.set(0);
@@ -86,6 +87,9 @@ impl H2Machine {
     /// Adds DATA frames to [`H2Machine::waiting`] until it has `max` bytes. A frame with at least `direct_min` bytes of
     /// data ends it: then its data is returned, to be sent from where it is.
     pub fn fill(&mut self, max: usize, direct_min: usize) -> Option<DirectPiece> {
+        if !self.ready.is_empty() {
+            self.prepare_out();
+        }
         let mut rounds = self.ready.len();
         while self.out.len() + HEAD_LEN < max && rounds > 0 {
             let key = self.next_ready()?;

@@ -26,6 +26,9 @@ const START_LINE: usize = 256;
 /// Encodes one kind of head.
 pub(super) type EncodeHead = fn(&mut HpackEncoder, &Head, &mut Vec<u8>) -> Result<(), HttpError>;
 
+/// Streams that we open before the peer's SETTINGS have arrived.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
+
 /// The largest number of a stream, RFC 9113 §5.1.1.
 const STREAM_MAX: u32 = (1 << 31) - 1;
 
@@ -35,9 +38,9 @@ impl H2Machine {
         self.end.is_none() && self.peer_goaway.is_none() && self.next_id <= STREAM_MAX
     }
 
-    /// Streams that the peer allows at once.
+    /// Streams that the peer allows at once; as many as RFC 9113 §6.5.2 asks for before its SETTINGS say.
     pub const fn peer_streams_max(&self) -> usize {
-        self.peer.streams_max as usize
+        if self.greeted { self.peer.streams_max as usize } else { STREAMS_BEFORE_SETTINGS }
     }
 
     /// Ready when a stream with this head can be opened.
@@ -121,6 +124,7 @@ impl H2Machine {
         end: bool,
     ) -> Result<(), HttpError> {
         self.charge_out(head.wire_size() + START_LINE)?;
+        self.prepare_out();
         let start = self.out.len();
         self.out.extend_from_slice(&[0; HEAD_LEN]);
         if let Err(error) = encode(&mut self.encoder, head, &mut self.out) {
@@ -130,6 +134,13 @@ impl H2Machine {
         let flags = if end { flag::END_STREAM } else { 0 };
         frame::close_block(&mut self.out, start, id, flags, FRAME_MAX as usize);
         Ok(())
+    }
+
+    /// Takes memory for what is to be sent, if there is none.
+    pub(super) fn prepare_out(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = self.supply.take_bytes();
+        }
     }
 
     /// Charges what waits to be sent, and `more`.

@@ -2,6 +2,8 @@
 
 use std::task::{Context, Poll, Waker};
 
+use sluice_io::buffers::BufPool;
+
 use super::*;
 use crate::body::{Body, Frame};
 use crate::error::ErrorKind;
@@ -15,7 +17,7 @@ mod simulation;
 const NOW: Moment = Moment::from_micros(0);
 
 fn supply() -> H2Supply {
-    H2Supply { buffers: BufPool::new(64 << 20), heads: Rc::default() }
+    H2Supply::new(BufPool::new(64 << 20))
 }
 
 fn options() -> H2Options {
@@ -156,7 +158,7 @@ impl Scripted {
     fn request(&mut self, stream: u32, end: bool) {
         let mut block = Vec::new();
         HpackEncoder::new().request(&request("/"), &mut block).unwrap();
-        // Every block begins anew, so the table must not be used.
+        // Every block is encoded with an empty table.
         self.0.decoder = HpackDecoder::new(TABLE_BYTES);
         let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };
         self.send(kind::HEADERS, flags, stream, &block);

@@ -141,7 +141,7 @@ fn a_block_without_end_is_bounded_and_charged() {
 
 #[test]
 fn unread_bodies_end_at_the_limit_of_the_worker() {
-    let supply = H2Supply { buffers: BufPool::new(200_000), heads: Rc::default() };
+    let supply = H2Supply::new(BufPool::new(200_000));
     let mut server = H2Machine::new(Role::Server, &options(), supply, NOW);
     let mut client = H2Machine::new(Role::Client, &options(), super::supply(), NOW);
     client.feed(&output(&mut server), NOW);
