@@ -16,11 +16,11 @@ use super::sent_attempt::SentAttempt;
 use crate::failed_attempt::{
     FailedAttempt, FailureDetail, endpoint_left, failed_attempt, retried_response,
 };
-use crate::head_pool::PooledHead;
 use crate::pools::InFlightGuard;
 use crate::reasons;
 use crate::routes::RetryPlan;
 use crate::upstream_stream::RESPONSE_HEADS_MAX;
+use sluice_codec::head_pool::PooledHead;
 
 /// An attempt that is late and goes on.
 pub(super) struct LateAttempt {
