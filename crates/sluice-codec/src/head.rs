@@ -542,6 +542,11 @@ impl Head {
         self.fields.len()
     }
 
+    /// Returns the bytes of memory that its headers take, used or not.
+    pub(crate) const fn memory(&self) -> usize {
+        self.bytes.capacity() + self.fields.capacity() * size_of::<HeadField>()
+    }
+
     /// Returns the bytes of the buffer.
     pub(crate) const fn bytes_held(&self) -> usize {
         self.bytes.len()

@@ -82,6 +82,7 @@ struct ShortCode {
 }
 
 /// For each beginning of [`SHORT_BITS`] bits, what it begins with.
+#[allow(clippy::cast_possible_truncation, reason = "symbols below EOS are bytes")]
 static SHORT: [ShortCode; 1 << SHORT_BITS] = {
     let mut table = [ShortCode { symbols: [0; 2], first: 0, both: 0 }; 1 << SHORT_BITS];
     let mut symbol = 0_u16;
