@@ -2,6 +2,7 @@
 //!
 //! What is exchanged follows from a seed, so either side knows what it has to receive. `SLUICE_SEED=7` runs one seed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the seed is shown if a test fails")]
 
 mod ours;
 mod plan;
