@@ -8,7 +8,8 @@
 use libfuzzer_sys::fuzz_target;
 use sluice_codec::h1::parse::{self, HeadLimits, Scan};
 use sluice_codec::h1::write::{self, Framing, Persistence};
-use sluice_codec::h3::convert::{self, Bounds};
+use sluice_codec::Bounds;
+use sluice_codec::h3::convert;
 use sluice_codec::{Head, Method, Version};
 use sluice_io::buffers::BufPool;
 

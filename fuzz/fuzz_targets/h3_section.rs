@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use sluice_codec::Head;
-use sluice_codec::h3::convert::{self, Bounds};
+use sluice_codec::Bounds;
+use sluice_codec::h3::convert;
 
 const MAX: usize = 2048;
 

@@ -20,8 +20,6 @@ pub struct Case {
     pub steps: Vec<Step>,
     /// The expected outcome.
     pub wanted: Outcome,
-    /// The actual outcome, where it is known to differ.
-    pub instead: Option<Outcome>,
     /// The number of requests that the endpoint receives.
     pub reached: Option<usize>,
 }
@@ -109,7 +107,6 @@ impl Case {
                     case.reached = Some(number(&words["reached ".len()..]));
                 }
                 b'<' => case.wanted.add(words),
-                b'~' => case.instead.get_or_insert_default().add(words),
                 _ => panic!("what is `{line}`?"),
             }
         }

@@ -180,6 +180,11 @@ fn of_values() {
                 "a jitter without an age",
                 relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
             ),
+            ("hedging without a time for an attempt", rule("cluster: up, retry: { hedge: true }")),
+            (
+                "hedging with one attempt",
+                rule("cluster: up, timeout: { per_try: 1s }, retry: { hedge: true, attempts: 1 }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",
@@ -1189,7 +1194,7 @@ fn of_filters() {
                 "a filter that limits nothing",
                 listener("filters: [{ connection_limit: {} }], relay: up"),
             ),
-            ("a filter for HTTP that does not exist", http("jwt: {}")),
+            ("a filter for HTTP that does not exist", http("bot_wall: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
             ("a path of probes that is none", http("health_check: { path: healthz }")),
             ("a cache of no probes", http("health_check: { cache: 5s }")),
@@ -1318,6 +1323,80 @@ fn of_filters() {
                 "policies about paths for connections",
                 listener(
                     "filters: [{ rbac: { allow: { a: { permissions: { path: /a } } } } }], relay: up",
+                ),
+            ),
+            ("a credential from nowhere", http("inject_credentials: {}")),
+            (
+                "a token from a path that is none",
+                http(
+                    "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
+                ),
+            ),
+            ("passwords of nobody", http("basic_auth: {}")),
+            ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
+            (
+                "a password with an old hash",
+                http("basic_auth: { users: \"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\" }"),
+            ),
+            ("users in a file that does not exist", http("basic_auth: { users_file: htpasswd }")),
+            ("keys of nobody", http("api_key: {}")),
+            ("a key as it is", http("api_key: { keys: { acme: secret } }")),
+            ("tokens of nobody", http("jwt: {}")),
+            (
+                "tokens for any service",
+                http("jwt: { providers: { a: { issuer: i, jwks_file: k.json } } }"),
+            ),
+            ("tokens without keys", http("jwt: { providers: { a: { issuer: i, audiences: b } } }")),
+            (
+                "tokens with two sets of keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: k.json, jwks: \"{}\" } } }",
+                ),
+            ),
+            (
+                "keys in a file that does not exist",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: none.json } } }",
+                ),
+            ),
+            (
+                "a symmetric key among public ones",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"c2VjcmV0\"}]}' } } }",
+                ),
+            ),
+            (
+                "a shared secret that can be guessed",
+                http("jwt: { providers: { a: { issuer: i, audiences: b, secret: secret } } }"),
+            ),
+            (
+                "a symmetric algorithm for public keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "an algorithm that is none",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: none } } }",
+                ),
+            ),
+            (
+                "a token of a provider that there is none of",
+                http(
+                    "jwt: { providers: { acme: { issuer: i, audiences: b, jwks_remote: { cluster: up } } }, require: acne }",
+                ),
+            ),
+            (
+                "a claim in a header that frames the message",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, claims: { host: sub } } } }",
+                ),
+            ),
+            (
+                "a provider with a dot in its name",
+                http(
+                    "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
                 ),
             ),
             ("a session by nothing", http("sticky: {}")),

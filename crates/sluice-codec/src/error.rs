@@ -52,6 +52,11 @@ impl HttpError {
         Self { kind, code: Some(code), detail: Cow::Borrowed(code) }
     }
 
+    /// Creates an error with one of the codes of this crate and a detail that says more.
+    pub(crate) fn coded_with(kind: ErrorKind, code: &'static str, detail: String) -> Self {
+        Self { kind, code: Some(code), detail: detail.into() }
+    }
+
     /// Returns the code: one of a closed set, so that it can be the label of a metric.
     pub const fn code(&self) -> Option<&'static str> {
         self.code

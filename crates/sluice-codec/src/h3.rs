@@ -32,8 +32,8 @@ pub struct H3Options {
 }
 
 impl H3Options {
-    pub(crate) const fn bounds(&self) -> convert::Bounds {
-        convert::Bounds { bytes: self.head_bytes, fields: self.head_fields }
+    pub(crate) const fn bounds(&self) -> crate::field_section::Bounds {
+        crate::field_section::Bounds { bytes: self.head_bytes, fields: self.head_fields }
     }
 }
 

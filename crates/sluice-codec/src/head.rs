@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::names::{Known, is_field_value, is_token};
+use crate::names::{Known, PseudoField, is_field_value, is_token};
 
 /// The place of a piece of text in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,16 @@ struct HeadField {
     /// Whether name and value are in the buffer as an HTTP/1 line: `name: value\r\n`.
     line: bool,
     removed: bool,
+    /// Whether the peer asked that no table remembers it, RFC 7541 §7.1.3.
+    sensitive: bool,
+}
+
+/// A header, for codecs.
+pub(crate) struct HeadEntry<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) value: &'a [u8],
+    pub(crate) known: Option<Known>,
+    pub(crate) is_sensitive: bool,
 }
 
 /// An HTTP version.
@@ -134,6 +144,8 @@ pub struct Head {
     unsound: bool,
     /// The path or the authority was set.
     target_set: bool,
+    /// The parts of the start line that no table may remember, by [`PseudoField::bit`].
+    sensitive: u8,
 }
 
 impl Default for Head {
@@ -152,6 +164,7 @@ impl Default for Head {
             upgrade: String::new(),
             unsound: false,
             target_set: false,
+            sensitive: 0,
         }
     }
 }
@@ -178,7 +191,7 @@ impl Head {
         self.fields.clear();
         self.first = [0; Known::COUNT];
         (self.status, self.method, self.version) = (0, Method::Get, Version::Http11);
-        (self.unsound, self.target_set) = (false, false);
+        (self.unsound, self.target_set, self.sensitive) = (false, false, 0);
         for text in [
             &mut self.method_text,
             &mut self.scheme,
@@ -432,9 +445,26 @@ impl Head {
     /// Joins cookie crumbs into one header: HTTP/2 and HTTP/3 may split cookies, HTTP/1 may not, RFC 9113 §8.2.3 and
     /// RFC 9114 §4.2.1. Empty crumbs are dropped: they contain nothing, and would leave white space at an end.
     pub(crate) fn join_cookies(&mut self) {
-        let crumbs: Vec<&[u8]> = self.values(b"cookie").filter(|crumb| !crumb.is_empty()).collect();
-        let whole = crumbs.join(&b"; "[..]);
-        self.set(b"cookie", &whole);
+        let Some(first) = usize::from(self.first[Known::Cookie as usize]).checked_sub(1) else {
+            return;
+        };
+        let (start, mut sensitive) = (self.bytes.len(), false);
+        for place in first..self.fields.len() {
+            let field = self.fields[place];
+            if field.known != Some(Known::Cookie) || field.removed {
+                continue;
+            }
+            sensitive |= field.sensitive;
+            self.fields[place].removed = place != first;
+            let (at, len) = (field.value.start as usize, field.value.len as usize);
+            if len > 0 && self.bytes.len() > start {
+                self.bytes.extend_from_slice(b"; ");
+            }
+            self.bytes.extend_from_within(at..at + len);
+        }
+        let value = TextSpan::new(start, self.bytes.len() - start);
+        let field = &mut self.fields[first];
+        (field.value, field.line, field.sensitive) = (value, false, sensitive);
     }
 
     /// Returns the bytes that the headers take on an HTTP/1 wire.
@@ -457,7 +487,18 @@ impl Head {
         let line = value.start == name.start + name.len + 2
             && self.bytes.get(value.start as usize - 1) == Some(&b' ')
             && self.bytes.get(end..end + 2) == Some(b"\r\n");
-        self.enter_field(HeadField { name, value, known, line, removed: false });
+        self.enter_field(HeadField { name, value, known, line, removed: false, sensitive: false });
+    }
+
+    /// Enters a header whose line is in the buffer, `name: value\r\n`, and has been checked.
+    pub(crate) fn enter_line(
+        &mut self,
+        name: TextSpan,
+        value: TextSpan,
+        known: Option<Known>,
+        sensitive: bool,
+    ) {
+        self.enter_field(HeadField { name, value, known, line: true, removed: false, sensitive });
     }
 
     /// Adds a header that has been checked.
@@ -467,7 +508,19 @@ impl Head {
         self.bytes.extend_from_slice(b": ");
         let value = self.push(value);
         self.bytes.extend_from_slice(b"\r\n");
-        self.enter_field(HeadField { name, value, known, line: true, removed: false });
+        self.enter_line(name, value, known, false);
+    }
+
+    /// Replaces everything with the headers of another head.
+    pub(crate) fn copy_fields(&mut self, other: &Self) {
+        self.clear();
+        for entry in other.entries() {
+            self.append_line(entry.name, entry.value, entry.known);
+            if let Some(field) = self.fields.last_mut() {
+                field.sensitive = entry.is_sensitive;
+            }
+        }
+        self.unsound = other.unsound;
     }
 
     fn enter_field(&mut self, field: HeadField) {
@@ -487,6 +540,16 @@ impl Head {
     /// Returns how many headers were entered, including those removed since.
     pub(crate) const fn field_count(&self) -> usize {
         self.fields.len()
+    }
+
+    /// Returns the bytes of memory that its headers take, used or not.
+    pub(crate) const fn memory(&self) -> usize {
+        self.bytes.capacity() + self.fields.capacity() * size_of::<HeadField>()
+    }
+
+    /// Returns the bytes of the buffer.
+    pub(crate) const fn bytes_held(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Makes a span of the buffer lower case.
@@ -509,6 +572,51 @@ impl Head {
     pub(crate) fn set_upgrade_at(&mut self, at: TextSpan) {
         let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
         replace(&mut self.upgrade, text, b' ');
+    }
+
+    /// Sets a part of the start line to a span of the buffer; returns whether the text was accepted.
+    pub(crate) fn set_pseudo_at(&mut self, pseudo: PseudoField, at: TextSpan) -> bool {
+        let text = &self.bytes[at.start as usize..at.start as usize + at.len as usize];
+        let (part, least) = match pseudo {
+            PseudoField::Method => {
+                self.method = Method::of(text);
+                (&mut self.method_text, b'!')
+            }
+            PseudoField::Scheme => (&mut self.scheme, b'!'),
+            PseudoField::Authority => (&mut self.authority, b'!'),
+            PseudoField::Path => (&mut self.path, b'!'),
+            PseudoField::Protocol => (&mut self.upgrade, b' '),
+            PseudoField::Status => {
+                self.status = match text {
+                    [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => {
+                        text.iter().fold(0, |status, digit| 10 * status + u16::from(digit & 0xf))
+                    }
+                    _ => return false,
+                };
+                return true;
+            }
+        };
+        replace(part, text, least)
+    }
+
+    /// Marks a part of the start line as one that no table may remember.
+    pub(crate) const fn set_pseudo_sensitive(&mut self, pseudo: PseudoField) {
+        self.sensitive |= pseudo.bit();
+    }
+
+    /// Whether no table may remember a part of the start line.
+    pub(crate) const fn is_pseudo_sensitive(&self, pseudo: PseudoField) -> bool {
+        self.sensitive & pseudo.bit() != 0
+    }
+
+    /// Returns the headers in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = HeadEntry<'_>> {
+        self.fields.iter().filter(|field| !field.removed).map(|field| HeadEntry {
+            name: self.slice(field.name),
+            value: self.slice(field.value),
+            known: field.known,
+            is_sensitive: field.sensitive,
+        })
     }
 
     /// Writes the headers that are not `hidden` as HTTP/1 lines. Those that are in the buffer as adjacent lines are

@@ -7,15 +7,20 @@
 
 pub mod body;
 pub mod error;
+mod field_section;
 pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod h3;
 pub mod head;
+pub mod head_pool;
+pub mod hpack;
+mod huffman;
 pub mod multiplexed;
 pub mod names;
 mod open_streams;
 pub mod parse_error;
+mod prefix_int;
 pub mod probe;
 pub mod quic;
 #[cfg(feature = "scripted")]
@@ -24,6 +29,7 @@ pub mod stream;
 
 pub use body::{Body, Frame};
 pub use error::{ErrorKind, HttpError};
+pub use field_section::Bounds;
 pub use head::{Head, Method, Version};
 pub use multiplexed::Multiplexed;
 pub use names::Known;

@@ -65,7 +65,7 @@ impl Multiplexed {
     /// The connection takes no more streams, which counts as a refusal, or the head cannot be expressed.
     pub async fn open(&mut self, head: &Head, end: bool) -> Result<HttpStream, HttpError> {
         Ok(match self {
-            Self::H2(h2) => HttpStream::H2(Box::new(h2.open(head, end).await?)),
+            Self::H2(h2) => HttpStream::H2(h2.open(head, end).await?),
             Self::H3(h3) => HttpStream::H3(Box::new(h3.open(head, end).await?)),
         })
     }

@@ -11,7 +11,7 @@ use sluice_io::buffers::SCRATCH;
 use crate::body::{Body, Frame};
 use crate::error::HttpError;
 use crate::h1::{H1Stream, Taken};
-use crate::h2::H2Stream;
+use crate::h2::{H2Code, H2Stream};
 use crate::h3::H3Stream;
 use crate::h3::frame::code;
 use crate::head::Head;
@@ -29,7 +29,7 @@ pub enum HttpStream {
     /// A whole HTTP/1 connection, lent to one exchange after the other.
     H1(Box<H1Stream>),
     /// An HTTP/2 stream.
-    H2(Box<H2Stream>),
+    H2(H2Stream),
     /// An HTTP/3 stream.
     H3(Box<H3Stream>),
     /// A stream without a connection, in tests.
@@ -205,7 +205,7 @@ impl HttpStream {
     ) -> Result<(), HttpError> {
         match self {
             Self::H1(h1) => h1.send_data(cx, worker, body, last),
-            Self::H2(h2) => h2.send_data(cx, body, last),
+            Self::H2(h2) => h2.send_data(body, last),
             Self::H3(h3) => h3.send_data(cx, body, last),
             #[cfg(feature = "scripted")]
             Self::Scripted(scripted) => scripted.send_data(body, last),
@@ -242,7 +242,7 @@ impl HttpStream {
     ) -> Result<(), HttpError> {
         match self {
             Self::H1(h1) => h1.send_end(cx, worker, trailers),
-            Self::H2(h2) => h2.send_end(cx, trailers),
+            Self::H2(h2) => h2.send_end(trailers),
             Self::H3(h3) => h3.send_end(cx, trailers),
             #[cfg(feature = "scripted")]
             Self::Scripted(scripted) => scripted.send_end(trailers),
@@ -276,7 +276,7 @@ impl HttpStream {
         match self {
             Self::H1(h1) => h1.reset(),
             Self::H2(h2) => {
-                h2.reset(if cancel { h2::Reason::CANCEL } else { h2::Reason::INTERNAL_ERROR });
+                h2.reset(if cancel { H2Code::CANCEL } else { H2Code::INTERNAL_ERROR });
             }
             Self::H3(h3) => {
                 h3.reset(if cancel { code::REQUEST_CANCELLED } else { code::INTERNAL_ERROR });

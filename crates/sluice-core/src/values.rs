@@ -36,7 +36,7 @@ impl ValueDef {
 
 /// A value whose parts have names that are known only at run time, such as the claims of a token. A key whose name ends
 /// in `.*` has this type.
-pub trait ValueParts: Debug + Display + Send + Sync {
+pub trait ValueParts: Any + Debug + Display + Send + Sync {
     /// The part with that name.
     fn part(&self, name: &str) -> Option<&dyn SharedValue>;
 }

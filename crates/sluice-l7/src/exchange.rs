@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Head, HttpError, HttpStream, Method};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason, SharedValues};
@@ -21,7 +22,7 @@ use sluice_telemetry::RecordKind;
 use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
-use crate::head_pool::PooledHead;
+
 use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
@@ -39,6 +40,8 @@ mod ending;
 mod envoy_headers;
 mod filtering;
 mod forward;
+mod hedging;
+mod late_attempts;
 mod mirror;
 mod named_host;
 mod pending;
@@ -47,6 +50,8 @@ mod redirects;
 mod reroute;
 mod response;
 mod response_buffering;
+mod retrying;
+mod sent_attempt;
 mod upload;
 mod upstream_request;
 pub mod websocket;

@@ -20,14 +20,19 @@ use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::Runtime;
 use crate::side_calls::{SideCallLog, SideCalls};
 
+pub mod api_key;
+pub mod basic_auth;
 pub mod body_max;
 pub mod buffer;
 pub mod cors;
+pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
 pub mod grpc_stats;
 pub mod health_check;
+pub mod inject_credentials;
+pub mod jwt;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
@@ -305,7 +310,9 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 13] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 17] = [
+        Arc::new(api_key::ApiKeyFactory),
+        Arc::new(basic_auth::BasicAuthFactory),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
@@ -314,6 +321,8 @@ pub fn built_in() -> HttpFilters {
         Arc::new(ext_authz::ExtAuthzFactory),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),
+        Arc::new(inject_credentials::InjectCredentialsFactory),
+        Arc::new(jwt::JwtFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(rbac::RbacFactory),
         Arc::new(Ready::<request_id::RequestId>::default()),

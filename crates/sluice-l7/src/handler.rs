@@ -26,7 +26,7 @@ mod http3;
 mod tests;
 
 use http1::serve_h1;
-use http2::serve_h2;
+use http2::{StreamTasks, serve_h2};
 
 type ExchangeSlots = FuturePool<Exchange, HttpStream>;
 
@@ -35,14 +35,17 @@ type ExchangeSlots = FuturePool<Exchange, HttpStream>;
 pub struct HttpHandler {
     manager: Rc<ConnectionManager>,
     slots: Rc<ExchangeSlots>,
+    tasks: Rc<StreamTasks>,
 }
 
 impl HttpHandler {
     fn new(plan: &HttpPlan, worker: &Rc<WorkerCx>) -> Rc<Self> {
         let slots = worker.local(|| FuturePool::new(exchange::run));
+        let tasks = worker.local(|| StreamTasks::new(&slots));
         Rc::new(Self {
             manager: ConnectionManager::new(plan.clone(), worker),
             slots: Rc::clone(&slots),
+            tasks,
         })
     }
 }

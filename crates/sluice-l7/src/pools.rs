@@ -397,12 +397,7 @@ impl ClusterPool {
                 head_fields: ENDPOINT_FIELDS_MAX,
                 ..H2Options::default()
             };
-            let client = H2Client::handshake(stream, worker, &h2_options, claim).await;
-            Multiplexed::H2(client.map_err(|error| ConnectFailure {
-                why: crate::reasons::UPSTREAM_PROTOCOL,
-                errno: None,
-                detail: Some(error.to_string()),
-            })?)
+            Multiplexed::H2(H2Client::begin(stream, worker, &h2_options, claim))
         };
         // Only now: an endpoint that accepts connections but fails every handshake has failed.
         self.handle.note_connected(worker, endpoint, started);

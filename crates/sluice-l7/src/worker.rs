@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_codec::head_pool::HeadPool;
 use sluice_core::Name;
 use sluice_io::WorkerCx;
 use sluice_upstream::LeftEndpoints;
 use sluice_upstream::plan::OnRemoved;
 
 use crate::attempts::{AttemptTable, Departure};
-use crate::head_pool::HeadPool;
+
 use crate::in_flight::InFlight;
 use crate::pools::ClusterPools;
 
@@ -19,7 +20,7 @@ use crate::pools::ClusterPools;
 #[derive(Debug, Default)]
 pub struct HttpWorker {
     /// Unused heads.
-    pub head_pool: HeadPool,
+    pub head_pool: Rc<HeadPool>,
     /// Connections to endpoints.
     pub pools: Rc<ClusterPools>,
     /// Attempts in flight, for clusters that cancel them when their endpoint leaves.
@@ -32,7 +33,8 @@ pub struct HttpWorker {
 impl HttpWorker {
     /// Returns the shared state of `worker`.
     pub fn of(worker: &WorkerCx) -> Rc<Self> {
-        worker.local(Self::default)
+        let head_pool = worker.local(HeadPool::default);
+        worker.local(|| Self { head_pool, ..Self::default() })
     }
 
     /// Has health checks of clients fail, since the process is about to end.

@@ -1,4 +1,4 @@
-//! HTTP/1 requests do not allocate in the steady state.
+//! Requests do not allocate in the steady state: HTTP/1, and HTTP/2 on either side.
 //!
 //! This program is both: started with `run`, it is Sluice with a counting allocator and a filter that reports the
 //! count; otherwise it is the test.
@@ -17,6 +17,7 @@ use sluice_io::WorkerCx;
 use sluice_l7::Reply;
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::Sluice;
+use sluice_testkit::frames::{self, H2, flag, frame, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         return sluice::main_with(extensions);
     }
     a_request_allocates_nothing();
+    an_http2_request_allocates_nothing();
     ExitCode::SUCCESS
 }
 
@@ -126,6 +128,44 @@ fn a_request_allocates_nothing() {
     ask(&mut stream, REQUESTS);
     let made = count() - before;
     assert!(made < OTHERS, "{REQUESTS} requests came with {made} allocations");
+}
+
+/// A client of HTTP/2, a Sluice, and a Sluice that takes HTTP/2 from it.
+fn an_http2_request_allocates_nothing() {
+    let inner = Sluice::new().workers(1).without_request_records().start(
+        "listeners: [{ name: web, address: 127.0.0.1:0, http: main }]\n\
+         routes: { main: [{ hosts: \"*\", rules: [{ respond: { body: hello } }] }] }\n\
+         access_log: [{ sink: records.json, kinds: [connection] }]\n",
+    );
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap());
+    let sluice = kit.workers(1).without_request_records().start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ allocations: {{}} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"], protocol: http2 }} }}\n\
+         access_log: [{{ sink: records.json, kinds: [connection] }}]\n",
+        inner.addr("web")
+    ));
+    let address = sluice.addr("web");
+    let mut client = H2::connect(address);
+    let mut number = 1;
+    let block = frames::block(&frames::get("a", "/x"));
+    let mut ask = |times: usize| {
+        for _ in 0..times {
+            let all = flag::END_HEADERS | flag::END_STREAM;
+            client.send(frame(kind::HEADERS, all, number, &block));
+            client.until("the end", |frame| frame.stream == number && frame.ends_stream());
+            number += 2;
+        }
+    };
+    let count = || {
+        let count = Client::connect(address).get("a", "/allocations").text();
+        count.parse::<usize>().unwrap()
+    };
+    ask(REQUESTS);
+    let before = count();
+    ask(REQUESTS);
+    let made = count() - before;
+    assert!(made < OTHERS, "{REQUESTS} requests of HTTP/2 came with {made} allocations");
 }
 
 fn ask(stream: &mut TcpStream, times: usize) {

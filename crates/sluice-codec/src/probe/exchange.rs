@@ -43,7 +43,7 @@ pub(super) struct CheckExchange {
 #[derive(Debug)]
 pub(super) enum KeptConnection {
     H1(Box<H1Stream>),
-    H2(Box<H2Client>),
+    H2(H2Client),
     H3(H3Client),
 }
 
@@ -126,8 +126,8 @@ impl CheckExchange {
             _ => false,
         };
         if h2 {
-            let client = H2Client::handshake(stream, worker, &H2Options::default(), ()).await;
-            return Ok(KeptConnection::H2(Box::new(client.map_err(told)?)));
+            let client = H2Client::begin(stream, worker, &H2Options::default(), ());
+            return Ok(KeptConnection::H2(client));
         }
         let options = Rc::new(H1Options::default());
         Ok(KeptConnection::H1(H1Stream::new(stream, Role::Client, options)))
@@ -147,9 +147,9 @@ impl CheckExchange {
                 h1.send_head(worker, head, end, false).map_err(told)?;
                 (HttpStream::H1(h1), None)
             }
-            KeptConnection::H2(mut h2) => {
+            KeptConnection::H2(h2) => {
                 let stream = h2.open(head, end).await.map_err(told)?;
-                (HttpStream::H2(Box::new(stream)), Some(KeptConnection::H2(h2)))
+                (HttpStream::H2(stream), Some(KeptConnection::H2(h2)))
             }
             KeptConnection::H3(h3) => {
                 let stream = h3.open(head, end).await.map_err(told)?;

@@ -7,13 +7,14 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Body, Frame, Head, Known, Method};
 use sluice_core::{LocalFuture, Reason};
 
 use super::RequestTask;
 use super::deadlines::Deadline;
 use crate::filters::{BodyAccess, Cx, HttpFilter, PieceResume, PieceStep};
-use crate::head_pool::PooledHead;
+
 use crate::reply::Reply;
 
 /// A piece of a message that has passed the filters.

@@ -19,6 +19,7 @@ use crate::connection_manager::DownstreamConn;
 use crate::exchange::Exchange;
 use crate::handler::Turn;
 use crate::reasons;
+use crate::task_pool::TaskPool;
 
 pub(super) async fn serve_h2(
     handler: Rc<HttpHandler>,
@@ -49,7 +50,7 @@ pub(super) async fn serve_h2(
     loop {
         match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
             Event::Request(accepted) => {
-                let Accepted { head, stream } = *accepted;
+                let Accepted { head, stream } = accepted;
                 turn.took_another().await;
                 care.served += 1;
                 care.used = true;
@@ -59,25 +60,25 @@ pub(super) async fn serve_h2(
                 let exchange = Exchange {
                     manager: Rc::clone(&handler.manager),
                     downstream: Rc::clone(&downstream),
-                    stream: HttpStream::H2(Box::new(stream)),
+                    stream: HttpStream::H2(stream),
                     request: head,
                     timer: Some(Timer::new(&worker.timers)),
                 };
                 downstream.open.set(downstream.open.get() + 1);
                 let open = OpenStreamGuard(Rc::clone(&downstream));
-                let slots = Rc::clone(&handler.slots);
-                worker.spawn(async move {
-                    let _open = open;
-                    slots.run(exchange).await;
-                });
+                handler.tasks.spawn(worker, exchange, open);
             }
             Event::End(reason) => return reason,
         }
     }
 }
 
+/// The tasks of a worker's HTTP/2 streams.
+pub(super) type StreamTasks = TaskPool<Exchange, HttpStream, OpenStreamGuard>;
+
 /// Counts an open HTTP/2 stream. When the last one is dropped, wakes the connection, which may be waiting for that.
-struct OpenStreamGuard(Rc<DownstreamConn>);
+#[derive(Debug)]
+pub(super) struct OpenStreamGuard(Rc<DownstreamConn>);
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
@@ -104,7 +105,7 @@ struct ConnectionCare {
 }
 
 enum Event {
-    Request(Box<Accepted>),
+    Request(Accepted),
     End(Reason),
 }
 
@@ -148,7 +149,7 @@ impl ConnectionCare {
             }
             Poll::Pending => {}
         }
-        if self.asked.is_some() && server.poll_pong(cx).is_ready() {
+        if self.asked.is_some() && server.take_pong() {
             self.asked = None;
         }
         let now = worker.now();

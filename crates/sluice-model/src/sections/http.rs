@@ -91,7 +91,8 @@ section! {
         /// Flow-control window of a stream: bytes of a request body that a client may send ahead.
         pub stream_window: Window = "256KiB",
         /// Flow-control window of a connection, for all its streams together; `none` leaves each stream its own window.
-        /// With less than streams x stream_window, streams to a slow endpoint can stall the others of the connection.
+        /// It is granted again as data arrives, unless as much waits to be read: only then can streams to a slow endpoint
+        /// stall the others of the connection.
         pub connection_window: OrNone<Window> = "none",
         /// Number of streams that a client may reset before they are processed; more is treated as a flood (rapid
         /// reset).

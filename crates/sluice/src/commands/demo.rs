@@ -17,6 +17,7 @@ use super::print;
 use crate::cli::{Demo, EXIT_FAILED};
 
 mod drive;
+mod http2;
 mod services;
 
 use services::Services;

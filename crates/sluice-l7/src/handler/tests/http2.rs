@@ -181,8 +181,7 @@ fn a_client_without_a_preface_ends() {
             let mut other = bench.connect().await;
             other.send(REQUEST).await;
             other.check_end(Some(reasons::MALFORMED));
-            let faults = bench.registry.value(metrics::FAULTS.name, &["web", "other"]);
-            assert_eq!(faults, Some(1));
+            assert_eq!(bench.faults("http2.preface_malformed"), 1);
         },
     );
 }
@@ -197,7 +196,7 @@ fn a_malformed_frame_ends_the_connection_and_is_counted() {
             client.send(DATA, 0, 1, b"x").await;
             client.client.check_end(Some(reasons::MALFORMED));
             assert_eq!(client.count(GOAWAY).await, 1);
-            assert_eq!(bench.faults("other"), 1);
+            assert_eq!(bench.faults("http2.frame_on_idle_stream"), 1);
         },
     );
 }

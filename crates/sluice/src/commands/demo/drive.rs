@@ -11,12 +11,15 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use sluice_codec::h1::Role;
 use sluice_codec::h3::H3Client;
 use sluice_codec::quic::QuicClients;
 use sluice_codec::{Frame, Head};
 use sluice_core::clock::ClockOrigin;
 use sluice_io::WorkerCx;
 use sluice_upstream::plan::ClusterSettings;
+
+use super::http2::{BlockingHttp2, Called};
 
 /// How long a test may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -204,44 +207,9 @@ fn page(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&read_to_end(&mut stream)?).into_owned())
 }
 
-/// The response to an HTTP/2 request.
-#[derive(Debug)]
-struct Called {
-    status: u16,
-    body: Vec<u8>,
-    grpc_status: Option<String>,
-}
-
 fn call(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> anyhow::Result<Called> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(Default::default())?;
-    let body = bytes::Bytes::copy_from_slice(body);
-    runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, async {
-            let stream = tokio::net::TcpStream::connect(address).await?;
-            let (client, connection) = h2::client::handshake(stream).await?;
-            tokio::task::spawn_local(connection);
-            let request = http::Request::builder()
-                .method(method)
-                .uri(format!("http://{address}{path}"))
-                .header("content-type", "application/grpc")
-                .body(())?;
-            let (response, mut upload) = client.ready().await?.send_request(request, false)?;
-            upload.send_data(body, true)?;
-            let (head, mut download) = response.await?.into_parts();
-            let mut body = Vec::new();
-            while let Some(data) = download.data().await {
-                body.extend_from_slice(&data?);
-            }
-            let trailers = download.trailers().await?.unwrap_or_default();
-            let grpc_status = trailers.get("grpc-status").and_then(|value| value.to_str().ok());
-            let grpc_status = grpc_status.map(str::to_owned);
-            Ok(Called { status: head.status.as_u16(), body, grpc_status })
-        })
-        .await
-        .context("no response in time")?
-    })
+    let head = Head::request(method, "http", &address.to_string(), path);
+    BlockingHttp2::new(Role::Client, connect(address)?).call(head, body)
 }
 
 fn read_to_end(stream: &mut impl Read) -> anyhow::Result<Vec<u8>> {

@@ -10,7 +10,9 @@ use std::thread;
 
 use anyhow::Context as _;
 use rustls::pki_types::PrivateKeyDer;
+use sluice_codec::h1::Role;
 
+use super::http2::BlockingHttp2;
 use crate::commands::cert::SelfSigned;
 
 /// Validity of the demo's certificate in days: Sluice warns if one expires soon.
@@ -59,7 +61,9 @@ impl Services {
                 let fails = AtomicBool::new(false);
                 serve(starts("site"), move |stream| site(stream, &fails))?
             },
-            grpc: grpc(starts("grpc"))?,
+            grpc: serve(starts("grpc"), |stream| {
+                BlockingHttp2::new(Role::Server, stream).echo_calls()
+            })?,
             udp: udp(starts("udp"))?,
         })
     }
@@ -190,53 +194,6 @@ fn echo_frames(mut stream: &TcpStream) -> io::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// Responds to every call with the messages it carried.
-fn grpc(start: bool) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    if start {
-        thread::spawn(move || {
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            runtime.enable_io().build_local(Default::default())?.block_on(serve_grpc(listener))
-        });
-    }
-    Ok(address)
-}
-
-async fn serve_grpc(listener: TcpListener) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        tokio::task::spawn_local(async move {
-            let mut connection = h2::server::handshake(stream).await?;
-            while let Some(call) = connection.accept().await {
-                let (request, respond) = call?;
-                tokio::task::spawn_local(echo_call(request.into_body(), respond));
-            }
-            Ok::<(), h2::Error>(())
-        });
-    }
-}
-
-async fn echo_call(
-    mut request: h2::RecvStream,
-    mut respond: h2::server::SendResponse<bytes::Bytes>,
-) -> Result<(), h2::Error> {
-    let mut head = http::Response::new(());
-    let kind = http::HeaderValue::from_static("application/grpc");
-    head.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-    let mut answer = respond.send_response(head, false)?;
-    while let Some(data) = request.data().await {
-        let data = data?;
-        request.flow_control().release_capacity(data.len())?;
-        answer.send_data(data, false)?;
-    }
-    let trailers =
-        [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))];
-    answer.send_trailers(trailers.into_iter().collect())
 }
 
 type RedisKeys = Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>;
