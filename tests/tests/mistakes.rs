@@ -821,8 +821,8 @@ fn of_quantities() {
                 listener("filters: [{ rate_limit: { connections: 500 } }], relay: up"),
             ),
             (
-                "a rate per day",
-                listener("filters: [{ rate_limit: { connections: 500/d } }], relay: up"),
+                "a rate per week",
+                listener("filters: [{ rate_limit: { connections: 500/w } }], relay: up"),
             ),
             (
                 "a rate of zero",
@@ -1205,7 +1205,21 @@ fn of_filters() {
             ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
-            ("a rate per cookie", http("rate_limit: { requests: 5/s, per: \"cookie:a\" }")),
+            ("a rate per query", http("rate_limit: { requests: 5/s, per: \"query:a\" }")),
+            (
+                "a rate per block of no address",
+                http("rate_limit: { requests: 5/s, per: source_ip/33 }"),
+            ),
+            (
+                "a rate per value that no filter shares",
+                http("rate_limit: { requests: 5/s, per: \"value:a.b\" }"),
+            ),
+            ("a rate of requests per week", http("rate_limit: { requests: 5/w }")),
+            ("limits without one", http("rate_limit: []")),
+            (
+                "two limits of one name",
+                http("rate_limit: [{ requests: 5/s }, { requests: 100/m }]"),
+            ),
             (
                 "a rate limit with the status of a success",
                 http("rate_limit: { requests: 5/s, status: 200 }"),

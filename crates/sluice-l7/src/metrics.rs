@@ -19,6 +19,7 @@ sluice_telemetry::metrics! {
     SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
     GRPC_CALLS = "sluice_grpc_calls_total", Counter, ["service", "method", "status"], "gRPC calls that the filter `grpc_stats` saw end, by status; `none` ended without one. Methods that are not listed, or beyond the limit `grpc_series`, share `other`.";
     GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
+    RATE_SHADOWED = "sluice_http_rate_limit_shadowed_total", Counter, ["listener", "limit"], "Requests beyond a limit of the filter `rate_limit` that were let pass because it is not enforced for them.";
     JWT_TOKENS = "sluice_jwt_tokens_total", Counter, ["result"], "What became of tokens that the filter `jwt` looked at: `verified`, `known` because they had been verified before, or why they were refused, `jwt_missing` included, as in `response_code_details`.";
     EXT_AUTHZ = "sluice_ext_authz_decisions_total", Counter, ["listener", "decision"], "Requests that a service decided about (`ext_authz`): `allowed` or `denied`; `failed` if it did not in time.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
