@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
-use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
+use sluice_core::connection::{Attempt, ClientCertFacts, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
@@ -104,6 +104,18 @@ impl ConnFacts {
             sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
             tls: info.tls.get().cloned(),
         }
+    }
+}
+
+impl ConnFacts {
+    /// The remote address of the socket.
+    pub(crate) const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What the client's certificate says, if it sent one.
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertFacts> {
+        self.tls.as_ref()?.client.as_deref()
     }
 }
 
