@@ -180,6 +180,11 @@ fn of_values() {
                 "a jitter without an age",
                 relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
             ),
+            ("hedging without a time for an attempt", rule("cluster: up, retry: { hedge: true }")),
+            (
+                "hedging with one attempt",
+                rule("cluster: up, timeout: { per_try: 1s }, retry: { hedge: true, attempts: 1 }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",
@@ -1229,6 +1234,61 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("policies without any", http("rbac: {}")),
+            ("policies that allow nothing", http("rbac: { allow: {} }")),
+            ("a policy that matches everything", http("rbac: { deny: { all: {} } }")),
+            (
+                "a condition that matches everything",
+                http("rbac: { allow: { all: { principals: [{ source: 10.0.0.0/8 }, {}] } } }"),
+            ),
+            (
+                "a condition without a field in another",
+                http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "policies in a list",
+                http("rbac: { deny: [{ principals: { source: 10.0.0.0/8 } }] }"),
+            ),
+            (
+                "a principal that is misspelt",
+                http("rbac: { allow: { lan: { principals: { sources: 10.0.0.0/8 } } } }"),
+            ),
+            (
+                "the host as a header of a policy",
+                http("rbac: { allow: { a: { permissions: { headers: { host: a.test } } } } }"),
+            ),
+            (
+                "a policy in any case without a path",
+                http(
+                    "rbac: { allow: { a: { permissions: { method: GET, case_sensitive: false } } } }",
+                ),
+            ),
+            (
+                "a policy about a value that no filter shares",
+                http("rbac: { allow: { a: { principals: { values: { rbac.polcy: a } } } } }"),
+            ),
+            (
+                "a shadow that logs",
+                http("rbac: { shadow: { log: { a: { permissions: { method: GET } } } } }"),
+            ),
+            (
+                "a certificate with a star inside",
+                http(
+                    "rbac: { allow: { a: { principals: { certificate: \"spiffe://*/shop\" } } } }",
+                ),
+            ),
+            (
+                "policies about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { sni: a.test } } } } }], relay: up",
+                ),
+            ),
+            (
+                "policies about paths for connections",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { path: /a } } } } }], relay: up",
+                ),
+            ),
             ("a credential from nowhere", http("inject_credentials: {}")),
             (
                 "a token from a path that is none",

@@ -701,3 +701,34 @@ fn udp_affinity_keeps_a_source_with_its_server() {
     marks.dedup();
     assert_eq!(marks.len(), 1, "one source address, one server");
 }
+
+#[test]
+fn authorisation() {
+    let origin = Origin::start("shop");
+    let sluice = Sluice::new().start(&sample(
+        "authorisation.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+        ],
+    ));
+    let ask = |method: &str, path: &str, from: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {from}\r\nUser-Agent: shop/1.0\r\nContent-Length: 0\r\n\r\n"
+        );
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request).status()
+    };
+    for (method, path, from, status) in [
+        ("GET", "/admin/users", "10.1.2.3", 200),
+        ("GET", "/admin%2Fusers", "192.0.2.1", 403),
+        ("GET", "/items", "192.0.2.1", 200),
+        ("POST", "/items", "192.0.2.1", 403),
+        ("POST", "/items", "10.1.2.3", 200),
+        ("POST", "/hooks/a", "192.0.2.1", 200),
+    ] {
+        assert_eq!(ask(method, path, from), status, "{method} {path} from {from}");
+    }
+    let record = sluice.record("the refusal", |record| record["path"] == "/admin%2Fusers");
+    assert_eq!(record["policy"], "admin-from-outside", "{record}");
+    assert_eq!(record["shadow"], "denied by old-clients");
+}

@@ -128,7 +128,7 @@ pub struct Attempt {
     pub endpoint: Arc<str>,
     /// Why it failed, with the `errno`, if any; `None` if the endpoint was reached.
     pub failure: Option<(crate::Reason, Option<i32>)>,
-    /// What TLS or the codec reported about the failure.
+    /// What TLS or the codec reported about the failure; of an attempt that succeeded, what was unusual about it.
     pub detail: Option<Box<str>>,
     /// The rule by which the failure led to another attempt, if there is one to name.
     pub retried: Option<&'static str>,
@@ -174,6 +174,9 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((reason, errno)) = &self.failure else {
             write!(f, "{} ok", self.endpoint)?;
+            if let Some(detail) = &self.detail {
+                write!(f, ": {detail}")?;
+            }
             return self.show_priority(f);
         };
         write!(f, "{} {reason}", self.endpoint)?;

@@ -87,6 +87,7 @@ limits! {
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
     GrpcSeries = "grpc_series", 500, 0, 100_000, Count, "gRPC methods with their own metrics, per use of the filter `grpc_stats` and worker; the rest share the labels `other`.";
+    RbacSeries = "rbac_series", 1000, 0, 100_000, Count, "Policies with their own metrics, per use of the filter `rbac` and worker; the rest share the label `other`.";
     Overrides = "overrides", 1024, 1, 65_536, Count, "Overrides of endpoints (`sluice endpoint`), and pauses of listeners (`sluice listener`), each; at the bound a further one is refused and counted.";
     AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503, and the connection is counted.";
     AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";

@@ -1,7 +1,7 @@
 //! Why a connection was not served, and how flows end.
 
 sluice_core::reasons! {
-    DENIED = "accept.denied", Accept, Local, "-", "An `allow` or `deny` filter refused the source; the detail names the filter and the block. If the client should be admitted, check the `filters` of the listener or chain.";
+    DENIED = "accept.denied", Accept, Local, "-", "An `allow`, `deny` or `rbac` filter refused the connection; the detail names the filter, and the block or policy. If the client should be admitted, check the `filters` of the listener or chain.";
     LIMIT = "accept.limit", Accept, Local, "-", "`connection_limit.max` of the listener or chain or the limit `worker_connections` was reached; the detail says which. Raise it, or look on `/connections` for clients that keep connections open.";
     SOURCE_LIMIT = "accept.source_limit", Accept, Local, "-", "The source already has as many connections as `connection_limit.per_source` allows. Raise it if many clients share that address.";
     RATE = "accept.rate", Accept, Local, "RL", "Connections were opened faster than `rate_limit` allows, in total or by this source. Raise `connections` or `burst`, or check the client.";

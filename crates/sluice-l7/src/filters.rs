@@ -34,6 +34,7 @@ pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
 pub mod rate_limit;
+pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
 pub mod step;
@@ -68,8 +69,14 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
-    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard, which then
-    /// judged what the client sent, and not what is forwarded.
+    /// Whether the filter judges the path or host of requests: then it runs again, after all other filters, if a filter
+    /// behind it changes them, and for the target of a redirect that is followed. It must not change them itself.
+    fn judges_target(&self) -> bool {
+        false
+    }
+
+    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard that does not
+    /// judge them again ([`HttpFilterPlan::judges_target`]), and judged what the client sent, not what is forwarded.
     fn edits_target(&self) -> bool {
         false
     }
@@ -303,7 +310,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 16] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 17] = [
         Arc::new(api_key::ApiKeyFactory),
         Arc::new(basic_auth::BasicAuthFactory),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -317,6 +324,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(inject_credentials::InjectCredentialsFactory),
         Arc::new(jwt::JwtFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
+        Arc::new(rbac::RbacFactory),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
         Arc::new(sticky::StickyFactory),

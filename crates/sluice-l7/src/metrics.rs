@@ -10,6 +10,7 @@ sluice_telemetry::metrics! {
     CLUSTER_TIME = "sluice_cluster_request_seconds", Histogram, ["cluster"], "Time from the first byte sent to an endpoint to its response headers.";
     RETRIES = "sluice_cluster_retries_total", Counter, ["cluster", "result"], "Retries: `made`, or refused because of the `limit` on retries.";
     RETRY_RULES = "sluice_cluster_retry_rules_total", Counter, ["cluster", "rule"], "Retries made, by the condition of `retry` that covered the failure or response; `unsent` and `stale` are also retried without one.";
+    HEDGES = "sluice_cluster_hedged_requests_total", Counter, ["cluster", "first"], "Requests with an attempt that was late and went on (`retry.hedge`), by the attempt that responded first: the `late` one, the `retry`, or `none`.";
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "class"], "Requests sent to an endpoint, by class of the response status; endpoints beyond the limit `endpoint_series` share `other`.";
     ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte sent to an endpoint to its response headers; endpoints beyond the limit `endpoint_series` share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests sent over an existing connection.";

@@ -11,6 +11,7 @@ use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ClientCertFacts, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
@@ -103,6 +104,18 @@ impl ConnFacts {
             local: info.destination(),
             sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
             tls: info.tls.get().cloned(),
+        }
+    }
+
+    /// The connection of a request from `source`, as policies see it.
+    pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
+        ConnSubject {
+            source,
+            peer: self.peer,
+            local: self.local,
+            sni: self.sni.as_deref(),
+            tls: self.tls.as_deref(),
+            values,
         }
     }
 }

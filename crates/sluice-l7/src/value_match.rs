@@ -4,8 +4,8 @@
 
 use std::any::Any;
 
-use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, wrong_kind};
-use sluice_core::values::SharedValue;
+use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, entries_of, wrong_kind};
+use sluice_core::values::{SharedValue, check_name};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::json::Json;
@@ -98,6 +98,30 @@ impl ValueMatch {
     }
 }
 
+/// The texts that a shared value is compared by: the members of a JSON array, or else the value as it is printed.
+pub(crate) fn texts_of(value: &dyn SharedValue) -> Vec<String> {
+    let any: &dyn Any = value;
+    match any.downcast_ref::<Json>().and_then(Json::items) {
+        Some(items) => items.iter().map(ToString::to_string).collect(),
+        None => vec![value.to_string()],
+    }
+}
+
+impl Setting for ValueMatch {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_value(node, at, diags)
+    }
+
+    fn shape() -> Shape {
+        let text = Shape::Text { what: "a value", example: "gold" };
+        Shape::Either(vec![text, Shape::Any])
+    }
+
+    fn show(&self) -> Plain {
+        show_value(self)
+    }
+}
+
 /// Value conditions by name: of headers, query parameters or cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Values(pub Vec<(String, ValueMatch)>);
@@ -114,12 +138,40 @@ impl Setting for Values {
     }
 
     fn shape() -> Shape {
-        let text = Shape::Text { what: "a value", example: "gold" };
-        Shape::Named(Box::new(Shape::Either(vec![text, Shape::Any])))
+        Shape::Named(Box::new(ValueMatch::shape()))
     }
 
     fn show(&self) -> Plain {
         Plain::Map(self.0.iter().map(|(name, value)| (name.clone(), show_value(value))).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// Value conditions by the names of values that filters share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ValuesOfFilters(pub Values);
+
+impl Setting for ValuesOfFilters {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let mut known = true;
+        for entry in entries_of(node, at, diags, "a map of names to values")? {
+            if let Err(message) = check_name(&entry.key) {
+                diags.error("unknown-name", entry.key_span, at.key(&entry.key), message);
+                known = false;
+            }
+        }
+        known.then(|| Values::bind(node, at, diags))?.map(Self)
+    }
+
+    fn shape() -> Shape {
+        Values::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
     }
 
     fn absent() -> Option<Self> {

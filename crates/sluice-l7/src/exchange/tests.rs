@@ -23,6 +23,7 @@ mod connecting;
 mod ending;
 mod filters;
 mod grpc_calls;
+mod hedging;
 mod held;
 pub(crate) mod kit;
 mod mirror;

@@ -22,7 +22,7 @@ pub mod words;
 
 pub use actions::{Redirect, Respond, Scheme, Share, ShareWeight, Shares};
 pub use hashing::{HashKey, HashSource};
-pub use matching::{PathValue, RouteMatch, RuntimeShare, ValuesOfFilters};
+pub use matching::{RouteMatch, RuntimeShare};
 pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
 pub use words::{HeaderName, MethodName, Text, Token, Upgrades};

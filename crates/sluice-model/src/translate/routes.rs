@@ -15,9 +15,9 @@ use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
+use crate::sections::HostOrRule;
 use crate::sections::routes::forwarding::{AttemptCount, RulePriority};
 use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
-use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -36,14 +36,6 @@ impl Context<'_> {
             }
         }
     }
-}
-
-/// Whether a rule of these routes matches on server names.
-pub(super) fn match_server_names(config: &Config, routes: &Name) -> bool {
-    let hosts = config.routes.get(routes).into_iter().flat_map(|hosts| hosts.iter());
-    let mut matches =
-        hosts.flat_map(|host| host.rules.iter()).filter_map(|rule| rule.matches.as_ref());
-    matches.any(|of| !of.sni.is_empty())
 }
 
 /// The places of hosts and rules that come after an invalid one.
