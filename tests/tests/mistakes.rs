@@ -1332,6 +1332,7 @@ fn of_filters() {
                     "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
                 ),
             ),
+            ("certificates of no proxy", http("client_cert: { header: append }")),
             ("passwords of nobody", http("basic_auth: {}")),
             ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
             (
