@@ -194,6 +194,7 @@ impl RequestTask {
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(&worker, &endpoint);
         }
+        pool.heed_alt_svc(&worker, &endpoint, up.version, &self.response);
         let took = worker.now().since(up.sent_at);
         pool.handle.note_response_time(&worker, &endpoint, took);
         self.count_answer(&pool, &endpoint, status, Some(took));
