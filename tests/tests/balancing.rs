@@ -717,3 +717,35 @@ fn requests_wait_in_line_and_a_reload_lets_them_go() {
     );
     assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"served\""), 2);
 }
+
+#[test]
+fn requests_with_high_priority_have_limits_of_their_own() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().workers(2).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ rules: [{{ match: {{ headers: {{ x-class: high }} }}, cluster: up, priority: high }}, {{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: {{ endpoints: \"{}\", limits: {{ requests: 1, high: {{ requests: 1 }} }} }} }}\n",
+        origin.addr()
+    ));
+    let send = |class: &str| {
+        let mut client = Client::connect(sluice.addr("web"));
+        client.send(format!("GET /wait HTTP/1.1\r\nHost: a\r\nx-class: {class}\r\n\r\n"));
+        client
+    };
+    let mut held = Vec::new();
+    for class in ["usual", "high"] {
+        held.push(send(class));
+        wait::until("the request to arrive", || {
+            (origin.requests().len() == held.len()).then_some(())
+        });
+        assert_eq!(send(class).read().status(), 503);
+    }
+    let breakers = sluice.items("/clusters")[0]["breakers"].clone();
+    for limit in ["requests", "high.requests"] {
+        assert_eq!((&breakers[limit]["used"], &breakers[limit]["open"]), (&1.into(), &true.into()));
+        let labels = format!("\"up\",limit=\"{limit}\"");
+        assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", &labels), 1);
+    }
+    origin.release();
+    assert_eq!(held.iter_mut().map(|client| client.read().status()).collect::<Vec<_>>(), [200; 2]);
+}

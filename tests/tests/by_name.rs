@@ -234,17 +234,20 @@ fn only_hosts_that_may_be_named_and_lead_outside_are_served() {
     }
     assert_eq!(inside.connections(), 0);
     assert!(sluice.metric("sluice_cluster_egress_denials_total", "out") >= 3);
-    // Its own listeners are denied even where their block is allowed.
-    let own = tools::free_port();
-    let yaml = proxy(dns, &format!("ports: [{own}]"), LOCAL).replacen(
-        "127.0.0.1:0",
-        &format!("127.0.0.1:{own}"),
-        1,
-    );
-    let looping = Sluice::new().start(&yaml);
-    assert_eq!(origin::get(looping.addr("web"), "a.test", "/").status(), 403);
-    let record = looping.record_of("upstream.egress");
-    assert!(record["detail"].as_str().unwrap().contains("a listener of this process"), "{record}");
+    // Its own listeners and its admin pages are denied even where their block is allowed.
+    for own in ["web", "admin"] {
+        let port = tools::free_port();
+        let yaml = proxy(dns, &format!("ports: [{port}]"), LOCAL);
+        let yaml = match own {
+            "web" => yaml.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1),
+            _ => format!("{yaml}admin: {{ address: 127.0.0.1:{port} }}\n"),
+        };
+        let looping = Sluice::new().start(&yaml);
+        assert_eq!(origin::get(looping.addr("web"), "a.test", "/").status(), 403);
+        let record = looping.record_of("upstream.egress");
+        let detail = record["detail"].as_str().unwrap();
+        assert!(detail.contains("a listener of this process"), "{record}");
+    }
 }
 
 #[test]

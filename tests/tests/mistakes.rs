@@ -180,6 +180,11 @@ fn of_values() {
                 "a jitter without an age",
                 relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
             ),
+            ("hedging without a time for an attempt", rule("cluster: up, retry: { hedge: true }")),
+            (
+                "hedging with one attempt",
+                rule("cluster: up, timeout: { per_try: 1s }, retry: { hedge: true, attempts: 1 }"),
+            ),
             ("a retry without a condition", rule("cluster: up, retry: { attempts: 3 }")),
             (
                 "an unknown format",
@@ -1078,6 +1083,9 @@ fn of_upstreams() {
             ("a wait for its own endpoint that outlasts the queue", relay("limits: { connections: 5, queue: { timeout: 1s, sticky_timeout: 2s } }")),
             ("a queue without a place", relay("limits: { connections: 5, queue: { size: 0 } }")),
             ("an endpoint with a limit on requests where connections are relayed", relay("outlier: none").replace("[127.0.0.1:7002]", "[{ address: 127.0.0.1:7002, limits: { requests: 3 } }]")),
+            ("limits for requests with high priority, which none has", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], limits: { high: { requests: 5 } }")),
+            ("limits for requests with high priority where connections are relayed", relay("limits: { high: { requests: 5 } }")),
+            ("a redirect with high priority", rule("redirect: { path: /x }, priority: high")),
             ("waits that are too long", relay("connect_backoff: { base: 1s }")),
             ("listeners that may lead to each other", "listeners:\n  - { name: a, address: 127.0.0.1:7001, filters: [{ deny: 192.0.2.0/24 }], relay: b }\n  - { name: b, address: 127.0.0.1:7002, relay: a }\nclusters: { a: { endpoints: [127.0.0.1:7001] }, b: { endpoints: [127.0.0.1:7002] } }\n".into()),
         ],
@@ -1202,7 +1210,7 @@ fn of_filters() {
                 "a filter that limits nothing",
                 listener("filters: [{ connection_limit: {} }], relay: up"),
             ),
-            ("a filter for HTTP that does not exist", http("jwt: {}")),
+            ("a filter for HTTP that does not exist", http("bot_wall: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
             ("a path of probes that is none", http("health_check: { path: healthz }")),
             ("a cache of no probes", http("health_check: { cache: 5s }")),
@@ -1242,6 +1250,135 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("policies without any", http("rbac: {}")),
+            ("policies that allow nothing", http("rbac: { allow: {} }")),
+            ("a policy that matches everything", http("rbac: { deny: { all: {} } }")),
+            (
+                "a condition that matches everything",
+                http("rbac: { allow: { all: { principals: [{ source: 10.0.0.0/8 }, {}] } } }"),
+            ),
+            (
+                "a condition without a field in another",
+                http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "policies in a list",
+                http("rbac: { deny: [{ principals: { source: 10.0.0.0/8 } }] }"),
+            ),
+            (
+                "a principal that is misspelt",
+                http("rbac: { allow: { lan: { principals: { sources: 10.0.0.0/8 } } } }"),
+            ),
+            (
+                "the host as a header of a policy",
+                http("rbac: { allow: { a: { permissions: { headers: { host: a.test } } } } }"),
+            ),
+            (
+                "a policy in any case without a path",
+                http(
+                    "rbac: { allow: { a: { permissions: { method: GET, case_sensitive: false } } } }",
+                ),
+            ),
+            (
+                "a policy about a value that no filter shares",
+                http("rbac: { allow: { a: { principals: { values: { rbac.polcy: a } } } } }"),
+            ),
+            (
+                "a shadow that logs",
+                http("rbac: { shadow: { log: { a: { permissions: { method: GET } } } } }"),
+            ),
+            (
+                "a certificate with a star inside",
+                http(
+                    "rbac: { allow: { a: { principals: { certificate: \"spiffe://*/shop\" } } } }",
+                ),
+            ),
+            (
+                "policies about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { sni: a.test } } } } }], relay: up",
+                ),
+            ),
+            (
+                "policies about paths for connections",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { path: /a } } } } }], relay: up",
+                ),
+            ),
+            ("a credential from nowhere", http("inject_credentials: {}")),
+            (
+                "a token from a path that is none",
+                http(
+                    "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
+                ),
+            ),
+            ("passwords of nobody", http("basic_auth: {}")),
+            ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
+            (
+                "a password with an old hash",
+                http("basic_auth: { users: \"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\" }"),
+            ),
+            ("users in a file that does not exist", http("basic_auth: { users_file: htpasswd }")),
+            ("keys of nobody", http("api_key: {}")),
+            ("a key as it is", http("api_key: { keys: { acme: secret } }")),
+            ("tokens of nobody", http("jwt: {}")),
+            (
+                "tokens for any service",
+                http("jwt: { providers: { a: { issuer: i, jwks_file: k.json } } }"),
+            ),
+            ("tokens without keys", http("jwt: { providers: { a: { issuer: i, audiences: b } } }")),
+            (
+                "tokens with two sets of keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: k.json, jwks: \"{}\" } } }",
+                ),
+            ),
+            (
+                "keys in a file that does not exist",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: none.json } } }",
+                ),
+            ),
+            (
+                "a symmetric key among public ones",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"c2VjcmV0\"}]}' } } }",
+                ),
+            ),
+            (
+                "a shared secret that can be guessed",
+                http("jwt: { providers: { a: { issuer: i, audiences: b, secret: secret } } }"),
+            ),
+            (
+                "a symmetric algorithm for public keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "an algorithm that is none",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: none } } }",
+                ),
+            ),
+            (
+                "a token of a provider that there is none of",
+                http(
+                    "jwt: { providers: { acme: { issuer: i, audiences: b, jwks_remote: { cluster: up } } }, require: acne }",
+                ),
+            ),
+            (
+                "a claim in a header that frames the message",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, claims: { host: sub } } } }",
+                ),
+            ),
+            (
+                "a provider with a dot in its name",
+                http(
+                    "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
+                ),
+            ),
             ("a session by nothing", http("sticky: {}")),
             ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
             ("a session without a key", http("sticky: { cookie: SRV }")),

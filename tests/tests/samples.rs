@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
+use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
@@ -132,6 +133,38 @@ fn database() {
     };
     assert_eq!(seen("orders-db"), [b"primary"]);
     assert_eq!(seen("orders-reads"), [b"another", b"standby"]);
+}
+
+#[test]
+fn tokens() {
+    let (shop, key) = (Origin::start("shop"), SigningKey::new("ES256", "k"));
+    let id = KeyServer::start(key_set([&key]));
+    let sluice = Sluice::new().start(&sample(
+        "tokens.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.10:8080", shop.addr().to_string()),
+            ("127.0.0.11:8080", id.addr().to_string()),
+        ],
+    ));
+    let token = |roles: &[&str]| {
+        let claims = json!({
+            "iss": "https://id.example.com", "aud": ["shop"], "sub": "ann", "exp": in_seconds(60),
+            "realm_access": { "roles": roles },
+        });
+        format!("Authorization: Bearer {}\r\n", key.token(&claims))
+    };
+    let ask = |path: &str, fields: &str| {
+        let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));
+        client.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).status()
+    };
+    assert_eq!((ask("/healthz", ""), ask("/", ""), ask("/admin/a", "")), (200, 401, 401));
+    let user = token(&["user"]);
+    assert_eq!((ask("/", &user), ask("/admin/a", &user)), (200, 403));
+    assert_eq!(shop.requests().pop().unwrap().value("x-user"), "ann");
+    assert_eq!(ask("/admin/a", &token(&["user", "admin"])), 200);
+    let record = sluice.record("admins", |record| record["route_name"] == "admins");
+    assert_eq!(record["identity"], "jwt:corp/ann");
 }
 
 #[test]
@@ -667,4 +700,35 @@ fn udp_affinity_keeps_a_source_with_its_server() {
         .collect();
     marks.dedup();
     assert_eq!(marks.len(), 1, "one source address, one server");
+}
+
+#[test]
+fn authorisation() {
+    let origin = Origin::start("shop");
+    let sluice = Sluice::new().start(&sample(
+        "authorisation.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+        ],
+    ));
+    let ask = |method: &str, path: &str, from: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {from}\r\nUser-Agent: shop/1.0\r\nContent-Length: 0\r\n\r\n"
+        );
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request).status()
+    };
+    for (method, path, from, status) in [
+        ("GET", "/admin/users", "10.1.2.3", 200),
+        ("GET", "/admin%2Fusers", "192.0.2.1", 403),
+        ("GET", "/items", "192.0.2.1", 200),
+        ("POST", "/items", "192.0.2.1", 403),
+        ("POST", "/items", "10.1.2.3", 200),
+        ("POST", "/hooks/a", "192.0.2.1", 200),
+    ] {
+        assert_eq!(ask(method, path, from), status, "{method} {path} from {from}");
+    }
+    let record = sluice.record("the refusal", |record| record["path"] == "/admin%2Fusers");
+    assert_eq!(record["policy"], "admin-from-outside", "{record}");
+    assert_eq!(record["shadow"], "denied by old-clients");
 }

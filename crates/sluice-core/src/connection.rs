@@ -53,6 +53,17 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What the certificate says that a client has proved to own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertFacts {
+    /// The subject.
+    pub subject: Box<str>,
+    /// The URIs among the alternative names, as they are written: SPIFFE IDs, for example.
+    pub uris: Box<[Box<str>]>,
+    /// The DNS names among the alternative names, in lower case.
+    pub names: Box<[Box<str>]>,
+}
+
 /// What TLS termination found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
@@ -62,8 +73,8 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// The ALPN protocol negotiated.
     pub alpn: Option<Box<[u8]>>,
-    /// The subject of the client's certificate, if it sent one.
-    pub client_subject: Option<Box<str>>,
+    /// What the client's certificate says, if it sent one.
+    pub client: Option<Arc<ClientCertFacts>>,
     /// Whether the session was resumed.
     pub resumed: bool,
 }
@@ -89,6 +100,13 @@ pub struct PathFacts {
     pub early_data: bool,
 }
 
+impl TlsFacts {
+    /// The subject of the client's certificate, if it sent one.
+    pub fn client_subject(&self) -> Option<&str> {
+        self.client.as_deref().map(|client| &*client.subject)
+    }
+}
+
 /// The path of a connection whose transport tracks it.
 pub trait QuicPath: fmt::Debug {
     /// The current state of the path.
@@ -108,7 +126,7 @@ pub struct Attempt {
     pub endpoint: Arc<str>,
     /// Why it failed, with the `errno`, if any; `None` if the endpoint was reached.
     pub failure: Option<(crate::Reason, Option<i32>)>,
-    /// What TLS or the codec reported about the failure.
+    /// What TLS or the codec reported about the failure; of an attempt that succeeded, what was unusual about it.
     pub detail: Option<Box<str>>,
     /// The rule by which the failure led to another attempt, if there is one to name.
     pub retried: Option<&'static str>,
@@ -154,6 +172,9 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((reason, errno)) = &self.failure else {
             write!(f, "{} ok", self.endpoint)?;
+            if let Some(detail) = &self.detail {
+                write!(f, ": {detail}")?;
+            }
             return self.show_priority(f);
         };
         write!(f, "{} {reason}", self.endpoint)?;

@@ -71,8 +71,14 @@ limits! {
     MirrorBytes = "mirror_body_bytes", 256 * KIB, 0, 256 * MIB, Bytes, "The body of a request that is copied (`mirror`); a request with a larger body is not copied.";
     SideCallReserve = "side_call_reserve_percent", 10, 1, 90, Count, "Percentage of the connections, requests and streams that `limits` and `reuse.streams` of a cluster allow which is reserved for side calls, once filters call the cluster; at least one, if more than one is allowed. Other requests have the rest.";
     Fetches = "fetches", 32, 1, 4096, Count, "Attempts in flight to fetch content for filters, such as keys or lists; at the bound further ones wait.";
+    JwtBytes = "jwt_bytes", 16 * KIB, 256, MIB, Bytes, "A token of the filter `jwt`; a larger one is refused (`jwt.malformed`).";
+    JwtCache = "jwt_cache_bytes", 8 * MIB, 0, 1024 * MIB, Bytes, "Tokens that a worker remembers as verified; at the bound those not used for longest are forgotten, and verified again when they are used.";
+    PasswordThreads = "password_threads", 2, 1, 256, Count, "Passwords that the filter `basic_auth` hashes at once, per worker, on threads beside it; further requests wait.";
+    PasswordQueue = "password_queue", 64, 1, 65_536, Count, "Requests per worker whose password is hashed or waits for that; at the bound a further one gets 503 (`basic.busy`).";
+    PasswordsOfSource = "password_queue_of_source", 8, 1, 65_536, Count, "The same, of one source: an IPv4 address or an IPv6 /64. At the bound a further request of the source gets 503 (`basic.busy`).";
     SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit, or a cluster with sticky sources, tracks over all workers; at the bound the least recently seen is forgotten.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
+    FlowsWaiting = "flows_waiting", 1024, 1, 1_000_000, Count, "New UDP flows per listener and worker that wait for a filter, each with the datagrams of its client, up to 32 KiB; at the bound the first datagram of a further one is dropped (`flow.waiting_full`).";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";
@@ -81,6 +87,7 @@ limits! {
     EndpointSeries = "endpoint_series", 1000, 0, 100_000, Count, "Endpoints with their own metrics; the rest share the label `other`.";
     RouteSeries = "route_series", 1000, 0, 100_000, Count, "Route rules with their own metrics, per chain of a listener; the rest share the label `other`.";
     GrpcSeries = "grpc_series", 500, 0, 100_000, Count, "gRPC methods with their own metrics, per use of the filter `grpc_stats` and worker; the rest share the labels `other`.";
+    RbacSeries = "rbac_series", 1000, 0, 100_000, Count, "Policies with their own metrics, per use of the filter `rbac` and worker; the rest share the label `other`.";
     Overrides = "overrides", 1024, 1, 65_536, Count, "Overrides of endpoints (`sluice endpoint`), and pauses of listeners (`sluice listener`), each; at the bound a further one is refused and counted.";
     AdminConnections = "admin_connections", 64, 1, 4096, Count, "Concurrent connections to the admin address; beyond it only `/ready` is served, everything else gets 503, and the connection is counted.";
     AdminAnswer = "admin_answer_seconds", 30, 1, 3600, Count, "Seconds that a client of the admin address may take to read a response; then its connection is closed.";

@@ -341,6 +341,22 @@ pub fn parse_host_pattern(text: &str) -> Result<HostPattern, String> {
     })
 }
 
+impl HostPattern {
+    /// Whether a host fits that is in lower case, without a port and without a dot at its end.
+    pub fn fits(&self, host: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == host,
+            Self::Suffix(suffix) => {
+                host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.'))
+            }
+            Self::Prefix(prefix) => {
+                host.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for HostPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

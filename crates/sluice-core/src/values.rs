@@ -17,10 +17,74 @@ use crate::suggest::nearest;
 /// The name of a shared value as operators print it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ValueDef {
-    /// `filter.what`, unique in the process.
+    /// `filter.what`, unique in the process; `filter.*` for a family of values, see [`ValueParts`].
     pub name: &'static str,
     /// What it is, in one sentence.
     pub help: &'static str,
+}
+
+impl ValueDef {
+    /// The name of a part, if this is a family and `name` one of its parts.
+    fn part_of<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(self.name.strip_suffix('*')?).filter(|part| !part.is_empty())
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        self.name == name || self.part_of(name).is_some()
+    }
+}
+
+/// A value whose parts have names that are known only at run time, such as the claims of a token. A key whose name ends
+/// in `.*` has this type.
+pub trait ValueParts: Any + Debug + Display + Send + Sync {
+    /// The part with that name.
+    fn part(&self, name: &str) -> Option<&dyn SharedValue>;
+}
+
+/// A family of values that a filter shares.
+#[derive(Clone, Debug)]
+pub struct ValueFamily(pub Arc<dyn ValueParts>);
+
+impl Display for ValueFamily {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
+
+/// A part of a family that is set by name, to try out what depends on it.
+#[derive(Debug)]
+struct NamedPart {
+    name: String,
+    text: String,
+    earlier: Option<ValueFamily>,
+}
+
+impl Display for NamedPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl ValueParts for NamedPart {
+    fn part(&self, name: &str) -> Option<&dyn SharedValue> {
+        if self.name == name {
+            return Some(&self.text);
+        }
+        self.earlier.as_ref()?.0.part(name)
+    }
+}
+
+/// A value, or the part of it, that is called `name`.
+fn named_in<'v>(
+    entries: impl Iterator<Item = (&'static ValueDef, &'v dyn SharedValue)>,
+    name: &str,
+) -> Option<&'v dyn SharedValue> {
+    let mut covering = entries.filter(|(def, _)| def.covers(name));
+    covering.find_map(|(def, value)| {
+        let Some(part) = def.part_of(name) else { return Some(value) };
+        let value: &dyn Any = value;
+        value.downcast_ref::<ValueFamily>()?.0.part(part)
+    })
 }
 
 /// The key of a shared value of type `T`; declared by the [`values!`](crate::values!) macro.
@@ -69,10 +133,16 @@ impl SharedValues {
     /// As [`check_name`].
     pub fn set_named(&mut self, name: &str, text: &str) -> Result<(), String> {
         check_name(name)?;
-        let declared = DECLARED.get().into_iter().flatten();
-        for def in declared.filter(|def| def.name == name).take(1) {
+        let mut declared = DECLARED.get().into_iter().flatten();
+        let Some(def) = declared.find(|def| def.covers(name)) else { return Ok(()) };
+        let Some(part) = def.part_of(name) else {
             self.set(&ValueKey(def, PhantomData), text.to_owned());
-        }
+            return Ok(());
+        };
+        let key = ValueKey::<ValueFamily>(def, PhantomData);
+        let earlier = self.get(&key).cloned();
+        let part = NamedPart { name: part.to_owned(), text: text.to_owned(), earlier };
+        self.set(&key, ValueFamily(Arc::new(part)));
         Ok(())
     }
 
@@ -85,8 +155,7 @@ impl SharedValues {
 
     /// Returns the value with that name.
     pub fn named(&self, name: &str) -> Option<&dyn SharedValue> {
-        let (_, value) = self.0.iter().find(|(def, _)| def.name == name)?;
-        Some(&**value)
+        named_in(self.0.iter().map(|(def, value)| (*def, &**value)), name)
     }
 
     /// Whether there is none.
@@ -135,7 +204,7 @@ impl ConnValues {
 
     /// Returns the value with that name.
     pub fn named(&self, name: &str) -> Option<&dyn SharedValue> {
-        self.entries().find(|entry| entry.def.name == name).map(|entry| &*entry.value)
+        named_in(self.entries().map(|entry| (entry.def, &*entry.value)), name)
     }
 
     fn entries(&self) -> impl Iterator<Item = &ConnValue> {
@@ -156,11 +225,11 @@ pub fn declare(values: impl IntoIterator<Item = &'static ValueDef>) {
 /// # Errors
 /// No filter of this program declares it; the message suggests a similar name.
 pub fn check_name(name: &str) -> Result<(), String> {
-    let declared = || DECLARED.get().into_iter().flatten().map(|def| def.name);
-    if declared().any(|known| known == name) {
+    let declared = || DECLARED.get().into_iter().flatten();
+    if declared().any(|def| def.covers(name)) {
         return Ok(());
     }
-    let near = nearest(name, declared());
+    let near = nearest(name, declared().map(|def| def.name));
     let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
     Err(format!("no filter of this program shares a value `{name}`{near}"))
 }
@@ -202,6 +271,26 @@ mod tests {
     crate::values! {
         USER: String = "test.user", "A name.";
         COUNT: u64 = "test.count", "A number.";
+        PARTS: ValueFamily = "parts.*", "Numbers by name.";
+    }
+
+    #[derive(Debug)]
+    struct Two(u64, u64);
+
+    impl Display for Two {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{} {}", self.0, self.1)
+        }
+    }
+
+    impl ValueParts for Two {
+        fn part(&self, name: &str) -> Option<&dyn SharedValue> {
+            match name {
+                "a" => Some(&self.0),
+                "b.c" => Some(&self.1),
+                _ => None,
+            }
+        }
     }
 
     /// A key with the name of another and another type.
@@ -234,9 +323,32 @@ mod tests {
         assert_eq!(values.named("test.count").unwrap().to_string(), "many");
         assert_eq!(values.get(&COUNT), None, "it is a text");
         assert_eq!(values.set_named("test.usr", "x"), check_name("test.usr"));
+        for (name, text) in [("parts.a", "1"), ("parts.b.c", "2"), ("parts.a", "3")] {
+            assert_eq!(values.set_named(name, text), Ok(()));
+            assert_eq!(values.named(name).unwrap().to_string(), text);
+        }
+        assert_eq!(values.named("parts.b.c").unwrap().to_string(), "2");
+        unknown("parts.", "; did you mean `parts.*`?");
+        unknown("parts", "");
         unknown("test.usr", "; did you mean `test.user`?");
         unknown("elsewhere", "");
         unknown("", "");
+    }
+
+    #[test]
+    fn the_values_of_a_family_are_found_by_their_names() {
+        let mut values = SharedValues::default();
+        values.set(&USER, "ann".to_owned());
+        values.set(&PARTS, ValueFamily(Arc::new(Two(1, 2))));
+        let found = |name| values.named(name).map(ToString::to_string);
+        assert_eq!(found("parts.a").as_deref(), Some("1"));
+        assert_eq!(found("parts.b.c").as_deref(), Some("2"));
+        for name in ["parts", "parts.", "parts.b", "parts.a.", "xparts.a", "parts.*"] {
+            assert_eq!(found(name), None, "{name}");
+        }
+        let of_conn = ConnValues::default();
+        assert!(of_conn.set(&PARTS, ValueFamily(Arc::new(Two(3, 4)))));
+        assert_eq!(of_conn.named("parts.a").unwrap().to_string(), "3");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod connection_limit;
 pub mod content;
 pub mod fetch;
 pub mod rate_limit;
+pub mod rbac;
 pub mod registry;
 #[cfg(test)]
 mod tests;
@@ -26,11 +27,12 @@ pub type Filters = FilterRegistry<dyn ConnectionFilterPlan>;
 
 /// The connection filters that come with Sluice.
 pub fn built_in() -> Filters {
-    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 4] = [
+    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 5] = [
         Arc::new(allow::ListFactory::Allow),
         Arc::new(allow::ListFactory::Deny),
         Arc::new(connection_limit::ConnectionLimitFactory::default()),
         Arc::new(rate_limit::ConnectionRateLimitFactory::default()),
+        Arc::new(rbac::ConnectionRbacFactory),
     ];
     all.into_iter().collect()
 }

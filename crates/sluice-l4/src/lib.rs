@@ -16,6 +16,7 @@ pub mod named_clusters;
 pub mod plain_http;
 pub mod proxy_protocol;
 pub mod quic;
+pub mod rbac;
 pub mod reasons;
 pub mod record;
 pub mod relay;

@@ -1,7 +1,7 @@
 //! Why a connection was not served, and how flows end.
 
 sluice_core::reasons! {
-    DENIED = "accept.denied", Accept, Local, "-", "An `allow` or `deny` filter refused the source; the detail names the filter and the block. If the client should be admitted, check the `filters` of the listener or chain.";
+    DENIED = "accept.denied", Accept, Local, "-", "An `allow`, `deny` or `rbac` filter refused the connection; the detail names the filter, and the block or policy. If the client should be admitted, check the `filters` of the listener or chain.";
     LIMIT = "accept.limit", Accept, Local, "-", "`connection_limit.max` of the listener or chain or the limit `worker_connections` was reached; the detail says which. Raise it, or look on `/connections` for clients that keep connections open.";
     SOURCE_LIMIT = "accept.source_limit", Accept, Local, "-", "The source already has as many connections as `connection_limit.per_source` allows. Raise it if many clients share that address.";
     RATE = "accept.rate", Accept, Local, "RL", "Connections were opened faster than `rate_limit` allows, in total or by this source. Raise `connections` or `burst`, or check the client.";
@@ -13,10 +13,10 @@ sluice_core::reasons! {
     INSPECT_MALFORMED = "inspect.malformed", Inspect, Downstream, "DPE", "The client requested TLS and then sent something else. Check the client: it or a device in between breaks TLS.";
     INSPECT_CLOSED = "inspect.closed", Inspect, Downstream, "DC", "The client closed the connection before it had sent anything to inspect. Check the client: usually this is a port scan or the probe of a load balancer.";
     UNMATCHED = "chain.unmatched", Select, Local, "NR", "No chain matches the connection, and the listener has no default chain. Compare the server name, ALPN and protocol in the record with `chains`, or add a chain without `match`.";
-    FILTER_REJECTED = "filter.rejected", Filter, Local, "UAEX", "A connection filter needed to wait, which is not possible on a UDP listener. Remove the filter there, or use one that decides at once.";
     BUFFERS = "relay.buffers", Handle, Local, "-", "The connection needed a buffer, usually for a slow receiver, and the worker had reached the limit `worker_buffer_bytes`. Raise it under `limits`, or look for peers that do not read.";
     FLOW_IDLE = "flow.idle", Handle, Local, "-", "No datagram was received for the idle timeout: the usual end of a flow. Nothing to do; raise `relay.idle_timeout` if flows end too early.";
     FLOW_DONE = "flow.done", Handle, Local, "-", "Every datagram received as many replies as `relay.responses` specifies. Nothing to do.";
+    FLOW_WAITING_FULL = "flow.waiting_full", Filter, Local, "UO", "The first datagram of a new flow was dropped, because `flows_waiting` other new flows were waiting for a filter. Check the service that the filter asks, or raise the limit.";
     FLOW_TABLE_FULL = "flow.table_full", Handle, Local, "UO", "The first datagram of a new flow was dropped, because the flow table was full of flows in use. Raise the limit `flow_table_entries`, lower `relay.idle_timeout`, or set `relay.responses`.";
     FLOW_EVICTED = "flow.evicted", Handle, Local, "-", "The flow had been idle longest and was evicted to make room for a new one. If its client still needed it, raise `flow_table_entries` and the limit of open files (`ulimit -n`).";
     FLOW_UNANSWERED = "flow.unanswered", Handle, Upstream, "-", "The endpoint never replied, and the client sent nothing for `flow_unanswered_seconds` or `relay.idle_timeout`, whichever is shorter. Nothing to do for protocols without replies, such as syslog; otherwise check the endpoint.";

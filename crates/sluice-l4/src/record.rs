@@ -153,7 +153,7 @@ impl Record for ConnectionRecord {
             name if name == TLS_VERSION.name => text(self.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => text(self.tls.as_ref().map(|tls| tls.cipher)),
             name if name == CLIENT_SUBJECT.name => {
-                text(self.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
+                text(self.tls.as_ref().and_then(|tls| tls.client_subject()))
             }
             name if name == QUIC_VERSION.name => text(self.path.as_ref().map(|path| path.version)),
             name if name == RTT.name => self
@@ -203,7 +203,9 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::connection::QuicPath;
+    use std::sync::Arc;
+
+    use sluice_core::connection::{ClientCertFacts, QuicPath};
 
     use super::*;
     use crate::inspect::postgres;
@@ -241,7 +243,10 @@ mod tests {
             version: "1.3",
             cipher: "c",
             alpn: None,
-            client_subject: Some("CN=x".into()),
+            client: Some(Arc::new(ClientCertFacts {
+                subject: "CN=x".into(),
+                ..Default::default()
+            })),
             resumed: false,
         };
         let _ = info.tls.set(Box::new(tls));

@@ -1,7 +1,8 @@
 //! UDP: datagrams from one client to one endpoint, as flows.
 //!
 //! Owns: what a UDP listener does. Refuses to know: the content of datagrams. Keeps: the endpoint is chosen when a flow
-//! begins and does not change, so that a client whose datagrams are spread has a flow to each; a flow ends with one record and one reason; the flow table is bounded.
+//! begins and does not change, so that a client whose
+//! datagrams are spread has a flow to each; a flow ends with one record and one reason; the flow table is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use crate::relay::Hash;
 use crate::select::ChainTable;
 use crate::split::WeightedCluster;
 
+mod admission;
 mod batch;
 pub mod driver;
 pub mod flow;
 pub mod flow_table;
+mod held;
 pub mod listener;
 mod names;
 

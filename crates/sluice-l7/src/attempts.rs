@@ -106,7 +106,8 @@ impl AttemptTable {
 }
 
 impl AttemptGuard {
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Departure> {
+    /// Ready once the attempt is cancelled.
+    pub(crate) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Departure> {
         let mut entries = self.attempts.0.borrow_mut();
         let entry = &mut entries[self.place];
         if let Some(departure) = entry.cancelled {

@@ -4,7 +4,6 @@
 //! (RFC 9110 §15.5.20). Refuses to know: certificates, and the response to the request. Keeps: hosts map to chains
 //! through the index that also selects the chains of connections, so the two cannot diverge.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use sluice_core::{ConnInfo, Facts, TransportKind};
 use sluice_l4::inspect::tls;
 use sluice_l4::{ChainInput, ChainTable};
 
-use crate::routes::index::without_port;
+use crate::host_name::bare_host;
 
 /// A number for what a chain asks of its clients; chains with the same authorities, revocations and mode share it.
 pub type Requirement = u32;
@@ -66,7 +65,7 @@ impl OwnClientAuth {
         }
         let none = Facts::default();
         let facts = info.facts.get().map_or(&none, |facts| &**facts);
-        let host = lower(authority);
+        let host = bare_host(authority);
         // A client that connects to an IP address sends no server name.
         let name = (!is_address(&host)).then_some(&*host);
         if name == facts.get(&tls::SNI) {
@@ -84,17 +83,6 @@ impl OwnClientAuth {
             return false;
         }
         chain.is_some_and(|chain| chains.requirements[chain] != self.own)
-    }
-}
-
-/// The host of an authority in the form of server names: lower case, without a port or a final dot.
-fn lower(authority: &str) -> Cow<'_, str> {
-    let host = without_port(authority);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
     }
 }
 
@@ -126,13 +114,8 @@ mod tests {
             facts.set(&tls::SNI, name.into());
         }
         info.facts.set(Box::new(facts)).unwrap();
-        let tls = TlsFacts {
-            version: "1.3",
-            cipher: "c",
-            alpn: None,
-            client_subject: None,
-            resumed: false,
-        };
+        let tls =
+            TlsFacts { version: "1.3", cipher: "c", alpn: None, client: None, resumed: false };
         info.tls.set(Box::new(tls)).unwrap();
         info
     }

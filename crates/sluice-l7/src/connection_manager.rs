@@ -60,6 +60,8 @@ pub(crate) struct FilterEntry {
     pub(crate) filter: Rc<dyn HttpFilter>,
     /// See [`HttpFilterPlan::is_guard`].
     pub(crate) guards: bool,
+    /// See [`HttpFilterPlan::judges_target`].
+    pub(crate) judges_target: bool,
 }
 
 impl FilterEntry {
@@ -69,7 +71,8 @@ impl FilterEntry {
         worker: &Rc<WorkerCx>,
         owner: &str,
     ) -> Self {
-        Self { name, filter: plan.on_worker(worker, owner), guards: plan.is_guard() }
+        let (guards, judges_target) = (plan.is_guard(), plan.judges_target());
+        Self { name, filter: plan.on_worker(worker, owner), guards, judges_target }
     }
 }
 

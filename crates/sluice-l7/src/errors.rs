@@ -45,6 +45,13 @@ pub(crate) enum Cause {
     Final,
 }
 
+impl Cause {
+    /// Whether a retry waits first: nothing speaks against another endpoint if this one was not reached.
+    pub(crate) fn needs_backoff(self) -> bool {
+        !matches!(self, Self::Unsent | Self::Stale)
+    }
+}
+
 /// The reason to record for an error.
 pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
     use At::{Attempt, Client, Connection, Response};

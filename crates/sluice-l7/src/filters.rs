@@ -20,14 +20,20 @@ use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::Runtime;
 use crate::side_calls::{SideCallLog, SideCalls};
 
+pub mod api_key;
+pub mod basic_auth;
 pub mod body_max;
 pub mod buffer;
 pub mod cors;
+pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod grpc_stats;
 pub mod health_check;
+pub mod inject_credentials;
+pub mod jwt;
 pub mod rate_limit;
+pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
 pub mod step;
@@ -62,8 +68,14 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
-    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard, which then
-    /// judged what the client sent, and not what is forwarded.
+    /// Whether the filter judges the path or host of requests: then it runs again, after all other filters, if a filter
+    /// behind it changes them, and for the target of a redirect that is followed. It must not change them itself.
+    fn judges_target(&self) -> bool {
+        false
+    }
+
+    /// Whether the filter changes the path or host of requests. `check` warns if it stands after a guard that does not
+    /// judge them again ([`HttpFilterPlan::judges_target`]), and judged what the client sent, not what is forwarded.
     fn edits_target(&self) -> bool {
         false
     }
@@ -297,7 +309,9 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 11] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 16] = [
+        Arc::new(api_key::ApiKeyFactory),
+        Arc::new(basic_auth::BasicAuthFactory),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(cors::CorsFactory),
@@ -305,7 +319,10 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(grpc_stats::GrpcStatsFactory),
         Arc::new(health_check::HealthCheckFactory),
+        Arc::new(inject_credentials::InjectCredentialsFactory),
+        Arc::new(jwt::JwtFactory),
         Arc::new(rate_limit::RateLimitFactory::default()),
+        Arc::new(rbac::RbacFactory),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
         Arc::new(sticky::StickyFactory),

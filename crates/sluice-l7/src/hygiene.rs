@@ -131,6 +131,54 @@ pub fn rewritten(hygiene: &Hygiene, made: String) -> Option<String> {
     }
 }
 
+/// The path as a lenient server may read it, if it is another: without parameters of segments (`;x`), decoded, with
+/// backslashes as slashes, without empty and dot segments. Neither takes a query.
+pub fn lenient(path: &str) -> Option<String> {
+    let odd = |pair: &[u8]| matches!(pair, b"//" | b"/.");
+    let bytes = path.as_bytes();
+    if !bytes.iter().any(|byte| matches!(byte, b'%' | b';' | b'\\')) && !bytes.windows(2).any(odd) {
+        return None;
+    }
+    let bare: Vec<&str> =
+        path.split('/').map(|part| part.split(';').next().unwrap_or("")).collect();
+    let text = decode_graphic(&bare.join("/")).replace('\\', "/");
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in text.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let folder = if text.ends_with('/') && !segments.is_empty() { "/" } else { "" };
+    let read = format!("/{}{folder}", segments.join("/"));
+    (read != path).then_some(read)
+}
+
+/// Decodes what stands for a visible ASCII character, and leaves the rest.
+fn decode_graphic(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let digits =
+            rest.get(at + 1..at + 3).filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(u8::is_ascii_graphic) {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Whether the path may not be normal; a single scan suffices for most paths.
 fn needs_work(hygiene: &Hygiene, path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -213,6 +261,48 @@ fn remove_dots(path: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_lenient_server_reads_a_path_in_its_own_way() {
+        for (path, read) in [
+            ("/a/b", None),
+            ("/a/b/", None),
+            ("/", None),
+            ("*", None),
+            ("/a%2Fb", Some("/a/b")),
+            ("/a%5cb", Some("/a/b")),
+            ("/a\\b", Some("/a/b")),
+            ("//a///b", Some("/a/b")),
+            ("/x/..;/a", Some("/a")),
+            ("/x;p=1/../a;q", Some("/a")),
+            ("/%61", Some("/a")),
+            ("/a/%2e%2e/b", Some("/b")),
+            ("/../../b", Some("/b")),
+            ("/a/.", Some("/a")),
+            ("/a%2F", Some("/a/")),
+            ("/a%00b", None),
+            ("/a%zz", None),
+            ("/a%2", None),
+            ("/a%252Fb", Some("/a%2Fb")),
+        ] {
+            assert_eq!(lenient(path).as_deref(), read, "{path}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the path is, its last reading is reached, and begins with a slash.
+        #[test]
+        fn lenient_readings_come_to_an_end(path in "/[a/.%25eEfF;\\\\2]{0,40}") {
+            let mut read = path;
+            let mut count = 0;
+            while let Some(next) = lenient(&read) {
+                prop_assert!(next.starts_with('/') && next.len() <= read.len() + 1);
+                read = next;
+                count += 1;
+                prop_assert!(count < 50, "{read}");
+            }
+        }
+    }
 
     fn all() -> Hygiene {
         Hygiene {

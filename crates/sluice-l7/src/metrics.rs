@@ -10,6 +10,7 @@ sluice_telemetry::metrics! {
     CLUSTER_TIME = "sluice_cluster_request_seconds", Histogram, ["cluster"], "Time from the first byte sent to an endpoint to its response headers.";
     RETRIES = "sluice_cluster_retries_total", Counter, ["cluster", "result"], "Retries: `made`, or refused because of the `limit` on retries.";
     RETRY_RULES = "sluice_cluster_retry_rules_total", Counter, ["cluster", "rule"], "Retries made, by the condition of `retry` that covered the failure or response; `unsent` and `stale` are also retried without one.";
+    HEDGES = "sluice_cluster_hedged_requests_total", Counter, ["cluster", "first"], "Requests with an attempt that was late and went on (`retry.hedge`), by the attempt that responded first: the `late` one, the `retry`, or `none`.";
     ENDPOINT_REQUESTS = "sluice_endpoint_requests_total", Counter, ["cluster", "endpoint", "class"], "Requests sent to an endpoint, by class of the response status; endpoints beyond the limit `endpoint_series` share `other`.";
     ENDPOINT_TIME = "sluice_endpoint_request_seconds", Histogram, ["cluster", "endpoint"], "Time from the first byte sent to an endpoint to its response headers; endpoints beyond the limit `endpoint_series` share `other`.";
     POOLED = "sluice_cluster_connections_reused_total", Counter, ["cluster"], "Requests sent over an existing connection.";
@@ -20,6 +21,7 @@ sluice_telemetry::metrics! {
     SIDE_CALL_TIME = "sluice_cluster_side_call_seconds", Histogram, ["cluster"], "Time from the request of a filter or of the control thread to the end of the response, or to the failure.";
     GRPC_CALLS = "sluice_grpc_calls_total", Counter, ["service", "method", "status"], "gRPC calls that the filter `grpc_stats` saw end, by status; `none` ended without one. Methods that are not listed, or beyond the limit `grpc_series`, share `other`.";
     GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
+    JWT_TOKENS = "sluice_jwt_tokens_total", Counter, ["result"], "What became of tokens that the filter `jwt` looked at: `verified`, `known` because they had been verified before, or why they were refused, `jwt_missing` included, as in `response_code_details`.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

@@ -19,7 +19,7 @@ use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
 use sluice_upstream::cluster::{BreakerLimit, Claim, TrafficClass, WorkerShare};
 use sluice_upstream::connector::ConnectFailure;
-use sluice_upstream::plan::HttpVersion;
+use sluice_upstream::plan::{BreakerClass, HttpVersion};
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{Cluster, ClusterHandle, EndpointState, LeftEndpoints, Pool};
 use tokio::sync::Notify;
@@ -50,34 +50,61 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The connection pools of a worker, by cluster.
 #[derive(Debug, Default)]
 pub struct ClusterPools {
-    clusters: RefCell<HashMap<Name, Rc<ClusterPool>, foldhash::fast::RandomState>>,
+    clusters: RefCell<PoolTable>,
+    /// Those for requests with high priority.
+    high: RefCell<PoolTable>,
     quic: Rc<QuicClients>,
     sweeping: Cell<bool>,
 }
 
+/// Pools by cluster.
+type PoolTable = HashMap<Name, Rc<ClusterPool>, foldhash::fast::RandomState>;
+
 impl ClusterPools {
     /// Returns the pool of a cluster; creates it if there is none.
     pub fn to(self: &Rc<Self>, cluster: &Arc<Cluster>, worker: &Rc<WorkerCx>) -> Rc<ClusterPool> {
-        if let Some(pool) = self.clusters.borrow().get(&cluster.name)
+        self.to_class(cluster, BreakerClass::Default, worker)
+    }
+
+    /// Returns the pool of a cluster for requests to which the limits of `class` apply; creates it if there is none.
+    pub fn to_class(
+        self: &Rc<Self>,
+        cluster: &Arc<Cluster>,
+        class: BreakerClass,
+        worker: &Rc<WorkerCx>,
+    ) -> Rc<ClusterPool> {
+        let table = match class {
+            BreakerClass::Default => &self.clusters,
+            BreakerClass::High => &self.high,
+        };
+        if let Some(pool) = table.borrow().get(&cluster.name)
             && Arc::ptr_eq(&pool.handle.cluster, cluster)
         {
             return Rc::clone(pool);
         }
-        let pool = ClusterPool::new(Arc::clone(cluster), worker, self);
-        self.clusters.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&pool));
+        let pool = ClusterPool::new(Arc::clone(cluster), class, worker, self);
+        table.borrow_mut().insert(Arc::clone(&cluster.name), Rc::clone(&pool));
         pool
+    }
+
+    const fn tables(&self) -> [&RefCell<PoolTable>; 2] {
+        [&self.clusters, &self.high]
     }
 
     /// Drops the pools of clusters that `lives` does not accept; connections in use stay until they are done.
     pub fn keep_only(&self, lives: impl Fn(&Name) -> bool) {
-        self.clusters.borrow_mut().retain(|name, _| lives(name));
+        for table in self.tables() {
+            table.borrow_mut().retain(|name, _| lives(name));
+        }
     }
 
     /// Drops the metrics of endpoints that left `cluster`.
     pub fn forget_endpoints(&self, cluster: &Name, left: &LeftEndpoints) {
-        if let Some(pool) = self.clusters.borrow().get(cluster) {
-            pool.counters.forget(left);
-            pool.handle.forget_endpoints(left);
+        for table in self.tables() {
+            if let Some(pool) = table.borrow().get(cluster) {
+                pool.counters.forget(left);
+                pool.handle.forget_endpoints(left);
+            }
         }
     }
 
@@ -94,9 +121,11 @@ impl ClusterPools {
                 let (Some(pools), Some(worker)) = (pools.upgrade(), weak.upgrade()) else {
                     return;
                 };
-                let pool: Vec<Rc<ClusterPool>> =
-                    pools.clusters.borrow().values().cloned().collect();
-                let left = pool.iter().filter(|pool| pool.sweep(&worker)).count();
+                let all = |table: &RefCell<PoolTable>| -> Vec<Rc<ClusterPool>> {
+                    table.borrow().values().cloned().collect()
+                };
+                let all = pools.tables().map(all).concat();
+                let left = all.iter().filter(|pool| pool.sweep(&worker)).count();
                 if left == 0 {
                     pools.sweeping.set(false);
                     return;
@@ -189,14 +218,19 @@ impl TakenH1 {
 }
 
 impl ClusterPool {
-    fn new(cluster: Arc<Cluster>, worker: &Rc<WorkerCx>, pools: &Rc<ClusterPools>) -> Rc<Self> {
+    fn new(
+        cluster: Arc<Cluster>,
+        class: BreakerClass,
+        worker: &Rc<WorkerCx>,
+        pools: &Rc<ClusterPools>,
+    ) -> Rc<Self> {
         let quic = Rc::clone(&pools.quic);
         let name = &*Arc::clone(&cluster.name);
         Rc::new(Self {
             counters: PoolCounters::new(name, worker),
-            handle: ClusterHandle::new(Arc::clone(&cluster), worker),
-            waiting: cluster.pending_share(),
-            retries: cluster.retry_share(),
+            handle: ClusterHandle::of_class(Arc::clone(&cluster), class, worker),
+            waiting: cluster.pending_share(class),
+            retries: cluster.retry_share(class),
             h1: Pool::new(cluster),
             shared: RefCell::default(),
             quic,
@@ -273,12 +307,18 @@ impl ClusterPool {
         }
     }
 
+    /// The most requests that may wait for a connection.
+    fn pending_max(&self) -> u64 {
+        self.handle.cluster.peek_plan().pending_of(self.handle.class)
+    }
+
     /// The failure when no connection may be made and enough requests wait for an existing one.
     fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
-        let pending = self.handle.cluster.peek_plan().pending_max;
-        let shortage = self.handle.cluster.shortage(why).unwrap_or_default();
+        let pending = self.pending_max();
+        let shortage = self.handle.shortage(why).unwrap_or_default();
+        let limit = BreakerLimit::Pending.word(self.handle.class);
         let detail =
-            format!("{shortage}, and at most {pending} requests may wait (`limits.pending`)");
+            format!("{shortage}, and at most {pending} requests may wait (`limits.{limit}`)");
         ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 
@@ -290,8 +330,7 @@ impl ClusterPool {
         why: sluice_core::Reason,
     ) -> Result<(), ConnectFailure> {
         // Side calls have a bound of their own.
-        let pending_max = self.handle.cluster.peek_plan().pending_max;
-        if class == TrafficClass::Request && self.waiting.used() >= pending_max {
+        if class == TrafficClass::Request && self.waiting.used() >= self.pending_max() {
             self.handle.count_refusal(worker, BreakerLimit::Pending);
             return Err(self.full(why));
         }

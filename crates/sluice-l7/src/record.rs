@@ -11,8 +11,11 @@ use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
+
+use crate::identity::who;
 
 sluice_telemetry::operators! {
     /// All operators of requests.
@@ -61,6 +64,7 @@ sluice_telemetry::operators! {
     TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, if TLS was terminated.";
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
+    IDENTITY = "IDENTITY", "Who made the request: whom a filter has verified, or else the holder of the client's certificate. `jwt:PROVIDER/SUBJECT`, `basic:USER`, `api_key:NAME` or `certificate:NAME`.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
     SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure, the time it took, and the number of attempts if there were several.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
@@ -100,6 +104,18 @@ impl ConnFacts {
             local: info.destination(),
             sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
             tls: info.tls.get().cloned(),
+        }
+    }
+
+    /// The connection of a request from `source`, as policies see it.
+    pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
+        ConnSubject {
+            source,
+            peer: self.peer,
+            local: self.local,
+            sni: self.sni.as_deref(),
+            tls: self.tls.as_deref(),
+            values,
         }
     }
 }
@@ -271,7 +287,10 @@ impl View<'_> {
             name if name == TLS_VERSION.name => owned(conn.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => owned(conn.tls.as_ref().map(|tls| tls.cipher)),
             name if name == CLIENT_SUBJECT.name => {
-                owned(conn.tls.as_ref().and_then(|tls| tls.client_subject.as_deref()))
+                owned(conn.tls.as_ref().and_then(|tls| tls.client_subject()))
+            }
+            name if name == IDENTITY.name => {
+                owned(who(self.values, conn.tls.as_deref()).map(|who| who.to_string()).as_deref())
             }
             name if name == TRACE_ID.name => {
                 let parent = request.get(Known::Traceparent);

@@ -153,7 +153,7 @@ const fn rule_of(cause: Cause, plan: &RetryPlan) -> Option<RetryRule> {
         // The response was already checked against the plan.
         Cause::Answered(rule) => return Some(rule),
         Cause::Final => return None,
-        Cause::TryTimeout if when.per_try_timeout => RetryRule::TryTimeout,
+        Cause::TryTimeout if when.per_try_timeout || plan.hedge => RetryRule::TryTimeout,
         Cause::Unsent if when.unsent => RetryRule::Unsent,
         Cause::Unsent | Cause::Reset | Cause::Stale if when.reset => RetryRule::Reset,
         _ if when.gateway_error => RetryRule::GatewayError,

@@ -20,6 +20,8 @@ pub struct RetryPlan {
     pub statuses: Vec<(u16, u16)>,
     /// The response headers to retry, any of which must match.
     pub response_headers: Vec<(String, ValueMatch)>,
+    /// Whether an attempt that is late goes on while the next is made, and the first good response counts.
+    pub hedge: bool,
     /// The methods of requests that are retried; if empty, all.
     pub methods: Vec<String>,
     /// The headers of requests that are retried, any of which must match; if empty, all requests are.
@@ -44,6 +46,7 @@ impl Default for RetryPlan {
             when: RetryWhen::default(),
             statuses: Vec::new(),
             response_headers: Vec::new(),
+            hedge: false,
             methods: Vec::new(),
             request_headers: Vec::new(),
             avoid: RetryAvoid::Endpoint,
@@ -194,7 +197,7 @@ impl RetryPlan {
             (true, RetryRule::Unsent),
             (request.method().is_idempotent(), RetryRule::Stale),
             (planned && when.reset, RetryRule::Reset),
-            (planned && when.per_try_timeout, RetryRule::TryTimeout),
+            (planned && (when.per_try_timeout || self.hedge), RetryRule::TryTimeout),
             (planned && when.server_error, RetryRule::ServerError),
             (planned && when.gateway_error, RetryRule::GatewayError),
             (planned && when.conflict, RetryRule::Conflict),

@@ -24,22 +24,22 @@ pub mod conditions;
 pub mod endpoint_match;
 pub mod index;
 pub mod options;
-pub mod paths;
 pub mod require_tls;
 pub mod substitution;
 #[cfg(test)]
 mod tests;
 
 pub use crate::grpc_match::GrpcMatch;
+pub use crate::path_match::PathMatch;
+pub use crate::path_value::PathValue;
 pub use crate::retry_plan::{ResetHeader, RetryAvoid, RetryPlan, RetryReset, RetryRule, RetryWhen};
-pub use crate::value_match::{ValueMatch, Values};
+pub use crate::value_match::{ValueMatch, Values, ValuesOfFilters};
 pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare};
 pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
 pub use options::{
     FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
 };
-pub use paths::PathMatch;
 pub use require_tls::RequireTls;
 pub use substitution::RegexSubstitution;
 

@@ -13,6 +13,10 @@ use sluice_upstream::EndpointState;
 
 use crate::pools::{ClusterPool, PoolTicket, PooledConn, TakenH1};
 
+/// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
+/// fault.
+pub(crate) const RESPONSE_HEADS_MAX: u32 = 32;
+
 /// A stream to an endpoint, and what belongs to it.
 pub(crate) struct UpstreamStream {
     pub(crate) stream: HttpStream,

@@ -2,9 +2,13 @@
 //!
 //! Owns: what it compares, and how that is written. Refuses to know: where the value is from. Keeps: a regex matches the whole value.
 
-use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, wrong_kind};
+use std::any::Any;
+
+use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, entries_of, wrong_kind};
+use sluice_core::values::{SharedValue, check_name};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
+use crate::json::Json;
 use crate::regexes;
 use crate::words::bind_by_name;
 
@@ -74,6 +78,50 @@ impl ValueMatch {
     }
 }
 
+impl ValueMatch {
+    /// Whether a value that a filter shared, as it is printed, or its absence, fulfils the condition. A JSON array does
+    /// if one of its members does.
+    pub fn fits_shared(&self, value: Option<&dyn SharedValue>) -> bool {
+        if let Self::Not(inner) = self {
+            return !inner.fits_shared(value);
+        }
+        let any = value.map(|value| value as &dyn Any);
+        match any.and_then(|any| any.downcast_ref::<Json>()).and_then(Json::items) {
+            Some(items) if !matches!(self, Self::Present(_)) => {
+                items.iter().any(|item| self.fits(Some(item.to_string().as_bytes())))
+            }
+            _ => {
+                let text = value.map(ToString::to_string);
+                self.fits(text.as_deref().map(str::as_bytes))
+            }
+        }
+    }
+}
+
+/// The texts that a shared value is compared by: the members of a JSON array, or else the value as it is printed.
+pub(crate) fn texts_of(value: &dyn SharedValue) -> Vec<String> {
+    let any: &dyn Any = value;
+    match any.downcast_ref::<Json>().and_then(Json::items) {
+        Some(items) => items.iter().map(ToString::to_string).collect(),
+        None => vec![value.to_string()],
+    }
+}
+
+impl Setting for ValueMatch {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_value(node, at, diags)
+    }
+
+    fn shape() -> Shape {
+        let text = Shape::Text { what: "a value", example: "gold" };
+        Shape::Either(vec![text, Shape::Any])
+    }
+
+    fn show(&self) -> Plain {
+        show_value(self)
+    }
+}
+
 /// Value conditions by name: of headers, query parameters or cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Values(pub Vec<(String, ValueMatch)>);
@@ -90,12 +138,40 @@ impl Setting for Values {
     }
 
     fn shape() -> Shape {
-        let text = Shape::Text { what: "a value", example: "gold" };
-        Shape::Named(Box::new(Shape::Either(vec![text, Shape::Any])))
+        Shape::Named(Box::new(ValueMatch::shape()))
     }
 
     fn show(&self) -> Plain {
         Plain::Map(self.0.iter().map(|(name, value)| (name.clone(), show_value(value))).collect())
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+/// Value conditions by the names of values that filters share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ValuesOfFilters(pub Values);
+
+impl Setting for ValuesOfFilters {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let mut known = true;
+        for entry in entries_of(node, at, diags, "a map of names to values")? {
+            if let Err(message) = check_name(&entry.key) {
+                diags.error("unknown-name", entry.key_span, at.key(&entry.key), message);
+                known = false;
+            }
+        }
+        known.then(|| Values::bind(node, at, diags))?.map(Self)
+    }
+
+    fn shape() -> Shape {
+        Values::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
     }
 
     fn absent() -> Option<Self> {
@@ -142,5 +218,36 @@ fn show_value(value: &ValueMatch) -> Plain {
         ValueMatch::Contains(part) => tagged("contains", text(part)),
         ValueMatch::Regex(regex) => tagged("regex", text(regexes::written(regex.as_str()))),
         ValueMatch::Not(inner) => tagged("not", show_value(inner)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_fits_if_one_of_its_members_does() {
+        let roles = Json::parse(br#"["dev","x\",\"admin",["ops"],7]"#).unwrap();
+        let exact = |text: &str| ValueMatch::Exact(text.into());
+        let not = |inner| ValueMatch::Not(Box::new(inner));
+        for (wanted, fits) in [
+            (exact("dev"), true),
+            (exact("7"), true),
+            (exact("admin"), false),
+            (exact("ops"), false),
+            (ValueMatch::Prefix("de".into()), true),
+            (ValueMatch::Contains("admin".into()), true),
+            (not(exact("admin")), true),
+            (not(exact("dev")), false),
+            (ValueMatch::Present(true), true),
+            (ValueMatch::Present(false), false),
+            (not(ValueMatch::Present(false)), true),
+        ] {
+            assert_eq!(wanted.fits_shared(Some(&roles)), fits, "{wanted:?}");
+        }
+        let none = Json::parse(b"[]").unwrap();
+        assert!(!exact("dev").fits_shared(Some(&none)) && not(exact("dev")).fits_shared(None));
+        assert!(ValueMatch::Present(true).fits_shared(Some(&none)));
     }
 }

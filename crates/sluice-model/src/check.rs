@@ -14,6 +14,7 @@ use crate::sections::{Admin, Chain, Cluster, Config, Http, Listener, ProxyAccept
 
 pub mod clusters;
 pub mod forward;
+pub mod high_limits;
 pub mod loops;
 pub mod routes;
 pub mod subsets;

@@ -26,7 +26,7 @@ pub use balancing::{
     ApertureSize, Balancer, Failover, LocalityName, LocalityWeights, OwnNode, Priority, SessionTtl,
     SlowStart, ZoneAware,
 };
-pub use cluster_limits::{ClusterLimits, EndpointLimits, Queue};
+pub use cluster_limits::{ClusterLimits, EndpointLimits, HighLimits, Queue};
 pub use clusters::{
     CheckOf, Cluster, ClusterProtocol, ConnectBackoff, DrainFor, EndpointEntry, OnEndpointRemoved,
     OnEndpointUnhealthy, ProxyHeader, Reuse,

@@ -10,7 +10,6 @@ use quinn::Connection;
 use quinn::crypto::rustls::HandshakeData;
 use rustls::pki_types::CertificateDer;
 use sluice_core::connection::{PathFacts, QuicPath, TlsFacts};
-use sluice_tls::CertificateInfo;
 
 use crate::listener::QuicListener;
 
@@ -25,9 +24,7 @@ pub(crate) fn facts_of(connection: &Connection) -> TlsFacts {
         // The library does not report it.
         cipher: "unknown",
         alpn: said.and_then(|said| said.protocol).map(Vec::into_boxed_slice),
-        client_subject: client
-            .and_then(|der| CertificateInfo::of(der).ok())
-            .map(|info| info.subject.into_boxed_str()),
+        client: client.and_then(|der| sluice_tls::client_facts(der)),
         // Nor this.
         resumed: false,
     }

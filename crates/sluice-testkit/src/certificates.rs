@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 /// A certificate authority, and the folder that its certificates are written to.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Authority {
         Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
     }
 
-    /// Issues a certificate for these names, as `FILE.pem` and `FILE.key`.
+    /// Issues a certificate for these names and URIs, as `FILE.pem` and `FILE.key`.
     pub fn issue(&self, file: &str, names: &[&str]) {
         self.issue_until(file, names, 4096);
     }
@@ -40,9 +40,12 @@ impl Authority {
 
     fn issue_until(&self, file: &str, names: &[&str], year: i32) {
         let key = KeyPair::generate().expect("a key");
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let common = names.first().cloned().unwrap_or_default();
+        let names = names.iter().map(ToString::to_string);
+        let (uris, names): (Vec<_>, Vec<_>) = names.partition(|name| name.contains("://"));
+        let common = names.first().or_else(|| uris.first()).cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("host names");
+        let uris = uris.into_iter().map(|uri| SanType::URI(uri.try_into().expect("ASCII")));
+        params.subject_alt_names.extend(uris);
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);

@@ -16,6 +16,7 @@ pub mod peers;
 pub mod quic_server;
 pub mod running;
 pub mod tls;
+pub mod tokens;
 pub mod tools;
 pub mod wait;
 

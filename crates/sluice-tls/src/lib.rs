@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use authorities::Authorities;
 pub use client::{ClientPlan, ClientTls, Verify};
-pub use material::{CertificateInfo, LoadError};
+pub use material::{CertificateInfo, LoadError, client_facts};
 pub use quic::InitialKeys;
 pub use server::{ClientAuth, EarlySessions, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};

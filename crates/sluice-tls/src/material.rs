@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use sluice_core::connection::ClientCertFacts;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// A file that could not be used.
@@ -56,15 +57,7 @@ impl CertificateInfo {
     /// The message of the parser.
     pub fn of(der: &[u8]) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let alternative = certificate.subject_alternative_name().ok().flatten();
-        let mut names: Vec<String> = alternative
-            .iter()
-            .flat_map(|names| &names.value.general_names)
-            .filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-                _ => None,
-            })
-            .collect();
+        let (mut names, _) = alternative_names(&certificate);
         if names.is_empty() {
             let common = certificate.subject().iter_common_name();
             names.extend(common.filter_map(|cn| cn.as_str().ok()).map(str::to_ascii_lowercase));
@@ -76,6 +69,29 @@ impl CertificateInfo {
             serial: certificate.raw_serial_as_string(),
         })
     }
+}
+
+/// The DNS names, lower case, and the URIs of a certificate.
+fn alternative_names(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<String>) {
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let (mut names, mut uris) = (Vec::new(), Vec::new());
+    for name in alternative.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            _ => {}
+        }
+    }
+    (names, uris)
+}
+
+/// What the certificate of a client says, in DER; `None` if it cannot be parsed.
+pub fn client_facts(der: &[u8]) -> Option<Arc<ClientCertFacts>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let (names, uris) = alternative_names(&certificate);
+    let boxed = |all: Vec<String>| all.into_iter().map(String::into_boxed_str).collect();
+    let subject = certificate.subject().to_string().into_boxed_str();
+    Some(Arc::new(ClientCertFacts { subject, uris: boxed(uris), names: boxed(names) }))
 }
 
 /// A certificate chain with its matching key.

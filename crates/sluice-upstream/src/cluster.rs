@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::balance::load_balancer::BalancerInput;
 use crate::balance::subsets::{StateChanges, SubsetTable};
 use crate::balance::{Balance, LoadBalancer};
-use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, Target};
+use crate::endpoint::{EndpointId, EndpointState, EndpointTraits, LoadKind, Target};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
 use crate::plan::{ClusterPlan, ClusterSettings};
@@ -38,7 +38,7 @@ mod source_table;
 mod standings;
 
 pub use affinity::{Affinity, ClientSession, PreferredEndpoint, SESSION_MAX};
-use breakers::WorkerCounts;
+use breakers::ClassCounts;
 pub use breakers::{Breaker, BreakerLimit, WorkerShare};
 pub use claim::{Claim, RequestClaim};
 pub use eligibility::{Eligibility, Ineligible};
@@ -72,14 +72,11 @@ pub struct Cluster {
     had_subsets: AtomicBool,
     /// What operators decided; written by the control thread.
     overrides: ArcSwap<ClusterOverrides>,
-    active: AtomicU64,
-    /// The part of `active` that is pooled.
+    counts: ClassCounts,
+    /// What requests with high priority count.
+    high: ClassCounts,
+    /// The part of all connections that is pooled.
     pooled: AtomicU64,
-    requests: AtomicU64,
-    /// Requests that wait for a connection.
-    pending: Arc<WorkerCounts>,
-    /// Retries in flight.
-    retries: Arc<WorkerCounts>,
     /// What waits for an endpoint; created when a plan first has a queue.
     queue: OnceLock<Box<WaitQueue>>,
     /// Whether a part of the limits is reserved for side calls.
@@ -227,11 +224,9 @@ impl Cluster {
             standings: Mutex::default(),
             had_subsets: AtomicBool::new(false),
             overrides: ArcSwap::default(),
-            active: AtomicU64::new(0),
+            counts: ClassCounts::default(),
+            high: ClassCounts::default(),
             pooled: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-            pending: Arc::default(),
-            retries: Arc::default(),
             reserves: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             changed: Notify::new(),
@@ -313,7 +308,7 @@ impl Cluster {
 
     /// Requests in flight, over all workers; counted only if they are bounded.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
+        self.in_use_of_all(LoadKind::Request)
     }
 
     /// The current membership.
@@ -487,7 +482,7 @@ impl Cluster {
 
     /// Current connections, over all workers.
     pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
+        self.in_use_of_all(LoadKind::Connection)
     }
 
     /// The load of all endpoints: relayed connections plus requests. Requests are counted only if the plan needs them.

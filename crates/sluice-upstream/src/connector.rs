@@ -102,7 +102,7 @@ pub async fn connect(
             // The failure of an attempt is more informative than that no endpoint is left.
             Err(why) => {
                 if last.is_none()
-                    && let Some(shortage) = handle.cluster.shortage(why)
+                    && let Some(shortage) = handle.shortage(why)
                 {
                     conn.info.note(shortage);
                 }

@@ -120,6 +120,8 @@ pub struct ClusterSettings {
     pub endpoint_connections_max: Option<u64>,
     /// Where connections and requests wait that exceed these limits; `None` refuses them.
     pub queue: Option<QueuePlan>,
+    /// The limits of requests with high priority, which are counted apart.
+    pub high: HighLimits,
     /// What happens to connections whose endpoint leaves.
     pub on_endpoint_removed: OnRemoved,
     /// What happens to connections and flows whose endpoint becomes unhealthy or is ejected.
@@ -137,11 +139,29 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
-    /// The limit of `load` over all endpoints.
-    pub const fn limit_of(&self, load: LoadKind) -> Option<u64> {
-        match load {
-            LoadKind::Connection => self.connections_max,
-            LoadKind::Request => self.requests_max,
+    /// The limit of `load` over all endpoints, for `class`.
+    pub const fn limit_of(&self, load: LoadKind, class: BreakerClass) -> Option<u64> {
+        match (class, load) {
+            (BreakerClass::Default, LoadKind::Connection) => self.connections_max,
+            (BreakerClass::Default, LoadKind::Request) => self.requests_max,
+            (BreakerClass::High, LoadKind::Connection) => self.high.connections_max,
+            (BreakerClass::High, LoadKind::Request) => self.high.requests_max,
+        }
+    }
+
+    /// The most requests of `class` that wait for a connection, per worker.
+    pub const fn pending_of(&self, class: BreakerClass) -> u64 {
+        match class {
+            BreakerClass::Default => self.pending_max,
+            BreakerClass::High => self.high.pending_max,
+        }
+    }
+
+    /// The most concurrent retries of `class`, per worker, and the percentage of its requests that may be more.
+    pub const fn retries_of(&self, class: BreakerClass) -> (u64, u8) {
+        match class {
+            BreakerClass::Default => (self.retries_max, self.retry_percent),
+            BreakerClass::High => (self.high.retries_max, self.high.retry_percent),
         }
     }
 
@@ -160,11 +180,12 @@ impl ClusterSettings {
     }
 
     /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
-    pub fn counts(&self, load: LoadKind) -> bool {
+    pub fn counts(&self, load: LoadKind, class: BreakerClass) -> bool {
         match load {
             LoadKind::Connection => true,
             LoadKind::Request => {
-                self.requests_max.is_some() || self.balancing.balance.load_max().is_some()
+                let limit = self.limit_of(load, class);
+                limit.is_some() || self.balancing.balance.load_max().is_some()
             }
         }
     }
@@ -210,6 +231,13 @@ impl ClusterSettings {
                 connections_max: None,
                 endpoint_connections_max: None,
                 queue: None,
+                high: HighLimits {
+                    connections_max: None,
+                    requests_max: None,
+                    pending_max: 16,
+                    retries_max: 3,
+                    retry_percent: 20,
+                },
                 on_endpoint_removed: OnRemoved::Keep,
                 on_endpoint_unhealthy: OnUnhealthy::Keep,
                 dns: DnsPlan {
@@ -232,6 +260,36 @@ impl ClusterSettings {
         });
         Arc::clone(&BARE)
     }
+}
+
+/// Whose limits apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BreakerClass {
+    /// Requests with high priority.
+    High,
+    /// All else.
+    #[default]
+    Default,
+}
+
+impl BreakerClass {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Default, Self::High];
+}
+
+/// The limits of requests with high priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HighLimits {
+    /// Concurrent connections, over all workers.
+    pub connections_max: Option<u64>,
+    /// Concurrent requests, over all workers.
+    pub requests_max: Option<u64>,
+    /// Requests that may wait for a connection at once, per worker.
+    pub pending_max: u64,
+    /// Concurrent retries, per worker; or `retry_percent` of the requests in flight, if that is more.
+    pub retries_max: u64,
+    /// The share of the requests in flight that may be retries.
+    pub retry_percent: u8,
 }
 
 /// Where what exceeds the limits of a cluster waits.

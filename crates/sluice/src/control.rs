@@ -29,6 +29,7 @@ use sluice_model::store::Store;
 use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, LogQueue, Registry};
 use sluice_upstream::health::{ConnectionProbe, HealthWatch, Probes};
+use sluice_upstream::hops::{HopTransport, ListenerGuard};
 use sluice_upstream::plan::{CheckKind, OnRemoved, OnUnhealthy};
 use sluice_upstream::{Cluster, Clusters, EndpointState, LeftEndpoints};
 use tokio::signal::unix::{SignalKind, signal};
@@ -164,9 +165,14 @@ pub(crate) async fn run(
         None => None,
     };
     let control = Control::start(&options, built, builder).await?;
-    if let Some((admin, (socket, staged, address))) = admin.zip(bound) {
+    // The admin pages are not for those who name hosts to a forward proxy: they count as a listener of ours.
+    let mut _own = None;
+    if let Some((admin, AdminBound { socket, staged, address })) = admin.zip(bound) {
         if let Some(file) = staged {
             sockets::place(&admin.address.value, file);
+        }
+        if let AdminSocket::Tcp(tcp) = &socket {
+            _own = Some(ListenerGuard::on(HopTransport::Stream, tcp.local_addr()?));
         }
         control.report.admin(&address);
         let plan = admin_plan(&admin, control.in_force.borrow().limits());
@@ -452,8 +458,14 @@ fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
     }
 }
 
-/// The socket of the admin pages, its file if not yet in place, and its bound address.
-type AdminBound = (AdminSocket, Option<StagedFile>, String);
+/// The socket of the admin pages.
+struct AdminBound {
+    socket: AdminSocket,
+    /// Its file, if that is not yet in place.
+    staged: Option<StagedFile>,
+    /// Where it is bound.
+    address: String,
+}
 
 fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<AdminBound> {
     let context = || format!("cannot listen on the admin address {address}");
@@ -466,15 +478,16 @@ fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<Admin
                 sluice_sys::listen::TcpOptions { backlog: 64, keepalive: true, fast_open: 0 };
             let fd = sluice_sys::listen::tcp(*socket, 1, options).with_context(context)?.remove(0);
             let tcp = tokio::net::TcpListener::from_std(fd.into()).with_context(context)?;
-            let bound = tcp.local_addr()?.to_string();
-            Ok((AdminSocket::Tcp(tcp), None, bound))
+            let address = tcp.local_addr()?.to_string();
+            Ok(AdminBound { socket: AdminSocket::Tcp(tcp), staged: None, address })
         }
         ListenAddress::Unix(path) => {
             let (mut sockets, file) =
                 sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?;
             let fd = sockets.remove(0);
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
-            Ok((AdminSocket::Unix(unix), Some(file), address.to_string()))
+            let (staged, address) = (Some(file), address.to_string());
+            Ok(AdminBound { socket: AdminSocket::Unix(unix), staged, address })
         }
         ListenAddress::Udp(_) => {
             anyhow::bail!("the admin address must be a TCP address or a unix socket")

@@ -49,7 +49,8 @@ fn shapes(connection: &Filters, http: &HttpFilters, name: &str) -> Vec<Shape> {
 /// Runs the command line with these filters. A `main` needs nothing else.
 pub fn main_with(extensions: Extensions) -> ExitCode {
     let Extensions { connection, http } = &extensions;
-    sluice_core::values::declare(connection.values().chain(http.values()));
+    let of_all = sluice_l7::identity::VALUES;
+    sluice_core::values::declare(connection.values().chain(http.values()).chain(of_all));
     match commands::run(cli::Cli::parse(), extensions) {
         Ok(code) => code,
         Err(error) => {

@@ -24,6 +24,8 @@ mod kit;
 #[path = "faults/page.rs"]
 mod page;
 
+#[path = "faults/auth.rs"]
+mod auth;
 #[path = "faults/config.rs"]
 mod config;
 #[path = "faults/endpoints.rs"]
@@ -52,6 +54,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Connecting to endpoints", endpoints::CASES),
     ("Responses of endpoints", upstream_http::CASES),
     ("HTTP clients and routes", http::CASES),
+    ("Authentication", auth::CASES),
     ("Services that filters ask", side_calls::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),

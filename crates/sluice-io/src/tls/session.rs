@@ -8,7 +8,6 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sluice_core::connection::TlsFacts;
-use sluice_tls::CertificateInfo;
 
 use super::HandshakeError;
 
@@ -129,9 +128,7 @@ impl Session {
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
             alpn: common.alpn_protocol().map(Into::into),
-            client_subject: client
-                .and_then(|der| CertificateInfo::of(der).ok())
-                .map(|info| info.subject.into_boxed_str()),
+            client: client.and_then(|der| sluice_tls::client_facts(der)),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sluice_core::{Name, SecretText};
@@ -17,6 +18,12 @@ pub trait Content: Sized + Send + Sync + 'static {
     /// # Errors
     /// What is wrong, in a form such as `line 3 has no colon`. The message is logged: it must not contain the content.
     fn parse(content: &[u8]) -> Result<Self, String>;
+
+    /// How long fetched content can be used, if it says so itself. It is fetched again before that, and no less often
+    /// than its schedule says.
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl Content for SecretText {

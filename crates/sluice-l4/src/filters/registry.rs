@@ -15,7 +15,7 @@ use sluice_core::{
 use sluice_upstream::Cluster;
 
 use super::content::{Content, LiveSecret, SecretUser};
-use super::fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches};
+use super::fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches, FileOrigin};
 
 /// A kind of filter, registered by name, one per process. `P` is what one use of it becomes.
 pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
@@ -167,6 +167,11 @@ impl<'a> CheckContext<'a> {
         Self { at, owner, diags, names }
     }
 
+    /// The context of settings within these.
+    pub fn within<'b>(&'b mut self, at: &'b Path<'b>) -> CheckContext<'b> {
+        CheckContext { at, owner: self.owner, diags: self.diags, names: self.names }
+    }
+
     /// Reads the settings as their section.
     pub fn bind<S: Setting>(&mut self, settings: &Node) -> Option<S> {
         S::bind(settings, self.at, self.diags)
@@ -222,6 +227,20 @@ impl<'a> CheckContext<'a> {
         schedule: FetchSchedule,
     ) -> Fetched<T> {
         self.names.fetches().declare(Arc::new(origin), schedule)
+    }
+
+    /// Declares the content of the file that the field `key` names. It is read and checked now, so that it is there from
+    /// the beginning, and again whenever it changes.
+    pub fn file<T: Content>(&mut self, path: &Spanned<PathBuf>, key: &str) -> Option<Fetched<T>> {
+        let origin = FileOrigin { path: self.path(&path.value, key)? };
+        match self.names.fetches().declare_file(origin) {
+            Ok(fetched) => Some(fetched),
+            Err(problem) => {
+                let message = format!("cannot use {}: {problem}", path.value.display());
+                self.diags.error("bad-file", path.span, self.at.key(key), message);
+                None
+            }
+        }
     }
 
     /// Returns the path that the field `key` names, relative to the configuration files.

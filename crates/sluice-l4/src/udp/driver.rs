@@ -31,12 +31,14 @@ use tokio::sync::Notify;
 use super::batch::{More, count_of, is_of_icmp, receive, turn_over};
 use super::flow::Flow;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
-use super::listener::{FlowOrigin, PickedEndpoint, UdpListener};
+use super::held::WaitingFlows;
+use super::listener::{FlowOrigin, UdpListener};
 use super::names::{FirstDatagram, SniTable};
 use crate::metrics;
 use crate::quic::ids::{self, Owner};
 use crate::reasons;
 use crate::record::ConnectionRecord;
+use begin::{FlowBegun, FlowStart};
 
 mod begin;
 mod per_packet;
@@ -53,6 +55,7 @@ pub struct UdpSlot {
     listener: RefCell<Rc<UdpListener>>,
     table: RefCell<FlowTable<Rc<Flow>>>,
     names: SniTable,
+    waiting: RefCell<WaitingFlows>,
     draining: Cell<bool>,
     wake: Notify,
 }
@@ -79,6 +82,10 @@ impl UdpSlot {
             listener: RefCell::new(listener),
             table: RefCell::new(FlowTable::new(bound)),
             names: SniTable::new(worker),
+            waiting: RefCell::new(WaitingFlows::new(
+                worker,
+                worker.limits.size(Limit::FlowsWaiting),
+            )),
             draining: Cell::new(false),
             wake: Notify::new(),
         }))
@@ -102,6 +109,10 @@ impl UdpSlot {
     pub fn drain(&self) {
         self.draining.set(true);
         self.wake.notify_one();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining.get() && self.table.borrow().is_empty() && self.waiting.borrow().is_empty()
     }
 
     /// The number of flows.
@@ -131,10 +142,10 @@ impl UdpSlot {
             let finished = poll_fn(|cx| {
                 // Once woken, the next turn of the loop waits for notification again.
                 if woken.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(self.draining.get() && self.table.borrow().is_empty());
+                    return Poll::Ready(self.is_drained());
                 }
                 self.expire();
-                if self.draining.get() && self.table.borrow().is_empty() {
+                if self.is_drained() {
                     return Poll::Ready(true);
                 }
                 timer.set(self.table.borrow().next_expiry());
@@ -266,13 +277,17 @@ impl UdpSlot {
         }
         let facts = flow.info.facts.get().map(|facts| Facts::clone(facts));
         let replaces = Some((id, &flow));
-        let moved =
-            self.begin(*key, now, FlowStart { facts, replaces, ..FlowStart::with(datagram) });
-        // If no other flow can begin, this one continues.
-        Some(moved.unwrap_or_else(|_| {
-            flow.state.stays(now);
-            (id, flow)
-        }))
+        let origin = FlowOrigin::Replaced(flow.claim.handle().cluster.name.clone());
+        let start = FlowStart { facts, replaces, ..FlowStart::with(datagram, origin) };
+        match self.begin(*key, now, start) {
+            Ok(FlowBegun::Flow(id, flow)) => Some((id, flow)),
+            Ok(FlowBegun::Waits) => None,
+            // No other flow can begin, so this one continues.
+            Err(_) => {
+                flow.state.stays(now);
+                Some((id, flow))
+            }
+        }
     }
 
     /// Whether a flow leaves its unhealthy endpoint: if the cluster is configured so, and another endpoint is healthy.
@@ -287,6 +302,9 @@ impl UdpSlot {
 
     /// Handles a datagram that belongs to no flow; a flow may begin with it.
     fn first_datagram(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
+        if let Some(lookup) = self.hold(&key, datagram) {
+            return lookup;
+        }
         if self.draining.get() {
             return FlowLookup::None;
         }
@@ -299,16 +317,33 @@ impl UdpSlot {
         } else {
             (None, None, Vec::new())
         };
-        let start = FlowStart { facts, owner: owner.as_ref(), ..FlowStart::with(datagram) };
-        let Ok((id, flow)) = self.begin(key, now, start) else {
-            return FlowLookup::None;
-        };
-        if !kept.is_empty() {
-            let outgoing = |data| Outgoing { data, to: None, from: None, segment: None };
-            let mut run = kept.iter().map(|data| outgoing(&**data)).collect();
-            self.flush(Some((id, Rc::clone(&flow))), &mut run);
+        let origin = owner.map_or(FlowOrigin::New, FlowOrigin::Moved);
+        let start = FlowStart { facts, ..FlowStart::with(datagram, origin) };
+        match self.begin(key, now, start) {
+            Ok(FlowBegun::Flow(id, flow)) => {
+                self.flush_held((id, Rc::clone(&flow)), &kept);
+                FlowLookup::Flow(id, flow)
+            }
+            Ok(FlowBegun::Waits) => {
+                kept.iter().for_each(|kept| drop(self.hold(&key, kept)));
+                self.hold(&key, datagram).unwrap_or(FlowLookup::None)
+            }
+            Err(_) => FlowLookup::None,
         }
-        FlowLookup::Flow(id, flow)
+    }
+
+    /// Keeps a datagram of a flow that waits for a filter; `None` if no such flow waits.
+    fn hold(&self, key: &FlowKey, datagram: &[u8]) -> Option<FlowLookup> {
+        let held = self.waiting.borrow_mut().hold(key, datagram)?;
+        Some(if held { FlowLookup::Held } else { FlowLookup::None })
+    }
+
+    /// Forwards the datagrams that were held until their flow began.
+    fn flush_held(&self, of: (FlowId, Rc<Flow>), held: &[Box<[u8]>]) {
+        if !held.is_empty() {
+            let outgoing = |data| Outgoing { data, to: None, from: None, segment: None };
+            self.flush(Some(of), &mut held.iter().map(|data| outgoing(&**data)).collect());
+        }
     }
 
     /// Forwards the replies of a flow to its client, for as long as the flow lasts.
@@ -443,36 +478,6 @@ impl UdpSlot {
             let record =
                 ConnectionRecord::new(info, &worker.clock, worker.now(), why, Some(datagrams));
             worker.log.push(Box::new(record));
-        }
-    }
-}
-
-/// What a flow begins with.
-#[derive(Debug)]
-struct FlowStart<'a> {
-    /// Its first datagram.
-    datagram: &'a [u8],
-    /// What the first datagram revealed.
-    facts: Option<Facts>,
-    /// The owner of its QUIC connection, if it continues one.
-    owner: Option<&'a Owner>,
-    /// The flow that it replaces.
-    replaces: Option<(FlowId, &'a Rc<Flow>)>,
-    /// Where it goes, if that is decided.
-    picked: Option<&'a PickedEndpoint>,
-}
-
-impl<'a> FlowStart<'a> {
-    const fn with(datagram: &'a [u8]) -> Self {
-        Self { datagram, facts: None, owner: None, replaces: None, picked: None }
-    }
-
-    /// Where its datagrams went before.
-    const fn origin(&self) -> FlowOrigin<'a> {
-        match (self.owner, self.picked) {
-            (Some(owner), _) => FlowOrigin::Moved(owner),
-            (None, Some(picked)) => FlowOrigin::Picked(picked),
-            (None, None) => FlowOrigin::New,
         }
     }
 }

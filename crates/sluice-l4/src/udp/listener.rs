@@ -1,8 +1,8 @@
 //! A UDP listener on one worker, and the destination of its new flows.
 //!
 //! Owns: the listener's filters, chains and metrics; choosing chain and endpoint for a flow, and opening its socket.
-//! Refuses to know: the flow table and datagrams. Keeps: filters that admitted a flow are notified if it does not begin
-//! after all.
+//! Refuses to know: the flow table, and when filters are asked. Keeps: a datagram of a connection that has an endpoint
+//! goes there.
 
 use std::io;
 use std::rc::Rc;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use sluice_core::connection::{Attempt, ConnInfo};
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Name, Reason, Verdict};
-use sluice_io::{Admit, ConnectionFilter, Source, WorkerCx};
+use sluice_core::{Facts, Name, Reason};
+use sluice_io::{ConnectionFilter, Source, WorkerCx};
 use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
@@ -122,60 +122,48 @@ impl UdpListener {
         }
     }
 
-    /// Chooses the chain and endpoint of a new flow, which begins with `datagram`; `check` selects the filters to ask.
-    pub(super) fn choose(
-        &self,
-        worker: &WorkerCx,
-        info: &ConnInfo,
-        came_from: FlowOrigin<'_>,
-        check: FilterCheck,
-        datagram: &[u8],
-    ) -> Result<(usize, Claim), Reason> {
-        admit(check.of(&self.filters), info)?;
-        self.choose_chain(worker, info, came_from, check, datagram).inspect_err(|_| {
-            check.of(&self.filters).iter().for_each(|filter| filter.ended(info));
-        })
-    }
-
-    fn choose_chain(
-        &self,
-        worker: &WorkerCx,
-        info: &ConnInfo,
-        came_from: FlowOrigin<'_>,
-        check: FilterCheck,
-        datagram: &[u8],
-    ) -> Result<(usize, Claim), Reason> {
+    /// Selects the chain of a new flow.
+    pub(super) fn select(&self, info: &ConnInfo, origin: &FlowOrigin) -> Result<usize, Reason> {
         let none = Facts::default();
         let subject = ChainInput::of(info, info.facts.get().map_or(&none, |facts| &**facts));
         let of_owner =
             |owner: &Owner| self.plan.chains.iter().position(|chain| chain.name == owner.chain);
-        let known = match came_from {
+        let known = match origin {
             FlowOrigin::Picked(picked) => Some(picked.chain),
-            _ => came_from.owner().and_then(of_owner),
+            FlowOrigin::Moved(owner) => of_owner(owner),
+            FlowOrigin::New | FlowOrigin::Replaced(_) => None,
         };
         let index = known.or_else(|| self.plan.table.find(&subject));
         let index = index.ok_or(reasons::UNMATCHED)?;
-        let (plan, chain) = (&self.plan.chains[index], &self.chains[index]);
-        let _ = info.chain.set(Arc::clone(&plan.name));
+        let _ = info.chain.set(Arc::clone(&self.plan.chains[index].name));
+        Ok(index)
+    }
+
+    /// Picks the endpoint of a flow of `chain`, which begins with `datagram`.
+    pub(super) fn pick(
+        &self,
+        worker: &WorkerCx,
+        info: &ConnInfo,
+        chain: usize,
+        origin: &FlowOrigin,
+        datagram: &[u8],
+    ) -> Result<Claim, Reason> {
+        let (plan, chain) = (&self.plan.chains[chain], &self.chains[chain]);
         let affinity = affinity_of(plan.hash, plan.sticky, info.source(), datagram);
-        let (handle, subset) = cluster_of(worker, chain, affinity, came_from);
+        let (handle, subset) = cluster_of(worker, chain, affinity, origin);
         let affinity = Affinity { subset: subset.as_deref(), ..affinity };
-        let named = |handle: &ClusterHandle| {
-            let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
-        };
-        admit(check.of(&chain.filters), info).inspect_err(|_| named(&handle))?;
         // Healthy or not: no other endpoint has the keys of the connection.
-        let member = came_from.owner().and_then(|owner| handle.claim_member(&owner.endpoint));
-        let (handle, picked) = match (member, came_from) {
+        let member = match origin {
+            FlowOrigin::Moved(owner) => handle.claim_member(&owner.endpoint),
+            _ => None,
+        };
+        let (handle, picked) = match (member, origin) {
             (Some(claim), _) => (handle, Ok(claim)),
             (None, FlowOrigin::Picked(of)) => (handle, of.claim(worker)),
             (None, _) => handle.pick_or_fall_back(worker, affinity),
         };
-        named(&handle);
-        let claim = picked.inspect_err(|_| {
-            check.of(&chain.filters).iter().for_each(|filter| filter.ended(info));
-        })?;
-        Ok((index, claim))
+        let _ = info.reach().cluster.set(Arc::clone(&handle.cluster.name));
+        picked
     }
 
     /// Notifies every filter that admitted a flow into `chain` that it has ended.
@@ -212,49 +200,17 @@ impl UdpListener {
     }
 }
 
-/// Which filters are asked whether a flow may begin.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum FilterCheck {
-    /// The filters of the listener and of the chain.
-    Run,
-    /// No filter: the flow replaces one that they admitted.
-    Skip,
-}
-
-impl FilterCheck {
-    fn of(self, filters: &[Rc<dyn ConnectionFilter>]) -> &[Rc<dyn ConnectionFilter>] {
-        match self {
-            Self::Run => filters,
-            Self::Skip => &[],
-        }
-    }
-}
-
-/// A datagram cannot wait, so a filter that needs to wait counts as refusing.
-fn admit(filters: &[Rc<dyn ConnectionFilter>], info: &ConnInfo) -> Result<(), Reason> {
-    for (index, filter) in filters.iter().enumerate() {
-        let why = match filter.admit(info) {
-            Admit::Now(Verdict::Continue) => continue,
-            Admit::Now(Verdict::Reject(why)) => why,
-            Admit::Wait(_) => reasons::FILTER_REJECTED,
-        };
-        filters[..index].iter().for_each(|filter| filter.ended(info));
-        return Err(why);
-    }
-    Ok(())
-}
-
 /// Where the datagrams of a new flow went before.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum FlowOrigin<'a> {
+#[derive(Debug)]
+pub(super) enum FlowOrigin {
     /// Nowhere.
     New,
     /// To the endpoint of a QUIC connection that has changed its address.
-    Moved(&'a Owner),
+    Moved(Owner),
     /// To this cluster, by a flow that is replaced.
-    Replaced(&'a Name),
+    Replaced(Name),
     /// Anywhere: each datagram is balanced by itself, and this one goes here.
-    Picked(&'a PickedEndpoint),
+    Picked(PickedEndpoint),
 }
 
 /// The endpoint that was picked for a datagram.
@@ -274,25 +230,16 @@ impl PickedEndpoint {
     }
 }
 
-impl<'a> FlowOrigin<'a> {
-    const fn owner(self) -> Option<&'a Owner> {
-        match self {
-            Self::Moved(owner) => Some(owner),
-            Self::New | Self::Replaced(_) | Self::Picked(_) => None,
-        }
-    }
-}
-
 /// The cluster of a flow, and the metadata that the flow asks for there.
 fn cluster_of(
     worker: &WorkerCx,
     chain: &FlowChain,
     affinity: Affinity<'_>,
-    came_from: FlowOrigin<'_>,
+    origin: &FlowOrigin,
 ) -> (Rc<ClusterHandle>, Option<Arc<SubsetKey>>) {
     let mut handles = chain.handles.iter();
     let own = |of: &SplitHandle| (Rc::clone(&of.handle), of.subset.clone());
-    let before = match came_from {
+    let before = match origin {
         FlowOrigin::New => None,
         FlowOrigin::Picked(picked) => Some((Rc::clone(&picked.handle), None)),
         FlowOrigin::Moved(owner) => handles.find_map(|of| {

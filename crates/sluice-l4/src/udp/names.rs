@@ -10,13 +10,12 @@ use std::time::Duration;
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Moment, Name, TransportKind};
 use sluice_io::WorkerCx;
+use sluice_io::buffers::BufPool;
 
 use super::flow_table::FlowKey;
+use super::held::HeldDatagrams;
 use crate::quic::ids::{self, Owner};
 use crate::quic::{Asked, Hellos, initial};
-
-/// The most bytes held for one client; the datagrams of a whole hello are smaller.
-const HELD_MAX: usize = 32 << 10;
 
 /// How long datagrams are held.
 const KEPT: Duration = Duration::from_secs(10);
@@ -26,6 +25,7 @@ const KEPT: Duration = Duration::from_secs(10);
 pub(super) struct SniTable {
     hellos: Hellos,
     held: RefCell<PendingHellos>,
+    pool: BufPool,
     bound: usize,
 }
 
@@ -38,8 +38,7 @@ struct PendingHellos {
 #[derive(Debug)]
 struct PendingHello {
     since: Moment,
-    datagrams: Vec<Box<[u8]>>,
-    bytes: usize,
+    held: HeldDatagrams,
 }
 
 /// What happens to a datagram from an unknown source.
@@ -61,7 +60,8 @@ impl SniTable {
     /// Creates an empty table for as many clients as the limits of `worker` allow hellos.
     pub(super) fn new(worker: &WorkerCx) -> Self {
         let bound = worker.limits.size(Limit::QuicHellos);
-        Self { hellos: Hellos::new(worker), held: RefCell::default(), bound }
+        let pool = worker.buffers.clone();
+        Self { hellos: Hellos::new(worker), held: RefCell::default(), pool, bound }
     }
 
     /// Handles a datagram from an unknown source.
@@ -108,20 +108,15 @@ impl SniTable {
         }
         if !held.clients.contains_key(&key) {
             held.order.push_back((now, key));
-            held.clients.insert(key, PendingHello { since: now, datagrams: Vec::new(), bytes: 0 });
+            let hello = PendingHello { since: now, held: HeldDatagrams::within(&self.pool) };
+            held.clients.insert(key, hello);
         }
-        let Some(waiting) = held.clients.get_mut(&key) else { return false };
-        waiting.bytes += datagram.len();
-        if waiting.bytes > HELD_MAX {
-            return false;
-        }
-        waiting.datagrams.push(datagram.into());
-        true
+        held.clients.get_mut(&key).is_some_and(|waiting| waiting.held.push(datagram))
     }
 
     fn release(&self, key: &FlowKey) -> Vec<Box<[u8]>> {
         let waiting = self.held.borrow_mut().clients.remove(key);
-        waiting.map(|waiting| waiting.datagrams).unwrap_or_default()
+        waiting.map(|waiting| waiting.held.release()).unwrap_or_default()
     }
 }
 
@@ -133,6 +128,7 @@ mod tests {
     use crate::inspect::tests::{hello, server_name};
     use crate::inspect::tls;
     use crate::quic::tests::piece_of_hello;
+    use crate::udp::held::HELD_MAX;
 
     fn client(n: u16) -> FlowKey {
         FlowKey { client: ([192, 0, 2, 1], n).into(), local: None, endpoint: None }
@@ -191,11 +187,11 @@ mod tests {
     fn the_bytes_of_a_client_are_bounded() {
         let table = table(8);
         let now = Moment::default();
-        let datagram = [0; 1 << 10];
-        assert!((0..HELD_MAX >> 10).all(|_| table.hold(now, client(1), &datagram)));
+        let datagram = [0; HELD_MAX / 2];
+        assert!(table.hold(now, client(1), &datagram));
         assert!(!table.hold(now, client(1), &datagram));
         assert!(table.hold(now, client(2), &datagram), "each client has its own bound");
-        assert_eq!(table.release(&client(1)).len(), HELD_MAX >> 10);
+        assert_eq!(table.release(&client(1)).len(), 1);
     }
 
     #[test]

@@ -11,10 +11,10 @@ use sluice_codec::{HttpStream, Method};
 use super::reroute::RoutePlace;
 use super::{RequestTask, RouteTarget, Stop};
 use crate::connection_manager::{FilterList, RouteSnapshot};
+use crate::host_name::without_port;
 use crate::hygiene::{self, Underscores};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::routes::index::without_port;
 use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
 
 impl RequestTask {

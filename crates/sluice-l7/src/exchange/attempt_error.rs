@@ -4,12 +4,17 @@
 //! Keeps: only a failed attempt may be followed by a retry.
 
 use super::Stop;
+use super::late_attempts::LateAttempt;
 use crate::failed_attempt::FailedAttempt;
 
 /// Why an attempt delivered no response to the client.
 pub(super) enum AttemptError {
     /// It failed; a retry may succeed.
     Failed(FailedAttempt),
+    /// Its response is one to retry, and no retry is left; other attempts in flight may do better.
+    Unwanted(FailedAttempt),
+    /// It is late, and goes on.
+    Late(Box<LateAttempt>),
     /// It was redirected, and the rule follows.
     Redirected,
     /// The request ends without a retry.

@@ -134,13 +134,7 @@ impl RequestTask {
             }
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
-                // The request is moved out while its stream waits for its turn; a spare takes its place.
-                let spare = self.manager.shared.head_pool.take().into();
-                let request = std::mem::replace(&mut self.request, spare);
-                let opened = self.guarded(down, by, client.open(&request, end)).await;
-                let mut spare = std::mem::replace(&mut self.request, request);
-                self.manager.shared.head_pool.give(spare.take());
-                match opened? {
+                match self.guarded(down, by, client.open(&self.request, end)).await? {
                     Some(Ok(stream)) => (stream, None, false),
                     Some(Err(error)) => return Err(self.unsendable(&error)),
                     None if worker.now() >= self.deadlines.overall() => {

@@ -22,7 +22,8 @@ const RETRIES_MAX: u32 = 31;
 const LIST_MAX: usize = 64;
 
 /// The headers that are heeded.
-const HEEDED: [&str; 8] = [
+const HEEDED: [&str; 9] = [
+    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
     "x-envoy-max-retries",
@@ -64,6 +65,13 @@ fn changed(request: &mut Head, options: &RuleOptions) -> Option<RuleOptions> {
     }
     let mut options = options.clone();
     change_retries(request, &mut options.retry);
+    if let Some(word) = text(request, "x-envoy-hedge-on-per-try-timeout") {
+        match word {
+            "true" => options.retry.hedge = true,
+            "false" => options.retry.hedge = false,
+            _ => {}
+        }
+    }
     let millis = |name: &str| Some(Duration::from_millis(number(request, name)?));
     // 0 disables a time-out.
     let timeout = |name: &str| millis(name).map(|time| (!time.is_zero()).then_some(time));
@@ -196,6 +204,15 @@ mod tests {
         // A number of retries without a condition is none, nor are statuses without the word for them.
         let fields = [("x-envoy-max-retries", "3"), ("x-envoy-retriable-status-codes", "404")];
         check(&fields, usual(), Timeouts::default());
+    }
+
+    #[test]
+    fn a_header_lets_late_attempts_go_on() {
+        for (word, hedge) in [("true", true), ("false", false), ("1", false), ("", false)] {
+            let fields = [("x-envoy-hedge-on-per-try-timeout", word)];
+            let plan = RetryPlan { hedge, ..RetryPlan::default() };
+            check(&fields, plan, Timeouts::default());
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl RequestTask {
         self.request.take_target_change();
         let mut buffered = None;
         let mut place = from;
+        let mut edited = None;
         while let Some(FilterEntry { name, filter, .. }) = self.filters.get(place).cloned() {
             if self.states.len() <= place {
                 self.states.push(None);
@@ -94,21 +95,34 @@ impl RequestTask {
                     }
                 };
             }
+            if self.clean_new_target()? {
+                edited = Some(place);
+            }
             if std::mem::take(&mut self.reroutes) {
                 route = self.reroute(snapshot, place, route)?;
             }
             place += 1;
+            if place == self.filters.len()
+                && let Some(editor) = edited.take()
+            {
+                self.judge_again(snapshot, route, editor);
+            }
         }
         if let Some(buffered) = buffered {
             Box::pin(self.show_buffered(stream, buffered)).await?;
         }
-        self.clean_new_target()?;
         Ok(route)
     }
 
-    /// Checks and normalises a path or authority, if a filter set one.
-    pub(super) fn clean_new_target(&mut self) -> Result<(), Stop> {
-        if self.request.take_target_change() { self.clean_target() } else { Ok(()) }
+    /// Checks and normalises a path or authority, if a filter set one; returns whether it did.
+    fn clean_new_target(&mut self) -> Result<bool, Stop> {
+        let changed = self.request.take_target_change();
+        if changed {
+            self.clean_target()?;
+            // Normalising is no further change.
+            self.request.take_target_change();
+        }
+        Ok(changed)
     }
 
     /// Checks and normalises a path or authority that a filter set, as those that a client sends.

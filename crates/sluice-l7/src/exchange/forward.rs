@@ -22,6 +22,8 @@ use sluice_upstream::{EndpointState, SubsetKey};
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
+use super::response::AwaitedHead;
+use super::sent_attempt::SentAttempt;
 use super::{ForwardOutcome, RequestTask, RouteTarget, Stop};
 use crate::affinity::affinity;
 use crate::attempts::AttemptGuard;
@@ -32,29 +34,32 @@ use crate::failed_attempt::{
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::retry::{Attempts, Decision, Terms};
-use crate::routes::{RetryRule, RuleOptions};
+use crate::retry::Attempts;
+use crate::routes::RuleOptions;
+use crate::upstream_stream::UpstreamStream;
 
 /// What the attempts of a request share.
-struct Forwarding {
-    pool: Rc<ClusterPool>,
+pub(super) struct Forwarding {
+    pub(super) pool: Rc<ClusterPool>,
     /// Counts the request in its pool.
-    in_flight: InFlightGuard,
-    /// Clusters that may still serve in place of the last.
-    fallbacks_left: usize,
-    options: Arc<RuleOptions>,
-    hash: Option<u64>,
+    pub(super) in_flight: InFlightGuard,
+    /// Clusters that could not serve, so that the next does in their place.
+    pub(super) fallbacks: u8,
+    pub(super) options: Arc<RuleOptions>,
+    pub(super) hash: Option<u64>,
     /// The host that the client named, if the cluster is a forward proxy.
-    named: Option<Arc<EndpointState>>,
+    pub(super) named: Option<Arc<EndpointState>>,
     /// The metadata that the endpoint must have.
-    subset: Option<Arc<SubsetKey>>,
-    attempts: Attempts,
+    pub(super) subset: Option<Arc<SubsetKey>>,
+    pub(super) attempts: Attempts,
+    /// Whether earlier attempts are late and still in flight.
+    pub(super) has_late: bool,
     /// Counts a retry while it is in flight.
-    permit: Option<InFlightGuard>,
+    pub(super) permit: Option<InFlightGuard>,
     /// The wait that a response asked for, which is followed by a retry.
-    asked_wait: Option<Duration>,
+    pub(super) asked_wait: Option<Duration>,
     /// A new cookie for the client, for the hash balancer.
-    new_cookie: Option<String>,
+    pub(super) new_cookie: Option<String>,
 }
 
 impl RequestTask {
@@ -75,14 +80,14 @@ impl RequestTask {
             options = self.heed_envoy_headers(options);
         }
         let worker = Rc::clone(self.worker());
-        let pool = self.manager.shared.pools.to(&target.cluster, &worker);
+        let pools = &self.manager.shared.pools;
+        let pool = pools.to_class(&target.cluster, options.class, &worker);
         let subset = target.endpoint_match().map(|of| of.key(&self.request));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
         }
         drop(target);
         let in_flight = pool.enter_request();
-        let fallbacks_left = FALLBACKS_MAX;
         if let Some(timeout) = self.grpc_deadline(&options.timeouts) {
             self.deadlines.shorten(timeout, self.began);
         }
@@ -99,12 +104,13 @@ impl RequestTask {
         let mut forwarding = Forwarding {
             pool,
             in_flight,
-            fallbacks_left,
+            fallbacks: 0,
             options,
             hash,
             named,
             subset,
             attempts,
+            has_late: false,
             permit: None,
             asked_wait: None,
             new_cookie,
@@ -112,25 +118,26 @@ impl RequestTask {
         loop {
             self.upload.begin_attempt();
             let failed = match self.attempt(down, &mut forwarding).await {
-                Ok(()) => return Ok(ForwardOutcome::Done),
+                Ok(sent) => return self.accept(down, &forwarding, sent).await,
                 Err(AttemptError::Redirected) => return Ok(ForwardOutcome::Redirected),
                 Err(AttemptError::Stop(stop)) => return Err(stop),
-                Err(AttemptError::Failed(failed)) => failed,
+                // Boxed, so that other requests have no room for it.
+                Err(AttemptError::Late(late)) => {
+                    return Box::pin(self.hedge(down, &mut forwarding, late)).await;
+                }
+                Err(AttemptError::Failed(failed) | AttemptError::Unwanted(failed)) => failed,
             };
-            // For a response, the retry was decided while the response could still be delivered.
-            let again = matches!(failed.cause, Cause::Answered(_))
-                || self.may_retry(failed.cause, &mut forwarding);
-            if !again {
+            if !self.retries(&failed, &mut forwarding) {
                 return Err(self.give_up(failed, &forwarding));
             }
-            if failed.cause != Cause::Unsent && failed.cause != Cause::Stale {
+            if failed.cause.needs_backoff() {
                 self.back_off(down, &forwarding).await?;
             }
         }
     }
 
     /// The reply to the client for the failure of the last attempt.
-    fn give_up(&mut self, failed: FailedAttempt, forwarding: &Forwarding) -> Stop {
+    pub(super) fn give_up(&mut self, failed: FailedAttempt, forwarding: &Forwarding) -> Stop {
         let exhausted = forwarding.attempts.are_exhausted() && failed.cause != Cause::Final;
         let why = if exhausted { reasons::RETRIES_EXHAUSTED } else { failed.why };
         self.summary.detail =
@@ -141,14 +148,14 @@ impl RequestTask {
         Stop::reply(if is_overload { reply.with("x-envoy-overloaded", "true") } else { reply })
     }
 
-    /// Makes one attempt.
-    async fn attempt(
+    /// Makes one attempt, until its response headers are received and are to be delivered.
+    pub(super) async fn attempt(
         &mut self,
         down: &mut HttpStream,
         forwarding: &mut Forwarding,
-    ) -> Result<(), AttemptError> {
+    ) -> Result<SentAttempt, AttemptError> {
         let worker = Rc::clone(self.worker());
-        let (endpoint, _claim) = self.pick_or_fall_back(down, forwarding).await?;
+        let (endpoint, claim) = self.pick_or_fall_back(down, forwarding).await?;
         let pool = Rc::clone(&forwarding.pool);
         self.deadlines.start(Deadline::Attempt, worker.now());
         if forwarding.options.attempt_in_request {
@@ -172,59 +179,100 @@ impl RequestTask {
             pending.connected(up.sent_at);
         }
         let awaited = {
-            let awaiting = pin!(self.await_head(down, &mut up));
+            let hedges = self.hedges(&forwarding.options.retry);
+            let awaiting = pin!(self.await_head(down, &mut up, hedges));
             AttemptGuard::unless_cancelled(guard.as_ref(), awaiting).await
         };
-        if let Err(error) = awaited.unwrap_or_else(|left| Err(endpoint_left(left).into())) {
-            // An abandoned attempt leaves nothing running.
-            up.stream.reset(true);
-            if let AttemptError::Failed(failed) = &error {
-                if !self.is_blameless(failed) {
-                    pool.handle.note_answer(&worker, &endpoint, None);
-                }
-                if failed.cause == Cause::TryTimeout {
-                    pool.handle.note_latency(&worker, &endpoint, worker.now().since(up.sent_at));
-                }
-                self.count_answer(&pool, &endpoint, 0, None);
+        let mut sent = SentAttempt { up, pool, claim, guard };
+        match awaited.unwrap_or_else(|left| Err(endpoint_left(left).into())) {
+            Ok(AwaitedHead::Received) => {}
+            Ok(AwaitedHead::Late) => return Err(self.go_on_late(sent, forwarding)),
+            Err(error) => {
+                // An abandoned attempt leaves nothing running.
+                sent.up.stream.reset(true);
+                self.note_unanswered(&sent, &error);
+                return Err(self.note_failed(&endpoint, error, forwarding));
             }
-            return Err(self.note_failed(&endpoint, error, forwarding));
         }
         let status = self.response.status();
+        let (pool, up) = (&sent.pool, &mut sent.up);
         pool.handle.note_answer(&worker, &endpoint, Some(status));
-        if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
-            pool.handle.note_refusal(&worker, &endpoint);
-        }
-        pool.heed_alt_svc(&worker, &endpoint, up.version, &self.response);
         let took = worker.now().since(up.sent_at);
         pool.handle.note_response_time(&worker, &endpoint, took);
-        self.count_answer(&pool, &endpoint, status, Some(took));
+        self.note_response(pool, up, took);
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
-        if let Some(rule) = covered
-            && self.may_retry_response(rule, forwarding)
-        {
-            up.stream.reset(true);
-            let failed = retried_response(status, rule);
-            return Err(self.note_failed(&endpoint, failed.into(), forwarding));
-        }
-        if let Some(plan) = &forwarding.options.follow
-            && self.takes_redirect(plan)
-        {
-            let detail = Some(format!("status {status}, followed").into());
-            let attempt =
-                Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
-            self.note(attempt.of_priority(endpoint.priority()));
-            if up.stream.is_received() {
-                up.finish(&worker, &pool, self.upload.is_sent());
-            } else {
+        if let Some(rule) = covered {
+            let again = self.may_retry_response(rule, forwarding);
+            if again || forwarding.has_late {
                 up.stream.reset(true);
+                let failed = retried_response(status, rule);
+                let error =
+                    if again { AttemptError::Failed } else { AttemptError::Unwanted }(failed);
+                return Err(self.note_failed(&endpoint, error, forwarding));
             }
-            self.forget_originals(forwarding.options.originals);
-            return Err(AttemptError::Redirected);
         }
-        let reached = self.pending.take().map(Pending::into_endpoint);
-        let attempt = Attempt::reached(reached.unwrap_or_else(|| Arc::clone(&endpoint.name)));
+        self.unless_followed(sent, forwarding)
+    }
+
+    /// Records that an attempt brought no response.
+    fn note_unanswered(&self, sent: &SentAttempt, error: &AttemptError) {
+        let AttemptError::Failed(failed) = error else { return };
+        let SentAttempt { up, pool, .. } = sent;
+        let worker = self.worker();
+        if !self.is_blameless(failed) {
+            pool.handle.note_answer(worker, &up.endpoint, None);
+        }
+        if failed.cause == Cause::TryTimeout {
+            pool.handle.note_latency(worker, &up.endpoint, worker.now().since(up.sent_at));
+        }
+        self.count_answer(pool, &up.endpoint, 0, None);
+    }
+
+    /// Records a response, whose headers came after `took`.
+    pub(super) fn note_response(&self, pool: &ClusterPool, up: &UpstreamStream, took: Duration) {
+        let endpoint = &up.endpoint;
+        if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
+            pool.handle.note_refusal(self.worker(), endpoint);
+        }
+        pool.heed_alt_svc(self.worker(), endpoint, up.version, &self.response);
+        self.count_answer(pool, endpoint, self.response.status(), Some(took));
+    }
+
+    /// Gives the attempt back, unless its response is a redirect that the rule follows.
+    pub(super) fn unless_followed(
+        &mut self,
+        mut sent: SentAttempt,
+        forwarding: &Forwarding,
+    ) -> Result<SentAttempt, AttemptError> {
+        let Some(plan) = &forwarding.options.follow else { return Ok(sent) };
+        if !self.takes_redirect(plan) {
+            return Ok(sent);
+        }
+        let endpoint = &sent.up.endpoint;
+        let detail = Some(format!("status {}, followed", self.response.status()).into());
+        let attempt = Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
         self.note(attempt.of_priority(endpoint.priority()));
+        if sent.up.stream.is_received() {
+            sent.up.finish(self.worker(), &sent.pool, self.upload.is_sent());
+        } else {
+            sent.up.stream.reset(true);
+        }
+        self.forget_originals(forwarding.options.originals);
+        Err(AttemptError::Redirected)
+    }
+
+    /// Sends the response of an attempt to the client.
+    pub(super) async fn accept(
+        &mut self,
+        down: &mut HttpStream,
+        forwarding: &Forwarding,
+        sent: SentAttempt,
+    ) -> Result<ForwardOutcome, Stop> {
+        let SentAttempt { up, pool, claim: _claim, guard } = sent;
+        if let Some(pending) = self.pending.take() {
+            self.note(pending.reached(self.worker().now()));
+        }
         if forwarding.options.attempts_in_response {
             self.show_attempts();
         }
@@ -235,10 +283,11 @@ impl RequestTask {
             let delivering = pin!(self.deliver(down, &pool, up));
             AttemptGuard::unless_cancelled(guard.as_ref(), delivering).await
         };
-        Ok(delivered.unwrap_or_else(|departure| {
+        delivered.unwrap_or_else(|departure| {
             let left = HttpError::new(ErrorKind::Reset, departure.text());
             Err(Stop::Cut(departure.reason(), left))
-        })?)
+        })?;
+        Ok(ForwardOutcome::Done)
     }
 
     /// Picks the endpoint of the next attempt; of the clusters that serve in place of this one if it has none that is
@@ -264,17 +313,19 @@ impl RequestTask {
             } else {
                 why
             };
-            let next = handle.cluster.fallback_for(why).filter(|_| forwarding.fallbacks_left > 0);
+            let may_fall_back = usize::from(forwarding.fallbacks) < FALLBACKS_MAX;
+            let next = handle.cluster.fallback_for(why).filter(|_| may_fall_back);
             let Some(next) = next else {
-                return Err(no_endpoint(why, handle.cluster.shortage(why)).into());
+                return Err(no_endpoint(why, handle.shortage(why)).into());
             };
             let worker = Rc::clone(self.worker());
             handle.count_fallback(&worker);
-            let pool = self.manager.shared.pools.to(&next, &worker);
+            let class = forwarding.options.class;
+            let pool = self.manager.shared.pools.to_class(&next, class, &worker);
             self.summary.cluster = Some(next.name.clone());
             forwarding.in_flight = pool.enter_request();
             forwarding.pool = pool;
-            forwarding.fallbacks_left -= 1;
+            forwarding.fallbacks += 1;
         }
     }
 
@@ -331,13 +382,13 @@ impl RequestTask {
     }
 
     /// Records a failed attempt, and moves the details out of the error; returns the error.
-    fn note_failed(
+    pub(super) fn note_failed(
         &mut self,
         endpoint: &EndpointState,
         mut error: AttemptError,
         forwarding: &mut Forwarding,
     ) -> AttemptError {
-        if let AttemptError::Failed(failed) = &mut error {
+        if let AttemptError::Failed(failed) | AttemptError::Unwanted(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
             self.note(attempt.of_priority(endpoint.priority()));
@@ -354,7 +405,7 @@ impl RequestTask {
         format!("{text} ({why}, request {id})\n")
     }
 
-    fn count_answer(
+    pub(super) fn count_answer(
         &self,
         pool: &ClusterPool,
         endpoint: &EndpointState,
@@ -363,66 +414,6 @@ impl RequestTask {
     ) {
         let cluster = &pool.handle.cluster.name;
         pool.counters.count(self.worker(), cluster, &endpoint.name, status, took);
-    }
-
-    // --- retries ---
-
-    /// Whether a response is followed by a retry, after the wait that it asks for if the rule heeds that; counts the
-    /// attempt. Without time for the wait, the response is better than none.
-    fn may_retry_response(&mut self, rule: RetryRule, forwarding: &mut Forwarding) -> bool {
-        forwarding.asked_wait = None;
-        if let Some(reset) = &forwarding.options.retry.reset {
-            let now = self.worker().now();
-            forwarding.asked_wait = reset.wait(&self.response, self.worker().clock.wall(now));
-            let wait = forwarding.asked_wait.unwrap_or_default();
-            if now.after(wait) >= self.deadlines.overall() {
-                return false;
-            }
-        }
-        self.may_retry(Cause::Answered(rule), forwarding)
-    }
-
-    /// Whether a failed attempt is followed by a retry; counts the attempt.
-    fn may_retry(&mut self, cause: Cause, forwarding: &mut Forwarding) -> bool {
-        let Forwarding { pool, options, attempts, permit, .. } = forwarding;
-        let terms = Terms {
-            plan: &options.retry,
-            connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
-            is_idempotent: self.method.is_idempotent(),
-            is_possible: self.upload.can_replay()
-                && self.worker().now() < self.deadlines.due(Deadline::Total),
-            is_taken: options.retry.takes(&self.request),
-        };
-        let (rule, again) = match attempts.decide(cause, terms) {
-            Decision::GiveUp => return false,
-            Decision::Free(rule) => (rule, true),
-            Decision::Budgeted(rule) => {
-                // Free the permit of the failed retry before requesting another.
-                drop(permit.take());
-                *permit = pool.enter_retry(self.worker());
-                (rule, permit.is_some())
-            }
-        };
-        if again {
-            let cluster = &pool.handle.cluster.name;
-            pool.counters.count_retry(self.worker(), cluster, rule);
-            // That of a response is in its text already.
-            if let (Cause::Reset | Cause::TryTimeout, Some(attempt)) =
-                (cause, self.summary.attempts.last_mut())
-            {
-                attempt.retried = Some(rule.word());
-            }
-        }
-        again
-    }
-
-    /// Waits before a retry.
-    async fn back_off(&self, down: &mut HttpStream, forwarding: &Forwarding) -> Result<(), Stop> {
-        let Forwarding { attempts, options, asked_wait, .. } = forwarding;
-        let worker = self.worker();
-        let wait = attempts.wait(&options.retry, *asked_wait, |bound| worker.random_below(bound));
-        let by = worker.now().after(wait).min(self.deadlines.overall());
-        self.guarded(down, by, std::future::pending::<()>()).await.map(drop)
     }
 }
 

@@ -136,7 +136,7 @@ impl RequestTask {
 
 /// A host with a suffix, which goes before the port.
 fn with_suffix(authority: &str, suffix: &str) -> String {
-    let host = crate::routes::index::without_port(authority);
+    let host = crate::host_name::without_port(authority);
     // An address in brackets has no name to add to.
     if host.starts_with('[') {
         return authority.to_owned();

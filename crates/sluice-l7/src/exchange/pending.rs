@@ -15,12 +15,19 @@ pub(super) struct Pending {
     priority: u32,
     since: Moment,
     sent: bool,
+    /// Whether it went on after its time was over.
+    late: bool,
 }
 
 impl Pending {
     /// An attempt that takes or makes a connection to `endpoint`, of that priority, since `now`.
     pub(super) const fn connecting(endpoint: Arc<str>, priority: u32, now: Moment) -> Self {
-        Self { endpoint, priority, since: now, sent: false }
+        Self { endpoint, priority, since: now, sent: false, late: false }
+    }
+
+    /// An attempt that went on after its time was over; its request headers were sent at `sent_at`.
+    pub(super) const fn late(endpoint: Arc<str>, priority: u32, sent_at: Moment) -> Self {
+        Self { endpoint, priority, since: sent_at, sent: true, late: true }
     }
 
     /// Notes that the request headers were sent at `now`.
@@ -29,9 +36,12 @@ impl Pending {
         self.sent = true;
     }
 
-    /// The endpoint, once it has responded.
-    pub(super) fn into_endpoint(self) -> Arc<str> {
-        self.endpoint
+    /// The attempt for the record, once its endpoint has responded.
+    pub(super) fn reached(self, now: Moment) -> Attempt {
+        let lasted = || now.since(self.since).as_millis();
+        let detail = self.late.then(|| format!("late, after {} ms", lasted()).into());
+        let attempt = Attempt::reached(self.endpoint).of_priority(self.priority);
+        Attempt { detail, ..attempt }
     }
 
     /// The attempt for the record, if the request ends at `now` for `why`; `whole` if the endpoint has the whole
@@ -69,5 +79,8 @@ mod tests {
         sent.connected(at(10));
         let text = "e:1 downstream.cancelled: waiting for the response for 20 ms";
         assert_eq!(shown(sent, true), text);
+        assert_eq!(pending().reached(at(30)).to_string(), "e:1 ok");
+        let late = Pending::late("e:1".into(), 1, at(10));
+        assert_eq!(late.reached(at(30)).to_string(), "e:1 ok: late, after 20 ms, priority 1");
     }
 }

@@ -1,8 +1,9 @@
 //! A route that is selected again because a filter changed the request.
 //!
 //! Owns: which filters run after that. Refuses to know: what any filter changed, and why. Keeps: a request passes every
-//! guard of the route that it takes in the end, with that route's settings; every other filter runs at most once; no
-//! filter runs twice with the same settings, so that it ends.
+//! guard of the route that it takes in the end, with that route's settings, and every guard that judges its target has
+//! judged the one that is forwarded; every other filter runs at most once. What runs again does not edit the target, so
+//! that it ends.
 
 use std::rc::Rc;
 
@@ -21,9 +22,33 @@ impl RequestTask {
         let ran = &self.filters[..self.entered];
         new.iter().filter(|entry| {
             let mut before = ran.iter().filter(|ran| ran.name == entry.name).peekable();
+            // A redirect has another target.
             before.peek().is_none()
+                || entry.judges_target
                 || (entry.guards && !before.any(|ran| Rc::ptr_eq(&ran.filter, &entry.filter)))
         })
+    }
+
+    /// Has the guards of the route that judged the target before the filter at `editor` changed it judge it again, after
+    /// all others.
+    pub(super) fn judge_again(
+        &mut self,
+        snapshot: &RouteSnapshot,
+        route: Option<RoutePlace>,
+        editor: usize,
+    ) {
+        let rule = route.map(|(host, rule)| &snapshot.table.virtual_hosts[host].rules[rule]);
+        let own = self.manager.filters(snapshot, rule.map_or(0, |rule| rule.overrides));
+        let (before, behind) = self.filters.split_at(editor);
+        let ran = |among: &[FilterEntry], entry: &FilterEntry| {
+            among.iter().any(|ran| Rc::ptr_eq(&ran.filter, &entry.filter))
+        };
+        let is_due =
+            |entry: &&FilterEntry| entry.judges_target && ran(before, entry) && !ran(behind, entry);
+        let due: Vec<FilterEntry> = own.iter().filter(is_due).cloned().collect();
+        if !due.is_empty() {
+            self.filters = Rc::new(self.filters.iter().cloned().chain(due).collect());
+        }
     }
 
     /// Selects the route again after the filter at `place` has run; the filters that have yet to run are those of the
@@ -34,7 +59,6 @@ impl RequestTask {
         place: usize,
         route: Option<RoutePlace>,
     ) -> Result<Option<RoutePlace>, Stop> {
-        self.clean_new_target()?;
         let found = self.find_route(snapshot);
         if found == route {
             return Ok(route);

@@ -21,19 +21,26 @@ use crate::failed_attempt::{attempt_timed_out, failed_attempt};
 use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
-use crate::upstream_stream::UpstreamStream;
+use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream};
 
-/// The most response heads per attempt, the final one included; an endpoint that sends more informational ones is at
-/// fault.
-const RESPONSE_HEADS_MAX: u32 = 32;
+/// What was awaited of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AwaitedHead {
+    /// The response headers have arrived.
+    Received,
+    /// The time for the attempt is over, and the endpoint has the whole request.
+    Late,
+}
 
 impl RequestTask {
-    /// Sends the available part of the request body, and waits for the response headers.
+    /// Sends the available part of the request body, and waits for the response headers; if the attempt `hedges`, no
+    /// longer than for its own time, after which it can go on.
     pub(super) async fn await_head(
         &mut self,
         down: &mut HttpStream,
         up: &mut UpstreamStream,
-    ) -> Result<(), AttemptError> {
+        hedges: bool,
+    ) -> Result<AwaitedHead, AttemptError> {
         let worker = Rc::clone(self.worker());
         let mut broken: Option<HttpError> = None;
         let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
@@ -62,7 +69,7 @@ impl RequestTask {
                 }
                 let polled = up.stream.poll_recv_head(cx, &worker, &mut self.response);
                 if let Poll::Ready(received) = polled {
-                    return Poll::Ready(Ok(received));
+                    return Poll::Ready(Ok(Some(received)));
                 }
                 if let Poll::Ready(error) = down.poll_gone(cx, &worker) {
                     return Poll::Ready(Err(Stop::Downstream(error).into()));
@@ -78,10 +85,14 @@ impl RequestTask {
                 let timer = self.timer();
                 timer.set(due);
                 ready!(timer.poll(cx));
+                if hedges && deadline == Deadline::Attempt && self.upload.is_sent() {
+                    return Poll::Ready(Ok(None));
+                }
                 Poll::Ready(Err(self.no_response_by(deadline)))
             })
             .await;
-            if let Err(error) = received? {
+            let Some(received) = received? else { return Ok(AwaitedHead::Late) };
+            if let Err(error) = received {
                 let error = broken.take().unwrap_or(error);
                 return Err(failed_attempt(&error, up.reused).into());
             }
@@ -101,7 +112,7 @@ impl RequestTask {
                 _ => {
                     let since = worker.now().since(self.began);
                     self.summary.response_start = Some(since);
-                    return Ok(());
+                    return Ok(AwaitedHead::Received);
                 }
             }
         }

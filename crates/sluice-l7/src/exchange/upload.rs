@@ -114,6 +114,12 @@ impl Upload {
         matches!(self.progress, Progress::Sent)
     }
 
+    /// Notes that the attempt that goes on has sent everything.
+    pub(super) fn attempt_has_all(&mut self) {
+        debug_assert!(self.is_received(), "only what is known can have been sent");
+        self.progress = Progress::Sent;
+    }
+
     /// Whether this is a tunnel.
     pub(super) const fn is_tunnel(&self) -> bool {
         matches!(self.stored, Stored::Tunnel)

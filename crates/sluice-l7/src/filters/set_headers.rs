@@ -61,7 +61,7 @@ pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
 /// The name of a header that may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EditableHeader(String);
+pub struct EditableHeader(pub String);
 
 fn name(text: &str) -> Result<String, String> {
     let lower = text.to_ascii_lowercase();
@@ -78,8 +78,18 @@ fn name(text: &str) -> Result<String, String> {
     Ok(lower)
 }
 
+impl EditableHeader {
+    /// Checks a name; the result is in lower case.
+    ///
+    /// # Errors
+    /// It is not a name, or the header frames or routes the message.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        name(text).map(Self)
+    }
+}
+
 sluice_core::text_setting! {
-    EditableHeader, "a header name", "x-debug", |text| name(text).map(Self), |header| header.0.clone();
+    EditableHeader, "a header name", "x-debug", EditableHeader::parse, |header| header.0.clone();
 }
 
 impl Setting for HeaderTemplates {

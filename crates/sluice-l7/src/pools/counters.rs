@@ -29,6 +29,7 @@ pub(crate) struct PoolCounters {
     mirrors: CounterSet<&'static str>,
     http3: CounterSet<&'static str>,
     alt_svc: CounterSet<&'static str>,
+    hedges: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
     endpoints: SeriesSet<Arc<str>, EndpointCounters>,
@@ -58,6 +59,7 @@ impl PoolCounters {
             mirrors: CounterSet::default(),
             http3: CounterSet::default(),
             alt_svc: CounterSet::default(),
+            hedges: CounterSet::default(),
             side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
         }
@@ -88,6 +90,13 @@ impl PoolCounters {
             .count(&result, |result| shard.counter(&metrics::SIDE_CALLS, &[cluster, result]));
         let time = || shard.histogram(&metrics::SIDE_CALL_TIME, &[cluster]);
         self.side_call_time.get_or_init(time).record(took);
+    }
+
+    /// Counts a request with a late attempt, by the attempt that responded first.
+    pub(crate) fn count_hedge(&self, worker: &WorkerCx, cluster: &str, first: &'static str) {
+        let counter =
+            |first: &&'static str| worker.shard.counter(&metrics::HEDGES, &[cluster, first]);
+        self.hedges.count(&first, counter);
     }
 
     /// Counts a copy of a request that has ended, or was not sent.

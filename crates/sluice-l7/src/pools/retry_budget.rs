@@ -31,9 +31,9 @@ impl ClusterPool {
 
     /// The limit, or a share of the requests in flight if that is more.
     fn retries_max(&self) -> u64 {
-        let plan = self.handle.cluster.peek_plan();
-        let share = self.requests.get().saturating_mul(plan.retry_percent.into()) / 100;
-        plan.retries_max.max(share)
+        let (max, percent) = self.handle.cluster.peek_plan().retries_of(self.handle.class);
+        let share = self.requests.get().saturating_mul(percent.into()) / 100;
+        max.max(share)
     }
 
     /// The requests and the retries in flight.
@@ -66,14 +66,14 @@ pub(super) struct WaitingRequest<'a>(&'a ClusterPool);
 
 impl<'a> WaitingRequest<'a> {
     pub(super) fn enter(pool: &'a ClusterPool) -> Self {
-        pool.waiting.enter(pool.handle.cluster.peek_plan().pending_max);
+        pool.waiting.enter(pool.pending_max());
         Self(pool)
     }
 }
 
 impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
-        self.0.waiting.leave(self.0.handle.cluster.peek_plan().pending_max);
+        self.0.waiting.leave(self.0.pending_max());
     }
 }
 

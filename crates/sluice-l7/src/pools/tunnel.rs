@@ -30,7 +30,7 @@ impl ClusterPool {
         let (handle, class) = (&self.handle, TrafficClass::Request);
         let claim = handle.claim_shared(class, endpoint).map_err(|why| {
             handle.count_refusal(worker, handle.connection_limit(class));
-            let detail = handle.cluster.shortage(why).map(String::from);
+            let detail = handle.shortage(why).map(String::from);
             ConnectFailure { why, errno: None, detail }
         })?;
         let (plan, generation) = (handle.cluster.plan(), handle.cluster.generation());

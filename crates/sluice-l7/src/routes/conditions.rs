@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use sluice_codec::{Known, Version};
+use sluice_core::connection::TlsFacts;
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, choice};
 
@@ -158,10 +159,7 @@ impl Conditions {
         if !self.cookies.iter().all(fits) {
             return Some("cookies");
         }
-        let fits = |(name, wanted): &(String, ValueMatch)| {
-            let value = subject.shared(name).map(ToString::to_string);
-            wanted.fits(value.as_deref().map(str::as_bytes))
-        };
+        let fits = |(name, wanted): &(String, ValueMatch)| wanted.fits_shared(subject.shared(name));
         if !self.values.iter().all(fits) {
             return Some("values");
         }
@@ -185,7 +183,7 @@ impl Conditions {
             return Some("version");
         }
         if let Some(wanted) = &self.client_certificate {
-            let shown = subject.tls().and_then(|tls| tls.client_subject.as_deref());
+            let shown = subject.tls().and_then(TlsFacts::client_subject);
             let fits = match wanted {
                 ClientCertificate::Present(wanted) => shown.is_some() == *wanted,
                 ClientCertificate::Subject(text) => shown.is_some_and(|s| s.contains(&**text)),

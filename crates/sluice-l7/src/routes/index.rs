@@ -10,8 +10,9 @@ use foldhash::fast::FixedState;
 use sluice_core::value::HostPattern;
 use smallvec::SmallVec;
 
-use super::paths::PathMatch;
 use super::{HostTwice, Rule};
+use crate::host_name::without_port;
+use crate::path_match::{DEPTH_MAX, PathMatch, folders};
 
 /// The longest host name that is looked up; RFC 1035 §2.3.4 with a margin.
 const HOST_MAX: usize = 300;
@@ -88,24 +89,8 @@ impl HostIndex {
     }
 }
 
-/// The host of an authority, without its port.
-pub fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit())
-                && (!host.contains(':') || host.ends_with(']')) =>
-        {
-            host
-        }
-        _ => authority,
-    }
-}
-
 /// Fewer rules than this are checked one by one.
 const INDEXED_FROM: usize = 9;
-
-/// Path segments that are looked up as a prefix, at most; longer prefixes are checked one by one.
-const DEPTH_MAX: usize = 8;
 
 /// Rules that a look-up has found.
 type Candidates = SmallVec<[u32; 16]>;
@@ -128,10 +113,8 @@ impl PathIndex {
         if self.prefix.is_empty() {
             return;
         }
-        let ends = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
-        let ends = ends.map(|(at, _)| at).chain([path.len()]);
-        for end in ends.take(DEPTH_MAX + 1) {
-            candidates.extend(self.prefix.get(&path[..end]).into_iter().flatten().copied());
+        for folder in folders(path) {
+            candidates.extend(self.prefix.get(folder).into_iter().flatten().copied());
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use sluice_core::Name;
+use sluice_upstream::plan::BreakerClass;
 
 use super::conditions::RuntimeShare;
 use super::endpoint_match::EndpointMatch;
@@ -30,6 +31,8 @@ pub struct RuleOptions {
     pub hash: Vec<HashBy>,
     /// The metadata that the endpoint must have, if the cluster has subsets.
     pub endpoint: Option<EndpointMatch>,
+    /// Which limits of the cluster apply.
+    pub class: BreakerClass,
     /// Where copies of requests go.
     pub mirrors: Vec<Mirror>,
     /// Whether Envoy's request headers for retries and time-outs are heeded, and overload is reported in its way.
@@ -56,6 +59,7 @@ impl Default for RuleOptions {
             originals: Originals::default(),
             hash: Vec::new(),
             endpoint: None,
+            class: BreakerClass::Default,
             mirrors: Vec::new(),
             follow: None,
             envoy_headers: false,

@@ -35,11 +35,10 @@ use crate::hop_count::HopCount;
 use crate::pools::{ClusterPool, ConnectionNeeds, PooledConn};
 use crate::reasons;
 use crate::retry_plan::{RetryPlan, RetryRule};
-use crate::upstream_stream::{SentRequest, UpstreamStream, send_on_h1, version_of};
+use crate::upstream_stream::{
+    RESPONSE_HEADS_MAX, SentRequest, UpstreamStream, send_on_h1, version_of,
+};
 use crate::worker::HttpWorker;
-
-/// The most response heads per attempt, the final one included.
-pub(super) const RESPONSE_HEADS_MAX: u32 = 32;
 
 impl SideCalls {
     /// Sends the request, in as many attempts as are needed and allowed.

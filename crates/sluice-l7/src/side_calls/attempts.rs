@@ -132,7 +132,7 @@ impl SideCalls {
             plan.avoid,
             WhenFull::Refuse,
         );
-        picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))
+        picked.map_err(|why| no_endpoint(why, handle.shortage(why)))
     }
 }
 

@@ -24,7 +24,7 @@ use sluice_io::timers::Timer;
 use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::{Cluster, EndpointState};
 
-use super::attempt::{RESPONSE_HEADS_MAX, too_many_heads};
+use super::attempt::too_many_heads;
 use super::attempts::failure;
 use super::grpc::framed;
 use super::permits::SideCallPermit;
@@ -32,7 +32,7 @@ use super::{GrpcCallError, GrpcMethod, SideCallError, SideCallGuard, SideCalls, 
 use crate::attempts::AttemptGuard;
 use crate::failed_attempt::{FailedAttempt, endpoint_left, failed_attempt};
 use crate::reasons;
-use crate::upstream_stream::UpstreamStream;
+use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream};
 
 /// An open call; dropping it cancels the call.
 pub struct GrpcStream<Req, Res> {

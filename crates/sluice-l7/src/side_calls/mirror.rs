@@ -132,8 +132,7 @@ impl SideCalls {
             avoid,
             WhenFull::Refuse,
         );
-        let (endpoint, _claim) =
-            picked.map_err(|why| no_endpoint(why, handle.cluster.shortage(why)))?;
+        let (endpoint, _claim) = picked.map_err(|why| no_endpoint(why, handle.shortage(why)))?;
         let guard = self.enter_attempt(pool, &endpoint);
         let exchange = pin!(async {
             let mut up = self.connect(pool, &endpoint, request).await?;

@@ -13,7 +13,7 @@ use crate::model::cluster::CheckedBy;
 use crate::sections::discovery::MIN_TTL;
 use crate::sections::{
     CheckOf, Cluster, ClusterProtocol, Config, Dns, EndpointEntry, EndpointLimits, Health,
-    NameMode, OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
+    HighLimits, NameMode, OnEndpointRemoved, Refresh, Relay, Reuse, Verification,
 };
 
 /// Checks every cluster on its own.
@@ -43,6 +43,9 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         let routed = by_header.is_some() || routed.contains(name);
         let uses = (relayed.contains(name), streamed.contains(name), routed);
         queue(cluster, uses, &at, diags);
+        if routed {
+            super::high_limits::of_cluster(config, name, cluster, &at, diags);
+        }
         if !routed && relayed.contains(name) {
             only_for_http(name, cluster, &at, diags);
         }
@@ -150,6 +153,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
+        ("limits.high", HighLimits::absent().is_some_and(|usual| limits.high != usual)),
         ("endpoints.limits.requests", has_own_limit(cluster, |limits| limits.requests.is_some())),
         ("outlier.consecutive_5xx", outlier.is_some_and(|of| of.consecutive_5xx.0.is_some())),
         (

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 use sluice_l7::routes::{EndpointMatch, RequestVersion};
 
+use crate::sections::routes::forwarding::RulePriority;
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
 
@@ -28,6 +29,7 @@ pub fn routes(config: &Config, diags: &mut Diags) {
                 useless_settings(rule, &here, diags);
                 connection(rule, &here, diags);
                 shares(rule, &here, diags);
+                hedging(rule, &here, diags);
                 hashes(config, rule, &here, diags);
                 metadata(config, rule, &here, diags);
             }
@@ -88,6 +90,7 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("rewrite", Rewrite::absent().is_some_and(|usual| rule.rewrite != usual)),
         ("timeout", RouteTimeout::absent().is_some_and(|usual| rule.timeout != usual)),
         ("retry", rule.retry.is_some()),
+        ("priority", rule.priority == RulePriority::High),
         ("hash", !rule.hash.is_empty()),
         ("endpoint_metadata", rule.endpoint_metadata.is_some()),
         ("mirror", !rule.mirror.is_empty()),
@@ -164,6 +167,23 @@ pub(crate) fn split_shares(split: &Spanned<Shares>, at: &Path<'_>, diags: &mut D
         diags
             .error("bad-value", split.span, at, "all weights are 0")
             .help("give the clusters weights such as 95 and 5; they need not add up to 100");
+    }
+}
+
+/// Checks that an attempt can be late, and followed by another.
+fn hedging(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    let Some(retry) = rule.retry.as_ref().filter(|retry| retry.hedge) else { return };
+    let at = at.key("retry");
+    if retry.attempts.get() == 1 && !rule.envoy_headers {
+        diags
+            .error("wrong-kind", retry.span, at.key("hedge"), "`hedge` needs a second attempt")
+            .help("set `attempts: 2`, or remove `hedge`");
+    }
+    if rule.timeout.per_try.0.is_none() && !rule.envoy_headers {
+        let message = "`hedge` needs `timeout.per_try`, after which an attempt is late";
+        diags
+            .error("wrong-kind", retry.span, at.key("hedge"), message)
+            .help("add `timeout: { per_try: 500ms }` to the rule, or remove `hedge`");
     }
 }
 

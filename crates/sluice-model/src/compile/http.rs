@@ -77,7 +77,8 @@ impl Compiler<'_> {
             }
             match (plan, &mut plans) {
                 (Some(plan), Some(all)) => {
-                    if let Some((guard, _)) = all.iter().find(|(_, before)| before.is_guard())
+                    if let Some((guard, _)) =
+                        all.iter().find(|(_, before)| before.is_guard() && !before.judges_target())
                         && plan.edits_target()
                     {
                         let message = format!(

@@ -210,8 +210,6 @@ impl RelayTo {
 pub struct Http {
     /// The route table.
     pub routes: Name,
-    /// Whether the routes match on server names (SNI), so that the ClientHello has to be read before TLS is terminated.
-    pub reads_server_name: bool,
     /// The HTTP filters.
     pub filters: Vec<FilterConfig>,
     /// The options.
@@ -297,17 +295,13 @@ impl FilterChain {
         }
     }
 
-    /// Whether what serves its connections reads the server name of the ClientHello: a relay to the cluster that it
-    /// names, or routes over TLS with conditions on it.
+    /// Whether it reads the server name of the ClientHello: a relay does to the cluster that it names, and what
+    /// terminates TLS, for filters, routes and records.
     pub fn reads_server_name(&self) -> bool {
-        let reads = |service: &Service| match service {
-            Service::Relay { options, .. } => options.by_name,
-            Service::Http(http) => http.reads_server_name,
-        };
         match &self.kind {
+            ChainKind::Plain(Service::Relay { options, .. }) => options.by_name,
             ChainKind::Plain(Service::Http(_)) => false,
-            ChainKind::Plain(service) | ChainKind::Terminate(_, service) => reads(service),
-            ChainKind::Inspect(_, inner) => inner.iter().any(|chain| reads(&chain.service)),
+            ChainKind::Terminate(..) | ChainKind::Inspect(..) => true,
         }
     }
 

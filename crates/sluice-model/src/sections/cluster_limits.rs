@@ -27,11 +27,30 @@ section! {
         pub retries: u64 = "3",
         /// The share of a worker's requests in flight that may be retries (retry budget); with 0%, `retries` alone counts.
         pub retry_share: Percent = "20%",
+        /// The limits of requests by rules with `priority: high`, which are counted apart.
+        pub high: HighLimits,
     }
 }
 
 section! {
-    /// A queue for what exceeds the limits of a cluster, over all workers: first come, first served.
+    /// Circuit breaker limits of requests with high priority, over all workers unless stated otherwise.
+    pub struct HighLimits {
+        /// Maximum number of concurrent connections.
+        pub connections: OrNone<NonZeroU64> = "none",
+        /// Maximum number of concurrent HTTP requests.
+        pub requests: OrNone<NonZeroU64> = "none",
+        /// Maximum number of HTTP requests waiting for a connection, per worker.
+        pub pending: u64 = "1024",
+        /// Maximum number of retries in flight, per worker; `retry_share` of the requests in flight if that is more.
+        pub retries: u64 = "3",
+        /// The share of a worker's requests in flight that may be retries; with 0%, `retries` alone counts.
+        pub retry_share: Percent = "20%",
+    }
+}
+
+section! {
+    /// A queue for what exceeds the limits of a cluster, over all workers: first come, first served; those by rules with
+    /// `priority: high` come before all others.
     pub struct Queue {
         /// Maximum number of connections and requests that wait.
         pub size: NonZeroU64 = "1024",

@@ -22,13 +22,13 @@ pub mod words;
 
 pub use actions::{Redirect, Respond, Scheme, Share, ShareWeight, Shares};
 pub use hashing::{HashKey, HashSource};
-pub use matching::{PathValue, RouteMatch, RuntimeShare, ValuesOfFilters};
+pub use matching::{RouteMatch, RuntimeShare};
 pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
 pub use words::{HeaderName, MethodName, Text, Token, Upgrades};
 
 use endpoint_metadata::SubsetSources;
-use forwarding::{AttemptCount, FollowRedirects, Mirror};
+use forwarding::{AttemptCount, FollowRedirects, Mirror, RulePriority};
 use retries::Retry;
 
 section! {
@@ -115,6 +115,9 @@ section! {
         pub timeout: RouteTimeout,
         /// Retries. If omitted, a request is retried only if no endpoint can have processed it.
         pub retry: Option<Spanned<Retry>>,
+        /// Which limits of the cluster apply: those of `limits`, or with `high` those of `limits.high`, which are counted
+        /// apart, as are the connections of its pool. In the queue of a cluster, requests with `high` come first.
+        pub priority: RulePriority = "default",
         /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
         /// value is used.
         pub hash: Vec<Short<HashSource>>,

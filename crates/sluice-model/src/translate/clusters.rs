@@ -13,8 +13,8 @@ use sluice_upstream::balance::{
     ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, Http2Plan, Http3Plan, HttpVersion,
-    OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan, Http3Plan,
+    HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
@@ -110,6 +110,7 @@ impl Context<'_> {
                     pending,
                     retries,
                     retry_share,
+                    high,
                 },
             on_endpoint_removed,
             on_endpoint_unhealthy,
@@ -164,6 +165,7 @@ impl Context<'_> {
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             queue: queue.as_ref().map(|section| queue_plan(section)),
+            high: high_limits(high),
             pending_max: *pending,
             retries_max: *retries,
             retry_percent: retry_share.0,
@@ -280,6 +282,17 @@ fn check_cluster(
         sockets::check(socket, section, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
+}
+
+fn high_limits(section: &sections::HighLimits) -> HighLimits {
+    let sections::HighLimits { connections, requests, pending, retries, retry_share } = section;
+    HighLimits {
+        connections_max: connections.0.map(NonZeroU64::get),
+        requests_max: requests.0.map(NonZeroU64::get),
+        pending_max: *pending,
+        retries_max: *retries,
+        retry_percent: retry_share.0,
+    }
 }
 
 fn queue_plan(section: &Queue) -> QueuePlan {

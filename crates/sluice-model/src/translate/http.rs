@@ -15,17 +15,15 @@ use crate::model::listener;
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
 use crate::sections::{Quic, Tls};
 
-/// HTTP on a chain of a listener with these QUIC settings, whose routes may match on server names.
+/// HTTP on a chain of a listener with these QUIC settings.
 pub(crate) fn http(
     section: &Spanned<Http>,
-    reads_server_name: bool,
     quic: Option<&Quic>,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<listener::Http> {
     Some(listener::Http {
         routes: section.routes.value.clone(),
-        reads_server_name,
         filters: super::filters(&section.filters),
         options: options(section, quic, at, diags)?,
     })

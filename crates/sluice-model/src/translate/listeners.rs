@@ -218,9 +218,7 @@ impl Context<'_> {
             (None, Some(http)) => {
                 let quic = listener.quic().map(|quic| &quic.0);
                 let section = Spanned { value: http.0.clone(), span: http.span };
-                let reads_name =
-                    super::routes::match_server_names(self.config, &section.routes.value);
-                let http = super::http::http(&section, reads_name, quic, &at.key("http"), diags)?;
+                let http = super::http::http(&section, quic, &at.key("http"), diags)?;
                 Some(Service::Http(Box::new(http)))
             }
             (None, None) => None,

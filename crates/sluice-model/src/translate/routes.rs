@@ -6,6 +6,7 @@ use sluice_core::settings::Members;
 use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
 use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOptions, Timeouts};
+use sluice_upstream::plan::BreakerClass;
 
 pub use matching::written;
 
@@ -14,9 +15,9 @@ use crate::check;
 use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, VirtualHost};
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
-use crate::sections::routes::forwarding::AttemptCount;
+use crate::sections::HostOrRule;
+use crate::sections::routes::forwarding::{AttemptCount, RulePriority};
 use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
-use crate::sections::{Config, HostOrRule};
 use crate::store::Update;
 
 impl Context<'_> {
@@ -35,14 +36,6 @@ impl Context<'_> {
             }
         }
     }
-}
-
-/// Whether a rule of these routes matches on server names.
-pub(super) fn match_server_names(config: &Config, routes: &Name) -> bool {
-    let hosts = config.routes.get(routes).into_iter().flat_map(|hosts| hosts.iter());
-    let mut matches =
-        hosts.flat_map(|host| host.rules.iter()).filter_map(|rule| rule.matches.as_ref());
-    matches.any(|of| !of.sni.is_empty())
 }
 
 /// The places of hosts and rules that come after an invalid one.
@@ -304,6 +297,10 @@ fn options(
         path: rewrites.path,
         host: rewrites.host,
         originals: rewrites.originals,
+        class: match rule.priority {
+            RulePriority::Default => BreakerClass::Default,
+            RulePriority::High => BreakerClass::High,
+        },
         hash: rule.hash.iter().map(|source| hash_by(&source.0)).collect(),
         endpoint: rule.endpoint_metadata.as_ref().map(|of| of.0.clone()),
         mirrors,

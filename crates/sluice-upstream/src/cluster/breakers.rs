@@ -12,7 +12,7 @@ use super::Cluster;
 use super::claim::LimitReached;
 use super::reserve::reserved;
 use crate::endpoint::{EndpointState, LoadKind};
-use crate::plan::QueuePlan;
+use crate::plan::{BreakerClass, QueuePlan};
 
 /// A limit of a cluster, as `limits` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,18 +48,23 @@ impl BreakerLimit {
         }
     }
 
-    /// Its key in `limits`, and the value of the metric label `limit`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::ConnectionsPerEndpoint => "connections_per_endpoint",
-            Self::Requests => "requests",
-            Self::RequestsPerEndpoint => "requests_per_endpoint",
-            Self::Pending => "pending",
-            Self::Retries => "retries",
-            Self::Queue => "queue",
-            Self::ForwardHosts => "forward_hosts",
-            Self::ForwardLookups => "forward_lookups",
+    /// Its key in `limits`, and the value of the metric label `limit`. Limits of single endpoints, of the queue and of
+    /// hosts are the same for both classes.
+    pub const fn word(self, class: BreakerClass) -> &'static str {
+        match (self, class) {
+            (Self::ConnectionsPerEndpoint, _) => "connections_per_endpoint",
+            (Self::RequestsPerEndpoint, _) => "requests_per_endpoint",
+            (Self::Queue, _) => "queue",
+            (Self::ForwardHosts, _) => "forward_hosts",
+            (Self::ForwardLookups, _) => "forward_lookups",
+            (Self::Connections, BreakerClass::Default) => "connections",
+            (Self::Connections, BreakerClass::High) => "high.connections",
+            (Self::Requests, BreakerClass::Default) => "requests",
+            (Self::Requests, BreakerClass::High) => "high.requests",
+            (Self::Pending, BreakerClass::Default) => "pending",
+            (Self::Pending, BreakerClass::High) => "high.pending",
+            (Self::Retries, BreakerClass::Default) => "retries",
+            (Self::Retries, BreakerClass::High) => "high.retries",
         }
     }
 }
@@ -67,8 +72,8 @@ impl BreakerLimit {
 /// The state of a limit of a whole cluster, a moment ago.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// Which limit.
-    pub limit: BreakerLimit,
+    /// The name of the limit, as `limits` has it.
+    pub limit: &'static str,
     /// Its value, for all workers together; without the part that is reserved for side calls.
     pub max: u64,
     /// What is in use.
@@ -93,8 +98,19 @@ pub(super) struct WorkerCounts {
     full: AtomicU64,
 }
 
+/// What one class uses of a cluster.
+#[derive(Debug, Default)]
+pub(super) struct ClassCounts {
+    pub(super) connections: AtomicU64,
+    pub(super) requests: AtomicU64,
+    /// Requests that wait for a connection.
+    pending: Arc<WorkerCounts>,
+    /// Retries in flight.
+    retries: Arc<WorkerCounts>,
+}
+
 impl WorkerCounts {
-    fn breaker(&self, limit: BreakerLimit, each: u64) -> Option<Breaker> {
+    fn breaker(&self, limit: &'static str, each: u64) -> Option<Breaker> {
         let workers = self.workers.load(Relaxed);
         (workers > 0).then(|| Breaker {
             limit,
@@ -156,31 +172,47 @@ impl Drop for WorkerShare {
 }
 
 impl Cluster {
+    /// What `class` uses.
+    pub(super) const fn counts_of(&self, class: BreakerClass) -> &ClassCounts {
+        match class {
+            BreakerClass::Default => &self.counts,
+            BreakerClass::High => &self.high,
+        }
+    }
+
     /// The state of every limit of the whole cluster that is set; those on waiting requests and retries once a worker
     /// sends requests to the cluster. `reserve_percent` is the limit `side_call_reserve_percent`.
-    pub fn breakers(&self, reserve_percent: u64) -> impl Iterator<Item = Breaker> + use<> {
+    pub fn breakers(&self, reserve_percent: u64) -> Vec<Breaker> {
         let plan = self.peek_plan();
         let reserves = self.reserves.load(Relaxed);
-        let shared = |limit, max: Option<u64>, used: u64| {
-            max.map(|max| {
-                let max = if reserves { max - reserved(max, reserve_percent) } else { max };
-                Breaker { limit, max, used, open: used >= max }
-            })
+        let shared = |limit: BreakerLimit, load, class| {
+            let open = |max| match class {
+                BreakerClass::Default if reserves => max - reserved(max, reserve_percent),
+                BreakerClass::Default | BreakerClass::High => max,
+            };
+            let (max, used) = (plan.limit_of(load, class).map(open)?, self.in_use(load, class));
+            Some(Breaker { limit: limit.word(class), max, used, open: used >= max })
         };
-        let hosts = plan.forward.as_ref().map_or(0, |_| self.names().len() as u64);
-        let hosts_max = plan.forward.as_ref().map(|forward| forward.hosts_max as u64);
-        let breakers = [
-            shared(BreakerLimit::ForwardHosts, hosts_max, hosts),
-            shared(BreakerLimit::Connections, plan.connections_max, self.active()),
-            shared(BreakerLimit::Requests, plan.requests_max, self.requests()),
-            self.pending.breaker(BreakerLimit::Pending, plan.pending_max),
-            self.retries.breaker(BreakerLimit::Retries, plan.retries_max),
-            plan.queue.map(|QueuePlan { size: max, .. }| {
-                let used = self.waiting();
-                Breaker { limit: BreakerLimit::Queue, max, used, open: used >= max }
-            }),
-        ];
-        breakers.into_iter().flatten()
+        let hosts = plan.forward.as_ref().map(|forward| {
+            let (max, used) = (forward.hosts_max as u64, self.names().len() as u64);
+            let limit = BreakerLimit::ForwardHosts.word(BreakerClass::Default);
+            Breaker { limit, max, used, open: used >= max }
+        });
+        let of_class = |class| {
+            let (counts, word) = (self.counts_of(class), |limit: BreakerLimit| limit.word(class));
+            [
+                shared(BreakerLimit::Connections, LoadKind::Connection, class),
+                shared(BreakerLimit::Requests, LoadKind::Request, class),
+                counts.pending.breaker(word(BreakerLimit::Pending), plan.pending_of(class)),
+                counts.retries.breaker(word(BreakerLimit::Retries), plan.retries_of(class).0),
+            ]
+        };
+        let queue = plan.queue.map(|QueuePlan { size: max, .. }| {
+            let (limit, used) = (BreakerLimit::Queue.word(BreakerClass::Default), self.waiting());
+            Breaker { limit, max, used, open: used >= max }
+        });
+        let breakers = BreakerClass::ALL.map(of_class).into_iter().flatten().chain([queue]);
+        [hosts].into_iter().chain(breakers).flatten().collect()
     }
 
     /// The number of endpoints that are at a limit of theirs; `None` if none of them has one.
@@ -202,25 +234,34 @@ impl Cluster {
     }
 
     /// A worker's share of the limit on requests that wait for a connection.
-    pub fn pending_share(&self) -> WorkerShare {
-        WorkerShare::new(&self.pending)
+    pub fn pending_share(&self, class: BreakerClass) -> WorkerShare {
+        WorkerShare::new(&self.counts_of(class).pending)
     }
 
     /// A worker's share of the limit on retries.
-    pub fn retry_share(&self) -> WorkerShare {
-        WorkerShare::new(&self.retries)
+    pub fn retry_share(&self, class: BreakerClass) -> WorkerShare {
+        WorkerShare::new(&self.counts_of(class).retries)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::plan;
+    use std::rc::Rc;
+
+    use sluice_core::Clock;
+    use sluice_io::WorkerCx;
+
+    use super::super::tests::{member, plan};
+    use super::super::{Affinity, ClusterHandle, TrafficClass, Tried, WhenFull};
     use super::*;
-    use crate::plan::{ClusterPlan, ClusterSettings};
+    use crate::plan::{ClusterPlan, ClusterSettings, HighLimits};
+    use crate::reasons;
+
+    const DEFAULT: BreakerClass = BreakerClass::Default;
 
     fn shown(cluster: &Cluster) -> Vec<(&'static str, u64, u64, u64, bool)> {
-        let shown = |of: Breaker| (of.limit.word(), of.max, of.used, of.left(), of.open);
-        cluster.breakers(10).map(shown).collect()
+        let shown = |of: Breaker| (of.limit, of.max, of.used, of.left(), of.open);
+        cluster.breakers(10).into_iter().map(shown).collect()
     }
 
     #[test]
@@ -233,12 +274,55 @@ mod tests {
     }
 
     #[test]
+    fn requests_with_high_priority_have_limits_of_their_own() {
+        let worker = WorkerCx::solitary(Clock::held());
+        let bare = ClusterSettings::clone(&ClusterSettings::bare());
+        let high = HighLimits { connections_max: Some(1), requests_max: Some(2), ..bare.high };
+        let settings = ClusterSettings { requests_max: Some(1), high, ..bare };
+        let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+        let cluster = Arc::new(Cluster::new(Arc::new(plan)));
+        cluster.publish(&[member(1)]);
+        cluster.reserve_for_side_calls();
+        let of = |class| ClusterHandle::of_class(Arc::clone(&cluster), class, &worker);
+        let request = |handle: &Rc<ClusterHandle>| {
+            let (affinity, tried) = (Affinity::default(), Tried::NOTHING);
+            let class = TrafficClass::Request;
+            handle.pick_for_request(&worker, class, affinity, tried, WhenFull::Refuse)
+        };
+        let (default, high) = (of(DEFAULT), of(BreakerClass::High));
+        let held = [request(&default).unwrap(), request(&high).unwrap(), request(&high).unwrap()];
+        for handle in [&default, &high] {
+            assert_eq!(request(handle).map(drop), Err(reasons::LIMIT));
+        }
+        let text = |handle: &ClusterHandle| handle.shortage(reasons::LIMIT).unwrap().into_string();
+        assert_eq!(text(&default), "the cluster is at `limits.requests` (1)");
+        assert_eq!(text(&high), "the cluster is at `limits.high.requests` (2)");
+        assert_eq!(
+            shown(&cluster),
+            [
+                ("requests", 1, 1, 0, true),
+                ("high.connections", 1, 0, 1, false),
+                ("high.requests", 2, 2, 0, true)
+            ]
+        );
+        assert_eq!(cluster.requests(), 3);
+        drop(held);
+        assert_eq!(cluster.requests(), 0);
+        let endpoint = Arc::clone(&cluster.members().endpoints[0]);
+        let pooled = high.claim_shared(TrafficClass::Request, &endpoint).unwrap();
+        assert!(high.claim_shared(TrafficClass::Request, &endpoint).is_err());
+        assert!(default.claim_shared(TrafficClass::Request, &endpoint).is_ok());
+        drop(pooled);
+        assert_eq!(cluster.active(), 0);
+    }
+
+    #[test]
     fn limits_of_workers_are_added_up_and_open_if_one_is_full() {
         let bare = ClusterSettings::clone(&ClusterSettings::bare());
         let settings = Arc::new(ClusterSettings { pending_max: 2, retries_max: 0, ..bare });
         let plan = ClusterPlan { name: "c".into(), settings, tls: None };
         let cluster = Cluster::new(Arc::new(plan));
-        let (one, other) = (cluster.pending_share(), cluster.pending_share());
+        let (one, other) = (cluster.pending_share(DEFAULT), cluster.pending_share(DEFAULT));
         assert_eq!(shown(&cluster), [("pending", 4, 0, 4, false)]);
         one.enter(2);
         other.enter(2);
@@ -252,7 +336,7 @@ mod tests {
         one.enter(2);
         drop(one);
         assert_eq!(shown(&cluster), []);
-        let _retries = cluster.retry_share();
+        let _retries = cluster.retry_share(DEFAULT);
         assert_eq!(shown(&cluster), [("retries", 0, 0, 0, true)], "a limit of 0 refuses all");
     }
 }

@@ -10,30 +10,33 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Cluster, ClusterHandle};
 use crate::endpoint::{EndpointState, LoadKind, count_below};
+use crate::plan::BreakerClass;
+
+/// Room at an endpoint that is counted there.
+#[derive(Debug)]
+pub(super) struct TakenRoom {
+    pub(super) endpoint: Arc<EndpointState>,
+    /// The class of the cluster that counts it as well; `None` if the cluster does not.
+    class: Option<BreakerClass>,
+}
 
 /// A request's claim on its cluster and endpoint.
 #[derive(Debug)]
 pub struct RequestClaim {
     handle: Rc<ClusterHandle>,
-    endpoint: Arc<EndpointState>,
-    /// Whether the cluster counts it.
-    counts: bool,
+    taken: TakenRoom,
 }
 
 impl RequestClaim {
     /// The claim of a request that is counted.
-    pub(super) const fn counted(
-        handle: Rc<ClusterHandle>,
-        endpoint: Arc<EndpointState>,
-        counts: bool,
-    ) -> Self {
-        Self { handle, endpoint, counts }
+    pub(super) const fn counted(handle: Rc<ClusterHandle>, taken: TakenRoom) -> Self {
+        Self { handle, taken }
     }
 }
 
 impl Drop for RequestClaim {
     fn drop(&mut self) {
-        self.handle.cluster.give_back(LoadKind::Request, self.counts, &self.endpoint);
+        self.handle.cluster.give_back(LoadKind::Request, &self.taken);
     }
 }
 
@@ -48,17 +51,13 @@ pub struct Claim {
 
 impl Claim {
     /// The claim of a connection that is counted; a `pooled` one carries the requests of many clients.
-    pub(super) fn counted(
-        handle: Rc<ClusterHandle>,
-        endpoint: Arc<EndpointState>,
-        pooled: bool,
-    ) -> Self {
+    pub(super) fn counted(handle: Rc<ClusterHandle>, taken: TakenRoom, pooled: bool) -> Self {
         handle.open.increment();
         if pooled {
-            endpoint.enter_pooled();
+            taken.endpoint.enter_pooled();
             handle.cluster.pooled.fetch_add(1, Relaxed);
         }
-        Self { handle, endpoint, pooled }
+        Self { handle, endpoint: taken.endpoint, pooled }
     }
 
     /// The endpoint.
@@ -80,7 +79,8 @@ impl Drop for Claim {
             cluster.pooled.fetch_sub(1, Relaxed);
         }
         self.handle.open.decrement();
-        cluster.give_back(LoadKind::Connection, true, &self.endpoint);
+        // Clusters count all connections.
+        cluster.release(LoadKind::Connection, Some(self.handle.class), &self.endpoint);
     }
 }
 
@@ -94,16 +94,22 @@ pub(super) enum LimitReached {
 }
 
 impl Cluster {
-    const fn count_of(&self, load: LoadKind) -> &AtomicU64 {
+    fn count_of(&self, load: LoadKind, class: BreakerClass) -> &AtomicU64 {
+        let counts = self.counts_of(class);
         match load {
-            LoadKind::Connection => &self.active,
-            LoadKind::Request => &self.requests,
+            LoadKind::Connection => &counts.connections,
+            LoadKind::Request => &counts.requests,
         }
     }
 
-    /// The count of `load`, over all endpoints; of requests only if the plan needs it.
-    pub(super) fn in_use(&self, load: LoadKind) -> u64 {
-        self.count_of(load).load(Relaxed)
+    /// The count of `load` of `class`, over all endpoints; of requests only if the plan needs it.
+    pub(super) fn in_use(&self, load: LoadKind, class: BreakerClass) -> u64 {
+        self.count_of(load, class).load(Relaxed)
+    }
+
+    /// The same, over all classes.
+    pub(super) fn in_use_of_all(&self, load: LoadKind) -> u64 {
+        BreakerClass::ALL.iter().map(|class| self.in_use(load, *class)).sum()
     }
 
     /// Counts one more of `load` at `endpoint`, below `max` there and `total_max` in all; the cluster counts it if
@@ -111,34 +117,38 @@ impl Cluster {
     pub(super) fn take(
         &self,
         load: LoadKind,
+        class: BreakerClass,
         counts: bool,
-        endpoint: &Arc<EndpointState>,
-        max: Option<u64>,
-        total_max: Option<u64>,
-    ) -> Result<(), LimitReached> {
+        endpoint: Arc<EndpointState>,
+        (max, total_max): (Option<u64>, Option<u64>),
+    ) -> Result<TakenRoom, LimitReached> {
         if max.is_some_and(|max| endpoint.in_use(load) >= max) {
             return Err(LimitReached::Endpoint);
         }
-        if counts && !count_below(self.count_of(load), total_max) {
+        if counts && !count_below(self.count_of(load, class), total_max) {
             return Err(LimitReached::Cluster);
         }
         if endpoint.enter(load, max) {
-            return Ok(());
+            return Ok(TakenRoom { endpoint, class: counts.then_some(class) });
         }
         // Another worker was faster. Meanwhile, the cluster may have seemed to be full.
         if counts {
-            self.count_of(load).fetch_sub(1, Relaxed);
-            self.note_room(load, endpoint);
+            self.count_of(load, class).fetch_sub(1, Relaxed);
+            self.note_room(load, Some(class), &endpoint);
         }
         Err(LimitReached::Endpoint)
     }
 
     /// Gives back what was taken.
-    pub(super) fn give_back(&self, load: LoadKind, counts: bool, endpoint: &Arc<EndpointState>) {
-        if counts {
-            self.count_of(load).fetch_sub(1, Relaxed);
+    pub(super) fn give_back(&self, load: LoadKind, taken: &TakenRoom) {
+        self.release(load, taken.class, &taken.endpoint);
+    }
+
+    fn release(&self, load: LoadKind, class: Option<BreakerClass>, endpoint: &Arc<EndpointState>) {
+        if let Some(class) = class {
+            self.count_of(load, class).fetch_sub(1, Relaxed);
         }
         endpoint.leave(load);
-        self.note_room(load, endpoint);
+        self.note_room(load, class, endpoint);
     }
 }

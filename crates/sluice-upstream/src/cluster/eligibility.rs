@@ -7,11 +7,13 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 
+use super::claim::LimitReached;
 use super::{BreakerLimit, Cluster};
 use crate::balance::priorities::Share;
 use crate::balance::slow_start::WHOLE;
-use crate::endpoint::{EndpointState, EndpointTraits, Trouble};
+use crate::endpoint::{EndpointState, EndpointTraits, LoadKind, Trouble};
 use crate::overrides::OverrideAction;
+use crate::plan::BreakerClass;
 
 /// Why an endpoint is not picked.
 #[derive(Clone, Debug)]
@@ -32,8 +34,8 @@ pub enum Ineligible {
     PriorityUnused,
     /// It is degraded, and healthy endpoints suffice.
     DegradedUnused,
-    /// It is at a limit of the cluster.
-    AtLimit(BreakerLimit, u64),
+    /// It is at a limit, which `limits` names so; its own, or that of the cluster for each endpoint.
+    AtLimit(&'static str, u64),
 }
 
 impl Ineligible {
@@ -68,18 +70,6 @@ impl Cluster {
         let (plan, members) = (self.peek_plan(), self.members());
         let (overrides, now) = (self.overrides(), Instant::now());
         let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
-        let limits = [
-            (
-                BreakerLimit::ConnectionsPerEndpoint,
-                plan.endpoint_connections_max,
-                EndpointState::active as fn(&EndpointState) -> u64,
-            ),
-            (
-                BreakerLimit::RequestsPerEndpoint,
-                plan.endpoint_requests_max,
-                EndpointState::requests,
-            ),
-        ];
         let offered = plan.balancing.aperture.as_ref().map(|_| members.offered());
         let of = |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &EndpointTraits))| {
             let shares = &members.balancer.shares;
@@ -105,9 +95,11 @@ impl Cluster {
             if why_not.is_empty() && is_outside {
                 why_not.push(Ineligible::OutsideAperture);
             }
-            for (limit, max, count) in limits {
-                if let Some(max) = max.filter(|max| count(endpoint) >= *max) {
-                    why_not.push(Ineligible::AtLimit(limit, max));
+            for load in [LoadKind::Connection, LoadKind::Request] {
+                let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
+                if let Some(max) = max.filter(|max| endpoint.in_use(load) >= *max) {
+                    let limit = BreakerLimit::of(load, LimitReached::Endpoint);
+                    why_not.push(Ineligible::AtLimit(limit.word(BreakerClass::Default), max));
                 }
             }
             let part = standings.part(index).filter(|part| *part < WHOLE);
@@ -140,13 +132,13 @@ fn of_share(endpoint: &EndpointState, share: Share, held: Option<Instant>) -> Op
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::num::{NonZeroU32, NonZeroU64};
     use std::time::Duration;
 
     use super::super::tests::{member, plan};
     use super::*;
     use crate::balance::{BalancingPlan, FailoverPlan, SlowStartPlan};
-    use crate::endpoint::EjectionKind;
+    use crate::endpoint::{EjectionKind, EndpointLimits};
     use crate::overrides::{ClusterOverrides, EndpointOverride};
     use crate::plan::{ClusterPlan, ClusterSettings};
 
@@ -200,6 +192,21 @@ mod tests {
         assert_eq!(shown(&cluster), "unhealthy+ejected, unhealthy, unhealthy");
         two.set_health(Ok(()));
         assert_eq!(shown(&cluster), "unhealthy+ejected,  10%, unhealthy");
+    }
+
+    #[test]
+    fn an_endpoint_may_have_a_limit_of_its_own() {
+        let cluster = cluster(FailoverPlan::default(), Some(1));
+        let members = cluster.members();
+        let [one, two, _] = [0, 1, 2].map(|index| &members.endpoints[index]);
+        one.set_limits(EndpointLimits { connections: NonZeroU64::new(2), ..Default::default() });
+        let leases = [one.lease(), two.lease()];
+        assert_eq!(shown(&cluster), ", limit, priority_unused");
+        let full = one.lease();
+        assert_eq!(shown(&cluster), "limit, limit, priority_unused");
+        let of_one = cluster.eligibility().remove(0).why_not;
+        assert!(matches!(of_one[0], Ineligible::AtLimit("connections_per_endpoint", 2)));
+        drop((leases, full));
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl ClusterHandle {
         if let Some(known) = next.as_ref().filter(|known| Arc::ptr_eq(&known.cluster, &cluster)) {
             return Rc::clone(known);
         }
-        Rc::clone(next.insert(Self::new(cluster, worker)))
+        Rc::clone(next.insert(Self::of_class(cluster, self.class, worker)))
     }
 }
 

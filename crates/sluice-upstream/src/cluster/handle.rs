@@ -19,11 +19,12 @@ use smallvec::SmallVec;
 
 use super::affinity::Affinity;
 use super::breakers::BreakerLimit;
-use super::claim::{Claim, LimitReached, RequestClaim};
+use super::claim::{Claim, LimitReached, RequestClaim, TakenRoom};
 use super::reserve::{TrafficClass, reserved};
 use super::{Cluster, Membership};
 use crate::endpoint::{EndpointState, LeftEndpoints, LoadKind};
 use crate::metrics;
+use crate::plan::BreakerClass;
 use crate::reasons;
 
 mod choose;
@@ -33,6 +34,8 @@ mod choose;
 pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
+    /// Whose limits apply.
+    pub class: BreakerClass,
     pub(super) reserve_percent: u64,
     turns: Turns,
     pub(crate) made: Counter,
@@ -137,13 +140,6 @@ pub enum WhenFull {
     Wait,
 }
 
-/// An endpoint with room that is counted, and whether the cluster counts it as well.
-#[derive(Debug)]
-pub(super) struct TakenRoom {
-    pub(super) endpoint: Arc<EndpointState>,
-    pub(super) counts: bool,
-}
-
 /// Why a pick found nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PickRefusal {
@@ -155,6 +151,11 @@ pub(super) struct PickRefusal {
 impl ClusterHandle {
     /// Creates the handle of `worker`.
     pub fn new(cluster: Arc<Cluster>, worker: &WorkerCx) -> Rc<Self> {
+        Self::of_class(cluster, BreakerClass::Default, worker)
+    }
+
+    /// Creates the handle of `worker` for what the limits of `class` apply to.
+    pub fn of_class(cluster: Arc<Cluster>, class: BreakerClass, worker: &WorkerCx) -> Rc<Self> {
         let labels = [&*cluster.name];
         let shard = &worker.shard;
         Rc::new(Self {
@@ -175,6 +176,7 @@ impl ClusterHandle {
                 other()
             }),
             compared: Cell::new(0),
+            class,
             reserve_percent: worker.limits.get(Limit::SideCallReserve),
             cluster,
         })
@@ -239,8 +241,9 @@ impl ClusterHandle {
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
     pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
         let endpoint = Arc::clone(self.cluster.members.load().named(name)?);
-        self.cluster.take(LoadKind::Connection, true, &endpoint, None, None).ok()?;
-        Some(Claim::counted(Rc::clone(self), endpoint, false))
+        let taken =
+            self.cluster.take(LoadKind::Connection, self.class, true, endpoint, (None, None));
+        Some(self.connection(taken.ok()?))
     }
 
     /// Picks an endpoint that was not `tried`, and claims it for a request.
@@ -269,14 +272,13 @@ impl ClusterHandle {
 
     /// The claim of a connection that is counted.
     pub(super) fn connection(self: &Rc<Self>, taken: TakenRoom) -> Claim {
-        Claim::counted(Rc::clone(self), taken.endpoint, false)
+        Claim::counted(Rc::clone(self), taken, false)
     }
 
     /// The claim of a request that is counted.
     pub(super) fn request(self: &Rc<Self>, taken: TakenRoom) -> (Arc<EndpointState>, RequestClaim) {
-        let TakenRoom { endpoint, counts } = taken;
-        let claim = RequestClaim::counted(Rc::clone(self), Arc::clone(&endpoint), counts);
-        (endpoint, claim)
+        let endpoint = Arc::clone(&taken.endpoint);
+        (endpoint, RequestClaim::counted(Rc::clone(self), taken))
     }
 
     /// Claims `endpoint` for a pooled connection, which carries the requests of many clients.
@@ -289,8 +291,8 @@ impl ClusterHandle {
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
         let taken = self.take_at(LoadKind::Connection, class, endpoint);
-        taken.map_err(|_| reasons::LIMIT)?;
-        Ok(Claim::counted(Rc::clone(self), Arc::clone(endpoint), true))
+        let taken = taken.map_err(|_| reasons::LIMIT)?;
+        Ok(Claim::counted(Rc::clone(self), taken, true))
     }
 
     /// Takes an endpoint unless everything is at a limit, or something waits that comes first.
@@ -324,30 +326,31 @@ impl ClusterHandle {
         passed_over: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<TakenRoom, PickRefusal> {
         let plan = self.cluster.plan.load();
-        let total_max = plan.limit_of(load).map(|max| self.open_to(class, max));
+        let total_max = plan.limit_of(load, self.class).map(|max| self.open_to(class, max));
         let total = BreakerLimit::of(load, LimitReached::Cluster);
         let each = BreakerLimit::of(load, LimitReached::Endpoint);
         let refused = |limit| PickRefusal { why: reasons::LIMIT, limit: Some(limit) };
         let max_of = |endpoint: &EndpointState| {
             let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
-            max.map(|max| self.open_to(class, max))
+            max.map(|max| self.open_at_endpoint(class, max))
         };
         let full = |endpoint: &EndpointState| {
             max_of(endpoint).is_some_and(|max| endpoint.in_use(load) >= max)
                 || passed_over(endpoint)
         };
         loop {
-            if total_max.is_some_and(|max| self.cluster.in_use(load) >= max) {
+            if total_max.is_some_and(|max| self.cluster.in_use(load, self.class) >= max) {
                 return Err(refused(total));
             }
             let endpoint = self.choose(worker, affinity, tried, &full).map_err(|why| {
                 PickRefusal { why, limit: (why == reasons::LIMIT).then_some(each) }
             })?;
             let max = max_of(&endpoint);
-            let counts = plan.counts(load);
+            let counts = plan.counts(load, self.class);
             // If another worker was faster, the endpoint is full now.
-            if self.cluster.take(load, counts, &endpoint, max, total_max).is_ok() {
-                return Ok(TakenRoom { endpoint, counts });
+            let limits = (max, total_max);
+            if let Ok(taken) = self.cluster.take(load, self.class, counts, endpoint, limits) {
+                return Ok(taken);
             }
         }
     }
@@ -362,12 +365,10 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &Arc<EndpointState>,
     ) -> Result<TakenRoom, BreakerLimit> {
-        let (max, total_max) = self.limits_of(load, class, endpoint);
-        let counts = self.cluster.peek_plan().counts(load);
-        match self.cluster.take(load, counts, endpoint, max, total_max) {
-            Ok(()) => Ok(TakenRoom { endpoint: Arc::clone(endpoint), counts }),
-            Err(reached) => Err(BreakerLimit::of(load, reached)),
-        }
+        let limits = self.limits_of(load, class, endpoint);
+        let counts = self.cluster.peek_plan().counts(load, self.class);
+        let taken = self.cluster.take(load, self.class, counts, Arc::clone(endpoint), limits);
+        taken.map_err(|reached| BreakerLimit::of(load, reached))
     }
 
     /// The limits of `load` at `endpoint` and over all, for `class`.
@@ -378,26 +379,45 @@ impl ClusterHandle {
         endpoint: &EndpointState,
     ) -> (Option<u64>, Option<u64>) {
         let plan = self.cluster.peek_plan();
-        let open = |max: Option<u64>| max.map(|max| self.open_to(class, max));
         let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
-        (open(max), open(plan.limit_of(load)))
+        let total_max = plan.limit_of(load, self.class);
+        (
+            max.map(|max| self.open_at_endpoint(class, max)),
+            total_max.map(|max| self.open_to(class, max)),
+        )
     }
 
     /// Which limit refuses connections of `class`.
     pub fn connection_limit(&self, class: TrafficClass) -> BreakerLimit {
-        let max = self.cluster.peek_plan().connections_max;
-        let full = max.is_some_and(|max| self.cluster.active() >= self.open_to(class, max));
+        let load = LoadKind::Connection;
+        let max = self.cluster.peek_plan().limit_of(load, self.class);
+        let used = self.cluster.in_use(load, self.class);
+        let full = max.is_some_and(|max| used >= self.open_to(class, max));
         if full { BreakerLimit::Connections } else { BreakerLimit::ConnectionsPerEndpoint }
     }
 
-    /// The part of the limit `max` that is open to `class`.
+    /// The part of the limit `max` of its class that is open to `class`.
     pub fn open_to(&self, class: TrafficClass, max: u64) -> u64 {
+        match self.class {
+            // Side calls count towards the limits of the default class.
+            BreakerClass::High => max,
+            BreakerClass::Default => self.open_at_endpoint(class, max),
+        }
+    }
+
+    /// The part of the limit `max` of an endpoint, which all classes share, that is open to `class`.
+    fn open_at_endpoint(&self, class: TrafficClass, max: u64) -> u64 {
         match class {
             TrafficClass::Request if self.cluster.reserves.load(Relaxed) => {
                 max - reserved(max, self.reserve_percent)
             }
             TrafficClass::Request | TrafficClass::SideCall => max,
         }
+    }
+
+    /// Why a pick has failed for `why`, as text for a record.
+    pub fn shortage(&self, why: Reason) -> Option<Box<str>> {
+        self.cluster.shortage(why, self.class)
     }
 
     pub(super) fn refused(&self, worker: &WorkerCx, limit: BreakerLimit) -> Reason {
@@ -408,7 +428,7 @@ impl ClusterHandle {
     /// Counts that `limit` refused a connection, a request or a retry.
     pub fn count_refusal(&self, worker: &WorkerCx, limit: BreakerLimit) {
         self.refusals.count(&limit, |limit| {
-            let labels = [&*self.cluster.name, limit.word()];
+            let labels = [&*self.cluster.name, limit.word(self.class)];
             worker.shard.counter(&metrics::BREAKER_REFUSALS, &labels)
         });
     }

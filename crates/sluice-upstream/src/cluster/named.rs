@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Cluster;
 use super::breakers::BreakerLimit;
+use super::claim::TakenRoom;
 use super::claim::{Claim, RequestClaim};
-use super::handle::{ClusterHandle, TakenRoom};
+use super::handle::ClusterHandle;
 use super::reserve::TrafficClass;
 use crate::endpoint::{EndpointState, LoadKind};
 use crate::forward::{ForwardFailure, ForwardHost};
@@ -155,7 +156,7 @@ impl ClusterHandle {
         if endpoint.is_usable() {
             return Ok(taken);
         }
-        self.cluster.give_back(load, taken.counts, endpoint);
+        self.cluster.give_back(load, &taken);
         Err(reasons::NO_HEALTHY)
     }
 }

@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 
 use super::Cluster;
 use crate::endpoint::{EndpointState, LoadKind};
+use crate::plan::BreakerClass;
 
 mod lines;
 mod place;
@@ -102,12 +103,17 @@ impl Cluster {
         self.queue.get().map_or(0, |queue| queue.waiting.load(Relaxed))
     }
 
-    /// Hands `load` that became free at `endpoint` to what waits for it.
-    pub(super) fn note_room(&self, load: LoadKind, endpoint: &Arc<EndpointState>) {
+    /// Hands `load` that became free at `endpoint`, and for `class` in the cluster, to what waits for it.
+    pub(super) fn note_room(
+        &self,
+        load: LoadKind,
+        class: Option<BreakerClass>,
+        endpoint: &Arc<EndpointState>,
+    ) {
         let Some(queue) = self.queue.get() else { return };
         fence(SeqCst);
         if queue.waiting.load(Relaxed) > 0 {
-            if !queue.tell(QueueMessage::Room(load, Arc::clone(endpoint))) {
+            if !queue.tell(QueueMessage::Room(load, class, Arc::clone(endpoint))) {
                 queue.unsure.store(true, Relaxed);
             }
             queue.serve(self);

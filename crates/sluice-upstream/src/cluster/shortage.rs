@@ -8,19 +8,20 @@ use std::sync::Arc;
 use sluice_core::Reason;
 use sluice_core::value::show_duration;
 
-use super::Cluster;
+use super::{BreakerLimit, Cluster};
 use crate::endpoint::{EndpointState, LoadKind};
+use crate::plan::BreakerClass;
 use crate::reasons;
 
 impl Cluster {
     /// The cause of `why`, with which a pick has failed: the limit that was reached, the state of the endpoints, or the
     /// message of the resolver.
-    pub fn shortage(&self, why: Reason) -> Option<Box<str>> {
+    pub fn shortage(&self, why: Reason, class: BreakerClass) -> Option<Box<str>> {
         if why == reasons::LIMIT {
-            return Some(self.limit_reached().into());
+            return Some(self.limit_reached(class).into());
         }
         if why == reasons::QUEUE_FULL || why == reasons::QUEUE_TIMEOUT {
-            return Some(self.queue_state(why).into());
+            return Some(self.queue_state(why, class).into());
         }
         if why == reasons::DNS && self.forwards() {
             // The failure itself says which of the names it is about.
@@ -55,7 +56,7 @@ impl Cluster {
     }
 
     /// The setting whose limit is reached.
-    fn limit_reached(&self) -> String {
+    fn limit_reached(&self, class: BreakerClass) -> String {
         let plan = self.peek_plan();
         let members = self.members();
         let all = |load| {
@@ -67,22 +68,26 @@ impl Cluster {
             // Endpoints may have limits of their own: that of the first stands for them.
             members.endpoints.first()?.limit_of(load, usual).filter(|_| is_reached)
         };
+        let total =
+            |load| plan.limit_of(load, class).filter(|max| self.in_use(load, class) >= *max);
         let limits = [
-            ("requests", plan.requests_max.filter(|max| self.requests() >= *max)),
-            ("requests_per_endpoint", all(LoadKind::Request)),
-            ("connections", plan.connections_max.filter(|max| self.active() >= *max)),
-            ("connections_per_endpoint", all(LoadKind::Connection)),
+            (BreakerLimit::Requests, total(LoadKind::Request)),
+            (BreakerLimit::RequestsPerEndpoint, all(LoadKind::Request)),
+            (BreakerLimit::Connections, total(LoadKind::Connection)),
+            (BreakerLimit::ConnectionsPerEndpoint, all(LoadKind::Connection)),
         ];
-        let reached = limits.into_iter().find_map(|(name, max)| Some((name, max?)));
+        let reached = limits.into_iter().find_map(|(limit, max)| Some((limit, max?)));
         match reached {
-            Some((name, max)) => format!("the cluster is at `limits.{name}` ({max})"),
+            Some((limit, max)) => {
+                format!("the cluster is at `limits.{}` ({max})", limit.word(class))
+            }
             None => "the cluster was at one of its `limits`".to_owned(),
         }
     }
 
     /// Why the queue did not help.
-    fn queue_state(&self, why: Reason) -> String {
-        let reached = self.limit_reached();
+    fn queue_state(&self, why: Reason, class: BreakerClass) -> String {
+        let reached = self.limit_reached(class);
         let Some(plan) = self.peek_plan().queue else { return reached };
         if why == reasons::QUEUE_FULL {
             return format!("{reached}, and {} wait (`limits.queue.size`)", plan.size);

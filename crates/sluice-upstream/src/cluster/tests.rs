@@ -7,7 +7,7 @@ use crate::balance::BalancingPlan;
 use crate::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
 use crate::endpoint::EndpointId;
 use crate::metadata::{EndpointMetadata, SubsetKey};
-use crate::plan::ReusePlan;
+use crate::plan::{BreakerClass, ReusePlan};
 use crate::reasons;
 use sluice_core::Limits;
 use sluice_core::clock::ClockOrigin;
@@ -329,7 +329,7 @@ fn a_pick_without_its_subset_gets_the_fallback_and_keeps_no_session_elsewhere() 
                 }
             }
         }
-        let detail = cluster.shortage(reasons::NO_SUBSET).unwrap();
+        let detail = cluster.shortage(reasons::NO_SUBSET, BreakerClass::Default).unwrap();
         assert!(detail.starts_with("the subsets are { version: v0 }, { version: v1 }"), "{detail}");
         // Endpoint 4 has version v1.
         let id = cluster.members().endpoints[4].id;

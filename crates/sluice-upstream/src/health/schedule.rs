@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sluice_telemetry::CounterSet;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{CheckError, CheckPassed, CheckResult, HealthProbe, HealthWatch};
 use crate::cluster::Cluster;
@@ -20,6 +21,15 @@ use crate::plan::{ClusterPlan, HealthPlan};
 
 /// The longest delay of the first check of an endpoint.
 const FIRST_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Checks begin at multiples of this part of their interval, and of [`TOGETHER_MAX`] at most.
+const TOGETHER_SHARE: u32 = 100;
+
+/// The longest time between moments at which checks begin.
+const TOGETHER_MAX: Duration = Duration::from_millis(50);
+
+/// What these moments are counted from.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The checks of a cluster.
 #[derive(Debug, Default)]
@@ -137,9 +147,10 @@ impl CheckTask {
                     self.decide(&mut streak, decided);
                 }
             }
-            used = used || has_traffic(&self.cluster);
+            used = used || self.plan.no_traffic_interval.is_none() || has_traffic(&self.cluster);
             let pause = pause(&self.plan, self.endpoint.is_healthy(), used);
-            tokio::time::sleep(jittered(pause, self.plan.jitter_percent)).await;
+            let next = Instant::now() + jittered(pause, self.plan.jitter_percent);
+            tokio::time::sleep_until(together(next, *ORIGIN, pause)).await;
         }
     }
 
@@ -255,6 +266,14 @@ fn pause(plan: &HealthPlan, healthy: bool, used: bool) -> Duration {
 fn jittered(pause: Duration, percent: u8) -> Duration {
     let share = f64::from(percent) / 100.0;
     pause.mul_f64(1.0 - share + fastrand::f64() * 2.0 * share)
+}
+
+/// Puts off a check to the next moment at which others of its interval begin too: it is the wake-ups that checks cost.
+fn together(at: Instant, origin: Instant, interval: Duration) -> Instant {
+    let step = (interval / TOGETHER_SHARE).min(TOGETHER_MAX).as_micros();
+    let past = at.saturating_duration_since(origin).as_micros();
+    let late = past.checked_rem(step).filter(|late| *late > 0).map_or(0, |late| step - late);
+    at + Duration::from_micros(u64::try_from(late).unwrap_or(0))
 }
 
 /// The outcome of a check that was performed.

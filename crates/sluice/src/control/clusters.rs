@@ -73,7 +73,7 @@ fn of_priorities(balancer: &LoadBalancer) -> Value {
 fn of_breakers(cluster: &Cluster, reserve_percent: u64) -> Value {
     let mut item = Value::Null;
     for breaker in cluster.breakers(reserve_percent) {
-        item[breaker.limit.word()] = json!({
+        item[breaker.limit] = json!({
             "limit": breaker.max,
             "used": breaker.used,
             "left": breaker.left(),
@@ -102,7 +102,7 @@ fn of_cause(cause: &Ineligible, wall: Duration) -> String {
         Ineligible::OutsideAperture => "outside the aperture of this process".to_owned(),
         Ineligible::PriorityUnused => "higher priorities take all traffic".to_owned(),
         Ineligible::DegradedUnused => "degraded, and healthy endpoints take all traffic".to_owned(),
-        Ineligible::AtLimit(limit, max) => format!("at `limits.{}` ({max})", limit.word()),
+        Ineligible::AtLimit(limit, max) => format!("at `limits.{limit}` ({max})"),
     }
 }
 

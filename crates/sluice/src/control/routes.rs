@@ -263,7 +263,7 @@ fn encrypted(listener: &Name, server_name: Option<&str>) -> ConnInfo {
     let conn = ConnInfo::new(id, Arc::clone(listener), peer, peer, Moment::NEVER);
     conn.tls.get_or_init(|| {
         let (version, cipher, alpn) = ("1.3", "unknown", None);
-        Box::new(TlsFacts { version, cipher, alpn, client_subject: None, resumed: false })
+        Box::new(TlsFacts { version, cipher, alpn, client: None, resumed: false })
     });
     if let Some(name) = server_name {
         let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());

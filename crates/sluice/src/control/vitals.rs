@@ -15,7 +15,6 @@ use sluice_telemetry::metrics::Seconds;
 use sluice_telemetry::{Counter, Gauge, Registry, Shard};
 use sluice_tls::CertStore;
 use sluice_upstream::Cluster;
-use sluice_upstream::cluster::BreakerLimit;
 
 sluice_telemetry::metrics! {
     CPU = "process_cpu_seconds_total", Seconds, [], "Time that the process has spent on processors, in user space and in the kernel.";
@@ -50,7 +49,7 @@ pub(super) struct Vitals {
     reload_time: Gauge,
     certificates: RefCell<HashMap<String, Gauge>>,
     endpoints: RefCell<HashMap<Name, HashMap<Arc<str>, Gauge>>>,
-    breakers: RefCell<HashMap<(Name, BreakerLimit), BreakerGauges>>,
+    breakers: RefCell<HashMap<(Name, &'static str), BreakerGauges>>,
     waiting: RefCell<HashMap<Name, Gauge>>,
     full: RefCell<HashMap<Name, Gauge>>,
 }
@@ -156,7 +155,7 @@ impl Vitals {
         for cluster in clusters {
             for breaker in cluster.breakers(reserve_percent) {
                 let key = (Arc::clone(&cluster.name), breaker.limit);
-                let labels = [&*cluster.name, breaker.limit.word()];
+                let labels = [&*cluster.name, breaker.limit];
                 let new = || BreakerGauges {
                     open: self.shard.gauge(&BREAKER_OPEN, &labels),
                     left: self.shard.gauge(&BREAKER_LEFT, &labels),

@@ -99,6 +99,7 @@ pub(crate) const CASES: &[Fault] = &[
     },
     Fault { name: "No rule matches a request", reason: "route.unmatched", inject: no_route },
     Fault { name: "A filter refuses a request", reason: "http.denied", inject: denied },
+    Fault { name: "A policy refuses a request", reason: "http.denied", inject: denied_by_policy },
     Fault {
         name: "A response is larger than the filter that receives it whole allows",
         reason: "http.response_too_large",
@@ -199,6 +200,14 @@ fn denied() -> Seen {
     let sluice = kit.start(&web_with(http, &[origin.addr().to_string()], "", ""));
     let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     Seen::request(&sluice, "http.denied").heard(heard).at("\"all\"").at("misbehave")
+}
+
+fn denied_by_policy() -> Seen {
+    let policy = "deny: { no-export: { permissions: { path: /export/* } } }";
+    let http = format!(", filters: [{{ rbac: {{ {policy} }} }}]");
+    let (sluice, _origin) = one(&http, "");
+    let heard = send(&sluice, "GET /export%2Fall HTTP/1.1\r\nHost: a\r\n\r\n");
+    Seen::request(&sluice, "http.denied").heard(heard).at("\"all\"").at("no-export")
 }
 
 fn too_large_to_hold() -> Seen {

@@ -17,9 +17,14 @@ pub(crate) const CASES: &[Fault] = &[
     Fault { name: "The flow table is full", reason: "flow.table_full", inject: table_full },
     Fault { name: "A filter denies the source of a flow", reason: "accept.denied", inject: denied },
     Fault {
-        name: "A filter wants to wait on a UDP listener",
-        reason: "filter.rejected",
-        inject: rejected,
+        name: "A filter does not decide about a flow",
+        reason: "filter.timeout",
+        inject: undecided,
+    },
+    Fault {
+        name: "Too many flows wait for a filter",
+        reason: "flow.waiting_full",
+        inject: waiting_full,
     },
     Fault { name: "A flow makes room for a new one", reason: "flow.evicted", inject: evicted },
     Fault {
@@ -160,13 +165,29 @@ fn denied() -> Seen {
     Seen::of(&sluice, "accept.denied").at("\"dns\"").at("127.0.0.1:")
 }
 
-fn rejected() -> Seen {
+/// A listener with a filter that never decides, and this limit.
+fn waiting(limit: &str) -> (Running, UdpServer) {
     let echo = UdpServer::echo("");
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
-    let filters = ", filters: [{ waiting: {} }]";
-    let sluice = kit.start(&listening("up", &echo.addr().to_string(), filters));
+    let kit = Sluice::with_binary(std::env::current_exe().unwrap())
+        .workers(1)
+        .expect_warning("drain timeout");
+    let yaml = listening("up", &echo.addr().to_string(), ", filters: [{ waiting: {} }]");
+    let drain = "drain: { timeout: 100ms }";
+    (kit.start(&format!("{yaml}limits: {{ {limit} }}\n{drain}\n")), echo)
+}
+
+fn undecided() -> Seen {
+    let (sluice, _echo) = waiting("filter_wait_seconds: 1");
     udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
-    Seen::of(&sluice, "filter.rejected").at("\"dns\"").at("127.0.0.1:")
+    Seen::of(&sluice, "filter.timeout").at("\"dns\"").at("127.0.0.1:")
+}
+
+fn waiting_full() -> Seen {
+    let (sluice, _echo) = waiting("flows_waiting: 1");
+    for client in [udp_client(), udp_client()] {
+        client.send_to(b"query", sluice.addr("dns")).unwrap();
+    }
+    Seen::of(&sluice, "flow.waiting_full").at("\"dns\"").at("127.0.0.1:")
 }
 
 fn ended(relay: &str, reason: &str) -> Seen {

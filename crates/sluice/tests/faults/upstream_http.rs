@@ -184,6 +184,11 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "http.answered",
         inject: retried,
     },
+    Fault {
+        name: "An attempt is late and still responds before the next one",
+        reason: "http.answered",
+        inject: overtaken,
+    },
 ];
 
 /// The observation when the endpoint treats the request as its path says.
@@ -382,6 +387,28 @@ fn exhausted() -> Seen {
 }
 
 /// Waits until the endpoint has received this many requests.
+fn overtaken() -> Seen {
+    let origins = [Origin::start("a"), Origin::start("b")];
+    let addresses = origins.each_ref().map(|origin| origin.addr().to_string());
+    let rule = ", timeout: { per_try: 150ms }, retry: { hedge: true }";
+    let sluice = start(&web(&addresses, rule, ""));
+    let mut client = Client::connect(sluice.addr("web"));
+    client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    let asked = |count: usize| {
+        wait::until("a request at the endpoints", || {
+            let asked = origins.each_ref().map(|origin| origin.requests().len());
+            (asked.iter().sum::<usize>() == count).then_some(asked[0] == 1)
+        })
+    };
+    let (first, last) = if asked(1) { (0, 1) } else { (1, 0) };
+    asked(2);
+    origins[first].release();
+    let heard = told(&client.read());
+    origins[last].release();
+    let seen = Seen::request(&sluice, "http.answered").heard(heard).endpoint(origins[last].addr());
+    seen.endpoint(origins[first].addr()).at("route.overtaken").at("ok: late")
+}
+
 fn reached(origin: &Origin, count: usize) {
     wait::until("a request at the endpoint", || (origin.requests().len() == count).then_some(()));
 }

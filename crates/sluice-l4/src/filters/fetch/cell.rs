@@ -7,6 +7,7 @@ use std::any::Any;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use sluice_core::Moment;
@@ -146,9 +147,21 @@ impl<T: Content> FetchCell<T> {
     }
 }
 
+impl<T> FetchCell<T> {
+    /// Takes content that is at hand before the first attempt has been made.
+    pub(super) fn begin_with(&self, content: T) {
+        if self.content.load().is_none() {
+            self.content.store(Some(Arc::new(content)));
+        }
+    }
+}
+
 /// A [`FetchCell`] of any type.
 pub(super) trait AnyCell: Send + Sync {
     fn fetch(&self) -> &Arc<Fetch>;
+
+    /// How long the content can be used, if it says so.
+    fn lifetime(&self) -> Option<Duration>;
 
     /// Parses new content and puts it in place of the old.
     fn take(&self, content: &[u8]) -> Result<Attempted, String>;
@@ -159,6 +172,10 @@ pub(super) trait AnyCell: Send + Sync {
 impl<T: Content> AnyCell for FetchCell<T> {
     fn fetch(&self) -> &Arc<Fetch> {
         &self.fetch
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        self.content.load().as_ref().and_then(|content| content.lifetime())
     }
 
     fn take(&self, content: &[u8]) -> Result<Attempted, String> {

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use sluice_core::limits::Limit;
+
 use super::cell::{AnyCell, FetchCell, FetchStatus};
 use super::run::{self, FetchRunner};
-use super::{FetchKey, FetchOrigin, FetchSchedule, Fetched};
+use super::{FetchKey, FetchOrigin, FetchSchedule, Fetched, FileOrigin, read};
 use crate::filters::content::Content;
 
 /// The fetches of the process.
@@ -43,6 +45,22 @@ impl Fetches {
             all.insert(key, weak);
             new
         }))
+    }
+
+    /// Declares the content of a file, which is read and parsed at once. What is in use already stays until the file is
+    /// read in its turn.
+    ///
+    /// # Errors
+    /// It cannot be read or parsed.
+    pub(in crate::filters) fn declare_file<T: Content>(
+        &self,
+        origin: FileOrigin,
+    ) -> Result<Fetched<T>, String> {
+        let content = read(&origin.path, Limit::SideCallBytes.def().max)?;
+        let parsed = T::parse(&content)?;
+        let fetched: Fetched<T> = self.declare(Arc::new(origin), FetchSchedule::default());
+        fetched.0.begin_with(parsed);
+        Ok(fetched)
     }
 
     /// Runs every fetch that does not run yet, on this thread, each until nothing uses it any more.

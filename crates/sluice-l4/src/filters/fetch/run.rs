@@ -13,6 +13,7 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::Gauge;
 use tokio::sync::Semaphore;
 
+use super::FetchSchedule;
 use super::cell::{AnyCell, Attempted, Fetch};
 
 sluice_telemetry::metrics! {
@@ -70,7 +71,9 @@ pub(super) async fn keep(fetch: Arc<Fetch>, cell: Weak<dyn AnyCell>, runner: Rc<
         failures = if attempted.is_ok() { 0 } else { failures + 1 };
         note(&fetch, attempted.err(), &fetched, &runner.worker);
         fetch.ended.send_modify(|attempts| *attempts += 1);
-        if !next(&fetch, pause(&fetch, failures), &runner.worker).await {
+        let lifetime = cell.upgrade().and_then(|cell| cell.lifetime());
+        let refresh = refresh_of(&fetch.schedule, lifetime);
+        if !next(&fetch, pause(refresh, failures), &runner.worker).await {
             return;
         }
     }
@@ -132,9 +135,15 @@ fn note(fetch: &Fetch, unusable: Option<Unusable>, fetched: &Gauge, worker: &Wor
     }
 }
 
+/// The time from one success to the next attempt: shorter than the schedule says for content that ends before, so that
+/// there is time for another attempt if that one fails.
+fn refresh_of(schedule: &FetchSchedule, lifetime: Option<Duration>) -> Duration {
+    let before_end = lifetime.map(|lifetime| lifetime.mul_f64(0.7).max(BACK_OFF));
+    before_end.map_or(schedule.refresh, |before_end| before_end.min(schedule.refresh))
+}
+
 /// The pause before the next attempt: spread, so that many processes do not ask at once.
-fn pause(fetch: &Fetch, failures: u32) -> Duration {
-    let refresh = fetch.schedule.refresh;
+fn pause(refresh: Duration, failures: u32) -> Duration {
     let pause = match failures.checked_sub(1) {
         None => refresh,
         Some(before) => {
@@ -161,6 +170,26 @@ async fn next(fetch: &Fetch, pause: Duration, worker: &WorkerCx) -> bool {
                 }
             }
             () = signals.closed.notified() => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_ends_is_fetched_before_that() {
+        let schedule =
+            FetchSchedule { refresh: Duration::from_secs(600), ..FetchSchedule::default() };
+        for (lifetime, refresh) in [(None, 600), (Some(3600), 600), (Some(300), 210), (Some(0), 1)]
+        {
+            let lifetime = lifetime.map(Duration::from_secs);
+            assert_eq!(
+                refresh_of(&schedule, lifetime),
+                Duration::from_secs(refresh),
+                "{lifetime:?}"
+            );
         }
     }
 }

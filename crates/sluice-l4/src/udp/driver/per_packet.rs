@@ -13,14 +13,14 @@ use sluice_sys::datagram::{Datagram, Outgoing};
 use sluice_upstream::cluster::Affinity;
 use smallvec::smallvec;
 
-use super::{FlowLookup, FlowStart, UdpSlot};
+use super::begin::{FlowBegun, FlowStart};
+use super::{FlowLookup, UdpSlot};
 use crate::relay::{affinity_of, split_key};
 use crate::select::ChainInput;
 use crate::split::SplitHandles;
 use crate::udp::FlowChainPlan;
-use crate::udp::flow::Flow;
-use crate::udp::flow_table::{FlowId, FlowKey};
-use crate::udp::listener::PickedEndpoint;
+use crate::udp::flow_table::FlowKey;
+use crate::udp::listener::{FlowOrigin, PickedEndpoint};
 
 impl UdpSlot {
     /// Forwards each datagram by itself: the next one usually goes elsewhere.
@@ -30,22 +30,18 @@ impl UdpSlot {
             let Some(client) = from else { continue };
             let key = FlowKey { client, local: to, endpoint: None };
             match self.flow_of(key, now, data) {
-                None => self.listener.borrow().counters.refused.increment(),
-                of => {
+                FlowLookup::None => self.listener.borrow().counters.refused.increment(),
+                FlowLookup::Held => {}
+                FlowLookup::Flow(id, flow) => {
                     let one = Outgoing { data, to: None, from: None, segment: None };
-                    self.flush(of, &mut smallvec![one]);
+                    self.flush(Some((id, flow)), &mut smallvec![one]);
                 }
             }
         }
     }
 
     /// The flow of one datagram; it begins if there is none yet.
-    fn flow_of(
-        self: &Rc<Self>,
-        key: FlowKey,
-        now: Moment,
-        datagram: &[u8],
-    ) -> Option<(FlowId, Rc<Flow>)> {
+    fn flow_of(self: &Rc<Self>, key: FlowKey, now: Moment, datagram: &[u8]) -> FlowLookup {
         let listener = Rc::clone(&self.listener.borrow());
         let (client, at) = (key.client, key.local.unwrap_or_else(|| self.local.ip()));
         let local = SocketAddr::new(at, self.local.port());
@@ -59,11 +55,10 @@ impl UdpSlot {
         let spread = chain.filter(|chain| listener.plan.chains[*chain].per_packet);
         let Some(chain) = spread else {
             // A chain beside it that keeps clients with their endpoints, or none.
-            let known = self.known(&key, now, datagram);
-            return known.or_else(|| match self.first_datagram(key, now, datagram) {
-                FlowLookup::Flow(id, flow) => Some((id, flow)),
-                FlowLookup::Held | FlowLookup::None => None,
-            });
+            let Some((id, flow)) = self.known(&key, now, datagram) else {
+                return self.first_datagram(key, now, datagram);
+            };
+            return FlowLookup::Flow(id, flow);
         };
         let FlowChainPlan { hash, sticky, .. } = &listener.plan.chains[chain];
         let affinity = affinity_of(*hash, *sticky, Peer::Ip(client), datagram);
@@ -74,12 +69,21 @@ impl UdpSlot {
         let id = picked.as_ref().ok().map(|endpoint| endpoint.id);
         let key = FlowKey { endpoint: id, ..key };
         let known = id.and_then(|_| self.table.borrow_mut().arrive(&key, now));
-        let known = known.and_then(|id| Some((id, self.table.borrow().get(id).map(Rc::clone)?)));
-        if known.is_some() || self.draining.get() {
-            return known;
+        let flow = known.and_then(|id| self.table.borrow().get(id).map(Rc::clone));
+        if let (Some(id), Some(flow)) = (known, flow) {
+            return FlowLookup::Flow(id, flow);
         }
-        let picked = PickedEndpoint { chain, handle, picked };
-        let start = FlowStart { picked: Some(&picked), ..FlowStart::with(datagram) };
-        self.begin(key, now, start).ok()
+        if let Some(lookup) = self.hold(&key, datagram) {
+            return lookup;
+        }
+        if self.draining.get() {
+            return FlowLookup::None;
+        }
+        let origin = FlowOrigin::Picked(PickedEndpoint { chain, handle, picked });
+        match self.begin(key, now, FlowStart::with(datagram, origin)) {
+            Ok(FlowBegun::Flow(id, flow)) => FlowLookup::Flow(id, flow),
+            Ok(FlowBegun::Waits) => self.hold(&key, datagram).unwrap_or(FlowLookup::None),
+            Err(_) => FlowLookup::None,
+        }
     }
 }

@@ -1,17 +1,19 @@
 //! Flows between sockets of this machine, on a clock that only the test advances.
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
 use sluice_core::reason::end;
-use sluice_core::{Clock, Limits};
-use sluice_io::Budget;
+use sluice_core::{Clock, Limits, Verdict};
+use sluice_io::{Admit, Budget, ConnectionFilter, ConnectionFilterPlan};
 use sluice_telemetry::{LogQueue, Registry};
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::EndpointTraits;
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 use sluice_upstream::{Cluster, Target};
+use tokio::sync::watch;
 
 use super::*;
 use crate::select::{ChainTable, Criteria};
@@ -115,7 +117,58 @@ impl Bench {
     }
 }
 
+/// A filter that decides when the test does.
+#[derive(Clone, Debug)]
+struct Gate {
+    decision: Arc<watch::Sender<Option<Verdict>>>,
+    /// Flows that were admitted and have ended.
+    ended: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self { decision: Arc::new(watch::Sender::new(None)), ended: Arc::default() }
+    }
+
+    fn decide(&self, verdict: Verdict) {
+        self.decision.send_replace(Some(verdict));
+    }
+
+    fn ended(&self) -> usize {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+impl ConnectionFilterPlan for Gate {
+    fn on_worker(&self, _worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn ConnectionFilter> {
+        Rc::new(self.clone())
+    }
+}
+
+impl ConnectionFilter for Gate {
+    fn admit(&self, _conn: &ConnInfo) -> Admit {
+        let mut decision = self.decision.subscribe();
+        Admit::Wait(Box::pin(
+            async move { decision.wait_for(Option::is_some).await.unwrap().unwrap() },
+        ))
+    }
+
+    fn ended(&self, _conn: &ConnInfo) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
+    on_guarded_bench(responses, &[], test);
+}
+
+/// As [`on_bench`], with the first gate on the listener and the others on its chain.
+fn on_guarded_bench(responses: Option<u32>, gates: &[Gate], test: impl AsyncFnOnce(Bench)) {
+    let (of_listener, of_chain) = gates.split_at(gates.len().min(1));
+    let filters = |gates: &[Gate]| -> Vec<Arc<dyn ConnectionFilterPlan>> {
+        gates.iter().map(|gate| Arc::new(gate.clone()) as _).collect()
+    };
+    let (of_listener, of_chain) = (filters(of_listener), filters(of_chain));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     runtime.unwrap().block_on(async {
@@ -125,6 +178,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         let mut limits = Limits::default();
         limits.set(Limit::FlowTable, FLOWS_MAX.into()).unwrap();
         limits.set(Limit::FlowUnanswered, UNANSWERED.as_secs()).unwrap();
+        limits.set(Limit::FlowsWaiting, 2).unwrap();
         let worker = WorkerCx::new(0, Clock::held(), shard, log, limits, &Budget::unlimited());
         worker.spawn(Rc::clone(&worker.reactor).drive());
         let endpoint = End::new();
@@ -141,7 +195,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         }]);
         let chain = FlowChainPlan {
             name: "default".into(),
-            filters: Vec::new(),
+            filters: of_chain,
             clusters: WeightedCluster::only(cluster),
             hash: None,
             sticky: None,
@@ -151,7 +205,7 @@ fn on_bench(responses: Option<u32>, test: impl AsyncFnOnce(Bench)) {
         };
         let plan = UdpPlan {
             name: "l".into(),
-            filters: Vec::new(),
+            filters: of_listener,
             table: ChainTable::build(&[Criteria::default()]).unwrap(),
             chains: vec![chain],
             named: false,
@@ -286,6 +340,90 @@ fn a_socket_without_flows_drains_at_once() {
         tokio::task::yield_now().await;
         assert_eq!(Rc::strong_count(&bench.slot), 2);
         bench.slot.drain();
+        let ended = async || (Rc::strong_count(&bench.slot) == 1).then_some(());
+        until("the end of its task", ended).await;
+    });
+}
+
+/// Sends datagrams and waits until the listener has read them.
+async fn sends(bench: &Bench, client: &End, datagrams: &[&[u8]], held: usize) {
+    datagrams.iter().for_each(|data| client.send(data, bench.slot.local));
+    let read = async || {
+        let key = FlowKey { client: client.address(), local: None, endpoint: None };
+        (bench.slot.waiting.borrow().held(&key) == held).then_some(())
+    };
+    until("the datagrams", read).await;
+}
+
+#[test]
+fn a_flow_waits_for_its_filters_and_its_datagrams_stay_in_order() {
+    let gates = [Gate::new(), Gate::new()];
+    on_guarded_bench(None, &gates, async |bench| {
+        let client = End::new();
+        sends(&bench, &client, &[b"1", b"2", b"3"], 3).await;
+        gates[0].decide(Verdict::Continue);
+        sends(&bench, &client, &[b"4"], 4).await;
+        assert_eq!(bench.slot.flow_count(), 0, "the filter of its chain has not decided");
+        gates[1].decide(Verdict::Continue);
+        for expected in [b"1", b"2", b"3", b"4"] {
+            assert_eq!(bench.endpoint.receive().await.0, expected);
+        }
+        bench.exchanges(&client).await;
+        assert_eq!((bench.datagrams("received"), bench.datagrams("refused")), (5, 0));
+        bench.pass(IDLE + Duration::from_secs(1));
+        bench.until_ended(reasons::FLOW_IDLE, 1).await;
+        assert_eq!([gates[0].ended(), gates[1].ended()], [1, 1]);
+    });
+}
+
+#[test]
+fn a_flow_that_a_filter_refuses_later_is_forgotten() {
+    let gates = [Gate::new(), Gate::new()];
+    on_guarded_bench(None, &gates, async |bench| {
+        let client = End::new();
+        sends(&bench, &client, &[b"1", b"2"], 2).await;
+        gates[0].decide(Verdict::Continue);
+        gates[1].decide(Verdict::Reject(reasons::DENIED));
+        bench.until_ended(reasons::DENIED, 1).await;
+        assert_eq!((bench.datagrams("received"), bench.datagrams("refused")), (0, 2));
+        assert_eq!([gates[0].ended(), gates[1].ended()], [1, 0], "the one that had admitted it");
+        gates[1].decide(Verdict::Continue);
+        bench.exchanges(&client).await;
+    });
+}
+
+#[test]
+fn a_filter_has_so_long_to_decide_and_so_many_flows_may_wait() {
+    let gates = [Gate::new()];
+    on_guarded_bench(None, &gates, async |bench| {
+        let clients = [End::new(), End::new(), End::new()];
+        sends(&bench, &clients[0], &[b"1"], 1).await;
+        sends(&bench, &clients[1], &[b"1"], 1).await;
+        clients[2].send(b"1", bench.slot.local);
+        bench.until_ended(reasons::FLOW_WAITING_FULL, 1).await;
+        let limit = Limit::FlowsWaiting.def().name;
+        assert_eq!(bench.value(metrics::LIMIT_REACHED.name, &[limit]), 1);
+        bench.pass(Duration::from_secs(bench.worker.limits.get(Limit::FilterWait) + 1));
+        bench.until_ended(reasons::FILTER_TIMEOUT, 2).await;
+        assert_eq!(bench.datagrams("refused"), 3);
+        gates[0].decide(Verdict::Continue);
+        bench.exchanges(&clients[2]).await;
+        assert_eq!(gates[0].ended(), 0, "it had admitted none of them");
+    });
+}
+
+#[test]
+fn a_socket_drains_after_the_flows_that_wait() {
+    let gates = [Gate::new()];
+    on_guarded_bench(Some(1), &gates, async |bench| {
+        let client = End::new();
+        sends(&bench, &client, &[b"question"], 1).await;
+        bench.slot.drain();
+        gates[0].decide(Verdict::Continue);
+        let (_, flow) = bench.endpoint.receive().await;
+        bench.endpoint.send(b"answer", flow);
+        assert_eq!(client.receive().await.0, b"answer");
+        bench.until_ended(reasons::FLOW_DONE, 1).await;
         let ended = async || (Rc::strong_count(&bench.slot) == 1).then_some(());
         until("the end of its task", ended).await;
     });

@@ -82,6 +82,8 @@ pub(crate) struct Hooks {
     pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
     /// See [`HttpFilterPlan::is_guard`].
     pub(super) guards: bool,
+    /// See [`HttpFilterPlan::judges_target`].
+    pub(super) judges: bool,
     /// What it does with bodies, both ways.
     pub(super) access: BodyAccess,
     pub(super) request_body: fn(&mut Cx<'_>, &mut Body, bool) -> BodyStep,
@@ -96,6 +98,7 @@ impl Hooks {
         request: |_, _| HeadStep::Continue,
         response: |_, _| ResponseStep::Continue,
         guards: false,
+        judges: false,
         access: BodyAccess::None,
         request_body: |_, _, _| BodyStep::Continue,
         response_body: |_, _, _| ResponseBodyStep::Continue,
@@ -107,6 +110,10 @@ impl Hooks {
 impl HttpFilterPlan for Hooks {
     fn is_guard(&self) -> bool {
         self.guards
+    }
+
+    fn judges_target(&self) -> bool {
+        self.judges
     }
 
     fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
@@ -411,7 +418,7 @@ pub(super) fn header_in(head: &str, name: &str) -> Option<String> {
 pub(crate) fn tls_facts(alpn: Option<&[u8]>) -> Box<TlsFacts> {
     let (version, cipher) = ("1.3", "TLS_AES_128_GCM_SHA256");
     let alpn = alpn.map(Into::into);
-    Box::new(TlsFacts { version, cipher, alpn, client_subject: None, resumed: false })
+    Box::new(TlsFacts { version, cipher, alpn, client: None, resumed: false })
 }
 
 /// Whether the stream to a peer was reset.

@@ -126,3 +126,85 @@ fn filters_that_only_rules_have_run_in_the_order_of_the_new_route() {
     let ran: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix("x-ran: ")).collect();
     assert_eq!(ran, ["moves", "strict", "behind"], "the first one is before the filter that moved");
 }
+
+/// Judges the path, whatever its settings are.
+const JUDGE: Hooks = Hooks {
+    request: |_, head| {
+        let path = head.path().to_owned();
+        mark(head, &format!("judge {path}"))
+    },
+    judges: true,
+    ..GUARD
+};
+const EDITS: Hooks = Hooks {
+    request: |_, head| {
+        head.set_path(b"/new/%78");
+        mark(head, "edits")
+    },
+    ..Hooks::NONE
+};
+
+/// Serves a request for `/` that a filter sends to `/new/x`, and checks which filters ran.
+#[track_caller]
+fn check_judged(filters: &[Hooks], own: Own, expected: &[&str]) {
+    let rules = [("/new", own)];
+    let bench = Bench::with_rules(Limits::default(), RuleOptions::default(), filters, &rules);
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(get(), true);
+    let head = head_sent_to(&endpoint);
+    let ran = head.lines().filter_map(|line| line.strip_prefix("x-ran: "));
+    assert_eq!(ran.collect::<Vec<_>>(), expected);
+    request.after(&endpoint, response(200, true)).check(200, reasons::VIA_UPSTREAM);
+}
+
+#[test]
+fn a_guard_that_judges_the_target_judges_what_is_forwarded() {
+    // Once more, after all others, with the path as it is normalised.
+    let twice: &[&str] = &["judge /", "moves", "plain", "judge /new/x"];
+    check_judged(&[JUDGE, MOVES, PLAIN], &[], twice);
+    // Once if nothing changes the path after it, or the route has its own settings for it, or leaves it out.
+    check_judged(&[MOVES, JUDGE, PLAIN], &[], &["moves", "judge /new/x", "plain"]);
+    let strict: Own = &[(0, Some(STRICT))];
+    check_judged(&[JUDGE, MOVES, PLAIN], strict, &["judge /", "moves", "strict", "plain"]);
+    check_judged(&[JUDGE, MOVES, PLAIN], &[(0, None)], &["judge /", "moves", "plain"]);
+}
+
+#[test]
+fn an_edit_after_a_guard_is_judged_even_if_the_route_stays() {
+    let bench = Bench::with_filters(RuleOptions::default(), &[JUDGE, EDITS, PLAIN]);
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(get(), true);
+    let head = head_sent_to(&endpoint);
+    let ran = head.lines().filter_map(|line| line.strip_prefix("x-ran: "));
+    assert_eq!(ran.collect::<Vec<_>>(), ["judge /", "edits", "plain", "judge /new/x"]);
+    request.after(&endpoint, response(200, true)).check(200, reasons::VIA_UPSTREAM);
+    let refuses = Hooks {
+        request: |_, head| {
+            let reply = Reply::new(403, reasons::DENIED, "denied", "");
+            if head.path() == "/" { HeadStep::Continue } else { HeadStep::reply(reply) }
+        },
+        ..JUDGE
+    };
+    let bench = Bench::with_filters(RuleOptions::default(), &[refuses, EDITS]);
+    let endpoint = bench.connects(false);
+    bench.serve(get(), true).check(403, reasons::DENIED);
+    assert!(endpoint.sent().is_empty());
+}
+
+#[test]
+fn a_guard_that_edits_what_it_judges_does_not_go_round_in_circles() {
+    let hooks = Hooks {
+        request: |_, head| {
+            let path = format!("{}x", head.path());
+            head.set_path(path.as_bytes());
+            mark(head, "both")
+        },
+        ..JUDGE
+    };
+    let bench = Bench::with_filters(RuleOptions::default(), &[hooks, EDITS]);
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(get(), true);
+    let head = head_sent_to(&endpoint);
+    assert_eq!(head.matches("x-ran: both").count(), 2, "{head}");
+    request.after(&endpoint, response(200, true)).check(200, reasons::VIA_UPSTREAM);
+}

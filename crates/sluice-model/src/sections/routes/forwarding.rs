@@ -51,6 +51,16 @@ choice! {
     }
 }
 
+choice! {
+    /// Which limits of a cluster apply to the requests of a rule.
+    pub enum RulePriority {
+        /// `limits`.
+        Default = "default",
+        /// `limits.high`.
+        High = "high",
+    }
+}
+
 section! {
     /// A cluster that gets copies of requests. The short form is its name.
     pub struct Mirror {

@@ -95,6 +95,9 @@ section! {
         pub methods: Vec<MethodName>,
         /// Headers of requests that are retried, any of which must match; if omitted, all requests are.
         pub request_headers: Values,
+        /// Whether an attempt that exceeds `timeout.per_try` goes on while the next is made; the first good response is
+        /// delivered, and the other attempts are reset (hedging). Only once the endpoint has the whole request.
+        pub hedge: bool = "false",
         /// Maximum number of attempts, the first included.
         pub attempts: NonZeroU32 = "2",
         /// What a retry avoids, as long as there is something else.

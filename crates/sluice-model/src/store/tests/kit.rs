@@ -12,7 +12,7 @@ use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 use super::super::*;
 use crate::compile::SharedParts;
 use crate::model::listener::{
-    ChainKind, Http, Inspect, Listener, RelayTo, Service, SocketOptions, Streams, Traffic,
+    ChainKind, Inspect, Listener, RelayTo, Service, SocketOptions, Streams, Traffic,
 };
 use crate::model::routes::{Action, RouteTable as RoutesModel, Rule, VirtualHost};
 use crate::model::tls::{CertificateSource, ServerTls};
@@ -149,10 +149,8 @@ pub(crate) fn http(routes: &str) -> Service {
     let section = trees::bind(&trees::map(&[("routes", trees::text(routes))]));
     let section = sluice_core::Spanned { value: section, span: Default::default() };
     let at = sluice_core::Path::ROOT;
-    let http = crate::translate::http::http(&section, false, None, &at, &mut Diags::new());
-    let Http { routes, reads_server_name, filters, options } =
-        http.expect("the defaults are right");
-    Service::Http(Box::new(Http { routes, reads_server_name, filters, options }))
+    let http = crate::translate::http::http(&section, None, &at, &mut Diags::new());
+    Service::Http(Box::new(http.expect("the defaults are right")))
 }
 
 pub(crate) fn tls_of(secret: &str) -> Box<ServerTls> {

@@ -2,7 +2,9 @@
 
 use sluice_core::value::Percent;
 use sluice_core::{Diags, Path, Spanned};
-use sluice_l7::routes::{ClientCertificate, Conditions, PathMatch, RuntimeShare, Values};
+use sluice_l7::routes::{
+    ClientCertificate, Conditions, PathMatch, RuntimeShare, Values, ValuesOfFilters,
+};
 
 use crate::sections::routes::{self as sections, RouteMatch};
 
@@ -96,7 +98,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         content_type: content_types.clone(),
         query: Values(query.clone()),
         cookies: Values(cookies.clone()),
-        values: sections::ValuesOfFilters(Values(values.clone())),
+        values: ValuesOfFilters(Values(values.clone())),
         client_certificate: client_certificate.as_ref().map(|of| match of {
             ClientCertificate::Present(present) => present.to_string(),
             ClientCertificate::Subject(subject) => subject.clone(),

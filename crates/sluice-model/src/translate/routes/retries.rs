@@ -19,6 +19,7 @@ pub(super) fn retry_plan(
         when: words,
         statuses,
         response_headers,
+        hedge,
         methods,
         request_headers,
         attempts,
@@ -30,8 +31,10 @@ pub(super) fn retry_plan(
         body,
     } = &retry.value;
     let when = when(words);
-    let nothing =
-        when == RetryWhen::default() && statuses.is_empty() && response_headers.0.is_empty();
+    let nothing = when == RetryWhen::default()
+        && statuses.is_empty()
+        && response_headers.0.is_empty()
+        && !hedge;
     if nothing {
         diags
             .error("missing-field", retry.span, at, "this retry has no condition")
@@ -49,6 +52,7 @@ pub(super) fn retry_plan(
         when,
         statuses: statuses.iter().map(|range| (range.0, range.1)).collect(),
         response_headers: headers(response_headers),
+        hedge: *hedge,
         methods: methods.iter().map(|method| method.0.clone()).collect(),
         request_headers: headers(request_headers),
         avoid: match avoid {

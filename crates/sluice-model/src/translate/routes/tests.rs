@@ -66,6 +66,7 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
         RuleOptions { envoy_headers: true, ..usual.clone() },
         RuleOptions { attempt_in_request: true, ..usual.clone() },
         RuleOptions { attempts_in_response: true, ..usual.clone() },
+        RuleOptions { class: BreakerClass::High, ..usual.clone() },
         RuleOptions { connect: true, ..usual.clone() },
         RuleOptions { retry: RetryPlan { attempts: 3, ..RetryPlan::default() }, ..usual.clone() },
         RuleOptions { timeouts: Timeouts { idle: None, ..Timeouts::default() }, ..usual.clone() },

@@ -11,11 +11,12 @@ use std::sync::mpsc::Receiver;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::super::handle::TakenRoom;
+use super::super::claim::{LimitReached, TakenRoom};
 use super::super::reserve::reserved;
 use super::super::{Cluster, Membership};
 use super::WaitQueue;
 use crate::endpoint::{EndpointId, EndpointState, LoadKind};
+use crate::plan::BreakerClass;
 
 /// What the thread that has the lines is told.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(super) enum QueueMessage {
     Joined(LinePlace, QueueWaiter),
     /// One waits no longer.
     Left(LinePlace),
-    /// An endpoint may have room.
-    Room(LoadKind, Arc<EndpointState>),
+    /// An endpoint may have room, and the cluster for a class.
+    Room(LoadKind, Option<BreakerClass>, Arc<EndpointState>),
 }
 
 /// A place in a line.
@@ -42,6 +43,8 @@ pub(super) struct LinePlace {
 #[derive(Debug)]
 pub(super) struct QueueWaiter {
     pub(super) cluster: Arc<Cluster>,
+    /// Whose limits apply.
+    pub(super) class: BreakerClass,
     /// Endpoints that it has no use for.
     pub(super) tried: SmallVec<[Arc<str>; 1]>,
     /// Dropped if no endpoint is left for it.
@@ -70,8 +73,8 @@ impl QueuedRoom {
 
 impl Drop for QueuedRoom {
     fn drop(&mut self) {
-        if let Some(TakenRoom { endpoint, counts }) = self.taken.take() {
-            self.cluster.give_back(self.load, counts, &endpoint);
+        if let Some(taken) = self.taken.take() {
+            self.cluster.give_back(self.load, &taken);
         }
     }
 }
@@ -115,11 +118,13 @@ impl WaitLines {
             match message {
                 QueueMessage::Joined(place, waiting) => self.of(place.load).join(place, waiting),
                 QueueMessage::Left(place) => self.of(place.load).leave(place),
-                QueueMessage::Room(load, endpoint) => {
+                QueueMessage::Room(load, class, endpoint) => {
                     let lines = self.of(load);
                     let handed = lines.hand_over(load, &endpoint, queue, cluster, &members);
                     // What counts towards a limit of the whole cluster makes room at every endpoint.
-                    if !handed && cluster.peek_plan().limit_of(load).is_some() {
+                    let total =
+                        class.filter(|class| cluster.peek_plan().limit_of(load, *class).is_some());
+                    if total.is_some_and(|class| !handed.contains(&class)) {
                         lines.hand_over_all(load, queue, cluster, &members);
                     }
                 }
@@ -202,7 +207,7 @@ impl LoadLines {
         }
     }
 
-    /// Hands the room of an endpoint to those that wait, as far as it goes; returns whether one got it.
+    /// Hands the room of an endpoint to those that wait, as far as it goes; returns the classes of those that got it.
     fn hand_over(
         &mut self,
         load: LoadKind,
@@ -210,53 +215,74 @@ impl LoadLines {
         queue: &WaitQueue,
         cluster: &Cluster,
         members: &Membership,
-    ) -> bool {
+    ) -> SmallVec<[BreakerClass; 2]> {
+        let mut handed = SmallVec::new();
         if members.is_divided() {
-            return false;
+            return handed;
         }
         let is_offered = members.offers(endpoint);
-        let mut handed = false;
-        while let Some((own, ticket)) = self.first_for(endpoint, is_offered) {
-            let Some(taken) = queue.take(load, endpoint, cluster) else { break };
+        let mut full = None;
+        while let Some((own, ticket, class)) = self.first_for(endpoint, is_offered, full) {
+            let taken = match queue.take(load, class, endpoint, cluster) {
+                Ok(taken) => taken,
+                // The limits of the other class may leave room.
+                Err(LimitReached::Cluster) if full.is_none() => {
+                    full = Some(class);
+                    continue;
+                }
+                Err(_) => break,
+            };
             let Some(QueueWaiter { cluster, to, .. }) = self.remove(own, ticket) else { break };
             // If that one has left, what comes back is dropped, which tells this thread of the room.
-            handed |= to.send(QueuedRoom { cluster, load, taken: Some(taken) }).is_ok();
+            if to.send(QueuedRoom { cluster, load, taken: Some(taken) }).is_ok() {
+                handed.push(class);
+            }
         }
         handed
     }
 
-    /// The place of the one that comes first among those that may use `endpoint`.
+    /// The place and class of the one that comes first among those that may use `endpoint`, unless its class is `full`.
     fn first_for(
         &self,
         endpoint: &EndpointState,
         is_offered: bool,
-    ) -> Option<(Option<EndpointId>, u64)> {
+        full: Option<BreakerClass>,
+    ) -> Option<(Option<EndpointId>, u64, BreakerClass)> {
+        let may_use = |waiting: &QueueWaiter| {
+            full != Some(waiting.class) && !waiting.tried.contains(&endpoint.name)
+        };
+        let first = |line: &WaitLine| {
+            let mut line = line.iter().filter(|(_, waiting)| may_use(waiting));
+            line.next().map(|(ticket, waiting)| (*ticket, waiting.class))
+        };
         let own = self.own.get(&endpoint.id).filter(|_| endpoint.may_continue());
-        let own =
-            own.and_then(|line| line.keys().next()).map(|ticket| (Some(endpoint.id), *ticket));
-        let may_use = |waiting: &QueueWaiter| !waiting.tried.contains(&endpoint.name);
-        let mut anywhere = self.anywhere.iter().filter(|_| is_offered);
-        let anywhere = anywhere.find(|(_, waiting)| may_use(waiting));
-        let anywhere = anywhere.map(|(ticket, _)| (None, *ticket));
-        own.into_iter().chain(anywhere).min_by_key(|(_, ticket)| *ticket)
+        let own = own.and_then(first).map(|(ticket, class)| (Some(endpoint.id), ticket, class));
+        let anywhere = is_offered.then(|| first(&self.anywhere)).flatten();
+        let anywhere = anywhere.map(|(ticket, class)| (None, ticket, class));
+        own.into_iter().chain(anywhere).min_by_key(|(_, ticket, _)| *ticket)
     }
 }
 
 impl WaitQueue {
-    /// Counts one more of `load` at `endpoint`, if it has room for a client's.
+    /// Counts one more of `load` at `endpoint`, if it has room for a client's of `class`.
     fn take(
         &self,
         load: LoadKind,
+        class: BreakerClass,
         endpoint: &Arc<EndpointState>,
         cluster: &Cluster,
-    ) -> Option<TakenRoom> {
+    ) -> Result<TakenRoom, LimitReached> {
         let plan = cluster.peek_plan();
         let percent = self.reserve_percent.load(Relaxed);
         let reserves = cluster.reserves.load(Relaxed);
         let open = |max: u64| if reserves { max - reserved(max, percent) } else { max };
         let max = endpoint.limit_of(load, plan.endpoint_limit_of(load)).map(open);
-        let (counts, total_max) = (plan.counts(load), plan.limit_of(load).map(open));
-        cluster.take(load, counts, endpoint, max, total_max).ok()?;
-        Some(TakenRoom { endpoint: Arc::clone(endpoint), counts })
+        let total_max = plan.limit_of(load, class).map(|max| match class {
+            BreakerClass::Default => open(max),
+            // Side calls count towards the limits of the default class.
+            BreakerClass::High => max,
+        });
+        let limits = (max, total_max);
+        cluster.take(load, class, plan.counts(load, class), Arc::clone(endpoint), limits)
     }
 }

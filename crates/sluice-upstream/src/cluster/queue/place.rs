@@ -23,7 +23,7 @@ use super::super::reserve::TrafficClass;
 use super::lines::{LinePlace, QueueMessage, QueueWaiter, QueuedRoom};
 use crate::endpoint::{EndpointState, LoadKind, count_below};
 use crate::metrics;
-use crate::plan::QueuePlan;
+use crate::plan::{BreakerClass, QueuePlan};
 use crate::reasons;
 
 /// One that waits in the queue; leaves it when it is dropped.
@@ -52,6 +52,8 @@ impl<'a> QueuePlace<'a> {
         }
         queue.reserve_percent.store(handle.reserve_percent, Relaxed);
         let ticket = queue.next_ticket.fetch_add(1, Relaxed);
+        // Those with high priority come first.
+        let ticket = ticket | u64::from(handle.class == BreakerClass::Default) << 63;
         Some(Self { handle, worker, since: worker.now(), load, ticket, line: None, result: "left" })
     }
 
@@ -70,7 +72,8 @@ impl<'a> QueuePlace<'a> {
         let queue = cluster.queue.get()?;
         let (to, handed) = oneshot::channel();
         let tried: SmallVec<[Arc<str>; 1]> = tried.names().iter().cloned().collect();
-        let waiting = QueueWaiter { cluster: Arc::clone(cluster), tried, to };
+        let class = self.handle.class;
+        let waiting = QueueWaiter { cluster: Arc::clone(cluster), class, tried, to };
         let joined = queue.tell(QueueMessage::Joined(self.line_place(own.as_ref()), waiting));
         if !joined {
             return None;
@@ -248,7 +251,7 @@ impl ClusterHandle {
         own: Option<&Arc<EndpointState>>,
     ) -> Result<(), Reason> {
         if let Some(endpoint) = own {
-            self.cluster.note_room(load, endpoint);
+            self.cluster.note_room(load, Some(self.class), endpoint);
             return Ok(());
         }
         if affinity.session.is_some_and(|session| session.is_strict()) {
@@ -258,7 +261,7 @@ impl ClusterHandle {
         let affinity = Affinity::hashed(affinity.hash);
         match self.take(worker, load, TrafficClass::Request, affinity, tried, &|_| false) {
             Ok(taken) => {
-                self.cluster.give_back(load, taken.counts, &taken.endpoint);
+                self.cluster.give_back(load, &taken);
                 Ok(())
             }
             Err(refusal) if refusal.limit.is_some() => Ok(()),

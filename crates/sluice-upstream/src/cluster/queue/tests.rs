@@ -19,7 +19,7 @@ use crate::SubsetKey;
 use crate::balance::SubsetsPlan;
 use crate::balance::subsets::SubsetFallback;
 use crate::endpoint::{EndpointLimits, EndpointTraits};
-use crate::plan::{ClusterPlan, ClusterSettings, QueuePlan};
+use crate::plan::{BreakerClass, ClusterPlan, ClusterSettings, HighLimits, QueuePlan};
 use crate::reasons;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -27,13 +27,15 @@ const OWN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A cluster whose endpoints take `each` connections and requests, with a queue.
 fn cluster(endpoints: u16, each: u64, total: Option<u64>, queue: QueuePlan) -> Arc<Cluster> {
+    let bare = ClusterSettings::bare();
     let settings = ClusterSettings {
+        high: HighLimits { connections_max: total, ..bare.high },
         connections_max: total,
         requests_max: total,
         endpoint_connections_max: Some(each),
         endpoint_requests_max: Some(each),
         queue: Some(queue),
-        ..(*ClusterSettings::bare()).clone()
+        ..(*bare).clone()
     };
     let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
     let cluster = Arc::new(Cluster::new(Arc::new(plan)));
@@ -172,7 +174,7 @@ fn a_wait_ends_by_time_or_when_no_endpoint_is_left() {
     clock.advance(TIMEOUT + Duration::from_millis(50));
     worker.timers.expire();
     assert_eq!(late.poll().unwrap().unwrap_err(), reasons::QUEUE_TIMEOUT);
-    let shortage = cluster.shortage(reasons::QUEUE_TIMEOUT).unwrap();
+    let shortage = cluster.shortage(reasons::QUEUE_TIMEOUT, BreakerClass::Default).unwrap();
     let expected = "the cluster is at `limits.connections_per_endpoint` (1), and no endpoint had room within 500ms (`limits.queue.timeout`)";
     assert_eq!(&*shortage, expected);
     let mut lost = begin().1;
@@ -308,6 +310,7 @@ struct Waiter {
     since: Moment,
     own: Option<usize>,
     strict: bool,
+    class: BreakerClass,
     /// Whether it waited for any endpoint before this step.
     anywhere: bool,
 }
@@ -338,7 +341,12 @@ impl Simulation {
         let total = random.bool().then(|| random.u64(1..=u64::from(endpoints) * each));
         let cluster = cluster(endpoints, each, total, queue(size));
         let clock = Clock::held();
-        let workers = handles(&cluster, &clock, random.usize(1..4));
+        let mut workers = handles(&cluster, &clock, random.usize(1..4));
+        let high = |(_, worker): &(_, Rc<WorkerCx>)| {
+            let handle = ClusterHandle::of_class(Arc::clone(&cluster), BreakerClass::High, worker);
+            (handle, Rc::clone(worker))
+        };
+        workers.extend(workers.iter().map(high).collect::<Vec<_>>());
         Self {
             random,
             cluster,
@@ -403,7 +411,8 @@ impl Simulation {
             own.map_or_else(Affinity::default, |own| session(&members.endpoints[own], strict));
         let client = Client::begin(handle, worker, affinity);
         let since = self.clock.now();
-        let waiter = Waiter { client, since, own, strict, anywhere: false };
+        let class = handle.class;
+        let waiter = Waiter { client, since, own, strict, class, anywhere: false };
         self.waiting.insert(self.came, waiter);
         self.came += 1;
     }
@@ -436,13 +445,14 @@ impl Simulation {
             }
         }
         self.served += served.len() as u64;
-        for (id, endpoint, _) in &served {
+        for (id, endpoint, waiter) in &served {
             // Of those that begin to wait for any endpoint in one step, each may be the first.
             let waited = |it: &Waiter| it.anywhere || self.is_own(it, endpoint);
-            let mut before = self.waiting.range(..id);
-            if let Some((first, it)) =
-                before.find(|(_, it)| waited(it) && self.may_use(it, endpoint))
-            {
+            let comes_first = |(first, it): &(&u64, &Waiter)| {
+                (it.class, *first) < (waiter.class, id) && waited(it) && self.may_use(it, endpoint)
+            };
+            let has_room = |(_, it): &(&u64, &Waiter)| self.has_total(it.class);
+            if let Some((first, it)) = self.waiting.iter().filter(has_room).find(comes_first) {
                 let Waiter { since, own, strict, anywhere, .. } = it;
                 let (now, endpoint) = (self.clock.now(), &endpoint.name);
                 panic!(
@@ -450,6 +460,12 @@ impl Simulation {
                 );
             }
         }
+    }
+
+    /// Whether the limit over all endpoints leaves room for one more of `class`.
+    fn has_total(&self, class: BreakerClass) -> bool {
+        let used = self.cluster.in_use(LoadKind::Connection, class);
+        self.total.is_none_or(|total| used < total)
     }
 
     fn is_own(&self, waiter: &Waiter, endpoint: &Arc<EndpointState>) -> bool {
@@ -499,16 +515,20 @@ impl Simulation {
             assert!(endpoint.active() <= self.each);
         }
         assert_eq!(self.cluster.active(), self.held.len() as u64);
-        assert!(self.total.is_none_or(|total| self.cluster.active() <= total));
+        for class in BreakerClass::ALL {
+            let used = self.cluster.in_use(LoadKind::Connection, class);
+            assert!(self.total.is_none_or(|total| used <= total));
+        }
         assert_eq!(self.cluster.waiting(), self.waiting.len() as u64);
         assert!(self.cluster.waiting() <= self.size);
         let accounted = self.served + self.refused + self.left + self.waiting.len() as u64;
         assert_eq!(self.came, accounted);
         // Nothing waits for what has room.
-        let has_total = self.total.is_none_or(|total| self.cluster.active() < total);
-        let room = members.endpoints.iter().filter(|it| it.active() < self.each && has_total);
+        let room = members.endpoints.iter().filter(|it| it.active() < self.each);
         for endpoint in room {
-            let idle = self.waiting.iter().find(|(_, waiter)| self.may_use(waiter, endpoint));
+            let could =
+                |waiter: &Waiter| self.has_total(waiter.class) && self.may_use(waiter, endpoint);
+            let idle = self.waiting.iter().find(|(_, waiter)| could(waiter));
             assert!(idle.is_none(), "{:?} waits for {}", idle.map(|(id, _)| id), endpoint.name);
         }
     }

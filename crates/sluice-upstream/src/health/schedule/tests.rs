@@ -55,6 +55,27 @@ fn a_state_that_others_changed_is_judged_afresh() {
 }
 
 #[test]
+fn checks_of_an_interval_begin_together() {
+    let origin = Instant::now();
+    let at = |micros: u64| origin + Duration::from_micros(micros);
+    let next = |micros, interval| together(at(micros), origin, Duration::from_millis(interval));
+    // A hundredth of the interval, and 50 ms at most.
+    for (asked, interval, expected) in [
+        (0, 1000, 0),
+        (1, 1000, 10_000),
+        (10_000, 1000, 10_000),
+        (10_001, 1000, 20_000),
+        (50_001, 5000, 100_000),
+        (50_001, 3_600_000, 100_000),
+        (1_234_567, 20, 1_234_600),
+    ] {
+        assert_eq!(next(asked, interval), at(expected), "{asked} {interval}");
+    }
+    assert_eq!(together(at(7), origin, Duration::from_nanos(1)), at(7), "too short to be put off");
+    assert_eq!(together(origin, at(7), Duration::from_secs(1)), origin);
+}
+
+#[test]
 fn the_pause_depends_on_health_and_traffic() {
     let mut plan = plan();
     let ms = Duration::from_millis;

@@ -196,6 +196,16 @@ impl std::fmt::Display for PathMatch {
     }
 }
 
+/// Segments of a prefix that an index looks up, at most; longer prefixes are checked one by one.
+pub(crate) const DEPTH_MAX: usize = 8;
+
+/// The prefixes of a path that end before a slash or with the path, of at most [`DEPTH_MAX`] segments or one more.
+pub(crate) fn folders(path: &str) -> impl Iterator<Item = &str> {
+    let slashes = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
+    let ends = slashes.map(|(at, _)| at).chain([path.len()]);
+    ends.take(DEPTH_MAX + 1).map(|end| &path[..end])
+}
+
 fn template_fits(segments: &[Segment], path: &str, equals: fn(&str, &str) -> bool) -> bool {
     let Some(path) = path.strip_prefix('/') else { return false };
     let mut parts = path.split('/');

@@ -1,0 +1,92 @@
+//! `rbac`: which connections are served, by policies over their addresses, server name and certificate.
+//!
+//! Owns: the filter for connections. Refuses to know: how policies are evaluated. Keeps: a condition that could never be
+//! known where the filter stands is refused.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_core::{ConnInfo, Node, Setting, Shape, ValueDef, Verdict};
+use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+
+use super::{CheckContext, FilterFactory, FilterOwner};
+use crate::rbac::conn::{ConnCondition, ConnSubject, ConnectionCondition};
+use crate::rbac::settings::RbacSettings;
+use crate::rbac::{Rbac, RbacCounters, decisions};
+use crate::reasons;
+
+/// The factory.
+#[derive(Debug)]
+pub struct ConnectionRbacFactory;
+
+impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
+    fn name(&self) -> &'static str {
+        "rbac"
+    }
+
+    fn help(&self) -> &'static str {
+        "Which connections are served, by policies over addresses, server name and client certificate."
+    }
+
+    fn shape(&self) -> Shape {
+        RbacSettings::<ConnectionCondition>::shape()
+    }
+
+    fn values(&self) -> &'static [ValueDef] {
+        decisions::VALUES
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn ConnectionFilterPlan>> {
+        let rbac = context.bind::<RbacSettings<ConnectionCondition>>(settings)?.compile();
+        if matches!(context.owner, FilterOwner::Listener(_))
+            && rbac.contains(ConnCondition::needs_chain)
+        {
+            let message = "`sni` and `certificate` are not known before a chain is selected";
+            let finding = context.diags.error("bad-value", settings.span, context.at, message);
+            finding.help("move the filter from the listener to the `filters` of its chains");
+            return None;
+        }
+        Some(Arc::new(ConnectionRbacPlan(Arc::new(rbac))))
+    }
+}
+
+#[derive(Debug)]
+struct ConnectionRbacPlan(Arc<Rbac<ConnCondition>>);
+
+impl ConnectionFilterPlan for ConnectionRbacPlan {
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
+        Rc::new(ConnectionRbacFilter {
+            rbac: Arc::clone(&self.0),
+            counters: RbacCounters::new(worker, owner),
+            worker: Rc::clone(worker),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct ConnectionRbacFilter {
+    rbac: Arc<Rbac<ConnCondition>>,
+    counters: RbacCounters,
+    worker: Rc<WorkerCx>,
+}
+
+impl ConnectionFilter for ConnectionRbacFilter {
+    fn admit(&self, conn: &ConnInfo) -> Admit {
+        let ruling =
+            self.counters.judge(&self.rbac, &ConnSubject::of(conn), &self.worker, |key, value| {
+                conn.values.set(key, value);
+            });
+        if !ruling.refused {
+            return Admit::Now(Verdict::Continue);
+        }
+        match ruling.policy {
+            Some(policy) => conn.note(format_args!("rbac: denied by the policy {policy}")),
+            None => conn.note("rbac: no policy allows it"),
+        }
+        Admit::Now(Verdict::Reject(reasons::DENIED))
+    }
+}

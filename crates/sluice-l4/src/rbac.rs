@@ -1,0 +1,95 @@
+//! Role-based access control: policies that say who may do what, for connections and for requests alike.
+//!
+//! Owns: policies, the order in which rules are asked, and what comes of it. Refuses to know: what a condition is about;
+//! each layer brings its own. Keeps: a policy that denies wins over every policy that allows; what is shadowed decides
+//! nothing; where a subject can be read in two ways, the reading counts that refuses it.
+
+use std::sync::Arc;
+
+pub mod conn;
+pub mod decisions;
+mod formula;
+mod index;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use decisions::RbacCounters;
+pub use formula::{Formula, Lean, PolicyCondition, PolicyKey, SubjectKey};
+use index::PolicyIndex;
+
+/// Everything that one use of the filter says.
+#[derive(Debug)]
+pub struct Rbac<C: PolicyCondition> {
+    /// What is enforced.
+    pub enforced: RbacRules<C>,
+    /// What would be enforced; only recorded and counted.
+    pub shadow: Option<RbacRules<C>>,
+    /// Policies that are only recorded and counted.
+    pub log: PolicySet<C>,
+}
+
+/// Policies that refuse, and policies without which nothing passes.
+#[derive(Debug)]
+pub struct RbacRules<C: PolicyCondition> {
+    /// What matches one of these is refused.
+    pub deny: PolicySet<C>,
+    /// What matches none of these is refused; `None` if nothing needs to be allowed.
+    pub allow: Option<PolicySet<C>>,
+}
+
+impl<C: PolicyCondition> Rbac<C> {
+    /// Whether a policy has a condition of some kind.
+    pub fn contains(&self, kind: impl Fn(&C) -> bool) -> bool {
+        let rules = [Some(&self.enforced), self.shadow.as_ref()].into_iter().flatten();
+        let sets = rules.flat_map(|rules| [Some(&rules.deny), rules.allow.as_ref()]);
+        let mut sets = sets.flatten().chain([&self.log]);
+        sets.any(|set| set.policies.iter().any(|(_, formula)| formula.contains(&kind)))
+    }
+}
+
+/// What rules say about a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RbacRuling<'a> {
+    /// Whether it is refused.
+    pub refused: bool,
+    /// The policy that decided; `None` if none matched.
+    pub policy: Option<&'a Arc<str>>,
+}
+
+impl<C: PolicyCondition> RbacRules<C> {
+    /// Judges a subject.
+    pub fn judge(&self, subject: &C::Subject<'_>) -> RbacRuling<'_> {
+        let denied = self.deny.first(subject);
+        if denied.is_some() {
+            return RbacRuling { refused: true, policy: denied };
+        }
+        let Some(allow) = &self.allow else { return RbacRuling { refused: false, policy: None } };
+        let policy = allow.first(subject);
+        RbacRuling { refused: policy.is_none(), policy }
+    }
+}
+
+/// Policies with an index over them, in the order of their names.
+#[derive(Debug)]
+pub struct PolicySet<C: PolicyCondition> {
+    policies: Vec<(Arc<str>, Formula<C>)>,
+    index: PolicyIndex<C>,
+    lean: Lean,
+}
+
+impl<C: PolicyCondition> PolicySet<C> {
+    /// Compiles policies; `lean` is how they are to be read if there are two ways.
+    pub fn new(policies: Vec<(Arc<str>, Formula<C>)>, lean: Lean) -> Self {
+        let index = PolicyIndex::build(policies.iter().map(|(_, formula)| formula));
+        Self { policies, index, lean }
+    }
+
+    /// The name of the first policy that matches.
+    pub fn first(&self, subject: &C::Subject<'_>) -> Option<&Arc<str>> {
+        let place = self.index.find(subject, |place| {
+            self.policies.get(place).is_some_and(|(_, formula)| formula.fits(subject, self.lean))
+        })?;
+        Some(&self.policies[place].0)
+    }
+}

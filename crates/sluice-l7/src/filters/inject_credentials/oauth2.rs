@@ -1,0 +1,240 @@
+//! Access tokens by the client credentials grant (RFC 6749 §4.4).
+//!
+//! Owns: the request for a token, and what its response says. Refuses to know: who uses the token. Keeps: the secret is
+//! sent to the cluster that is named and shown nowhere; a token counts for as long as its issuer says.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use sluice_core::value::Authority;
+use sluice_core::{LocalFuture, Moment, SecretText};
+use sluice_io::WorkerCx;
+use sluice_l4::filters::{Content, FetchOrigin, LiveSecret};
+use sluice_upstream::Cluster;
+
+use crate::json::Json;
+use crate::side_calls::{SideCalls, SideRequest};
+
+sluice_core::choice! {
+    /// How a client proves who it is to the token endpoint (RFC 6749 §2.3.1).
+    pub enum ClientAuthentication {
+        /// In `authorization`, with the scheme Basic.
+        Header = "header",
+        /// In the body of the request.
+        Body = "body",
+    }
+}
+
+/// How long a token counts that does not say it (RFC 6749 §5.1 leaves it open).
+const LIFETIME: Duration = Duration::from_secs(300);
+
+/// A token before its end is not used any more, so that it does not expire on its way.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// An access token.
+pub struct AccessToken {
+    /// Its text.
+    pub text: Box<str>,
+    /// How long after it was fetched it is used.
+    pub lifetime: Duration,
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessToken({:?})", self.lifetime)
+    }
+}
+
+impl Content for AccessToken {
+    /// Parses the response of a token endpoint (RFC 6749 §5.1).
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        let response = Json::parse(content)?;
+        let text =
+            response.get("access_token").and_then(Json::text).ok_or("it has no `access_token`")?;
+        // RFC 6750 §2.1; in particular, nothing that would end a header.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if text.is_empty() || !text.bytes().all(is_token) {
+            return Err("`access_token` has characters that no token has".into());
+        }
+        let kind = response.get("token_type").and_then(Json::text).unwrap_or("bearer");
+        if !kind.eq_ignore_ascii_case("bearer") {
+            return Err("`token_type` is not `Bearer`".into());
+        }
+        let lifetime = match response.get("expires_in") {
+            None => LIFETIME,
+            Some(Json::Text(text)) => Duration::from_secs(text.parse().map_err(|_| EXPIRES)?),
+            Some(Json::Whole(seconds)) => {
+                Duration::from_secs(u64::try_from(*seconds).map_err(|_| EXPIRES)?)
+            }
+            Some(_) => return Err(EXPIRES.into()),
+        };
+        let lifetime = lifetime.saturating_sub(MARGIN.min(lifetime / 4));
+        Ok(Self { text: text.into(), lifetime })
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(self.lifetime)
+    }
+}
+
+const EXPIRES: &str = "`expires_in` is not a number of seconds";
+
+/// The token endpoint of an authorisation server.
+pub struct TokenOrigin {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// The path.
+    pub path: String,
+    /// The host; that of the endpoint if omitted.
+    pub host: Option<Authority>,
+    /// The client.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: LiveSecret<SecretText>,
+    /// How it is sent.
+    pub authentication: ClientAuthentication,
+    /// What the token is for; the server's default if empty.
+    pub scopes: Vec<String>,
+}
+
+impl fmt::Debug for TokenOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenOrigin({})", self.name())
+    }
+}
+
+/// Percent-encodes a text for a form (WHATWG URL, `application/x-www-form-urlencoded`).
+fn form_encoded(text: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
+                encoded.push(char::from(*byte));
+            }
+            b' ' => encoded.push('+'),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
+impl TokenOrigin {
+    fn request(&self) -> SideRequest {
+        let secret = self.client_secret.current();
+        let (id, secret) = (form_encoded(self.client_id.as_bytes()), form_encoded(secret.bytes()));
+        let mut body = "grant_type=client_credentials".to_owned();
+        if !self.scopes.is_empty() {
+            let _ = write!(body, "&scope={}", form_encoded(self.scopes.join(" ").as_bytes()));
+        }
+        let mut request = SideRequest::new("POST", &self.path)
+            .with("content-type", b"application/x-www-form-urlencoded")
+            .with("accept", b"application/json");
+        if let Some(host) = &self.host {
+            request = request.host(&host.0);
+        }
+        match self.authentication {
+            ClientAuthentication::Header => {
+                let pair = BASE64.encode(format!("{id}:{secret}").as_bytes());
+                request = request.with("authorization", format!("Basic {pair}").as_bytes());
+            }
+            ClientAuthentication::Body => {
+                let _ = write!(body, "&client_id={id}&client_secret={secret}");
+            }
+        }
+        request.body(body)
+    }
+}
+
+impl FetchOrigin for TokenOrigin {
+    fn name(&self) -> String {
+        let host = self.host.as_ref().map_or("", |host| &host.0);
+        format!("{}: {host}{} for {}", self.cluster.name, self.path, self.client_id)
+    }
+
+    fn identity(&self) -> String {
+        // A named secret may get another text without being another one.
+        let secret = &self.client_secret;
+        let own = secret.name().is_none().then(|| secret.current().bytes().to_vec());
+        format!(
+            "{} {:?} {:?} {:?} {own:?}",
+            self.name(),
+            self.authentication,
+            self.scopes,
+            secret.name()
+        )
+    }
+
+    fn fetch(&self, worker: &Rc<WorkerCx>, by: Moment) -> LocalFuture<Result<Vec<u8>, String>> {
+        let called = SideCalls::of_control(worker).call(&self.cluster, self.request(), by);
+        Box::pin(async move {
+            let response = called.await.map_err(|error| error.to_string())?;
+            let status = response.head.status();
+            if status == 200 {
+                return Ok(response.body.to_vec());
+            }
+            // RFC 6749 §5.2: one word that says what is wrong, `invalid_client` for example.
+            let word = Json::parse(&response.body).ok();
+            let word = word.as_ref().and_then(|body| body.get("error")).and_then(Json::text);
+            let is_word = |word: &&str| {
+                word.len() < 64
+                    && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            };
+            Err(match word.filter(is_word) {
+                Some(word) => format!("answered {status}: {word}"),
+                None => format!("answered {status}"),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> Result<AccessToken, String> {
+        AccessToken::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_token_counts_until_shortly_before_its_end() {
+        for (more, seconds) in [
+            (r#","expires_in":3600"#, 3590),
+            (r#","expires_in":"3600","token_type":"bearer""#, 3590),
+            (r#","expires_in":20"#, 15),
+            (r#","expires_in":0"#, 0),
+            (r#","token_type":"Bearer","scope":"a""#, 290),
+        ] {
+            let token = token(&format!("{{\"access_token\":\"a.b-c\"{more}}}")).unwrap();
+            assert_eq!((&*token.text, token.lifetime.as_secs()), ("a.b-c", seconds), "{more}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for (text, problem) in [
+            ("{}", "it has no `access_token`"),
+            (r#"{"access_token":7}"#, "it has no `access_token`"),
+            (r#"{"access_token":""}"#, "`access_token` has characters that no token has"),
+            (r#"{"access_token":"a\r\nx: y"}"#, "`access_token` has characters that no token has"),
+            (r#"{"access_token":"a","token_type":"mac"}"#, "`token_type` is not `Bearer`"),
+            (r#"{"access_token":"a","expires_in":-1}"#, EXPIRES),
+            (r#"{"access_token":"a","expires_in":"soon"}"#, EXPIRES),
+            (r#"{"access_token":"a","expires_in":[]}"#, EXPIRES),
+            (r#"{"access_token":"a","access_token":"b"}"#, "a name occurs twice in an object"),
+            ("<html>", "it is not JSON (line 1, column 1)"),
+        ] {
+            assert_eq!(token(text).unwrap_err(), problem, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_form_has_no_character_that_means_something_else() {
+        assert_eq!(form_encoded("a b&c=d+e%ä/*-._".as_bytes()), "a+b%26c%3Dd%2Be%25%C3%A4%2F*-._");
+    }
+}

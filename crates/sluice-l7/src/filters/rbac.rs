@@ -1,0 +1,103 @@
+//! `rbac`: which requests are served, by policies over who asks and what for.
+//!
+//! Owns: the filter for requests. Refuses to know: how policies are evaluated, and how a client proved who it is. Keeps:
+//! a client learns that it is refused, never by which policy; what is judged is what is forwarded, before the rule's own
+//! rewrite.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_codec::Head;
+use sluice_core::{Node, Setting, Shape, ValueDef};
+use sluice_io::WorkerCx;
+use sluice_l4::rbac::settings::RbacSettings;
+use sluice_l4::rbac::{Rbac, RbacCounters, decisions};
+
+use self::request::{RequestCondition, RequestMatch, RequestSubject};
+use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use crate::reasons;
+use crate::reply::Reply;
+
+mod request;
+#[cfg(test)]
+mod tests;
+
+/// The factory.
+#[derive(Debug)]
+pub struct RbacFactory;
+
+impl FilterFactory<dyn HttpFilterPlan> for RbacFactory {
+    fn name(&self) -> &'static str {
+        "rbac"
+    }
+
+    fn help(&self) -> &'static str {
+        "Which requests are served, by policies over who asks (addresses, certificates, shared values) and what for."
+    }
+
+    fn shape(&self) -> Shape {
+        RbacSettings::<RequestCondition>::shape()
+    }
+
+    fn values(&self) -> &'static [ValueDef] {
+        decisions::VALUES
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        let settings = context.bind::<RbacSettings<RequestCondition>>(settings)?;
+        Some(Arc::new(RbacPlan(Arc::new(settings.compile()))))
+    }
+}
+
+#[derive(Debug)]
+struct RbacPlan(Arc<Rbac<RequestMatch>>);
+
+impl HttpFilterPlan for RbacPlan {
+    fn is_guard(&self) -> bool {
+        true
+    }
+
+    fn judges_target(&self) -> bool {
+        true
+    }
+
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
+        let counters = RbacCounters::new(worker, owner);
+        Rc::new(RbacFilter { rbac: Arc::clone(&self.0), counters })
+    }
+}
+
+#[derive(Debug)]
+struct RbacFilter {
+    rbac: Arc<Rbac<RequestMatch>>,
+    counters: RbacCounters,
+}
+
+impl HttpFilter for RbacFilter {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        let mut notes = Vec::new();
+        let subject = RequestSubject {
+            conn: cx.conn.subject(cx.summary.source, cx.conn_values),
+            head,
+            values: cx.values,
+            readings: OnceCell::new(),
+        };
+        let ruling = self.counters.judge(&self.rbac, &subject, cx.worker, |key, value| {
+            notes.push((key, value));
+        });
+        let reply = ruling.refused.then(|| {
+            let policy = ruling.policy.map_or("none", |policy| policy);
+            let details = format!("rbac_access_denied_matched_policy[{policy}]");
+            Reply::new(403, reasons::DENIED, details, "RBAC: access denied\n")
+        });
+        for (key, value) in notes {
+            cx.values.set(key, value);
+        }
+        reply.map_or(HeadStep::Continue, HeadStep::reply)
+    }
+}

@@ -1,0 +1,118 @@
+//! Who made a request, however that was proved.
+//!
+//! Owns: the one notion of an identity, and its text. Refuses to know: how it was verified. Keeps: what different means
+//! prove never looks alike: a user of `basic_auth` cannot be named as the subject of a token or as the holder of a
+//! certificate.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sluice_core::SharedValues;
+use sluice_core::connection::TlsFacts;
+
+sluice_core::values! {
+    WHO: Arc<Identity> = "auth.identity", "Who made the request, as the filter that verified it found out: `jwt:PROVIDER/SUBJECT`, `basic:USER` or `api_key:NAME`.";
+}
+
+/// How an identity was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By a token.
+    Jwt,
+    /// By a password.
+    Basic,
+    /// By a key.
+    ApiKey,
+    /// By the certificate of the connection.
+    Certificate,
+}
+
+impl Means {
+    /// The word before the name.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Basic => "basic",
+            Self::ApiKey => "api_key",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// Who made a request. Its text is `MEANS:NAME` or `MEANS:ISSUER/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// How it was proved.
+    pub means: Means,
+    /// Who vouches for it: the provider of a token, as the configuration calls it.
+    pub issuer: Option<Box<str>>,
+    /// The name. Its issuer decides which characters it has.
+    pub name: Box<str>,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.means.word())?;
+        if let Some(issuer) = &self.issuer {
+            write!(f, "{issuer}/")?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// Who made a request: whom a filter has verified or, if none has, the holder of the client certificate. A certificate
+/// with a SPIFFE ID is known by that, others by their first URI, their first DNS name, or their subject.
+pub fn who(values: &SharedValues, tls: Option<&TlsFacts>) -> Option<Arc<Identity>> {
+    if let Some(who) = values.get(&WHO) {
+        return Some(Arc::clone(who));
+    }
+    let client = tls?.client.as_deref()?;
+    let spiffe = client.uris.iter().find(|uri| uri.starts_with("spiffe://"));
+    let name = spiffe
+        .or_else(|| client.uris.first())
+        .or_else(|| client.names.first())
+        .unwrap_or(&client.subject);
+    Some(Arc::new(Identity { means: Means::Certificate, issuer: None, name: name.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::connection::ClientCertFacts;
+
+    use super::*;
+
+    fn tls(uris: &[&str], names: &[&str]) -> TlsFacts {
+        let boxed = |all: &[&str]| all.iter().map(|text| Box::from(*text)).collect();
+        let client =
+            ClientCertFacts { subject: "CN=x".into(), uris: boxed(uris), names: boxed(names) };
+        TlsFacts {
+            version: "1.3",
+            cipher: "c",
+            alpn: None,
+            client: Some(Arc::new(client)),
+            resumed: false,
+        }
+    }
+
+    #[test]
+    fn a_certificate_counts_if_no_filter_knows_more() {
+        let mut values = SharedValues::default();
+        let text = |values: &SharedValues, tls: &TlsFacts| {
+            who(values, Some(tls)).map(|who| who.to_string()).unwrap_or_default()
+        };
+        for (uris, names, expected) in [
+            (&["https://a.test", "spiffe://t/a"][..], &["n.test"][..], "certificate:spiffe://t/a"),
+            (&["https://a.test"], &["n.test"], "certificate:https://a.test"),
+            (&[], &["n.test", "o.test"], "certificate:n.test"),
+            (&[], &[], "certificate:CN=x"),
+        ] {
+            assert_eq!(text(&values, &tls(uris, names)), expected);
+        }
+        let without = TlsFacts { client: None, ..tls(&[], &[]) };
+        assert_eq!(text(&values, &without), "");
+        assert!(who(&values, None).is_none());
+        let own = Identity { means: Means::Jwt, issuer: Some("corp".into()), name: "a/b".into() };
+        values.set(&WHO, Arc::new(own));
+        assert_eq!(text(&values, &tls(&[], &[])), "jwt:corp/a/b");
+    }
+}

@@ -1,0 +1,239 @@
+//! Who may do what: the filter `rbac`, for requests and for connections.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+
+use sluice_testkit::origin::{Client, Message};
+use sluice_testkit::peers::{Server, connect, exchange, read_to_end, udp_client};
+use sluice_testkit::tls::Offer;
+use sluice_testkit::{Authority, Origin, Running, Sluice, wait};
+
+/// A listener for HTTP with this filter, and rules with their own settings.
+fn start(origin: &Origin, rbac: &str) -> Running {
+    Sluice::new().start(&format!(
+        "listeners:\n\
+         \x20 - name: web\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   http: {{ routes: main, trusted_hops: 1, filters: [{{ rbac: {rbac} }}] }}\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20   - rules:\n\
+         \x20       - {{ name: open, match: {{ path: /open/* }}, cluster: up, filters: {{ rbac: skip }} }}\n\
+         \x20       - {{ name: get, match: {{ path: /get/* }}, cluster: up, filters: {{ rbac: {{ allow: {{ readers: {{ permissions: {{ method: GET }} }} }} }} }} }}\n\
+         \x20       - {{ name: rest, cluster: up }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n\
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", path: \"%PATH%\", why: \"%RESPONSE_CODE_DETAILS%\", policy: \"%VALUE(rbac.policy)%\", shadow: \"%VALUE(rbac.shadow)%\", log: \"%VALUE(rbac.log)%\" }} }} }}]\n",
+        origin.addr()
+    ))
+}
+
+fn ask(sluice: &Running, method: &str, path: &str, fields: &str) -> Message {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n");
+    Client::connect(sluice.addr("web")).ask(&request)
+}
+
+/// How many decisions were counted.
+fn count(sluice: &Running, rules: &str, policy: &str, result: &str) -> i64 {
+    let labels = format!("rules=\"{rules}\",policy=\"{policy}\",result=\"{result}\"");
+    sluice.metric("sluice_rbac_decisions_total", &labels)
+}
+
+#[test]
+fn policies_decide_and_the_client_learns_nothing_of_them() {
+    let origin = Origin::start("o");
+    let sluice = start(
+        &origin,
+        "{ deny: { outside-admin: { principals: { not: { source: 10.0.0.0/8 } }, permissions: { path: /admin/* } } }, \
+           allow: { everybody-reads: { permissions: { method: [GET, HEAD] } }, staff: { principals: { headers: { x-team: staff } } } }, \
+           log: { exports: { permissions: { path: /export/* } } }, \
+           shadow: { deny: { no-curl: { principals: { headers: { user-agent: { prefix: curl } } } } } } }",
+    );
+    let from = |source: &str| format!("X-Forwarded-For: {source}\r\n");
+    let status =
+        |method: &str, path: &str, fields: &str| ask(&sluice, method, path, fields).status();
+    assert_eq!(status("GET", "/a", ""), 200);
+    assert_eq!(status("POST", "/a", ""), 403);
+    assert_eq!(status("POST", "/a", "X-Team: staff\r\n"), 200);
+    assert_eq!(status("POST", "/a", "X-Team: staff\r\nX-Team: other\r\n"), 403);
+    assert_eq!(status("GET", "/admin/x", &from("10.1.2.3")), 200);
+    for path in ["/admin/x", "/admin%2Fx", "//admin/x", "/a/../admin", "/a/..;/admin", "/%61dmin"] {
+        let refused = ask(&sluice, "GET", path, &from("192.0.2.1"));
+        assert_eq!((refused.status(), refused.text().as_str()), (403, "RBAC: access denied\n"));
+        assert!(!format!("{refused:?}").contains("outside-admin"), "{refused:?}");
+    }
+    let record = sluice.record("a refusal", |record| record["path"] == "//admin/x");
+    assert_eq!(record["why"], "rbac_access_denied_matched_policy[outside-admin]", "{record}");
+    assert_eq!(
+        (&record["reason"], &record["policy"]),
+        (&"http.denied".into(), &"outside-admin".into())
+    );
+    let record = sluice.record("no policy", |record| {
+        record["why"].as_str().is_some_and(|why| why.contains("[none]"))
+    });
+    assert_eq!(record["path"], "/a");
+    // What is logged or shadowed is served.
+    assert_eq!(status("GET", "/export/all", "User-Agent: curl/8\r\n"), 200);
+    let record = sluice.record("the export", |record| record["path"] == "/export/all");
+    assert_eq!(record["log"], "exports", "{record}");
+    assert_eq!(
+        (&record["shadow"], &record["policy"]),
+        (&"denied by no-curl".into(), &"everybody-reads".into())
+    );
+    assert_eq!(count(&sluice, "enforced", "outside-admin", "denied"), 6);
+    assert_eq!(count(&sluice, "enforced", "none", "denied"), 2);
+    assert_eq!(count(&sluice, "enforced", "staff", "allowed"), 1);
+    assert_eq!(count(&sluice, "shadow", "no-curl", "denied"), 1);
+    assert_eq!(count(&sluice, "log", "exports", "matched"), 1);
+}
+
+#[test]
+fn a_rule_has_policies_of_its_own_or_none() {
+    let origin = Origin::start("o");
+    let sluice = start(&origin, "{ deny: { all: { permissions: { path: /* } } } }");
+    for (method, path, status) in [
+        ("GET", "/a", 403),
+        ("POST", "/open/a", 200),
+        ("GET", "/get/a", 200),
+        ("POST", "/get/a", 403),
+        ("GET", "/open%2Fa", 403),
+    ] {
+        assert_eq!(ask(&sluice, method, path, "").status(), status, "{method} {path}");
+    }
+}
+
+#[test]
+fn policies_beyond_the_limit_share_a_series() {
+    let origin = Origin::start("o");
+    let policies: Vec<String> =
+        (0..20).map(|at| format!("p{at}: {{ permissions: {{ path: /p{at} }} }}")).collect();
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ rbac: {{ allow: {{ {} }} }} }}] }} }}]\n\
+         routes: {{ main: {{ cluster: up }} }}\nclusters: {{ up: \"{}\" }}\nlimits: {{ rbac_series: 2 }}\n",
+        policies.join(", "),
+        origin.addr()
+    ));
+    for at in 0..20 {
+        assert_eq!(ask(&sluice, "GET", &format!("/p{at}"), "").status(), 200);
+    }
+    assert_eq!(count(&sluice, "enforced", "p1", "allowed"), 1);
+    assert_eq!(count(&sluice, "enforced", "p2", "allowed"), 0);
+    assert_eq!(count(&sluice, "enforced", "other", "allowed"), 18);
+}
+
+#[test]
+fn clients_are_told_by_their_certificates() {
+    let (origin, echo) = (Origin::start("o"), Server::echo());
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    authority.issue("server", &["a.test", "b.test"]);
+    authority.issue("shop", &["spiffe://example.com/shop/web"]);
+    authority.issue("shopping", &["spiffe://example.com/shopping", "x.shop.test"]);
+    let (ca, folder) = (kit.folder().join("ca.pem"), kit.folder().to_owned());
+    let rbac = "rbac: { allow: { shop: { principals: { certificate: \"spiffe://example.com/shop/*\" } } } }";
+    let tls = "tls: { certificates: [{ cert: server.pem, key: server.key }], client_auth: { ca: ca.pem, mode: optional } }";
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         \x20 - {{ name: web, address: 127.0.0.1:0, {tls}, http: {{ routes: main, filters: [{{ {rbac} }}] }} }}\n\
+         \x20 - name: raw\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   chains: [{{ {tls}, filters: [{{ {rbac} }}], relay: echo }}]\n\
+         routes: {{ main: {{ cluster: up }} }}\n\
+         clusters: {{ up: \"{}\", echo: \"{}\" }}\n",
+        origin.addr(),
+        echo.addr()
+    ));
+    let certificates = ["shop", "shopping"].map(|name| folder.join(name));
+    for (certificate, passes) in
+        [(Some(&certificates[0]), true), (Some(&certificates[1]), false), (None, false)]
+    {
+        let offer =
+            |name| Offer { certificate: certificate.map(|path| &**path), ..Offer::of(name, &ca) };
+        let mut web = offer("a.test").connect(sluice.addr("web"));
+        web.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        let _ = web.read_to_string(&mut text);
+        let expected = if passes { "HTTP/1.1 200" } else { "HTTP/1.1 403" };
+        assert!(text.starts_with(expected), "{certificate:?}: {text}");
+        let mut raw = offer("b.test").connect(sluice.addr("raw"));
+        let mut echoed = [0; 4];
+        let said = raw.write_all(b"ping").and_then(|()| raw.read_exact(&mut echoed));
+        assert_eq!(said.is_ok() && echoed == *b"ping", passes, "{certificate:?}");
+    }
+    let record = sluice.record_of("accept.denied");
+    assert_eq!(record["detail"], "rbac: no policy allows it");
+}
+
+#[test]
+fn connections_and_flows_are_judged_by_addresses_and_server_names() {
+    let echo = Server::echo();
+    let udp = sluice_testkit::peers::UdpServer::echo("");
+    let sluice = Sluice::new().start(&format!(
+        "listeners:\n\
+         \x20 - name: near\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   filters: [{{ rbac: {{ deny: {{ far: {{ principals: {{ not: {{ source: 127.0.0.0/8 }} }} }} }} }} }}]\n\
+         \x20   relay: echo\n\
+         \x20 - name: far\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   filters: [{{ rbac: {{ deny: {{ local: {{ principals: {{ peer: 127.0.0.0/8 }} }} }} }} }}]\n\
+         \x20   relay: echo\n\
+         \x20 - name: flows\n\
+         \x20   address: udp://127.0.0.1:0\n\
+         \x20   filters: [{{ rbac: {{ allow: {{ nobody: {{ principals: {{ source: 192.0.2.0/24 }} }} }} }} }}]\n\
+         \x20   relay: udp\n\
+         \x20 - name: passed\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   chains: [{{ filters: [{{ rbac: {{ allow: {{ names: {{ permissions: {{ sni: \"*.open.test\" }} }} }} }} }}], match: {{ transport: tls }}, relay: echo }}]\n\
+         clusters: {{ echo: \"{}\", udp: \"{}\" }}\n",
+        echo.addr(),
+        udp.addr()
+    ));
+    let mut near = connect(sluice.addr("near"));
+    assert_eq!(exchange(&mut near, b"ping"), b"ping");
+    let mut far = connect(sluice.addr("far"));
+    let _ = far.write_all(b"ping");
+    assert!(read_to_end(&mut far).1.is_empty());
+    let record = sluice.record("the refusal", |record| record["listener"] == "far");
+    assert_eq!(record["detail"], "rbac: denied by the policy local", "{record}");
+    assert_eq!(record["reason"], "accept.denied");
+    let client = udp_client();
+    client.send_to(b"ping", sluice.addr("flows")).unwrap();
+    let record = sluice.record("the flow", |record| record["listener"] == "flows");
+    assert_eq!(
+        (&record["reason"], &record["detail"]),
+        (&"accept.denied".into(), &"rbac: no policy allows it".into())
+    );
+    for (name, passes) in [("a.open.test", true), ("open.test", false), ("a.shut.test", false)] {
+        let hello = client_hello(name);
+        let mut client = connect(sluice.addr("passed"));
+        client.write_all(&hello).unwrap();
+        let mut echoed = vec![0; hello.len()];
+        assert_eq!(client.read_exact(&mut echoed).is_ok() && echoed == hello, passes, "{name}");
+    }
+    wait::until("the decisions to be counted", || {
+        (count(&sluice, "enforced", "none", "denied") == 3).then_some(())
+    });
+    assert_eq!(count(&sluice, "enforced", "names", "allowed"), 1);
+    drop(near);
+}
+
+/// The ClientHello of a client that asks for `name`.
+fn client_hello(name: &str) -> Vec<u8> {
+    let kit = tempfile::tempdir().unwrap();
+    Authority::new(kit.path());
+    let ca = kit.path().join("ca.pem");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let name = name.to_owned();
+    let client = std::thread::spawn(move || {
+        let _ = Offer::of(&name, &ca).connect(address).write_all(b"x");
+    });
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut record = [0; 5];
+    stream.read_exact(&mut record).unwrap();
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([record[3], record[4]]))];
+    stream.read_exact(&mut rest).unwrap();
+    drop(stream);
+    client.join().unwrap();
+    [&record[..], &rest].concat()
+}
