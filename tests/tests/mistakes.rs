@@ -1020,6 +1020,22 @@ fn of_upstreams() {
             ),
             ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
             ("HTTP/3 of a cluster without it", relay("http3: { ping_interval: 70s }")),
+            (
+                "a race of HTTP/3 with itself",
+                relay("protocol: http3\n    tls: true\n    http3: { enabled: false, race: {} }"),
+            ),
+            (
+                "times of a race that do not fit",
+                relay("protocol: auto\n    tls: true\n    http3: { race: { tcp_delay: 5s, retry: 2d } }"),
+            ),
+            (
+                "HTTP/3 where an endpoint that is not verified says",
+                relay("protocol: auto\n    tls: { verify: none }\n    http3: true"),
+            ),
+            (
+                "options of a socket for HTTP/3 beside TCP",
+                relay("protocol: auto\n    tls: true\n    http3: true\n    socket: { dscp: 46 }"),
+            ),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
