@@ -37,7 +37,8 @@ pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare
 pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
 pub use options::{
-    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
+    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, MirrorTarget, Originals, RuleOptions,
+    Timeouts,
 };
 pub use paths::PathMatch;
 pub use require_tls::RequireTls;
