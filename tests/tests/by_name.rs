@@ -157,6 +157,21 @@ fn a_request_goes_to_the_host_that_it_names() {
 }
 
 #[test]
+fn a_host_that_refuses_is_attempted_again_only_if_the_rule_says_so() {
+    let port = tools::free_port();
+    let yaml = proxy(port, &format!("ports: [{port}]"), LOCAL);
+    let insists = "connect: true, retry: { when: connect_failure, attempts: 2, backoff: 1ms }";
+    for (rule, attempts) in [("connect: true", 1), (insists, 2)] {
+        let sluice = Sluice::new().workers(1).start(&yaml.replace("connect: true", rule));
+        let host = format!("127.0.0.1:{port}");
+        assert_eq!(origin::get(sluice.addr("web"), &host, "/").status(), 503);
+        let record = sluice.record("the request", |record| record["kind"] == "request");
+        let made = record["upstream_hosts_attempted"].as_array().unwrap().len();
+        assert_eq!(made, attempts, "{record}");
+    }
+}
+
+#[test]
 fn requests_that_name_a_host_at_once_wait_for_one_look_up() {
     if !tools::have(&["dnsmasq"]) {
         return;

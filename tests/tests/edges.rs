@@ -84,6 +84,24 @@ fn a_proxy_header_is_accepted_from_trusted_sources_and_passed_on() {
 }
 
 #[test]
+fn a_connection_ends_at_its_duration_while_it_waits_for_an_endpoint() {
+    let server = Server::echo();
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners:\n  - {{ name: held, address: 127.0.0.1:0, relay: up }}\n  \
+           - {{ name: a, address: 127.0.0.1:0, relay: {{ cluster: up, max_duration: 200ms, max_duration_jitter: 10% }} }}\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"], limits: {{ connections: 1, queue: {{ timeout: 1m }} }} }} }}\n",
+        server.addr()
+    ));
+    let mut held = connect(sluice.addr("held"));
+    held.write_all(b"x").unwrap();
+    assert_eq!(read(&mut held, 1), b"x");
+    let mut late = connect(sluice.addr("a"));
+    let record = sluice.record_of("end.max_duration");
+    assert_eq!(record["detail"], "no endpoint was reached within `max_duration`", "{record}");
+    assert!(read_to_end(&mut late).1.is_empty());
+}
+
+#[test]
 fn timeouts_end_stalled_connections() {
     let server = Server::echo();
     for (relay, half_close, reason) in [

@@ -163,6 +163,15 @@ fn of_values() {
                 rule("cluster: up, mirror: { cluster: up, host_suffix: /x }"),
             ),
             ("a mirror of a cluster that is unknown", rule("cluster: up, mirror: upp")),
+            (
+                "a relay with a jitter without a duration",
+                relay("").replace("relay: up", "relay: { cluster: up, max_duration_jitter: 5% }"),
+            ),
+            ("a mirror of nothing", rule("cluster: up, mirror: { share: 5% }")),
+            (
+                "a mirror of a cluster and a header",
+                rule("cluster: up, mirror: { cluster: up, cluster_header: x-to }"),
+            ),
             ("a redirect that is none", rule("cluster: up, follow_redirects: { statuses: [304] }")),
             (
                 "a copy of a header of the message",

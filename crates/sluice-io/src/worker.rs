@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_core::limits::Limit;
 use sluice_core::{Clock, Limits, Moment};
@@ -144,6 +145,14 @@ impl WorkerCx {
     /// Returns a random number below `bound`; 0 if `bound` is 0.
     pub fn random_below(&self, bound: usize) -> usize {
         if bound == 0 { 0 } else { self.random.borrow_mut().usize(..bound) }
+    }
+
+    /// Returns `duration` with a random part of up to `percent` of it added, so that what began together does not end
+    /// together.
+    pub fn jittered(&self, duration: Duration, percent: u8) -> Duration {
+        let most = duration / 100 * u32::from(percent);
+        let most = usize::try_from(most.as_micros()).unwrap_or(usize::MAX);
+        duration.saturating_add(Duration::from_micros(self.random_below(most) as u64))
     }
 
     /// Lends the scratch area for reads. Only within one poll.

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::hash::Hasher as _;
 use std::io;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,6 +19,7 @@ use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason, TransportKind};
 use sluice_io::pump::{Moved, Pump, Stopped};
+use sluice_io::timers::Timer;
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_tls::reasons as tls_reasons;
 use sluice_upstream::cluster::{Affinity, Claim, ClientSession};
@@ -62,8 +64,10 @@ pub struct RelayOptions {
     pub idle_timeout: Option<Duration>,
     /// The same once one side has finished.
     pub half_close_timeout: Option<Duration>,
-    /// How long a connection may last; `None` is unlimited.
+    /// How long a connection may last, connecting included; `None` is unlimited.
     pub max_duration: Option<Duration>,
+    /// By how much that may be longer at random, in percent.
+    pub duration_jitter_percent: u8,
 }
 
 /// The input of a hash balancer.
@@ -174,11 +178,14 @@ struct Relay {
 
 impl StreamHandler for Relay {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
+        let RelayOptions { max_duration, duration_jitter_percent, .. } = self.options;
+        let most = max_duration.map(|most| conn.worker.jittered(most, duration_jitter_percent));
+        let end_at = conn.info.started.after_bound(most);
         // A separate future: what connecting needs is freed before an idle stream waits.
-        let connecting = Box::pin(Rc::clone(&self).connect(stream, Rc::clone(&conn)));
+        let connecting = Box::pin(Rc::clone(&self).connect(stream, Rc::clone(&conn), end_at));
         Box::pin(async move {
             match connecting.await {
-                Ok((pump, _claim, _hop)) => relay(&conn, &self.options, pump).await,
+                Ok((pump, _claim, _hop)) => relay(&conn, &self.options, end_at, pump).await,
                 Err(reason) => reason,
             }
         })
@@ -190,6 +197,7 @@ impl Relay {
         self: Rc<Self>,
         mut stream: Stream,
         conn: Rc<Conn>,
+        end_at: Moment,
     ) -> Result<(Box<Pump>, Claim, Option<Hop>), Reason> {
         let RelayOptions { hash, sticky, .. } = &self.options;
         let affinity = affinity_of(*hash, *sticky, conn.info.source(), &[]);
@@ -212,7 +220,8 @@ impl Relay {
         let connected = match &to {
             Ok((handle, subset)) => {
                 let affinity = Affinity { subset: *subset, ..affinity };
-                connect(handle, &conn, &stream, affinity, name, preface).await
+                let connecting = pin!(connect(handle, &conn, &stream, affinity, name, preface));
+                within(&conn, end_at, connecting).await
             }
             Err(why) => Err(*why),
         };
@@ -226,6 +235,22 @@ impl Relay {
             }
         }
     }
+}
+
+/// Connects unless `end_at` passes first.
+async fn within(
+    conn: &Conn,
+    end_at: Moment,
+    connecting: Pin<&mut impl Future<Output = Result<Connected, Reason>>>,
+) -> Result<Connected, Reason> {
+    if end_at == Moment::NEVER {
+        return connecting.await;
+    }
+    let connected = Timer::new(&conn.worker.timers).until(end_at, connecting).await;
+    connected.unwrap_or_else(|_| {
+        conn.info.note("no endpoint was reached within `max_duration`");
+        Err(end::MAX_DURATION)
+    })
 }
 
 /// What is sent to the endpoint before the stream: a PROXY header, and a request for TLS if the client's stream, or the
@@ -247,9 +272,8 @@ fn preface(handle: &ClusterHandle, info: &ConnInfo) -> Preface {
 }
 
 /// Moves bytes until the connection ends.
-async fn relay(conn: &Conn, options: &RelayOptions, mut pump: Box<Pump>) -> Reason {
+async fn relay(conn: &Conn, options: &RelayOptions, end_at: Moment, mut pump: Box<Pump>) -> Reason {
     let (info, worker) = (&conn.info, &conn.worker);
-    let end_at = info.started.after_bound(options.max_duration);
     let mut hooks = conn.byte_hooks.take();
     let (mut first, mut half_closed) = (true, false);
     let mut filter_due = Moment::NEVER;

@@ -8,7 +8,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_codec::HttpError;
 use sluice_codec::h1::stream::H1Options;
@@ -84,6 +83,7 @@ pub(crate) struct ManagerCounters {
     ended: CounterSet<Reason>,
     routes: CounterSet<(Arc<str>, u16)>,
     filter_replies: CounterSet<&'static str>,
+    unnamed_mirrors: CounterSet<&'static str>,
     faults: CounterSet<&'static str>,
 }
 
@@ -164,6 +164,7 @@ impl ConnectionManager {
                     (other(), key.1)
                 }),
                 filter_replies: CounterSet::default(),
+                unnamed_mirrors: CounterSet::default(),
                 faults: CounterSet::default(),
             },
             chain_filters,
@@ -177,10 +178,7 @@ impl ConnectionManager {
     pub(crate) fn expiry(&self) -> Moment {
         let options = &self.plan.options;
         let Some(age) = options.age_max else { return Moment::NEVER };
-        let jitter = age / 100 * u32::from(options.age_jitter_percent);
-        let jitter = usize::try_from(jitter.as_micros()).unwrap_or(usize::MAX);
-        let jitter = Duration::from_micros(self.worker.random_below(jitter) as u64);
-        self.worker.now().after(age).after(jitter)
+        self.worker.now().after(self.worker.jittered(age, options.age_jitter_percent))
     }
 
     /// The current routes. Requests in flight keep the snapshot that they started with.
@@ -259,6 +257,14 @@ impl ConnectionManager {
         self.counters
             .filter_replies
             .count(&filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
+    }
+
+    /// Counts a copy that was not made, since the request names no cluster for it.
+    pub(crate) fn count_unnamed_mirror(&self, result: &'static str) {
+        let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
+        let counter =
+            |result: &&'static str| shard.counter(&metrics::MIRRORS_UNNAMED, &[listener, result]);
+        self.counters.unnamed_mirrors.count(&result, counter);
     }
 
     /// Counts a malformed message from a client, by its error.

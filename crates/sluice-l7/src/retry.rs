@@ -52,6 +52,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) plan: &'a RetryPlan,
     /// The attempts to connect that the cluster allows.
     pub(crate) connect_attempts: u32,
+    /// Whether another attempt may reach what this one did not.
+    pub(crate) has_others: bool,
     /// Whether sending the request twice has the same effect as sending it once.
     pub(crate) is_idempotent: bool,
     /// Whether the body can be sent again, and there is time for it.
@@ -68,7 +70,10 @@ impl Attempts {
         }
         let free = match cause {
             Cause::Final => return Decision::GiveUp,
-            Cause::Unsent if self.safe + 1 < SAFE_ATTEMPTS.max(terms.connect_attempts) => {
+            Cause::Unsent
+                if terms.has_others
+                    && self.safe + 1 < SAFE_ATTEMPTS.max(terms.connect_attempts) =>
+            {
                 Some(RetryRule::Unsent)
             }
             Cause::Stale if terms.is_idempotent && self.safe + 1 < SAFE_ATTEMPTS => {
@@ -183,7 +188,8 @@ mod tests {
 
     fn terms(plan: &RetryPlan) -> Terms<'_> {
         let (is_idempotent, is_possible, is_taken) = (true, true, true);
-        Terms { plan, connect_attempts: 1, is_idempotent, is_possible, is_taken }
+        let (connect_attempts, has_others) = (1, true);
+        Terms { plan, connect_attempts, has_others, is_idempotent, is_possible, is_taken }
     }
 
     /// The decisions on repeated failures for `cause`, until the client gets one.
@@ -216,6 +222,9 @@ mod tests {
         check(Cause::Unsent, Terms { connect_attempts: 5, ..terms(&once) }, 4, 0);
         check(Cause::Stale, terms(&once), 2, 0);
         check(Cause::Stale, Terms { is_idempotent: false, ..terms(&once) }, 0, 0);
+        check(Cause::Unsent, Terms { has_others: false, ..terms(&once) }, 0, 0);
+        let unsent = plan(3, RetryWhen { unsent: true, ..RetryWhen::default() });
+        check(Cause::Unsent, Terms { has_others: false, ..terms(&unsent) }, 0, 2);
         for cause in &CAUSES[2..] {
             check(*cause, terms(&once), 0, 0);
         }

@@ -38,7 +38,8 @@ pub use conditions::{ClientCertificate, Conditions, RequestVersion, RuntimeShare
 pub use endpoint_match::EndpointMatch;
 use index::{HostIndex, RuleIndex};
 pub use options::{
-    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, Originals, RuleOptions, Timeouts,
+    FollowPlan, FollowScheme, HashBy, HostRewrite, Mirror, MirrorTarget, Originals, RuleOptions,
+    Timeouts,
 };
 pub use require_tls::RequireTls;
 pub use substitution::RegexSubstitution;

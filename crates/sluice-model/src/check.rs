@@ -192,7 +192,7 @@ pub fn unused<'a>(
     let used: HashSet<&Name> = relayed.chain(routed).chain(asked).chain(fleet).collect();
     let rules = || config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     // A request may name any cluster.
-    let any = rules().any(|host| host.rules.iter().any(|rule| rule.cluster_header.is_some()));
+    let any = rules().any(|host| host.rules.iter().any(|rule| routes::names_clusters(rule)));
     for (name, cluster) in config.clusters.iter() {
         if !any && !used.contains(name) {
             let at = Path::ROOT.key("clusters");

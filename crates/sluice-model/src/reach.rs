@@ -10,7 +10,7 @@ use sluice_core::Name;
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::listener::{Service, Traffic};
-use crate::model::routes::Action;
+use crate::model::routes::Rule;
 use crate::model::{Kind, Listener};
 use crate::store::Store;
 
@@ -29,7 +29,7 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
             }
             Service::Http(http) => {
                 let Some((table, _)) = store.routes_named(&http.routes) else { continue };
-                if table.rules().any(|rule| matches!(rule.action, Action::ByHeader(_))) {
+                if table.rules().any(Rule::names_clusters) {
                     found.extend(store.names(Kind::Cluster).cloned());
                 }
                 found.extend(store.asked(Kind::Routes, &http.routes).cloned());
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::model::Resource;
     use crate::model::listener::{ChainKind, RelayShare, RelayTo};
-    use crate::model::routes::Share;
+    use crate::model::routes::{Action, Share};
     use crate::store::tests::kit::{
         Bench, cluster, endpoints, flow_listener, http, listener, relay, routes_to, set,
     };

@@ -139,8 +139,7 @@ pub async fn connect(
                 if conn.worker.log.wants(RecordKind::Connection) {
                     conn.info.reach().upstream_local.set(local_address(stream.raw().socket()));
                 }
-                handle.note_connected(&conn.worker, &endpoint, started);
-                let took = conn.worker.now().since(started);
+                let took = handle.note_connected(&conn.worker, &endpoint, started);
                 handle.note_latency(&conn.worker, &endpoint, took);
                 *conn.info.reach().endpoint.borrow_mut() = Some(Arc::clone(&endpoint.name));
                 return Ok(Connected { stream, claim, hop });

@@ -89,17 +89,19 @@ impl Cluster {
 }
 
 impl ClusterHandle {
-    /// Notes that a connection to `endpoint`, started at `started`, was made.
+    /// Notes that a connection to `endpoint`, started at `started`, was made; returns how long that took.
     pub fn note_connected(
         &self,
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
         started: Moment,
-    ) {
+    ) -> Duration {
+        let took = worker.now().since(started);
         endpoint.succeeded();
         self.made.increment();
-        self.connect_time.record(worker.now().since(started));
+        self.connect_time.record(took);
         self.count_endpoint(worker, &endpoint.name);
+        took
     }
 
     /// Notes how long a relayed connection to `endpoint` took, or a response was waited for in vain, for a balancer that

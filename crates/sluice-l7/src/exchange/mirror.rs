@@ -5,6 +5,7 @@
 //! costs the copies, and they are counted.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,10 +13,12 @@ use sluice_codec::{Head, Method};
 use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
+use sluice_upstream::Cluster;
 
 use super::{RequestTask, RouteTarget};
 use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
+use crate::routes::MirrorTarget;
 use crate::side_calls::MirrorCopy;
 
 /// How long a copy may take if the rule has no time-out.
@@ -93,7 +96,7 @@ impl RequestTask {
             if worker.random_below(100) as u64 >= set.unwrap_or(mirror.share.percent) {
                 continue;
             }
-            let cluster = target.snapshot.table.directory.reference(&mirror.cluster);
+            let Some(cluster) = self.mirror_cluster(target, &mirror.to) else { continue };
             let mut head = Head::clone(&self.request);
             head.remove(b"expect");
             if !mirror.host_suffix.is_empty() {
@@ -117,6 +120,24 @@ impl RequestTask {
             return mirroring.launch();
         }
         self.mirroring = Some(Box::new(mirroring));
+    }
+
+    /// The cluster that gets copies, if there is one.
+    fn mirror_cluster(&self, target: &RouteTarget, to: &MirrorTarget) -> Option<Arc<Cluster>> {
+        let directory = &target.snapshot.table.directory;
+        let header = match to {
+            MirrorTarget::Cluster(name) => return Some(directory.reference(name)),
+            MirrorTarget::Header(header) => header,
+        };
+        let Some(named) = self.request.get_named(header.as_bytes()) else {
+            self.manager.count_unnamed_mirror("missing");
+            return None;
+        };
+        let cluster = std::str::from_utf8(named).ok().and_then(|name| directory.find(name));
+        if cluster.is_none() {
+            self.manager.count_unnamed_mirror("unknown");
+        }
+        cluster
     }
 
     /// Adds a piece of the body to the copies.

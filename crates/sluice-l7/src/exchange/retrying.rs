@@ -11,6 +11,7 @@ use super::forward::Forwarding;
 use super::{RequestTask, Stop};
 use crate::errors::Cause;
 use crate::failed_attempt::FailedAttempt;
+use crate::reasons;
 use crate::retry::{Decision, Terms};
 use crate::routes::RetryRule;
 
@@ -37,15 +38,26 @@ impl RequestTask {
     /// Whether a failed attempt is followed by a retry; counts the attempt.
     pub(super) fn retries(&mut self, failed: &FailedAttempt, forwarding: &mut Forwarding) -> bool {
         // For a response, the retry was decided while the response could still be delivered.
-        matches!(failed.cause, Cause::Answered(_)) || self.may_retry(failed.cause, forwarding)
+        if matches!(failed.cause, Cause::Answered(_)) {
+            return true;
+        }
+        // All addresses of the host that the client named were attempted; only another stream may do better.
+        let has_others =
+            forwarding.named.is_none() || failed.why == reasons::UPSTREAM_REFUSED_STREAM;
+        self.decide(failed.cause, has_others, forwarding)
     }
 
     /// Whether an attempt that failed for `cause` is followed by a retry; counts the attempt.
     pub(super) fn may_retry(&mut self, cause: Cause, forwarding: &mut Forwarding) -> bool {
+        self.decide(cause, true, forwarding)
+    }
+
+    fn decide(&mut self, cause: Cause, has_others: bool, forwarding: &mut Forwarding) -> bool {
         let Forwarding { pool, options, attempts, permit, .. } = forwarding;
         let terms = Terms {
             plan: &options.retry,
             connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+            has_others,
             is_idempotent: self.method.is_idempotent(),
             is_possible: self.upload.can_replay()
                 && self.worker().now() < self.deadlines.due(Deadline::Total),

@@ -74,12 +74,21 @@ impl Default for RuleOptions {
 /// A cluster that gets copies of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    /// The cluster.
-    pub cluster: Name,
+    /// Where the copies go.
+    pub to: MirrorTarget,
     /// The share of requests; drawn for each mirror alone.
     pub share: RuntimeShare,
     /// What is added to the name of the host.
     pub host_suffix: String,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorTarget {
+    /// To this cluster.
+    Cluster(Name),
+    /// To the cluster that this request header names; a request without it, or with another name, is not copied.
+    Header(Box<str>),
 }
 
 /// The redirects of endpoints that are followed.

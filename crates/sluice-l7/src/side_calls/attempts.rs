@@ -86,6 +86,7 @@ impl SideCalls {
         let terms = Terms {
             plan,
             connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+            has_others: true,
             is_idempotent: request.head.method().is_idempotent(),
             is_possible: unseen || request.body.len() <= plan.body_max,
             is_taken: plan.takes(&request.head),

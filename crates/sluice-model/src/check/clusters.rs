@@ -21,7 +21,7 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("clusters");
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     let by_header =
-        hosts.flat_map(|host| host.rules.iter()).find(|rule| rule.cluster_header.is_some());
+        hosts.flat_map(|host| host.rules.iter()).find(|rule| super::routes::names_clusters(rule));
     let routed: HashSet<&Name> =
         super::clusters_of_routes(config).map(|cluster| &cluster.value).collect();
     let relayed: HashSet<&Name> =
@@ -514,6 +514,7 @@ pub fn flow_settings(relay: &Spanned<Short<Relay>>, at: &Path<'_>, diags: &mut D
     let only_streams = [
         ("half_close_timeout", relay.half_close_timeout != usual.half_close_timeout),
         ("max_duration", relay.max_duration != usual.max_duration),
+        ("max_duration_jitter", relay.max_duration_jitter != usual.max_duration_jitter),
     ];
     for (key, _) in only_streams.iter().filter(|(_, said)| *said) {
         diags

@@ -104,14 +104,11 @@ fn of_flows(config: &Config, listener: &Spanned<Listener>, diags: &mut Diags) {
 fn mirrors(config: &Config, diags: &mut Diags) {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     let rules = hosts.flat_map(|host| host.rules.iter());
-    for mirror in rules.flat_map(|rule| rule.mirror.iter()) {
-        if forwards(config, &mirror.cluster.value) {
-            wrong_use(
-                config,
-                &mirror.cluster,
-                "copies of requests go to clusters with `endpoints`",
-                diags,
-            );
+    let mirrors = rules.flat_map(|rule| rule.mirror.iter());
+    for cluster in mirrors.filter_map(|mirror| mirror.cluster.as_ref()) {
+        if forwards(config, &cluster.value) {
+            let why = "copies of requests go to clusters with `endpoints`";
+            wrong_use(config, cluster, why, diags);
         }
     }
 }

@@ -223,7 +223,8 @@ fn metadata(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Di
     }
     let list = at.key("mirror");
     for (place, mirror) in rule.mirror.iter().enumerate() {
-        super::subsets::copies(config, &mirror.cluster, rule.span, &list.index(place), diags);
+        let Some(cluster) = &mirror.cluster else { continue };
+        super::subsets::copies(config, cluster, rule.span, &list.index(place), diags);
     }
 }
 
@@ -237,6 +238,11 @@ pub(crate) fn of_share(outer: Option<&EndpointMatch>, share: &Share) -> Option<E
     }
 }
 
+/// Whether a header of the requests of a rule may name any cluster.
+pub(super) fn names_clusters(rule: &Rule) -> bool {
+    rule.cluster_header.is_some() || rule.mirror.iter().any(|it| it.cluster_header.is_some())
+}
+
 /// Whether a rule forwards requests without rewriting them.
 pub(super) fn keeps_requests(rule: &Rule) -> bool {
     Rewrite::absent().is_some_and(|usual| rule.rewrite == usual)
@@ -248,7 +254,7 @@ pub(crate) fn led_to<'c>(
 ) -> impl Iterator<Item = (&'c Spanned<Name>, &'c Rule)> {
     hosts.flat_map(|host| host.rules.iter()).flat_map(|rule| {
         let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
-        let mirrors = rule.mirror.iter().map(|mirror| &mirror.cluster);
+        let mirrors = rule.mirror.iter().filter_map(|mirror| mirror.cluster.as_ref());
         rule.cluster.iter().chain(split).chain(mirrors).map(move |name| (name, &rule.value))
     })
 }

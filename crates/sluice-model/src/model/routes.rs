@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluice_core::value::HostPattern;
 use sluice_core::{Name, Node, Path};
 use sluice_l7::routes::{
-    Conditions, Direct, EndpointMatch, PathMatch, Redirect, RequireTls, RuleOptions,
+    Conditions, Direct, EndpointMatch, MirrorTarget, PathMatch, Redirect, RequireTls, RuleOptions,
 };
 
 use super::{Kind, Reference, References};
@@ -109,14 +109,26 @@ impl Rule {
             Action::Split(shares) => (None, shares.as_slice()),
             Action::ByHeader(_) | Action::Redirect(_) | Action::Direct(_) => (None, &[][..]),
         };
-        let mirrors = self.options.mirrors.iter().map(|mirror| &mirror.cluster);
+        let mirrors = self.options.mirrors.iter().filter_map(|mirror| match &mirror.to {
+            MirrorTarget::Cluster(name) => Some(name),
+            MirrorTarget::Header(_) => None,
+        });
         one.into_iter().chain(shares.iter().map(|share| &share.cluster)).chain(mirrors)
+    }
+
+    /// Whether a header of its requests may name any cluster.
+    pub fn names_clusters(&self) -> bool {
+        let mut mirrors = self.options.mirrors.iter();
+        matches!(self.action, Action::ByHeader(_))
+            || mirrors.any(|mirror| matches!(mirror.to, MirrorTarget::Header(_)))
     }
 
     fn references(&self, at: &Path<'_>, found: &mut References) {
         for (place, mirror) in self.options.mirrors.iter().enumerate() {
             let list = at.key("mirror");
-            found.add(Kind::Cluster, &mirror.cluster, list.index(place));
+            if let MirrorTarget::Cluster(name) = &mirror.to {
+                found.add(Kind::Cluster, name, list.index(place));
+            }
         }
         match &self.action {
             Action::Cluster(name) => found.add(Kind::Cluster, name, at.key("cluster")),

@@ -8,7 +8,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, Short, ShortForm};
-use sluice_core::value::NamePattern;
+use sluice_core::value::{NamePattern, Percent};
 use sluice_core::{Name, Node, Spanned, choice, section};
 
 use super::{EndpointEntry, SessionTtl, Shares, SubsetValues};
@@ -48,8 +48,11 @@ section! {
         pub idle_timeout: Option<OrNone<Duration>>,
         /// The same after one side has finished sending.
         pub half_close_timeout: OrNone<Duration> = "5m",
-        /// How long a connection may last in total.
+        /// How long a connection may last in total, connecting included.
         pub max_duration: OrNone<Duration> = "none",
+        /// Part of `max_duration` by which it is longer, at random up to this share, so that connections do not all end at
+        /// once.
+        pub max_duration_jitter: Percent = "0%",
         /// UDP: number of responses to each datagram; the flow ends when all have arrived. If omitted, it ends when
         /// idle.
         pub responses: Option<NonZeroU32>,

@@ -243,6 +243,7 @@ impl Context<'_> {
             idle_timeout,
             half_close_timeout,
             max_duration,
+            max_duration_jitter,
             responses,
             per_packet,
         } = &relay.0;
@@ -261,6 +262,12 @@ impl Context<'_> {
                 .error("wrong-kind", hash.span, at.key("hash").key("payload"), message)
                 .help("hash the client: `hash: source_ip`");
         }
+        if max_duration.0.is_none() && max_duration_jitter.0 > 0 {
+            let message = "`max_duration_jitter` has no effect without `max_duration`";
+            diags
+                .warning("useless-setting", relay.span, at.key("max_duration_jitter"), message)
+                .help("set `max_duration`, the time after which a connection is closed");
+        }
         let by_name = cluster_from.is_some() || self.forwards(&to);
         Some(Service::Relay {
             to,
@@ -271,6 +278,7 @@ impl Context<'_> {
                 idle_timeout: idle_timeout.map_or(Some(sections::STREAM_IDLE), |timeout| timeout.0),
                 half_close_timeout: half_close_timeout.0,
                 max_duration: max_duration.0,
+                duration_jitter_percent: max_duration_jitter.0,
             },
         })
     }

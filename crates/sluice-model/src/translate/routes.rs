@@ -273,7 +273,7 @@ fn options(
         }
     }
     let rewrites = rewriting::rewrites(&rule.rewrite, rule.span, &at.key("rewrite"), diags)?;
-    let mirrors = mirrors::mirrors(&rule.mirror, &at.key("mirror"), diags)?;
+    let mirrors = mirrors::mirrors(&rule.mirror, rule.span, &at.key("mirror"), diags)?;
     let follow = match &rule.follow_redirects {
         None => None,
         Some(follow) => {

@@ -68,7 +68,7 @@ impl Event {
         endpoint: &Arc<EndpointState>,
     ) {
         match self {
-            Self::Connected => handle.note_connected(worker, endpoint, worker.now()),
+            Self::Connected => _ = handle.note_connected(worker, endpoint, worker.now()),
             Self::Failed(why) => handle.note_failure(worker, endpoint, why),
             Self::Answered(status) => handle.note_answer(worker, endpoint, status),
         }

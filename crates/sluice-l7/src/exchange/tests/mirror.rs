@@ -16,7 +16,7 @@ use crate::filters::HeadStep;
 use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
 use crate::reasons;
-use crate::routes::{Mirror, RetryPlan, RetryWhen, RuleOptions, RuntimeShare};
+use crate::routes::{Mirror, MirrorTarget, RetryPlan, RetryWhen, RuleOptions, RuntimeShare};
 
 /// A worker whose only rule sends copies to another cluster.
 struct Mirrored {
@@ -28,7 +28,7 @@ struct Mirrored {
 impl Mirrored {
     fn new(percent: u64, limits: Limits, filters: &[Hooks]) -> Self {
         let mirror = Mirror {
-            cluster: "shadow".into(),
+            to: MirrorTarget::Cluster("shadow".into()),
             share: RuntimeShare { key: None, percent },
             host_suffix: "-shadow".into(),
         };

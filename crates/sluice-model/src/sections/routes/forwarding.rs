@@ -62,10 +62,12 @@ choice! {
 }
 
 section! {
-    /// A cluster that gets copies of requests. The short form is its name.
+    /// A cluster that gets copies of requests. The short form is its name. Exactly one of cluster and cluster_header is set.
     pub struct Mirror {
         /// The cluster.
-        pub cluster: Spanned<Name>,
+        pub cluster: Option<Spanned<Name>>,
+        /// The request header that names the cluster. A request without it, or with an unknown name, is not copied.
+        pub cluster_header: Option<HeaderName>,
         /// The share of requests that are copied.
         pub share: Percent = "100%",
         /// The runtime value that sets the share in percent.

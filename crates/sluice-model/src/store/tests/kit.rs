@@ -140,6 +140,7 @@ pub(crate) fn relay(cluster: &str) -> ChainKind {
         idle_timeout: None,
         half_close_timeout: None,
         max_duration: None,
+        duration_jitter_percent: 0,
     };
     ChainKind::Plain(Service::Relay { to: RelayTo::cluster(cluster.into()), options })
 }

@@ -3,7 +3,8 @@ use super::*;
 use crate::sections::routes::RouteMatch;
 use crate::trees::{bind, fields_of, map, text};
 use sluice_l7::routes::{
-    FollowPlan, FollowScheme, HostRewrite, Mirror, Originals, PathRewrite, RuntimeShare,
+    FollowPlan, FollowScheme, HostRewrite, Mirror, MirrorTarget, Originals, PathRewrite,
+    RuntimeShare,
 };
 
 sluice_core::values! {
@@ -46,7 +47,7 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
         RuleOptions {
             mirrors: vec![Mirror {
-                cluster: "shadow".into(),
+                to: MirrorTarget::Cluster("shadow".into()),
                 share: RuntimeShare { key: None, percent: 5 },
                 host_suffix: String::new(),
             }],

@@ -21,7 +21,7 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// Those of `level` that a tier offers, within the aperture.
+    /// Those of `level` that a tier offers: within the aperture, and of localities with a weight, if any has one.
     pub(super) fn members(&self, level: &[u32], accepts: Accepts) -> Vec<u32> {
         let offered = |index: &&u32| {
             let standing = self.input.balanced[**index as usize].standing;
@@ -31,8 +31,17 @@ impl<'a> Tables<'a> {
                 Accepts::All => standing != Standing::Withdrawn,
             }
         };
-        let members = level.iter().filter(offered).copied().collect();
+        let mut members: Vec<u32> = level.iter().filter(offered).copied().collect();
         let BalancerInput { plan, endpoints, .. } = self.input;
+        if plan.localities == LocalityPlan::Weighted {
+            let has_weight =
+                |index: &u32| self.input.balanced[*index as usize].traits.locality_weight > 0;
+            // The table of a hash does not depend on states, nor do the localities in it.
+            let weighted = if plan.balance.hashes() { level } else { &members };
+            if weighted.iter().any(has_weight) {
+                members.retain(has_weight);
+            }
+        }
         match &plan.aperture {
             None => members,
             Some(aperture) => aperture.choose(endpoints, members),

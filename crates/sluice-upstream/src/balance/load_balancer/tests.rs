@@ -201,6 +201,37 @@ fn localities_have_their_weights() {
 }
 
 #[test]
+fn a_locality_without_a_weight_is_offered_nothing() {
+    for (balance, text, weights, offered) in [
+        (Balance::RoundRobin, "00 01 01", [1, 0], "0"),
+        (Balance::Maglev, "00 01 01", [1, 0], "0"),
+        (Balance::RoundRobin, "00 01 01", [0, 0], "012"),
+        (Balance::Maglev, "00 01 01", [0, 0], "012"),
+        // Where no endpoint with a weight is left, weights do not count; on a ring they always do.
+        (Balance::RoundRobin, "00u 01 01", [1, 0], "12"),
+        (Balance::Maglev, "00u 01 01", [1, 0], ""),
+        (Balance::RoundRobin, "00 01 01u", [1, 1], "01"),
+    ] {
+        let plan = BalancingPlan { localities: LocalityPlan::Weighted, ..plan(balance) };
+        let plan = BalancingPlan { failover: FailoverPlan { panic: 0, ..plan.failover }, ..plan };
+        let mut world = World::new(plan, &given(text), &weights);
+        let selection = world.build(None);
+        let all = (0..).zip(&world.endpoints);
+        let found: String = all
+            .filter(|(index, endpoint)| selection.offers(*index, endpoint))
+            .map(|(index, _)| index.to_string())
+            .collect();
+        assert_eq!(found, offered, "{balance:?} {text} {weights:?}");
+        // A limit does not lead elsewhere.
+        let full = |place: usize| offered.contains(&place.to_string());
+        let hash = (balance == Balance::Maglev).then_some(7);
+        let expected = if offered.is_empty() { Shortage::None } else { Shortage::Full };
+        let picked = world.pick(&selection, hash, &full, &|_| false);
+        assert_eq!(picked, Err(expected), "{balance:?} {text} {weights:?}");
+    }
+}
+
+#[test]
 fn the_load_of_each_locality_is_told() {
     for (balance, text, weights, expected) in [
         (Balance::RoundRobin, "00 01 01 01u", [1, 1], "0 z0 51.8, 0 z1 48.2"),
