@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::runtime::RuntimeKind;
 
 /// Which requests share a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +123,8 @@ impl HttpFilterPlan for RateLimitPlan {
         true
     }
 
-    fn runtime_keys(&self) -> Vec<&str> {
-        self.settings.runtime.as_deref().into_iter().collect()
+    fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
+        self.settings.runtime.iter().map(|key| (key.as_str(), RuntimeKind::Number)).collect()
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
