@@ -821,8 +821,8 @@ fn of_quantities() {
                 listener("filters: [{ rate_limit: { connections: 500 } }], relay: up"),
             ),
             (
-                "a rate per day",
-                listener("filters: [{ rate_limit: { connections: 500/d } }], relay: up"),
+                "a rate per week",
+                listener("filters: [{ rate_limit: { connections: 500/w } }], relay: up"),
             ),
             (
                 "a rate of zero",
@@ -1068,6 +1068,22 @@ fn of_upstreams() {
             ),
             ("HTTP/2 of a cluster without it", relay("http2: { stream_window: 1MiB }")),
             ("HTTP/3 of a cluster without it", relay("http3: { ping_interval: 70s }")),
+            (
+                "a race of HTTP/3 with itself",
+                relay("protocol: http3\n    tls: true\n    http3: { enabled: false, race: {} }"),
+            ),
+            (
+                "times of a race that do not fit",
+                relay("protocol: auto\n    tls: true\n    http3: { race: { tcp_delay: 5s, retry: 2d } }"),
+            ),
+            (
+                "HTTP/3 where an endpoint that is not verified says",
+                relay("protocol: auto\n    tls: { verify: none }\n    http3: true"),
+            ),
+            (
+                "options of a socket for HTTP/3 beside TCP",
+                relay("protocol: auto\n    tls: true\n    http3: true\n    socket: { dscp: 46 }"),
+            ),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
@@ -1253,7 +1269,21 @@ fn of_filters() {
             ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
-            ("a rate per cookie", http("rate_limit: { requests: 5/s, per: \"cookie:a\" }")),
+            ("a rate per query", http("rate_limit: { requests: 5/s, per: \"query:a\" }")),
+            (
+                "a rate per block of no address",
+                http("rate_limit: { requests: 5/s, per: source_ip/33 }"),
+            ),
+            (
+                "a rate per value that no filter shares",
+                http("rate_limit: { requests: 5/s, per: \"value:a.b\" }"),
+            ),
+            ("a rate of requests per week", http("rate_limit: { requests: 5/w }")),
+            ("limits without one", http("rate_limit: []")),
+            (
+                "two limits of one name",
+                http("rate_limit: [{ requests: 5/s }, { requests: 100/m }]"),
+            ),
             (
                 "a rate limit with the status of a success",
                 http("rate_limit: { requests: 5/s, status: 200 }"),
@@ -1366,6 +1396,7 @@ fn of_filters() {
                     "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
                 ),
             ),
+            ("certificates of no proxy", http("client_cert: { header: append }")),
             ("passwords of nobody", http("basic_auth: {}")),
             ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
             (

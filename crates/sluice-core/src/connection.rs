@@ -62,6 +62,8 @@ pub struct ClientCertFacts {
     pub uris: Box<[Box<str>]>,
     /// The DNS names among the alternative names, in lower case.
     pub names: Box<[Box<str>]>,
+    /// The SHA-256 hash of the certificate, in hexadecimal.
+    pub sha256: Box<str>,
 }
 
 /// What TLS termination found.

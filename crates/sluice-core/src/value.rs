@@ -162,7 +162,8 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => return Err(format!("expected a rate per s, m or h, not per `{unit}`")),
+        "d" => 86_400,
+        _ => return Err(format!("expected a rate per s, m, h or d, not per `{unit}`")),
     };
     if count == 0 {
         return Err("a rate of 0 admits nothing; use `deny` to refuse everything".into());
@@ -175,6 +176,7 @@ pub fn show_rate(rate: Rate) -> String {
     let unit = match rate.per.as_secs() {
         60 => "m",
         3600 => "h",
+        86_400 => "d",
         _ => "s",
     };
     format!("{}/{unit}", rate.count)

@@ -24,6 +24,7 @@ pub mod api_key;
 pub mod basic_auth;
 pub mod body_max;
 pub mod buffer;
+pub mod client_cert;
 pub mod cors;
 pub mod credentials;
 pub mod csrf;
@@ -311,11 +312,12 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 17] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 18] = [
         Arc::new(api_key::ApiKeyFactory),
         Arc::new(basic_auth::BasicAuthFactory),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
+        Arc::new(Ready::<client_cert::ClientCert>::default()),
         Arc::new(cors::CorsFactory),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sluice_core::SharedValues;
-use sluice_core::connection::TlsFacts;
+use sluice_core::connection::{ClientCertFacts, TlsFacts};
 
 sluice_core::values! {
     WHO: Arc<Identity> = "auth.identity", "Who made the request, as the filter that verified it found out: `jwt:PROVIDER/SUBJECT`, `basic:USER` or `api_key:NAME`.";
@@ -66,25 +66,31 @@ pub fn who(values: &SharedValues, tls: Option<&TlsFacts>) -> Option<Arc<Identity
     if let Some(who) = values.get(&WHO) {
         return Some(Arc::clone(who));
     }
-    let client = tls?.client.as_deref()?;
+    let name = name_of(tls?.client.as_deref()?)?;
+    Some(Arc::new(Identity { means: Means::Certificate, issuer: None, name }))
+}
+
+/// What the holder of a certificate is called: its SPIFFE ID or, without one, the first URI, the first DNS name, or the
+/// subject.
+pub fn name_of(client: &ClientCertFacts) -> Option<Box<str>> {
     let spiffe = client.uris.iter().find(|uri| uri.starts_with("spiffe://"));
-    let name = spiffe
-        .or_else(|| client.uris.first())
-        .or_else(|| client.names.first())
-        .unwrap_or(&client.subject);
-    Some(Arc::new(Identity { means: Means::Certificate, issuer: None, name: name.clone() }))
+    let named = spiffe.or_else(|| client.uris.first()).or_else(|| client.names.first());
+    let name = named.unwrap_or(&client.subject);
+    (!name.is_empty()).then(|| name.clone())
 }
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::connection::ClientCertFacts;
-
     use super::*;
 
     fn tls(uris: &[&str], names: &[&str]) -> TlsFacts {
         let boxed = |all: &[&str]| all.iter().map(|text| Box::from(*text)).collect();
-        let client =
-            ClientCertFacts { subject: "CN=x".into(), uris: boxed(uris), names: boxed(names) };
+        let client = ClientCertFacts {
+            subject: "CN=x".into(),
+            uris: boxed(uris),
+            names: boxed(names),
+            ..ClientCertFacts::default()
+        };
         TlsFacts {
             version: "1.3",
             cipher: "c",

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod affinity;
+mod alt_svc;
 pub mod attempts;
 pub mod client_auth;
 pub mod connection_filters;

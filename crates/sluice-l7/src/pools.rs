@@ -10,23 +10,24 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_codec::Multiplexed;
+use sluice_codec::h1::H1Stream;
 use sluice_codec::h1::stream::H1Options;
-use sluice_codec::h1::{H1Stream, Role};
-use sluice_codec::h2::{ENDPOINT_FIELDS_MAX, H2Client, H2Options};
 use sluice_codec::quic::QuicClients;
+use sluice_codec::{Multiplexed, Version};
 use sluice_core::{Moment, Name};
+use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
-use sluice_io::{Stream, WorkerCx};
 use sluice_upstream::cluster::{BreakerLimit, Claim, TrafficClass, WorkerShare};
-use sluice_upstream::connector::{ConnectFailure, reach};
-use sluice_upstream::hops::HopTransport;
-use sluice_upstream::plan::{BreakerClass, Http2Plan, HttpVersion};
+use sluice_upstream::connector::ConnectFailure;
+use sluice_upstream::plan::{BreakerClass, HttpVersion};
 use sluice_upstream::pool::Idle;
-use sluice_upstream::{Cluster, ClusterHandle, EndpointState, LeftEndpoints, Pool, Preface};
+use sluice_upstream::{Cluster, ClusterHandle, EndpointState, LeftEndpoints, Pool};
 use tokio::sync::Notify;
 
+mod attempt;
 pub mod counters;
+mod making;
+mod racing;
 mod retry_budget;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -38,7 +39,7 @@ mod tunnel;
 use counters::PoolCounters;
 pub(crate) use retry_budget::InFlightGuard;
 use retry_budget::WaitingRequest;
-use shared::{Connecting, EndpointPool};
+use shared::EndpointPool;
 
 /// How often idle connections are swept.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -160,6 +161,17 @@ struct IdleH1 {
     claim: Claim,
 }
 
+/// What a request needs of its connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionNeeds<'a> {
+    /// The limits that apply.
+    pub class: TrafficClass,
+    /// Whether HTTP/3 will do where the cluster may use TCP as well.
+    pub http3: bool,
+    /// The options of HTTP/1.
+    pub options: &'a Rc<H1Options>,
+}
+
 /// A connection taken for a request.
 #[derive(Debug)]
 #[allow(
@@ -232,7 +244,8 @@ impl ClusterPool {
 
     /// Takes a connection to `endpoint`: an existing one, or else a new one. Waiting for a connection that others use
     /// or make is bounded by `connect_timeout`, and so is making one. Only a failure to make a connection counts
-    /// against the endpoint, and only once, however many requests wait for it.
+    /// against the endpoint, and only once, however many requests wait for it. Where HTTP/3 is attempted beside TCP, the
+    /// first that is established is taken.
     ///
     /// # Errors
     /// Why there is no connection.
@@ -240,15 +253,16 @@ impl ClusterPool {
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        class: TrafficClass,
-        options: &Rc<H1Options>,
+        needs: &ConnectionNeeds<'_>,
     ) -> Result<PooledConn, ConnectFailure> {
+        let class = needs.class;
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
         let by = worker.now().after(timeout);
         #[cfg(test)]
         self.fail_as_scripted(worker, endpoint).await?;
+        let mut attempt = None;
         loop {
-            if let Some(pooled) = self.take_idle(worker, endpoint, class, options) {
+            if let Some(pooled) = self.take_idle(worker, endpoint, needs) {
                 self.counters.reused.increment();
                 return Ok(pooled);
             }
@@ -257,12 +271,29 @@ impl ClusterPool {
                 made.map_err(|_| ConnectFailure::connect_timeout(timeout))?;
                 continue;
             }
+            attempt = attempt.or_else(|| self.attempt_http3(worker, endpoint, needs));
+            if let Some(attempt) = &attempt
+                && self.has_head_start(worker, attempt)
+            {
+                Box::pin(self.wait_for_head_start(worker, attempt, by)).await;
+                continue;
+            }
             match self.handle.claim_shared(class, endpoint) {
-                Ok(claim) => return self.make_in_time(worker, endpoint, options, claim).await,
+                Ok(claim) => {
+                    let Some(attempt) = &attempt else {
+                        return self.make_in_time(worker, endpoint, needs.options, claim).await;
+                    };
+                    // Boxed, so that other requests have no room for it.
+                    let raced =
+                        self.unless_http3_is_first(worker, endpoint, needs.options, claim, attempt);
+                    if let Some(pooled) = Box::pin(raced).await? {
+                        return Ok(pooled);
+                    }
+                }
                 // If no other connection may be made, one with stalled streams is better than none.
                 Err(_)
                     if let Some(connection) =
-                        self.take_shared(worker.now(), endpoint, class, |_| false) =>
+                        self.take_shared(worker.now(), endpoint, needs, |_| false) =>
                 {
                     self.counters.reused.increment();
                     return Ok(PooledConn::Shared(connection));
@@ -274,22 +305,6 @@ impl ClusterPool {
                 Err(why) => self.wait_for_room(worker, class, why).await?,
             }
         }
-    }
-
-    /// Makes a connection within `connect_timeout`.
-    async fn make_in_time(
-        self: &Rc<Self>,
-        worker: &Rc<WorkerCx>,
-        endpoint: &Arc<EndpointState>,
-        options: &Rc<H1Options>,
-        claim: Claim,
-    ) -> Result<PooledConn, ConnectFailure> {
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
-        let by = worker.now().after(timeout);
-        let connecting = self.make(worker, endpoint, options, claim);
-        let made = Timer::new(&worker.timers).until(by, connecting).await;
-        made.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(timeout)))
-            .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
     }
 
     /// The most requests that may wait for a connection.
@@ -331,11 +346,10 @@ impl ClusterPool {
 
     /// Takes an existing connection, if one is usable.
     pub(crate) fn take_idle(
-        &self,
-        worker: &WorkerCx,
+        self: &Rc<Self>,
+        worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        class: TrafficClass,
-        options: &Rc<H1Options>,
+        needs: &ConnectionNeeds<'_>,
     ) -> Option<PooledConn> {
         #[cfg(test)]
         if let Some(pooled) = self.take_scripted() {
@@ -345,8 +359,11 @@ impl ClusterPool {
         let plan = self.handle.cluster.peek_plan();
         if plan.protocol != HttpVersion::Http1
             && let Some(connection) =
-                self.take_shared(now, endpoint, class, Multiplexed::is_stalled)
+                self.take_shared(now, endpoint, needs, Multiplexed::is_stalled)
         {
+            if plan.http3.race.is_some() && connection.version() != Version::Http3 {
+                self.attempt_http3_beside(worker, endpoint, needs);
+            }
             return Some(PooledConn::Shared(connection));
         }
         if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
@@ -355,64 +372,12 @@ impl ClusterPool {
         let idle = self.h1.take(endpoint, now, |pooled| pooled.stream.is_quiet(worker))?;
         let Idle { connection: IdleH1 { mut stream, claim }, made, requests, generation, .. } =
             idle;
-        stream.set_options(options);
+        stream.set_options(needs.options);
+        if plan.http3.race.is_some() {
+            self.attempt_http3_beside(worker, endpoint, needs);
+        }
         let ticket = PoolTicket { claim, made, requests, generation };
         Some(PooledConn::H1(TakenH1 { stream, ticket }))
-    }
-
-    async fn make(
-        self: &Rc<Self>,
-        worker: &Rc<WorkerCx>,
-        endpoint: &Arc<EndpointState>,
-        options: &Rc<H1Options>,
-        claim: Claim,
-    ) -> Result<PooledConn, ConnectFailure> {
-        let plan = self.handle.cluster.plan();
-        let generation = self.handle.cluster.generation();
-        let started = worker.now();
-        // If TLS decides, it is only known afterwards whether the connection is shared; then no request waits for it.
-        let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
-        let connecting = shares.then(|| Connecting::begin(self, endpoint, started));
-        let connection = if plan.protocol == HttpVersion::Http3 {
-            Multiplexed::H3(self.quic.reach(&plan, endpoint, worker, claim).await?)
-        } else {
-            let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
-            endpoint.note_local(HopTransport::Stream, || stream.raw().local_address()?.ip().into());
-            let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
-            if !shared {
-                self.handle.note_connected(worker, endpoint, started);
-                let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
-                let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
-                return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
-            }
-            let streams = u32::try_from(plan.reuse.streams_max).unwrap_or(u32::MAX);
-            let Http2Plan { stream_window, connection_window, ping_interval, ping_timeout } =
-                plan.http2;
-            let all = || H2Options::window_of(streams, stream_window);
-            let h2_options = H2Options {
-                stream_window,
-                connection_window: connection_window.unwrap_or_else(all),
-                ping_interval,
-                ping_timeout,
-                head_fields: ENDPOINT_FIELDS_MAX,
-                ..H2Options::default()
-            };
-            Multiplexed::H2(H2Client::begin(stream, worker, &h2_options, claim))
-        };
-        // Only now: an endpoint that accepts connections but fails every handshake has failed.
-        self.handle.note_connected(worker, endpoint, started);
-        let made = worker.now();
-        let mut idle = Idle::new(connection.clone(), made, generation);
-        idle.requests = 1;
-        self.shared
-            .borrow_mut()
-            .entry(Arc::clone(&endpoint.name))
-            .or_insert_with(|| EndpointPool::new(endpoint, made))
-            .open
-            .push(idle);
-        drop(connecting);
-        self.sweep_soon(worker);
-        Ok(PooledConn::Shared(connection))
     }
 
     /// Takes an HTTP/1 connection back after a request; closes it unless it may be reused.
@@ -461,16 +426,8 @@ impl ClusterPool {
                     && idle.may_go_on(&plan.reuse, generation, now)
                     && (busy || !lain)
             });
-            !endpoint_pool.open.is_empty() || endpoint_pool.connecting.is_some()
+            !endpoint_pool.open.is_empty() || endpoint_pool.is_connecting()
         });
         !self.h1.is_empty() || !self.shared.borrow().is_empty()
-    }
-}
-
-/// Whether TLS (ALPN) agreed on HTTP/2.
-fn agreed_on_h2(stream: &Stream) -> bool {
-    match stream {
-        Stream::Raw(_) => false,
-        Stream::Tls(tls) => tls.facts().alpn.as_deref() == Some(b"h2"),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
-use sluice_core::connection::{Attempt, ConnInfo, Peer, TlsFacts};
+use sluice_core::connection::{Attempt, ClientCertFacts, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_l4::inspect::tls;
 use sluice_l4::rbac::conn::ConnSubject;
@@ -117,6 +117,18 @@ impl ConnFacts {
             tls: self.tls.as_deref(),
             values,
         }
+    }
+}
+
+impl ConnFacts {
+    /// The remote address of the socket.
+    pub(crate) const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What the client's certificate says, if it sent one.
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertFacts> {
+        self.tls.as_ref()?.client.as_deref()
     }
 }
 

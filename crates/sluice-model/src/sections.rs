@@ -45,7 +45,7 @@ pub use relay::{
     ClusterFrom, FLOW_IDLE, HashBy, HashedPayload, Relay, RelayHash, STREAM_IDLE, StickySource,
 };
 pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
-pub use sockets::{ClusterHttp2, ClusterHttp3, ClusterSocket, Keepalive};
+pub use sockets::{ClusterHttp2, ClusterHttp3, ClusterSocket, Http3Race, Http3When, Keepalive};
 pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 pub use tls::{
     Certificate, ClientAuth, ClientAuthMode, PlainHttp, Tls, TlsVersion, UpstreamTls, Verification,

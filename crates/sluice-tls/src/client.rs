@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -40,6 +41,8 @@ pub struct ClientPlan {
     pub alpn: Vec<Vec<u8>>,
     /// The minimum version.
     pub min_version: TlsVersion,
+    /// Whether HTTP/3 is spoken too, over QUIC.
+    pub http3: bool,
 }
 
 /// Describes why a handshake with an endpoint failed, with a hint where to look.
@@ -63,11 +66,19 @@ pub fn cause(error: &rustls::Error) -> String {
 pub struct ClientTls {
     /// The rustls configuration.
     pub config: Arc<ClientConfig>,
+    /// The same for QUIC, if both are used: it offers HTTP/3, and its sessions are its own, since a ticket of TCP is none
+    /// for QUIC (RFC 9001 §4.5).
+    quic: Option<Arc<ClientConfig>>,
     /// The name sent and verified, unless the endpoint's own is used.
     pub sni: Option<ServerName<'static>>,
 }
 
 impl ClientTls {
+    /// The rustls configuration of connections over QUIC.
+    pub fn for_quic(&self) -> &Arc<ClientConfig> {
+        self.quic.as_ref().unwrap_or(&self.config)
+    }
+
     /// Builds the configuration.
     ///
     /// # Errors
@@ -87,8 +98,14 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
             Some(stored) => builder.with_client_cert_resolver(Arc::new(OwnCert(stored))),
         };
+        let quic = plan.http3.then(|| {
+            let mut quic = config.clone();
+            quic.alpn_protocols = vec![b"h3".to_vec()];
+            quic.resumption = Resumption::default();
+            Arc::new(quic)
+        });
         config.alpn_protocols = plan.alpn;
-        Ok(Self { config: Arc::new(config), sni: plan.sni })
+        Ok(Self { config: Arc::new(config), quic, sni: plan.sni })
     }
 }
 

@@ -4,9 +4,11 @@
 //! Refuses to know: its users. Keeps: a certificate is returned only with a matching key.
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -91,7 +93,13 @@ pub fn client_facts(der: &[u8]) -> Option<Arc<ClientCertFacts>> {
     let (names, uris) = alternative_names(&certificate);
     let boxed = |all: Vec<String>| all.into_iter().map(String::into_boxed_str).collect();
     let subject = certificate.subject().to_string().into_boxed_str();
-    Some(Arc::new(ClientCertFacts { subject, uris: boxed(uris), names: boxed(names) }))
+    let hash = digest(&SHA256, der);
+    let mut sha256 = String::with_capacity(64);
+    for byte in hash.as_ref() {
+        let _ = write!(sha256, "{byte:02x}");
+    }
+    let (uris, names, sha256) = (boxed(uris), boxed(names), sha256.into());
+    Some(Arc::new(ClientCertFacts { subject, uris, names, sha256 }))
 }
 
 /// A certificate chain with its matching key.

@@ -28,6 +28,7 @@ mod eligibility;
 mod fallback;
 mod fleet;
 mod handle;
+mod http3;
 mod named;
 mod queue;
 mod reserve;

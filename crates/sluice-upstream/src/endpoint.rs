@@ -21,6 +21,7 @@ use crate::overrides::OverrideAction;
 mod checked;
 pub(crate) mod counts;
 mod ejection;
+mod http3;
 mod latency;
 mod load;
 mod traits;
@@ -28,6 +29,9 @@ mod traits;
 pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+pub use http3::{
+    AdvertChange, Http3Advert, Http3Facts, Http3Failure, Http3Memory, Http3When, RacePlan,
+};
 pub use latency::PeakLatency;
 #[cfg(test)]
 pub(crate) use load::CountedLoad;
@@ -127,8 +131,10 @@ pub struct EndpointState {
     ejected_for: ArcSwapOption<EjectionKind>,
     /// Set by the control thread, soon after the ejection.
     ejected_until: ArcSwapOption<Instant>,
-    /// Whether it turned out to be a listener of this process.
-    ours: AtomicBool,
+    /// Whether it turned out to be a listener of this process: over TCP, over UDP.
+    ours: [AtomicBool; 2],
+    /// What is known of HTTP/3 there.
+    pub http3: Http3Memory,
     /// Other addresses, in order of preference.
     alternates: ArcSwapOption<Vec<SocketAddr>>,
     /// See [`EndpointTraits::check`].
@@ -194,7 +200,8 @@ impl EndpointState {
             why_ejected: ArcSwapOption::empty(),
             ejected_for: ArcSwapOption::empty(),
             ejected_until: ArcSwapOption::empty(),
-            ours: AtomicBool::new(false),
+            ours: Default::default(),
+            http3: Http3Memory::default(),
             alternates: ArcSwapOption::empty(),
             check: ArcSwapOption::empty(),
             priority: AtomicU32::new(0),
@@ -267,23 +274,40 @@ impl EndpointState {
     /// Notes a connection to the endpoint from the address that `local` returns: an address of this host with a port
     /// that this process listens on is a listener of ours.
     pub fn note_local(&self, transport: HopTransport, local: impl FnOnce() -> Option<IpAddr>) {
-        let ours = match &self.target {
-            Target::Ip(target) => {
-                hops::may_be_ours(transport, *target) && {
-                    let reached = hops::reached(target.ip());
-                    reached.is_loopback() || local() == Some(reached)
-                }
-            }
-            Target::Unix(_) => false,
-        };
-        if ours != self.ours.load(Relaxed) {
-            self.ours.store(ours, Relaxed);
+        if let Target::Ip(target) = &self.target {
+            self.note_local_to(transport, *target, local);
         }
     }
 
-    /// Whether the last connection to the endpoint led to a listener of this process.
+    /// The same for a connection to another port of the endpoint.
+    pub fn note_local_to(
+        &self,
+        transport: HopTransport,
+        to: SocketAddr,
+        local: impl FnOnce() -> Option<IpAddr>,
+    ) {
+        let ours = hops::may_be_ours(transport, to) && {
+            let reached = hops::reached(to.ip());
+            reached.is_loopback() || local() == Some(reached)
+        };
+        let place = &self.ours[usize::from(transport == HopTransport::Datagram)];
+        if ours != place.load(Relaxed) {
+            place.store(ours, Relaxed);
+        }
+    }
+
+    /// Whether the last connection to the endpoint led to a listener of this process, over either transport.
     pub fn is_ours(&self) -> bool {
-        self.ours.load(Relaxed)
+        self.ours.iter().any(|ours| ours.load(Relaxed))
+    }
+
+    /// Whether the endpoint is at this address and port.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        match &self.target {
+            Target::Ip(first) if *first == address => true,
+            Target::Ip(_) => self.alternates().is_some_and(|others| others.contains(&address)),
+            Target::Unix(_) => false,
+        }
     }
 
     /// Connections made in total.

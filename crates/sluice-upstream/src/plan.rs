@@ -53,6 +53,22 @@ impl ClusterPlan {
             _ => Ok(()),
         }
     }
+
+    /// The same for the address on a port that the endpoint has named: the configuration lists it only if the port is the
+    /// endpoint's own.
+    ///
+    /// # Errors
+    /// Why the egress policy denies it.
+    pub fn admit_advertised(
+        &self,
+        endpoint: &EndpointState,
+        to: SocketAddr,
+    ) -> Result<(), EgressDenial> {
+        match &self.egress {
+            Some(policy) if !endpoint.is_at(to) => policy.judge(to, hops::is_ours),
+            _ => self.admit(endpoint, to),
+        }
+    }
 }
 
 impl Deref for ClusterPlan {

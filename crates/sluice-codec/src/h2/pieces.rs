@@ -151,7 +151,7 @@ mod tests {
             let mut expected: [Vec<u8>; 3] = Default::default();
             let mut got: [Vec<u8>; 3] = Default::default();
             for (n, (stream, len, takes)) in steps.into_iter().enumerate() {
-                let data: Vec<u8> = (0..len).map(|at| (at + n) as u8).collect();
+                let data: Vec<u8> = (0..len).map(|at| (at + n).to_le_bytes()[0]).collect();
                 table.push(&mut lists[stream], &data).unwrap();
                 expected[stream].extend(data);
                 if takes && let Some(buf) = table.pop(&mut lists[stream]) {

@@ -116,7 +116,7 @@ impl CheckExchange {
     async fn open(&self) -> Result<KeptConnection, CheckError> {
         let Self { plan, endpoint, worker, .. } = self;
         if plan.protocol == HttpVersion::Http3 {
-            let client = QuicClients::default().reach(plan, endpoint, worker, ()).await?;
+            let client = QuicClients::default().reach(plan, endpoint, None, worker, ()).await?;
             return Ok(KeptConnection::H3(client));
         }
         let stream = reach(plan, endpoint, worker, &Preface::default()).await?;

@@ -53,8 +53,8 @@ impl QuicClients {
         connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
     }
 
-    /// Connects to an endpoint of a cluster that speaks HTTP/3, and performs the HTTP/3 handshake. `kept` is held as
-    /// long as the connection is open.
+    /// Connects to an endpoint of a cluster that speaks HTTP/3, and performs the HTTP/3 handshake; on `port`, if that is
+    /// not the endpoint's own. `kept` is held as long as the connection is open.
     ///
     /// # Errors
     /// Why the endpoint was not reached.
@@ -62,19 +62,21 @@ impl QuicClients {
         &self,
         plan: &ClusterPlan,
         endpoint: &EndpointState,
+        port: Option<u16>,
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
     ) -> Result<H3Client, ConnectFailure> {
         let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);
-        let Target::Ip(to) = endpoint.target else {
+        let Target::Ip(mut to) = endpoint.target else {
             return Err(failed(&"QUIC goes to IP addresses only"));
         };
-        plan.admit(endpoint, to)?;
+        to.set_port(port.unwrap_or_else(|| to.port()));
+        plan.admit_advertised(endpoint, to)?;
         let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
-        let connecting = self.connect(to, Arc::clone(&tls.config), &name, plan);
+        let connecting = self.connect(to, Arc::clone(tls.for_quic()), &name, plan);
         let connection = connecting.await.map_err(|error| failed(&error))?;
-        endpoint.note_local(HopTransport::Datagram, || connection.local_ip());
+        endpoint.note_local_to(HopTransport::Datagram, to, || connection.local_ip());
         let greeted = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
         greeted.map_err(|error| failed(&error))
     }

@@ -2,6 +2,7 @@
 //!
 //! What is exchanged follows from a seed, so either side knows what it has to receive. `SLUICE_SEED=7` runs one seed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the seed is shown if a test fails")]
 
 mod ours;
 mod plan;
@@ -17,12 +18,12 @@ use tokio::task::LocalSet;
 /// Seeds of each test.
 const SEEDS: u64 = 60;
 
+#[allow(clippy::print_stdout, reason = "shown if a test fails, or does not end")]
 fn each_seed(run: impl AsyncFn(u64)) {
     let one = std::env::var("SLUICE_SEED").ok().map(|seed| seed.parse().unwrap());
     let seeds = one.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for seed in seeds {
-        // Shown if it fails, or does not end.
         println!("seed {seed}");
         LocalSet::new().block_on(&runtime, run(seed));
     }

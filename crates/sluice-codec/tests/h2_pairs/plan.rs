@@ -75,7 +75,7 @@ impl Exchange {
 
     /// Whether the head of the request ends it.
     pub(crate) fn request_ends(&self) -> bool {
-        self.request.body == 0 && self.request.trailers.is_none() && self.number % 2 == 0
+        self.request.body == 0 && self.request.trailers.is_none() && self.number.is_multiple_of(2)
     }
 }
 

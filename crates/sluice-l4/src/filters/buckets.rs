@@ -1,4 +1,4 @@
-//! The memory of filters: per listener or chain that uses them, and within that per source.
+//! The memory of filters: per listener or chain that uses them, and within that per source or other key.
 //!
 //! Owns: state that outlives a reload, the bound on sources and which of them are forgotten at the bound. Refuses to
 //! know: what is remembered. Keeps: never more entries than the bound; a forgotten entry was unused for longer than any
@@ -17,6 +17,10 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::Counter;
 
 use crate::metrics;
+
+mod rate_table;
+
+pub use rate_table::RateTable;
 
 /// A filter's state for each listener or chain that uses it, shared by all workers and kept across reloads.
 #[derive(Debug)]
@@ -90,6 +94,27 @@ pub struct BucketTable<T, K = Cidr, S = foldhash::quality::RandomState> {
     half: usize,
 }
 
+/// What remains of entries that had to make room.
+pub trait BucketMemory<K, T> {
+    /// Takes what is forgotten.
+    fn forget(&mut self, key: &K, value: T);
+
+    /// The first value of an entry, of which something may remain.
+    fn recall(&self, key: &K) -> T;
+}
+
+/// Nothing remains.
+#[derive(Debug)]
+struct Oblivion;
+
+impl<K, T: Default> BucketMemory<K, T> for Oblivion {
+    fn forget(&mut self, _: &K, _: T) {}
+
+    fn recall(&self, _: &K) -> T {
+        T::default()
+    }
+}
+
 /// The identity of a source: its IPv4 address, or the /64 of its IPv6 address, since one host has all of that. Unix
 /// sockets share one entry.
 pub fn source_of(peer: Peer) -> Cidr {
@@ -108,13 +133,23 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K
 
     /// Returns the entry of a source, and whether others were forgotten for it.
     pub fn entry(&mut self, source: K) -> (&mut T, bool) {
+        self.entry_with(source, &mut Oblivion)
+    }
+
+    /// The same; `memory` is told of what is forgotten, and asked about a source that has no entry.
+    pub fn entry_with(
+        &mut self,
+        source: K,
+        memory: &mut impl BucketMemory<K, T>,
+    ) -> (&mut T, bool) {
         let mut forgot = false;
         if !self.young.contains_key(&source) {
             if self.young.len() >= self.half {
                 forgot = !self.old.is_empty();
-                self.old = std::mem::take(&mut self.young);
+                let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+                gone.into_iter().for_each(|(key, value)| memory.forget(&key, value));
             }
-            let value = self.old.remove(&source).unwrap_or_default();
+            let value = self.old.remove(&source).unwrap_or_else(|| memory.recall(&source));
             self.young.insert(source, value);
         }
         (self.young.entry(source).or_default(), forgot)
@@ -147,6 +182,22 @@ impl Bucket {
         }
         self.0 = full_at;
         true
+    }
+
+    /// A bucket that is full from that time on.
+    pub const fn full_from(at: Moment) -> Self {
+        Self(at)
+    }
+
+    /// When the bucket is full.
+    pub const fn full_at(&self) -> Moment {
+        self.0
+    }
+
+    /// The whole tokens that the bucket holds.
+    pub fn left(&self, now: Moment, every: Duration, burst: u32) -> u32 {
+        let missing = self.0.since(now).as_nanos().div_ceil(every.as_nanos().max(1));
+        burst.saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
     /// How long until the bucket holds a token.

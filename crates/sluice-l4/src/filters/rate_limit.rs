@@ -11,7 +11,7 @@ use sluice_core::{Clock, ConnInfo, Node, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
+use super::buckets::{PerOwner, RateTable, forgotten, source_of};
 use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
@@ -40,19 +40,19 @@ sluice_core::section! {
 /// The factory; holds the buckets of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
 pub struct ConnectionRateLimitFactory {
-    buckets: PerOwner<BucketTable<Bucket>>,
+    buckets: PerOwner<RateTable>,
 }
 
 #[derive(Debug)]
 struct ConnectionRateLimitPlan {
     settings: ConnectionRateLimit,
-    buckets: PerOwner<BucketTable<Bucket>>,
+    buckets: PerOwner<RateTable>,
 }
 
 #[derive(Debug)]
 struct ConnectionRateLimitFilter {
     settings: ConnectionRateLimit,
-    buckets: Arc<Mutex<BucketTable<Bucket>>>,
+    buckets: Arc<Mutex<RateTable>>,
     forgotten: Counter,
     clock: Clock,
 }
@@ -84,7 +84,7 @@ impl ConnectionFilterPlan for ConnectionRateLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(ConnectionRateLimitFilter {
             settings: self.settings.clone(),
-            buckets: self.buckets.of(owner, worker, BucketTable::new),
+            buckets: self.buckets.of(owner, worker, RateTable::new),
             forgotten: forgotten(worker),
             clock: worker.clock.clone(),
         })
@@ -99,12 +99,12 @@ impl ConnectionFilter for ConnectionRateLimitFilter {
             ConnectionRateKey::Listener => source_of(sluice_core::connection::Peer::Unix),
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bucket, forgot) = buckets.entry(source);
+        let burst = self.settings.burst.unwrap_or(count).max(1);
+        let (_, taken, forgot) = buckets.take(source, self.clock.now(), per / count, burst);
         if forgot {
             self.forgotten.increment();
         }
-        let burst = self.settings.burst.unwrap_or(count).max(1);
-        if bucket.take(self.clock.now(), per / count, burst) {
+        if taken {
             return Admit::Now(Verdict::Continue);
         }
         let rate = show_rate(self.settings.connections);

@@ -7,7 +7,7 @@ use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::buckets::{Bucket, BucketTable, PerOwner, source_of};
+use super::buckets::{Bucket, BucketTable, PerOwner, RateTable, source_of};
 use super::registry::NoNames;
 use super::*;
 use crate::reasons;
@@ -160,4 +160,42 @@ fn state_that_nothing_uses_any_more_is_given_up() {
     }
     assert!(states.len() < 100, "{} owners are remembered", states.len());
     assert!(Arc::ptr_eq(&in_use, &states.of("in use", &worker, |_| 0)));
+}
+
+/// An attacker who sends requests under ever new keys does not get its own bucket filled, nor wipe that of others.
+#[test]
+fn a_flood_of_keys_gives_nobody_tokens_back() {
+    const KEYS: u64 = 1_000_000;
+    let (clock, bound, burst) = (Clock::held(), 4096, 10);
+    let mut table = RateTable::<u64>::new(bound);
+    let (hour, mut forgot) = (Duration::from_secs(3600), 0);
+    let spent = KEYS + 1;
+    assert!((0..burst).all(|_| table.take(spent, clock.now(), hour, burst).1));
+    for key in 0..KEYS {
+        forgot += u64::from(table.take(key, clock.now(), hour, burst).2);
+    }
+    assert!(forgot > 0 && table.len() <= bound, "the table is at its bound");
+    assert_eq!(table.cells(), 4 * bound);
+    assert!(!table.take(spent, clock.now(), hour, burst).1, "what is spent stays spent");
+    // Who has sent nothing has all tokens.
+    let left: Vec<u32> = (0..1000)
+        .map(|honest| {
+            let key = KEYS + 2 + honest;
+            (0..burst).map(|_| u32::from(table.take(key, clock.now(), hour, burst).1)).sum()
+        })
+        .collect();
+    let few = left.iter().filter(|left| **left < burst).count();
+    assert!(few <= 5, "{few} of 1000 clients that have sent nothing lack tokens");
+    // Time gives tokens back, in the sketch as well.
+    clock.advance(hour * 3);
+    let taken = (0..burst).filter(|_| table.take(spent, clock.now(), hour, burst).1).count();
+    assert_eq!(taken, 3);
+}
+
+#[test]
+fn texts_have_numbers_of_their_own() {
+    let table = RateTable::<u128>::new(64);
+    let mut seen = std::collections::HashSet::new();
+    assert!((0..100_000_u32).all(|text| seen.insert(table.number_of(&text.to_le_bytes()))));
+    assert_ne!(table.number_of(b"a"), RateTable::<u128>::new(64).number_of(b"a"));
 }

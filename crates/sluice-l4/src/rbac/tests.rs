@@ -31,6 +31,7 @@ fn tls(names: &[&str]) -> TlsFacts {
             subject: "CN=x.example.com".into(),
             uris: own(true),
             names: own(false),
+            ..ClientCertFacts::default()
         })),
         resumed: false,
     }

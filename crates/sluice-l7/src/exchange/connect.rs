@@ -30,7 +30,7 @@ use super::{RequestTask, Stop};
 use crate::failed_attempt::{FailedAttempt, failed_attempt, not_reached, timed_out};
 use crate::filters::BodyAccess;
 use crate::hop_count::HopCount;
-use crate::pools::{ClusterPool, PooledConn};
+use crate::pools::{ClusterPool, ConnectionNeeds, PooledConn};
 use crate::reply::Reply;
 use crate::routes::HostRewrite;
 use crate::upstream_stream::{UpstreamStream, send_on_h1, version_of};
@@ -78,7 +78,9 @@ impl RequestTask {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.manager.h1);
         let tunnels = self.is_tunnel() && pool.handle.cluster.forwards();
-        let idle = || pool.take_idle(&worker, endpoint, TrafficClass::Request, &h1);
+        let class = TrafficClass::Request;
+        let needs = ConnectionNeeds { class, http3: true, options: &h1 };
+        let idle = || pool.take_idle(&worker, endpoint, &needs);
         let pooled = match (!tunnels).then(idle).flatten() {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -93,7 +95,7 @@ impl RequestTask {
                 }
             }
             None => {
-                let taking = pool.take(&worker, endpoint, TrafficClass::Request, &h1);
+                let taking = pool.take(&worker, endpoint, &needs);
                 match self.guarded(down, self.deadlines.overall(), taking).await? {
                     Some(Ok(pooled)) => pooled,
                     Some(Err(failure)) => return Err(not_reached(failure).into()),

@@ -36,6 +36,7 @@ use crate::reasons;
 use crate::reply::Reply;
 use crate::retry::Attempts;
 use crate::routes::RuleOptions;
+use crate::upstream_stream::UpstreamStream;
 
 /// What the attempts of a request share.
 pub(super) struct Forwarding {
@@ -198,7 +199,7 @@ impl RequestTask {
         pool.handle.note_answer(&worker, &endpoint, Some(status));
         let took = worker.now().since(up.sent_at);
         pool.handle.note_response_time(&worker, &endpoint, took);
-        self.note_response(pool, &endpoint, took);
+        self.note_response(pool, up, took);
         let covered =
             forwarding.options.retry.covers(&self.response, status_number(&self.response));
         if let Some(rule) = covered {
@@ -229,15 +230,12 @@ impl RequestTask {
     }
 
     /// Records a response, whose headers came after `took`.
-    pub(super) fn note_response(
-        &self,
-        pool: &ClusterPool,
-        endpoint: &EndpointState,
-        took: Duration,
-    ) {
+    pub(super) fn note_response(&self, pool: &ClusterPool, up: &UpstreamStream, took: Duration) {
+        let endpoint = &up.endpoint;
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(self.worker(), endpoint);
         }
+        pool.heed_alt_svc(self.worker(), endpoint, up.version, &self.response);
         self.count_answer(pool, endpoint, self.response.status(), Some(took));
     }
 

@@ -174,7 +174,7 @@ impl RequestTask {
         self.summary.response_start = Some(worker.now().since(self.began));
         self.entry.reach(&sent.pool.handle.cluster.name, &endpoint.name);
         let took = worker.now().since(sent.up.sent_at);
-        self.note_response(&sent.pool, &endpoint, took);
+        self.note_response(&sent.pool, &sent.up, took);
         // It has no other error.
         let Ok(sent) = self.unless_followed(sent, forwarding) else {
             return Ok(ForwardOutcome::Redirected);

@@ -1,74 +1,52 @@
-//! `rate_limit`: limits the rate of requests, in total, per client or per value of a header.
+//! `rate_limit`: limits the rate of requests, in total or by parts of them.
 //!
-//! Owns: the buckets, across all workers and reloads. Keeps: the table of clients is bounded; a client that has waited
-//! long enough is let in, and none is faster than the rate.
+//! Owns: the buckets, across all workers and reloads. Refuses to know: how a part of a request is read. Keeps: the table of
+//! buckets is bounded, and no flood of other requests gives a client back what it has used; a client that has waited long
+//! enough is let in, and none is faster than the rate.
 
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_codec::Head;
-use sluice_core::connection::Peer;
-use sluice_core::settings::{Plain, bind_scalar};
-use sluice_core::value::Rate;
-use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_core::settings::Plain;
+use sluice_core::value::{Percent, Rate};
+use sluice_core::{Diags, Node, Path, Setting, Shape, ValueDef};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{Bucket, BucketTable, PerOwner, forgotten, source_of};
-use sluice_telemetry::Counter;
-use xxhash_rust::xxh3::xxh3_64;
+use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
+use sluice_telemetry::{Counter, CounterSet};
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use self::fields::RateFields;
+use self::keys::RateKey;
+use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
 use crate::runtime::RuntimeKind;
 
-/// Which requests share a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RateKey {
-    /// All requests that the filter sees.
-    All,
-    /// The requests of each client: an IPv4 address or an IPv6 /64.
-    SourceIp,
-    /// The requests with each value of a header; requests without the header share one bucket.
-    Header(String),
-}
+mod fields;
+pub mod keys;
 
-impl Setting for RateKey {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_scalar(node, at, diags, "all, source_ip or header:NAME", |text| match text {
-            "all" => Ok(Self::All),
-            "source_ip" => Ok(Self::SourceIp),
-            _ => match text.strip_prefix("header:").map(str::trim) {
-                Some(name) if sluice_codec::names::is_token(name.as_bytes()) => {
-                    Ok(Self::Header(name.to_ascii_lowercase()))
-                }
-                _ => Err(format!("expected all, source_ip or header:NAME, not `{text}`")),
-            },
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "all, source_ip or header:NAME", example: "source_ip" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(match self {
-            Self::All => "all".into(),
-            Self::SourceIp => "source_ip".into(),
-            Self::Header(name) => format!("header:{name}"),
-        })
-    }
+sluice_core::values! {
+    SHADOWED: Arc<str> = "rate_limit.shadow", "The limit of the filter `rate_limit` that the request exceeds, and that is not enforced for it.";
 }
 
 sluice_core::section! {
     /// Limits the rate of requests.
     pub struct RateLimit {
+        /// The name in records and fields; if omitted, that of its keys.
+        pub name: Option<sluice_core::Name>,
         /// The sustained rate.
         pub requests: Rate,
         /// How many requests may arrive at once; the count of the rate by default.
         pub burst: Option<u32>,
-        /// Which requests share a bucket: all, source_ip or header:NAME.
-        pub per: RateKey = "all",
+        /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME,
+        /// path, path/SEGMENTS, host or method; of a list, those that are alike in all.
+        pub per: Vec<RateKey>,
+        /// The share of the requests beyond the rate that is refused; the others are recorded and counted.
+        pub enforce: Percent = "100%",
+        /// Whether responses say how much is left, in the headers of the IETF draft: `RateLimit` and `RateLimit-Policy`.
+        pub fields: bool = "false",
         /// The name of a runtime value that overrides the count in `requests` if it is set, for the same period; 0
         /// refuses all requests.
         pub runtime: Option<String>,
@@ -77,10 +55,57 @@ sluice_core::section! {
     }
 }
 
+/// One limit or several, each of which a request must keep.
+#[derive(Clone, Debug)]
+struct RateLimits(Vec<RateLimit>);
+
+impl Setting for RateLimits {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let all = Vec::<RateLimit>::bind(node, at, diags)?;
+        if all.is_empty() {
+            diags.error("missing-field", node.span, at, "`requests` is missing");
+            return None;
+        }
+        if all.iter().any(|limit| !(400..600).contains(&limit.status)) {
+            let at = at.key("status");
+            diags.error("bad-value", node.span, at, "`status` must be from 400 to 599");
+            return None;
+        }
+        let mut names: Vec<String> = all.iter().map(RateLimit::name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = format!("two limits are called `{}`", twice[0]);
+            diags.error("duplicate-name", node.span, at, message).help("give each a `name`");
+            return None;
+        }
+        Some(Self(all))
+    }
+
+    fn shape() -> Shape {
+        Vec::<RateLimit>::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
+    }
+}
+
+impl RateLimit {
+    fn name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.to_string();
+        }
+        match self.per.as_slice() {
+            [] => "all".into(),
+            keys => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+        }
+    }
+}
+
 /// The factory; holds the buckets of every chain and rule that uses the filter.
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
-    buckets: PerOwner<BucketTable<Bucket, u64>>,
+    buckets: PerOwner<RateTable<u128>>,
 }
 
 impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
@@ -89,11 +114,15 @@ impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
     }
 
     fn help(&self) -> &'static str {
-        "Limits the rate of requests: in total, per client, or per value of a header."
+        "Limits the rate of requests: in total, or by client, identity, header, cookie, path and so on."
     }
 
     fn shape(&self) -> Shape {
-        RateLimit::shape()
+        RateLimits::shape()
+    }
+
+    fn values(&self) -> &'static [ValueDef] {
+        VALUES
     }
 
     fn check(
@@ -101,21 +130,15 @@ impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let span = settings.span;
-        let settings = context.bind::<RateLimit>(settings)?;
-        if !(400..600).contains(&settings.status) {
-            let at = context.at.key("status");
-            context.diags.error("bad-value", span, at, "`status` must be from 400 to 599");
-            return None;
-        }
-        Some(Arc::new(RateLimitPlan { settings, buckets: self.buckets.clone() }))
+        let RateLimits(limits) = context.bind(settings)?;
+        Some(Arc::new(RateLimitPlan { limits, buckets: self.buckets.clone() }))
     }
 }
 
 #[derive(Debug)]
 struct RateLimitPlan {
-    settings: RateLimit,
-    buckets: PerOwner<BucketTable<Bucket, u64>>,
+    limits: Vec<RateLimit>,
+    buckets: PerOwner<RateTable<u128>>,
 }
 
 impl HttpFilterPlan for RateLimitPlan {
@@ -124,66 +147,113 @@ impl HttpFilterPlan for RateLimitPlan {
     }
 
     fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
-        self.settings.runtime.iter().map(|key| (key.as_str(), RuntimeKind::Number)).collect()
+        let keys = self.limits.iter().filter_map(|limit| limit.runtime.as_deref());
+        keys.map(|key| (key, RuntimeKind::Number)).collect()
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
+        let limit = |settings: &RateLimit| {
+            let name: Arc<str> = settings.name().into();
+            // A limit keeps its buckets if others are added or removed.
+            let owner = format!("{owner}#{name}");
+            let buckets = self.buckets.of(&owner, worker, RateTable::new);
+            LimitOnWorker { settings: settings.clone(), name, buckets }
+        };
         Rc::new(RateLimitFilter {
-            settings: self.settings.clone(),
-            buckets: self.buckets.of(owner, worker, BucketTable::new),
+            limits: self.limits.iter().map(limit).collect(),
             forgotten: forgotten(worker),
+            shadowed: CounterSet::default(),
+            listener: owner.split('/').next().unwrap_or_default().into(),
         })
     }
 }
 
 #[derive(Debug)]
-struct RateLimitFilter {
+struct LimitOnWorker {
     settings: RateLimit,
-    buckets: Arc<Mutex<BucketTable<Bucket, u64>>>,
+    name: Arc<str>,
+    buckets: Arc<Mutex<RateTable<u128>>>,
+}
+
+#[derive(Debug)]
+struct RateLimitFilter {
+    limits: Vec<LimitOnWorker>,
     forgotten: Counter,
+    shadowed: CounterSet<Arc<str>>,
+    listener: Box<str>,
 }
 
 impl HttpFilter for RateLimitFilter {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        let Rate { mut count, per } = self.settings.requests;
-        let live = self.settings.runtime.as_deref().and_then(|key| cx.runtime.number(key));
-        if let Some(live) = live {
-            count = u32::try_from(live).unwrap_or(u32::MAX);
-        }
-        if count == 0 {
-            return self.refuse(per);
-        }
-        let key = match &self.settings.per {
-            RateKey::All => 0,
-            RateKey::SourceIp => key_of(cx.summary.source),
-            RateKey::Header(name) => {
-                head.get_named(name.as_bytes()).map_or(0, |value| xxh3_64(value) | 1)
+        let mut fields = RateFields::default();
+        for limit in &self.limits {
+            let Some(wait) = self.excess(limit, cx, head, &mut fields) else { continue };
+            if cx.worker.random_below(100) < usize::from(limit.settings.enforce.0) {
+                return HeadStep::reply(limit.refusal(wait, fields));
             }
-        };
-        let burst = self.settings.burst.unwrap_or(count).max(1);
-        let now = cx.worker.now();
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let (bucket, forgot) = buckets.entry(key);
-        if forgot {
-            self.forgotten.increment();
+            cx.values.set(&SHADOWED, Arc::clone(&limit.name));
+            self.shadowed.count(&limit.name, |name| {
+                cx.worker.shard.counter(&metrics::RATE_SHADOWED, &[&self.listener, name])
+            });
         }
-        if bucket.take(now, per / count, burst) {
-            return HeadStep::Continue;
+        if !fields.is_empty() {
+            *cx.state = Some(Box::new(fields));
         }
-        self.refuse(bucket.wait(now, per / count, burst))
+        HeadStep::Continue
+    }
+
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
+        let fields = cx.state.as_ref().and_then(|state| state.downcast_ref::<RateFields>());
+        if let Some(fields) = fields {
+            for (name, value) in fields.headers() {
+                head.append(name.as_bytes(), value.as_bytes());
+            }
+        }
+        ResponseStep::Continue
     }
 }
 
 impl RateLimitFilter {
-    /// Refuses a request and tells the client when to retry.
-    fn refuse(&self, wait: Duration) -> HeadStep {
-        let status = self.settings.status;
-        let body = "too many requests\n";
-        let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
-        HeadStep::reply(reply.with("retry-after", (wait.as_secs() + 1).to_string()))
+    /// Counts a request; returns how long it would have to wait if it exceeds the limit.
+    fn excess(
+        &self,
+        limit: &LimitOnWorker,
+        cx: &Cx<'_>,
+        head: &Head,
+        fields: &mut RateFields,
+    ) -> Option<Duration> {
+        let settings = &limit.settings;
+        let Rate { mut count, per } = settings.requests;
+        if let Some(live) = settings.runtime.as_deref().and_then(|key| cx.runtime.number(key)) {
+            count = u32::try_from(live).unwrap_or(u32::MAX);
+        }
+        if count == 0 {
+            return Some(per);
+        }
+        let (every, burst) = (per / count, settings.burst.unwrap_or(count).max(1));
+        let mut text = Vec::new();
+        settings.per.iter().for_each(|key| key.append(cx, head, &mut text));
+        let now = cx.worker.now();
+        let mut buckets = limit.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = if text.is_empty() { 0 } else { buckets.number_of(&text) };
+        let (bucket, taken, forgot) = buckets.take(key, now, every, burst);
+        if forgot {
+            self.forgotten.increment();
+        }
+        if settings.fields {
+            fields.add(&limit.name, bucket, now, every, burst);
+        }
+        (!taken).then(|| bucket.wait(now, every, burst))
     }
 }
 
-fn key_of(source: Peer) -> u64 {
-    xxh3_64(source_of(source).to_string().as_bytes())
+impl LimitOnWorker {
+    /// Refuses a request and tells the client when to retry.
+    fn refusal(&self, wait: Duration, fields: RateFields) -> Reply {
+        let status = self.settings.status;
+        let body = "too many requests\n";
+        let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
+        let reply = reply.with("retry-after", (wait.as_secs() + 1).to_string());
+        fields.headers().into_iter().fold(reply, |reply, (name, value)| reply.with(name, value))
+    }
 }

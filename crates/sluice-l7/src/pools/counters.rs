@@ -27,6 +27,8 @@ pub(crate) struct PoolCounters {
     classes: CounterSet<u16>,
     side_calls: CounterSet<&'static str>,
     mirrors: CounterSet<&'static str>,
+    http3: CounterSet<&'static str>,
+    alt_svc: CounterSet<&'static str>,
     hedges: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
@@ -55,6 +57,8 @@ impl PoolCounters {
             classes: CounterSet::default(),
             side_calls: CounterSet::default(),
             mirrors: CounterSet::default(),
+            http3: CounterSet::default(),
+            alt_svc: CounterSet::default(),
             hedges: CounterSet::default(),
             side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
@@ -100,6 +104,21 @@ impl PoolCounters {
         let counter =
             |result: &&'static str| worker.shard.counter(&metrics::MIRRORS, &[cluster, result]);
         self.mirrors.count(&result, counter);
+    }
+
+    /// Counts an attempt to connect over HTTP/3 that has ended, or that a limit did not allow.
+    pub(crate) fn count_http3(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter = |result: &&'static str| {
+            worker.shard.counter(&metrics::HTTP3_ATTEMPTS, &[cluster, result])
+        };
+        self.http3.count(&result, counter);
+    }
+
+    /// Counts what an `alt-svc` header changed.
+    pub(crate) fn count_alt_svc(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter =
+            |result: &&'static str| worker.shard.counter(&metrics::ALT_SVC, &[cluster, result]);
+        self.alt_svc.count(&result, counter);
     }
 
     /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.

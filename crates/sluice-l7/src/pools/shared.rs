@@ -6,14 +6,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_codec::Multiplexed;
+use sluice_codec::{Multiplexed, Version};
 use sluice_core::Moment;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::TrafficClass;
 use sluice_upstream::pool::Idle;
 use tokio::sync::Notify;
 
-use super::ClusterPool;
+use super::attempt::Http3Attempt;
+use super::{ClusterPool, ConnectionNeeds};
 
 /// Connections to one endpoint that many requests share.
 #[derive(Debug)]
@@ -22,12 +23,20 @@ pub(super) struct EndpointPool {
     pub(super) open: Vec<Idle<Multiplexed>>,
     /// Set while a connection is being made; notified when that ends.
     pub(super) connecting: Option<Rc<Notify>>,
+    /// Set while HTTP/3 is attempted beside TCP.
+    pub(super) attempt: Option<Rc<Http3Attempt>>,
     pub(super) idle_since: Moment,
 }
 
 impl EndpointPool {
     pub(super) fn new(endpoint: &Arc<EndpointState>, now: Moment) -> Self {
-        Self { endpoint: Arc::clone(endpoint), open: Vec::new(), connecting: None, idle_since: now }
+        Self {
+            endpoint: Arc::clone(endpoint),
+            open: Vec::new(),
+            connecting: None,
+            attempt: None,
+            idle_since: now,
+        }
     }
 }
 
@@ -37,17 +46,18 @@ impl ClusterPool {
         &self,
         now: Moment,
         endpoint: &Arc<EndpointState>,
-        class: TrafficClass,
+        needs: &ConnectionNeeds<'_>,
         avoided: impl Fn(&Multiplexed) -> bool,
     ) -> Option<Multiplexed> {
         let reuse = &self.handle.cluster.peek_plan().reuse;
-        let streams_max = self.streams_open_to(class, reuse.streams_max);
+        let streams_max = self.streams_open_to(needs.class, reuse.streams_max);
         let generation = self.handle.cluster.generation();
         let mut endpoint_pools = self.shared.borrow_mut();
         let endpoint_pool = endpoint_pools.get_mut(&endpoint.name)?;
         endpoint_pool.idle_since = now;
         let idle = endpoint_pool.open.iter_mut().find_map(|idle| {
             let fits = idle.may_go_on(reuse, generation, now)
+                && (needs.http3 || idle.connection.version() != Version::Http3)
                 && idle.connection.has_room(streams_max)
                 && !avoided(&idle.connection);
             fits.then_some(idle)
@@ -62,6 +72,13 @@ impl ClusterPool {
 
     pub(super) fn connecting(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
         self.shared.borrow().get(&endpoint.name)?.connecting.clone()
+    }
+}
+
+impl EndpointPool {
+    /// Whether a connection is being made.
+    pub(super) const fn is_connecting(&self) -> bool {
+        self.connecting.is_some() || self.attempt.is_some()
     }
 }
 

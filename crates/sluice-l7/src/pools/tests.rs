@@ -16,6 +16,7 @@ use sluice_upstream::plan::{ClusterPlan, ClusterSettings, ReusePlan};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::scripted::ScriptedConnect;
+use super::shared::Connecting;
 use super::*;
 use crate::exchange::tests::kit;
 use crate::metrics;
@@ -87,10 +88,14 @@ async fn settled<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
 }
 
 impl Bench {
+    const fn needs(&self, class: TrafficClass) -> ConnectionNeeds<'_> {
+        ConnectionNeeds { class, http3: true, options: &self.options }
+    }
+
     /// Takes a connection as the pool does outside of tests.
     fn take(&self, class: TrafficClass) -> impl Future<Output = Taken> {
         self.pool.scripted.borrow_mut().push_back(ScriptedConnect::Real);
-        self.pool.take(&self.worker, &self.endpoint, class, &self.options)
+        async move { self.pool.take(&self.worker, &self.endpoint, &self.needs(class)).await }
     }
 
     async fn takes(&self) -> PooledConn {
@@ -99,7 +104,7 @@ impl Bench {
 
     fn take_idle(&self) -> Option<PooledConn> {
         let class = TrafficClass::Request;
-        self.pool.take_idle(&self.worker, &self.endpoint, class, &self.options)
+        self.pool.take_idle(&self.worker, &self.endpoint, &self.needs(class))
     }
 
     /// The endpoint's end of the next connection.
@@ -369,7 +374,7 @@ fn a_part_of_the_streams_is_reserved_for_the_calls_of_filters() {
         let mut connection = shared(bench.takes().await);
         let _stream = connection.open(&head, true).await.unwrap();
         let take =
-            |class| bench.pool.take_idle(&bench.worker, &bench.endpoint, class, &bench.options);
+            |class| bench.pool.take_idle(&bench.worker, &bench.endpoint, &bench.needs(class));
         assert!(take(TrafficClass::Request).is_none());
         assert!(take(TrafficClass::SideCall).is_some());
     });
@@ -381,7 +386,12 @@ fn a_connection_that_is_avoided_is_taken_only_if_no_other_may_be_made() {
         shared(bench.takes().await);
         let take = |avoided: bool| {
             let now = bench.worker.now();
-            bench.pool.take_shared(now, &bench.endpoint, TrafficClass::Request, |_| avoided)
+            bench.pool.take_shared(
+                now,
+                &bench.endpoint,
+                &bench.needs(TrafficClass::Request),
+                |_| avoided,
+            )
         };
         assert!(take(true).is_none());
         assert!(take(false).is_some());

@@ -32,7 +32,7 @@ use crate::failed_attempt::{
     FailedAttempt, FailureDetail, attempt_timed_out, endpoint_left, failed_attempt, not_reached,
 };
 use crate::hop_count::HopCount;
-use crate::pools::{ClusterPool, PooledConn};
+use crate::pools::{ClusterPool, ConnectionNeeds, PooledConn};
 use crate::reasons;
 use crate::retry_plan::{RetryPlan, RetryRule};
 use crate::upstream_stream::{
@@ -147,12 +147,13 @@ impl SideCalls {
             CallKind::Http | CallKind::Grpc => TrafficClass::SideCall,
             CallKind::Mirror => TrafficClass::Request,
         };
-        let pooled = match pool.take_idle(worker, endpoint, class, &options) {
+        let needs = ConnectionNeeds { class, http3: !is_grpc, options: &options };
+        let pooled = match pool.take_idle(worker, endpoint, &needs) {
             Some(pooled) => {
                 pool.counters.reused.increment();
                 pooled
             }
-            None => pool.take(worker, endpoint, class, &options).await.map_err(not_reached)?,
+            None => pool.take(worker, endpoint, &needs).await.map_err(not_reached)?,
         };
         let head = self.head_for(pool, endpoint, request)?;
         let version = version_of(&pooled);

@@ -290,8 +290,9 @@ fn names(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let nameless = cluster.endpoints_file.is_none()
         && cluster.forward.is_none()
         && !cluster.endpoints.iter().any(|entry| named(&entry.0.address.value));
-    for (key, of, given) in
-        [("dns", "mode", dns.mode != usual.mode), ("egress", "egress", cluster.egress.is_some())]
+    // Ports that endpoints advertise for HTTP/3 are judged too.
+    let egress = cluster.egress.is_some() && !cluster.races_http3();
+    for (key, of, given) in [("dns", "mode", dns.mode != usual.mode), ("egress", "egress", egress)]
     {
         if given && nameless {
             let message = format!("`{of}` applies to names, and every endpoint is an address");

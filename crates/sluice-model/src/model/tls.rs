@@ -84,4 +84,6 @@ pub struct ClientTls {
     pub alpn: Vec<Vec<u8>>,
     /// The oldest version accepted.
     pub min_version: TlsVersion,
+    /// Whether HTTP/3 is spoken too, over QUIC.
+    pub http3: bool,
 }

@@ -60,8 +60,9 @@ section! {
         pub reuse: Reuse,
         /// HTTP/2: flow-control windows and pings.
         pub http2: Option<Spanned<ClusterHttp2>>,
-        /// HTTP/3: idle timeout, pings, flow-control windows, congestion control.
-        pub http3: Option<Spanned<ClusterHttp3>>,
+        /// HTTP/3: idle timeout, pings, flow-control windows, congestion control. With `protocol: auto`, `true` attempts
+        /// HTTP/3 beside TCP.
+        pub http3: Option<Spanned<Short<ClusterHttp3>>>,
         /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
         /// Number of endpoints tried for one connection (failover); no client data is sent before one is connected.
@@ -125,7 +126,7 @@ choice! {
         Http2 = "http2",
         /// HTTP/3, over QUIC; requires `tls`.
         Http3 = "http3",
-        /// The version negotiated in the TLS handshake (ALPN).
+        /// The version negotiated in the TLS handshake (ALPN); with `http3`, also HTTP/3.
         Auto = "auto",
     }
 }
@@ -237,6 +238,14 @@ impl Setting for OnEndpointRemoved {
             Self::Close => Plain::Text("close".into()),
             Self::Drain(drain) => DrainFor { drain: OrZero(*drain) }.show(),
         }
+    }
+}
+
+impl Cluster {
+    /// Whether it attempts HTTP/3 beside TCP.
+    pub fn races_http3(&self) -> bool {
+        self.protocol == ClusterProtocol::Auto
+            && self.http3.as_ref().is_some_and(|http3| http3.enabled)
     }
 }
 

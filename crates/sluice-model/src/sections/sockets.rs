@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use sluice_core::settings::{OrNone, Window};
-use sluice_core::{Spanned, section};
+use sluice_core::settings::{OrNone, OrZero, ShortForm, Window};
+use sluice_core::{Spanned, choice, section};
 
 use super::Congestion;
 
@@ -44,9 +44,13 @@ section! {
 }
 
 section! {
-    /// HTTP/3 on connections to endpoints; for `protocol: http3`. `reuse` bounds their streams, requests and age, and how
-    /// long they may be without a request.
+    /// HTTP/3 on connections to endpoints; for `protocol: http3`, and for `auto`, which then attempts HTTP/3 beside TCP.
+    /// `reuse` bounds their streams, requests and age, and how long they may be without a request.
     pub struct ClusterHttp3 {
+        /// Whether `protocol: auto` attempts HTTP/3.
+        pub enabled: bool = "true",
+        /// With `protocol: auto`: when HTTP/3 is attempted, and what follows if that fails.
+        pub race: Option<Spanned<Http3Race>>,
         /// How long a connection may receive nothing before it is given up; pings keep it from that.
         pub idle_timeout: Duration = "60s",
         /// Time between pings on an idle connection, which show that the endpoint is still there and keep the mappings of
@@ -58,6 +62,34 @@ section! {
         pub connection_window: OrNone<Window> = "none",
         /// The congestion control algorithm.
         pub congestion: Congestion = "cubic",
+    }
+}
+
+impl ShortForm for ClusterHttp3 {
+    const KEY: &'static str = "enabled";
+}
+
+section! {
+    /// HTTP/3 beside TCP. While a connection over TCP is there, requests use it until HTTP/3 is established.
+    pub struct Http3Race {
+        /// When HTTP/3 is attempted.
+        pub when: Http3When = "advertised",
+        /// The head start of HTTP/3: how long a request without a connection waits for it before one over TCP is made too.
+        pub tcp_delay: OrZero = "300ms",
+        /// How long HTTP/3 is not attempted at an endpoint after it failed there; doubled by each further failure.
+        pub retry: Duration = "5m",
+        /// The longest such pause.
+        pub max_retry: Duration = "1d",
+    }
+}
+
+choice! {
+    /// When HTTP/3 is attempted at an endpoint that may also be reached over TCP.
+    pub enum Http3When {
+        /// Once a response of the endpoint has advertised it (`alt-svc`), as long as that holds.
+        Advertised = "advertised",
+        /// From the first request, on the port of the endpoint; on another one if a response names it.
+        Always = "always",
     }
 }
 

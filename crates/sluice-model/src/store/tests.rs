@@ -270,6 +270,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
         certificate: None,
         alpn: Vec::new(),
         min_version: sluice_tls::TlsVersion::V1_2,
+        http3: false,
     };
     let settings = ClusterSettings::bare();
     let encrypted = || {
@@ -310,6 +311,7 @@ fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams()
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
+            http3: false,
         };
         let settings = ClusterSettings::bare();
         Resource::Cluster(Arc::new(Cluster {
@@ -443,6 +445,7 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
+            http3: false,
         };
         let cluster =
             Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)), endpoint_file: None };

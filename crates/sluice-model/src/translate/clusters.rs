@@ -61,12 +61,10 @@ impl Context<'_> {
             let endpoints = self.endpoints(name, section, &at, stale, diags);
             let own_tls = match &section.tls {
                 None => None,
-                Some(of) => {
-                    match self.client_tls(of, section.protocol, used, &at.key("tls"), diags) {
-                        Some(of) => Some(intern(of, &mut tls)),
-                        None => continue,
-                    }
-                }
+                Some(of) => match self.client_tls(of, section, used, &at.key("tls"), diags) {
+                    Some(of) => Some(intern(of, &mut tls)),
+                    None => continue,
+                },
             };
             let Some((endpoint_file, endpoints)) = endpoints else { continue };
             let from = Provenance::section(at);
@@ -161,7 +159,9 @@ impl Context<'_> {
                 idle_max: *idle as usize,
             },
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
-            http3: http3.as_ref().map_or_else(Http3Plan::default, |of| sockets::http3_plan(of)),
+            http3: http3
+                .as_ref()
+                .map_or_else(Http3Plan::default, |of| sockets::http3_plan(of, section)),
             requests_max: requests.0.map(NonZeroU64::get),
             endpoint_requests_max: requests_per_endpoint.0.map(NonZeroU64::get),
             queue: queue.as_ref().map(|section| queue_plan(section)),
@@ -276,10 +276,10 @@ fn check_cluster(
         sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
     }
     if let Some(http3) = &section.http3 {
-        sockets::check_http3(http3, section.protocol, &at.key("http3"), diags);
+        sockets::check_http3(section, http3, &at.key("http3"), diags);
     }
     if let Some(socket) = &section.socket {
-        sockets::check(socket, section.protocol, &at.key("socket"), diags);
+        sockets::check(socket, section, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
 }

@@ -3,11 +3,16 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
+use sluice_upstream::endpoint::{Http3When, RacePlan};
 use sluice_upstream::plan::{Http2Plan, Http3Plan, KeepalivePlan, SocketPlan};
 
 use super::quic::congestion_of;
-use crate::sections::{ClusterHttp2, ClusterHttp3, ClusterProtocol, ClusterSocket, Keepalive};
+use crate::sections::{
+    self, Cluster, ClusterHttp2, ClusterHttp3, ClusterProtocol, ClusterSocket, Http3Race,
+    Keepalive, Verification,
+};
 
 /// The bounds of the system (tcp(7)): 32767 seconds, 127 probes.
 const SECONDS_MAX: u64 = 32_767;
@@ -34,7 +39,7 @@ pub(super) fn socket_plan(section: &ClusterSocket) -> SocketPlan {
 /// Reports what the system would refuse, and what would have no effect.
 pub(super) fn check(
     section: &Spanned<ClusterSocket>,
-    protocol: ClusterProtocol,
+    cluster: &Cluster,
     at: &Path<'_>,
     diags: &mut Diags,
 ) {
@@ -42,11 +47,22 @@ pub(super) fn check(
         diags.error(code, section.span, at.key(key), message).help(help);
     };
     let ClusterSocket { keepalive, user_timeout, dscp, source } = &section.value;
-    if protocol == ClusterProtocol::Http3 {
+    if cluster.protocol == ClusterProtocol::Http3 {
         let message =
             "`socket` has no effect with `protocol: http3`: QUIC has a socket for all clusters";
         diags.error("useless-setting", section.span, at, message).help("remove it");
         return;
+    }
+    if cluster.races_http3() && (dscp.is_some() || !source.is_empty()) {
+        let message =
+            "`dscp` and `source` would not hold for HTTP/3: QUIC has a socket for all clusters";
+        let help = "remove them, or `http3` of the cluster";
+        wrong(
+            "wrong-kind",
+            if dscp.is_some() { "dscp" } else { "source" },
+            message.to_owned(),
+            help,
+        );
     }
     if let Some(Keepalive { idle, interval, probes }) = keepalive {
         for (key, value) in [("idle", idle), ("interval", interval)] {
@@ -116,35 +132,101 @@ pub(super) fn check_http2(
 }
 
 /// The plan of HTTP/3.
-pub(super) fn http3_plan(section: &ClusterHttp3) -> Http3Plan {
-    let ClusterHttp3 { idle_timeout, ping_interval, stream_window, connection_window, congestion } =
-        section;
+pub(super) fn http3_plan(section: &ClusterHttp3, cluster: &Cluster) -> Http3Plan {
+    let ClusterHttp3 {
+        enabled,
+        race,
+        idle_timeout,
+        ping_interval,
+        stream_window,
+        connection_window,
+        congestion,
+    } = section;
+    let race = race.as_ref().map_or_else(RacePlan::default, |section| race_plan(section));
+    let race = RacePlan { heeds_adverts: verifies(cluster), ..race };
     Http3Plan {
         idle_timeout: *idle_timeout,
         ping_interval: ping_interval.0,
         stream_window: stream_window.0,
         connection_window: connection_window.0.map(|window| window.0),
         congestion: congestion_of(*congestion),
+        race: (*enabled && cluster.protocol == ClusterProtocol::Auto).then_some(race),
     }
 }
 
-/// Reports settings of HTTP/3 on a cluster that speaks another version, and pings that come too late.
+fn race_plan(section: &Http3Race) -> RacePlan {
+    let Http3Race { when, tcp_delay, retry, max_retry } = section;
+    RacePlan {
+        when: match when {
+            sections::Http3When::Advertised => Http3When::Advertised,
+            sections::Http3When::Always => Http3When::Always,
+        },
+        tcp_delay: tcp_delay.0,
+        retry: *retry,
+        retry_max: *max_retry,
+        ..RacePlan::default()
+    }
+}
+
+/// Whether endpoints are verified.
+fn verifies(cluster: &Cluster) -> bool {
+    cluster.tls.as_ref().is_none_or(|tls| tls.verify == Verification::Full)
+}
+
+/// Reports settings of HTTP/3 that have no effect, and what cannot work.
 pub(super) fn check_http3(
-    section: &Spanned<ClusterHttp3>,
-    protocol: ClusterProtocol,
+    cluster: &Cluster,
+    section: &Spanned<Short<ClusterHttp3>>,
     at: &Path<'_>,
     diags: &mut Diags,
 ) {
-    if protocol != ClusterProtocol::Http3 {
+    let protocol = cluster.protocol;
+    if let ClusterProtocol::Http1 | ClusterProtocol::Http2 = protocol {
         let message = format!("`http3` has no effect with `protocol: {}`", protocol.word());
         diags
             .error("useless-setting", section.span, at, message)
-            .help("remove it, or set `protocol: http3`");
+            .help("remove it, or set `protocol: http3`, or `auto` with `tls`");
+    }
+    if protocol == ClusterProtocol::Http3 && !section.enabled {
+        diags
+            .error("bad-value", section.span, at, "`protocol: http3` cannot do without HTTP/3")
+            .help("set another `protocol`");
     }
     if section.ping_interval.0.is_some_and(|interval| interval >= section.idle_timeout) {
         let message = "`ping_interval` must be less than `idle_timeout`: pings would come too late";
         diags
             .error("bad-value", section.span, at.key("ping_interval"), message)
             .help("a third of `idle_timeout` leaves room for packets that are lost");
+    }
+    if let Some(race) = &section.race {
+        check_race(cluster, race, &at.key("race"), diags);
+    }
+    let when = section.race.as_ref().map_or(sections::Http3When::Advertised, |race| race.when);
+    if cluster.races_http3() && when == sections::Http3When::Advertised && !verifies(cluster) {
+        let message = "an endpoint that is not verified cannot say where it speaks HTTP/3";
+        diags
+            .error("wrong-kind", section.span, at, message)
+            .help("remove `verify: none`, or set `race: { when: always }` (RFC 7838 section 2.1)");
+    }
+}
+
+fn check_race(cluster: &Cluster, race: &Spanned<Http3Race>, at: &Path<'_>, diags: &mut Diags) {
+    if cluster.protocol == ClusterProtocol::Http3 {
+        let message = "`race` has no effect with `protocol: http3`, which uses nothing else";
+        diags
+            .error("useless-setting", race.span, at, message)
+            .help("remove it, or set `protocol: auto`");
+    }
+    if race.tcp_delay.0 >= cluster.connect_timeout {
+        let message = "`tcp_delay` must be less than `connect_timeout`: TCP would come too late";
+        diags
+            .error("bad-value", race.span, at.key("tcp_delay"), message)
+            .help("300ms is enough for most round trips");
+    }
+    if race.retry > race.max_retry {
+        let message = "`retry` must not exceed `max_retry`";
+        diags
+            .error("bad-value", race.span, at.key("retry"), message)
+            .help("the pauses begin with `retry` and grow to `max_retry`");
     }
 }

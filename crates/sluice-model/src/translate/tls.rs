@@ -12,7 +12,8 @@ use super::Context;
 use super::http::alpn;
 use crate::model::tls::{CertificateSource, ClientTls, ServerTls};
 use crate::sections::{
-    self, Certificate, ClientAuthMode, ClusterProtocol, Http, Tls, UpstreamTls, Verification,
+    self, Certificate, ClientAuthMode, Cluster, ClusterProtocol, Http, Tls, UpstreamTls,
+    Verification,
 };
 
 impl Context<'_> {
@@ -73,7 +74,7 @@ impl Context<'_> {
     pub(super) fn client_tls(
         self,
         tls: &Spanned<UpstreamTls>,
-        protocol: ClusterProtocol,
+        cluster: &Cluster,
         speaks_http: bool,
         at: &Path<'_>,
         diags: &mut Diags,
@@ -107,7 +108,9 @@ impl Context<'_> {
                     return None;
                 }
             };
+        let protocol = cluster.protocol;
         Some(ClientTls {
+            http3: cluster.races_http3(),
             verify,
             sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),

@@ -434,7 +434,7 @@ impl ClusterHandle {
     }
 
     /// Counts that the egress policy denied an address.
-    pub(crate) fn count_denial(&self, worker: &WorkerCx) {
+    pub fn count_denial(&self, worker: &WorkerCx) {
         let new = || worker.shard.counter(&metrics::EGRESS_DENIALS, &[&self.cluster.name]);
         self.denials.get_or_init(new).increment();
     }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::endpoint::RacePlan;
+
 /// An HTTP version to endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HttpVersion {
@@ -70,6 +72,8 @@ pub struct Http3Plan {
     pub connection_window: Option<u32>,
     /// The congestion control algorithm.
     pub congestion: Congestion,
+    /// Set if HTTP/3 is attempted beside TCP, which [`HttpVersion::Auto`] may do.
+    pub race: Option<RacePlan>,
 }
 
 impl Default for Http3Plan {
@@ -80,6 +84,7 @@ impl Default for Http3Plan {
             stream_window: 256 << 10,
             connection_window: None,
             congestion: Congestion::Cubic,
+            race: None,
         }
     }
 }

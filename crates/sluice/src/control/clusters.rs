@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_core::clock::rfc3339;
+use sluice_core::clock::{Clock, rfc3339};
 use sluice_upstream::balance::load_balancer::LoadBalancer;
 use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::balance::subsets::Subset;
 use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::cluster::{Eligibility, FALLBACKS_MAX, Ineligible};
-use sluice_upstream::endpoint::{LoadKind, Trouble};
+use sluice_upstream::endpoint::{Http3Facts, LoadKind, Trouble};
 use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
@@ -172,6 +172,21 @@ fn of_zones(zones: ZoneRouting) -> Value {
     }
 }
 
+/// What is known of HTTP/3 at an endpoint that TCP reaches as well.
+fn of_http3(facts: &Http3Facts, clock: &Clock) -> Value {
+    let mut item = json!({});
+    if let Some(advert) = facts.advertised {
+        item["advertised_port"] = advert.port.into();
+        item["advertised_until"] = rfc3339(clock.wall(advert.until)).into();
+    }
+    if let Some(broken) = &facts.broken {
+        item["failures"] = broken.count.into();
+        item["failure"] = (&*broken.cause).into();
+        item["retry_at"] = rfc3339(clock.wall(broken.until)).into();
+    }
+    item
+}
+
 fn of_metadata(metadata: &EndpointMetadata) -> Value {
     let entry = |(key, values): &MetadataValues| match &**values {
         [one] => (key.to_string(), (&**one).into()),
@@ -190,7 +205,8 @@ fn of_subset(subset: &Subset) -> Value {
 }
 
 /// A cluster with its endpoints.
-pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value {
+pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64) -> Value {
+    let wall = clock.wall(clock.now());
     let (plan, members) = (cluster.plan(), cluster.members());
     let decided = cluster.overrides();
     let eligibility = cluster.eligibility();
@@ -239,6 +255,9 @@ pub(super) fn of_cluster(cluster: &Cluster, wall: Duration, reserve_percent: u64
             }
             if let Some(latency) = endpoint.latency.peak() {
                 item["latency_peak_seconds"] = latency.as_secs_f64().into();
+            }
+            if let Some(facts) = endpoint.http3.facts() {
+                item["http3"] = of_http3(&facts, clock);
             }
             if let Some(metadata) = &traits.metadata {
                 item["metadata"] = of_metadata(metadata);

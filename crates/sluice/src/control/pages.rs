@@ -49,11 +49,10 @@ impl AdminSource for Pages {
         Box::pin(async move {
             Ok(match page {
                 Page::Clusters => {
-                    let wall = control.clock.wall(control.clock.now());
                     let store = control.store.borrow();
                     let reserve = control.in_force.borrow().limits().get(Limit::SideCallReserve);
                     let item = |cluster: &Arc<Cluster>| {
-                        let mut item = clusters::of_cluster(cluster, wall, reserve);
+                        let mut item = clusters::of_cluster(cluster, &control.clock, reserve);
                         if let Some(file) = control.endpoint_files.show(&cluster.name, &store) {
                             item["endpoints_file"] = file;
                         }

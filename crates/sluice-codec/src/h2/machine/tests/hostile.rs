@@ -65,7 +65,7 @@ fn requests_that_are_reset_at_once_are_a_flood() {
 
 #[test]
 fn streams_that_we_are_made_to_reset_are_a_flood() {
-    // CVE-2025-8671: the stream ends for us, and whoever works at the request does not know.
+    // CVE-2025-8671: the stream ends for us, and the task of the request does not know.
     let ways: [fn(&mut Scripted, u32); 5] = [
         |server, id| server.send(kind::WINDOW_UPDATE, 0, id, &update(0)),
         |server, id| server.send(kind::WINDOW_UPDATE, 0, id, &update(u32::MAX >> 1)),

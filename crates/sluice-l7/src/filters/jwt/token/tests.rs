@@ -295,6 +295,44 @@ fn random_bytes_are_refused() {
 }
 
 #[test]
+fn what_is_accepted_says_what_is_required_however_it_is_written() {
+    let key = SigningKey::new("EdDSA", "k");
+    let keys = KeySet::parse(key_set([&key]).as_bytes()).unwrap();
+    let rules = TokenRules { skew: Duration::ZERO, ..rules() };
+    let header = r#"{"alg":"EdDSA"}"#;
+    let claims =
+        r#"{"iss":"https://id.test","aud":["shop"],"exp":1000001,"nbf":1,"a":{"b":[1.5,null]}}"#;
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut changed = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        for _ in 0..random.usize(..3) {
+            let place = random.usize(..letters.len());
+            let letter = char::from(*random.choice(b"{}[]\",:.\\u0019eE-+ainx").unwrap());
+            match random.u8(..3) {
+                0 => letters[place] = letter,
+                1 => letters.insert(place, letter),
+                _ => drop(letters.remove(place)),
+            }
+        }
+        String::from_iter(letters)
+    };
+    let mut accepted = 0;
+    for _ in 0..10_000 {
+        let token = key.token_of(&changed(header), &changed(claims));
+        let checked = parse(token.as_bytes(), MAX).and_then(|own| own.check(&rules, &keys, NOW));
+        let Ok(CheckedToken { claims, validity }) = checked else { continue };
+        accepted += 1;
+        assert_eq!(claims.get("iss").and_then(Json::text), Some("https://id.test"));
+        assert!(claims.get("aud").is_some_and(|aud| aud.to_string().contains("shop")));
+        assert!(claims.get("exp").and_then(Json::number).is_some_and(|exp| exp >= 1_000_001.0));
+        assert_eq!(validity.judge(NOW), Ok(()));
+        let printed = claims.to_string();
+        assert_eq!(Json::parse(printed.as_bytes()).unwrap().to_string(), printed);
+    }
+    assert!(accepted > 500, "{accepted}");
+}
+
+#[test]
 fn a_refusal_says_what_rfc_6750_asks_for() {
     let challenge = |refusal: TokenRefusal| {
         let reply = refusal.reply("api");

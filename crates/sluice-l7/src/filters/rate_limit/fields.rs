@@ -1,0 +1,76 @@
+//! The `RateLimit` headers of responses.
+//!
+//! Owns: their text. Refuses to know: which requests a limit is about. Keeps: what is announced is never more than the
+//! client has.
+//!
+//! Source: draft-ietf-httpapi-ratelimit-headers-10, whose values are structured fields (RFC 9651).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use sluice_core::Moment;
+use sluice_l4::filters::buckets::Bucket;
+
+/// What the headers of a response say, a member for each limit.
+#[derive(Debug, Default)]
+pub(super) struct RateFields {
+    policy: String,
+    left: String,
+}
+
+impl RateFields {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.policy.is_empty()
+    }
+
+    /// Adds a limit: what its bucket holds in all and in which time, and what it holds now and for how long.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        bucket: &Bucket,
+        now: Moment,
+        every: Duration,
+        burst: u32,
+    ) {
+        let separator = if self.policy.is_empty() { "" } else { ", " };
+        let window = seconds(every.saturating_mul(burst)).max(1);
+        let _ = write!(self.policy, "{separator}\"{name}\";q={burst};w={window}");
+        let left = bucket.left(now, every, burst);
+        let full = seconds(bucket.full_at().since(now));
+        let _ = write!(self.left, "{separator}\"{name}\";r={left};t={full}");
+    }
+
+    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        vec![("ratelimit-policy", self.policy.clone()), ("ratelimit", self.left.clone())]
+    }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_rounded_down_and_the_time_up() {
+        let (mut bucket, second) = (Bucket::default(), Duration::from_secs(1));
+        let now = Moment::from_micros(10_000_000);
+        assert!((0..3).all(|_| bucket.take(now, second, 5)));
+        let mut fields = RateFields::default();
+        fields.add("ip", &bucket, now.after(Duration::from_millis(500)), second, 5);
+        fields.add("all", &Bucket::default(), now, Duration::from_millis(10), 10);
+        assert_eq!(
+            fields.headers(),
+            [
+                ("ratelimit-policy", "\"ip\";q=5;w=5, \"all\";q=10;w=1".to_owned()),
+                ("ratelimit", "\"ip\";r=2;t=3, \"all\";r=10;t=0".to_owned()),
+            ]
+        );
+    }
+}

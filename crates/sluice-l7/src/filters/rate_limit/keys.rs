@@ -1,0 +1,240 @@
+//! Which requests share a bucket.
+//!
+//! Owns: the parts of a request that a limit may tell apart, and the key that they make. Refuses to know: rates. Keeps: what
+//! a request does not have is a value of its own; two requests with different parts never make the same text.
+
+use std::net::IpAddr;
+
+use sluice_codec::names::is_token;
+use sluice_codec::{Head, Known};
+use sluice_core::connection::Peer;
+use sluice_core::values::check_name;
+use sluice_core::{Cidr, SharedValues};
+use sluice_l4::filters::buckets::source_of;
+
+use crate::filters::Cx;
+use crate::header_values::cookie;
+use crate::host_name::bare_host;
+use crate::identity::who;
+
+/// A part of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// Nothing: all requests share a bucket.
+    All,
+    /// The client: an IPv4 address or an IPv6 /64.
+    SourceIp,
+    /// The block of this prefix length around the client's IPv4 address, and of the other around its IPv6 address.
+    SourceBlock(u8, u8),
+    /// Who makes the request, as a filter has verified.
+    Identity,
+    /// A header.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A value that filters share.
+    Value(String),
+    /// The path; its first segments, if a number is given.
+    Path(Option<u16>),
+    /// The host.
+    Host,
+    /// The method.
+    Method,
+}
+
+sluice_core::text_setting! {
+    RateKey, "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME, path, path/SEGMENTS, host or method", "source_ip", parse_key, ToString::to_string;
+}
+
+const KINDS: &str = "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME, path, path/SEGMENTS, host or method";
+
+fn parse_key(text: &str) -> Result<RateKey, String> {
+    let wrong = || format!("expected {KINDS}, not `{text}`");
+    let number = |text: &str, max: u8| {
+        text.parse::<u8>().ok().filter(|bits| (1..=max).contains(bits)).ok_or_else(wrong)
+    };
+    if let Some((kind, name)) = text.split_once(':') {
+        let name = name.trim();
+        return match kind {
+            "header" if is_token(name.as_bytes()) => Ok(RateKey::Header(name.to_ascii_lowercase())),
+            "cookie" if is_token(name.as_bytes()) => Ok(RateKey::Cookie(name.to_owned())),
+            "value" => check_name(name).map(|()| RateKey::Value(name.to_owned())),
+            _ => Err(wrong()),
+        };
+    }
+    match text.split_once('/') {
+        Some(("source_ip", bits)) => {
+            let (v4, v6) = bits.split_once('/').unwrap_or((bits, "64"));
+            Ok(RateKey::SourceBlock(number(v4, 32)?, number(v6, 128)?))
+        }
+        Some(("path", segments)) => {
+            let segments = segments.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+            Ok(RateKey::Path(Some(segments)))
+        }
+        Some(_) => Err(wrong()),
+        None => match text {
+            "all" => Ok(RateKey::All),
+            "source_ip" => Ok(RateKey::SourceIp),
+            "identity" => Ok(RateKey::Identity),
+            "path" => Ok(RateKey::Path(None)),
+            "host" => Ok(RateKey::Host),
+            "method" => Ok(RateKey::Method),
+            _ => Err(wrong()),
+        },
+    }
+}
+
+impl std::fmt::Display for RateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::SourceIp => f.write_str("source_ip"),
+            Self::SourceBlock(v4, 64) => write!(f, "source_ip/{v4}"),
+            Self::SourceBlock(v4, v6) => write!(f, "source_ip/{v4}/{v6}"),
+            Self::Identity => f.write_str("identity"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Value(name) => write!(f, "value:{name}"),
+            Self::Path(None) => f.write_str("path"),
+            Self::Path(Some(segments)) => write!(f, "path/{segments}"),
+            Self::Host => f.write_str("host"),
+            Self::Method => f.write_str("method"),
+        }
+    }
+}
+
+impl RateKey {
+    /// Appends what a request has of it, or that it has nothing.
+    pub(super) fn append(&self, cx: &Cx<'_>, head: &Head, out: &mut Vec<u8>) {
+        let source = cx.summary.source;
+        match self {
+            Self::All => put(out, None),
+            Self::SourceIp => put(out, Some(source_of(source).to_string().as_bytes())),
+            Self::SourceBlock(v4, v6) => {
+                put(
+                    out,
+                    block_of(source, *v4, *v6)
+                        .map(|block| block.to_string())
+                        .as_deref()
+                        .map(str::as_bytes),
+                );
+            }
+            Self::Identity => {
+                let conn = cx.conn.subject(source, cx.conn_values);
+                let who = who(cx.values, conn.tls).map(|who| who.to_string());
+                put(out, who.as_deref().map(str::as_bytes));
+            }
+            // All of its lines: otherwise each other line would be another key.
+            Self::Header(name) => {
+                let values = || head.values(name.as_bytes());
+                put(out, Some(&values().count().to_le_bytes()));
+                values().for_each(|value| put(out, Some(value)));
+            }
+            Self::Cookie(name) => {
+                let lines = head.values(Known::Cookie.text().as_bytes());
+                let mut found = lines.filter_map(|line| cookie(line, name.as_bytes()));
+                put(out, found.next());
+            }
+            Self::Value(name) => {
+                put(out, shared(cx.values, cx, name).as_deref().map(str::as_bytes));
+            }
+            Self::Path(segments) => put(out, Some(first_segments(head.path_only(), *segments))),
+            Self::Host => put(out, Some(bare_host(head.authority()).as_bytes())),
+            Self::Method => put(out, Some(head.method_text().as_bytes())),
+        }
+    }
+}
+
+fn shared(values: &SharedValues, cx: &Cx<'_>, name: &str) -> Option<String> {
+    values.named(name).or_else(|| cx.conn_values.named(name)).map(ToString::to_string)
+}
+
+/// Appends a value with its length, or a mark that there is none.
+fn put(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    let length = value.map_or(u64::MAX, |value| value.len() as u64);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(value.unwrap_or_default());
+}
+
+fn block_of(source: Peer, v4: u8, v6: u8) -> Option<Cidr> {
+    let ip = source.ip()?.to_canonical();
+    let bits = if matches!(ip, IpAddr::V4(_)) { v4 } else { v6 };
+    Some(Cidr::around(ip, bits))
+}
+
+/// The beginning of a path with so many segments; all of it without a number.
+fn first_segments(path: &str, count: Option<u16>) -> &[u8] {
+    let Some(count) = count else { return path.as_bytes() };
+    let mut slashes = path.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b'/');
+    let end = slashes.nth(usize::from(count) - 1).map_or(path.len(), |(at, _)| at);
+    &path.as_bytes()[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_they_are_written() {
+        for text in [
+            "all",
+            "source_ip",
+            "source_ip/24",
+            "source_ip/24/48",
+            "identity",
+            "header:x-user",
+            "cookie:Session",
+            "path",
+            "path/2",
+            "host",
+            "method",
+        ] {
+            assert_eq!(parse_key(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "ip",
+            "source_ip/",
+            "source_ip/0",
+            "source_ip/33",
+            "source_ip/24/129",
+            "header:",
+            "header:a b",
+            "cookie:",
+            "path/0",
+            "path/x",
+            "path:2",
+            "value:no.such",
+            "host/2",
+        ] {
+            assert!(parse_key(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_cut_between_segments() {
+        for (path, count, expected) in [
+            ("/a/b/c", Some(1), "/a"),
+            ("/a/b/c", Some(2), "/a/b"),
+            ("/a/b/c", Some(3), "/a/b/c"),
+            ("/a/b/c", Some(9), "/a/b/c"),
+            ("/a/", Some(1), "/a"),
+            ("/", Some(1), "/"),
+            ("*", Some(1), "*"),
+            ("/a/b", None, "/a/b"),
+        ] {
+            assert_eq!(first_segments(path, count), expected.as_bytes(), "{path} {count:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_lists_of_values_look_alike() {
+        let text = |values: &[Option<&[u8]>]| {
+            let mut out = Vec::new();
+            values.iter().for_each(|value| put(&mut out, *value));
+            out
+        };
+        assert_ne!(text(&[Some(b"a"), Some(b"bc")]), text(&[Some(b"ab"), Some(b"c")]));
+        assert_ne!(text(&[None]), text(&[Some(b"")]));
+    }
+}
