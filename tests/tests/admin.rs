@@ -248,6 +248,8 @@ fn pages_use_the_requested_format_and_refuse_unknown_parameters() {
         ("DELETE /runtime?key=canary", 405, "POST ?key=NAME"),
         ("POST /clusters", 405, "read-only"),
         ("POST /runtime?key=canari&value=1", 403, "did you mean `canary`?"),
+        ("POST /runtime?key=canary&value=lots", 403, "`canary`: expected a number"),
+        ("POST /runtime?key=canary&value=", 403, "`canary`: expected a number"),
         ("POST /runtime?kee=canary&value=1", 400, "unknown parameter `kee`"),
     ] {
         let (got, body) = ask(at, line, &[&host, "x-sluice: 1"]);

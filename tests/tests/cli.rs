@@ -147,6 +147,12 @@ fn explain_output_is_equivalent_to_its_input() {
         let copy = folder.path().join("long.yaml");
         std::fs::write(&copy, &long).unwrap();
         assert_eq!(out(&sluice(&["explain", copy.to_str().unwrap()])), long, "{name}");
+        // No value is shown in a form that is an error.
+        let found = out(&sluice(&["check", "--all", copy.to_str().unwrap()]));
+        assert!(
+            !found.contains("error[wrong-kind]") && !found.contains("error[bad-value]"),
+            "{found}"
+        );
         let json = |path: &str| out(&sluice(&["explain", "--format", "json", path]));
         assert_eq!(json(&path), json(copy.to_str().unwrap()), "{name}");
     }
@@ -166,6 +172,10 @@ fn short_forms_mean_the_same_as_their_long_forms() {
         (
             "{ address: 127.0.0.1:7001, tls: site.pem, http: web }",
             "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, tls: { certificates: [{ cert: site.pem }] }, http: web }",
+        ),
+        (
+            "{ address: 127.0.0.1:7001, tls: { cert: site.pem, key: other.key }, http: web }",
+            "{ name: 127.0.0.1-7001, address: 127.0.0.1:7001, tls: { certificates: [{ cert: site.pem, key: other.key }] }, http: web }",
         ),
         (
             "{ name: a, address: 127.0.0.1:7001, relay: 127.0.0.1:1 }",
@@ -271,6 +281,13 @@ fn the_demo_exercises_every_path_and_names_the_one_that_fails() {
 fn small_commands() {
     assert!(out(&sluice(&["--version"])).starts_with("sluice 0."));
     assert!(out(&sluice(&["completions", "bash"])).contains("_sluice"));
+    for command in ["endpoint", "log", "listener", "connection"] {
+        // Text is wrapped only where a line is full.
+        let help = out(&sluice(&[command, "--help"]));
+        let last = help.trim_end().rsplit("\n\n").next().unwrap();
+        let lines: Vec<&str> = last.lines().collect();
+        assert!(lines[..lines.len() - 1].iter().all(|line| line.len() > 70), "{help}");
+    }
     assert!(out(&sluice(&["explain", "--limits"])).contains("inspect_bytes"));
     assert!(out(&sluice(&["explain", "--reasons"])).contains("upstream.connect_timeout"));
     assert_eq!(sluice(&["run"]).status.code(), Some(2));

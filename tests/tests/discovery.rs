@@ -81,6 +81,11 @@ fn a_broken_file_keeps_the_last_good_and_says_so() {
     let sluice = kit.start(&both("endpoints_file: up.json"));
     let state = || sluice.items("/clusters")[0]["endpoints_file"].clone();
     assert!(state()["failure"].is_null() && state()["applied_at"].is_string(), "{}", state());
+    let newest = || {
+        let items = sluice.items("/resources");
+        let of = items.into_iter().find(|item| item["kind"] == "endpoints" && item["name"] == "up");
+        of.unwrap()["newest"].clone()
+    };
     for (broken, problem) in [
         ("", "the file is empty"),
         ("[\"127.0.0.1\"]", "up.json:1:2: "),
@@ -89,12 +94,14 @@ fn a_broken_file_keeps_the_last_good_and_says_so() {
         place_text(&file, broken);
         wait::until(problem, || state()["failure"].as_str()?.contains(problem).then_some(()));
         assert_eq!(sluice.metric("sluice_endpoint_file_stale", "up"), 1);
+        let shown = newest()["errors"][0].as_str().unwrap().to_owned();
+        assert!(shown.contains(problem), "{shown}");
         assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"one");
     }
     assert_eq!(sluice.metric("sluice_endpoint_file_reads_total", "failed"), 3);
     place_endpoints(&file, &[two.addr()]);
     wait_for_members(&sluice, &[two.addr()]);
-    assert!(state()["failure"].is_null());
+    assert!(state()["failure"].is_null() && newest().is_null());
     assert_eq!(sluice.metric("sluice_endpoint_file_stale", "up"), 0);
     assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"two");
     // A file that says so empties the cluster.

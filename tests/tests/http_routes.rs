@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Origin, Sluice, http, wait};
+use sluice_testkit::{Authority, Origin, Sluice, http, tools, wait};
 
 fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Message {
     origin::get(sluice.addr("web"), host, path)
@@ -333,6 +333,81 @@ fn error_pages_replace_error_responses() {
     assert_eq!(answer.value("content-type"), "text/html; charset=utf-8");
     assert_eq!(get(&sluice, "a", "/none").text(), "no");
     sluice.record_of("upstream.reset");
+}
+
+#[test]
+fn error_pages_keep_headers_that_do_not_describe_the_body() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let filters = r#"{ error_pages: { pages: { 503: "sorry", 429: "slow down" }, upstream: true } }, { set_headers: { response: { x-frame-options: DENY, etag: '"1"' } } }, { rate_limit: { requests: 1/h } }"#;
+    let sluice = start(&web(&a, &b, filters, "    - rules: [{ cluster: a }]"));
+    let of_endpoint = get(&sluice, "a", "/status/503");
+    assert_eq!((of_endpoint.status(), of_endpoint.text().as_str()), (503, "sorry"));
+    let own = get(&sluice, "a", "/");
+    assert_eq!((own.status(), own.text().as_str()), (429, "slow down"));
+    assert_eq!(of_endpoint.value("x-origin"), "a");
+    assert!(own.value("retry-after").parse::<u64>().unwrap() > 3000);
+    for answer in [of_endpoint, own] {
+        assert_eq!((answer.value("x-frame-options"), answer.value("etag")), ("DENY", ""));
+        assert_eq!(answer.value("content-type"), "text/html; charset=utf-8");
+    }
+}
+
+#[test]
+fn a_session_keeps_its_cluster_of_a_split() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let rule = r#"
+    - hosts: "*"
+      rules: [{ split: { a: { weight: 50, runtime: share-a }, b: { weight: 50, runtime: share-b } } }]
+"#;
+    let kit = Sluice::new().expect_warning("without a key");
+    let sluice = kit.start(&web(&a, &b, "{ sticky: { header: x-server } }", rule));
+    let first = get(&sluice, "a", "/");
+    let (server, origin) = (first.value("x-server").to_owned(), first.value("x-origin").to_owned());
+    let again = || {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Server: {server}\r\n\r\n");
+        Client::connect(sluice.addr("web")).ask(&request).value("x-origin").to_owned()
+    };
+    assert!((0..30).all(|_| again() == origin));
+    // A cluster that is to get no traffic any more loses its sessions too.
+    let query = format!("/runtime?key=share-{origin}&value=0");
+    assert_eq!(http::request(sluice.admin_addr(), "POST", &query).unwrap().0, 200);
+    assert!((0..10).all(|_| again() != origin));
+}
+
+#[test]
+fn a_request_by_server_name_is_tried_in_the_chain_that_takes_it() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("cert", &["web.test"]);
+    let sluice = kit.start(
+        r#"
+admin: { address: 127.0.0.1:0 }
+listeners:
+  - name: edge
+    address: 127.0.0.1:0
+    chains:
+      - { name: pass, match: { sni: pass.example.com }, relay: up }
+      - { name: own, match: { sni: "*.own.example.com" }, tls: { cert: cert.pem, key: cert.key }, http: main }
+      - { name: web, tls: cert.pem, http: main }
+routes: { main: [{ rules: [{ cluster: up }] }] }
+clusters: { up: { endpoints: [127.0.0.1:1] } }
+"#,
+    );
+    let chains = |query: &str| -> Vec<(String, bool)> {
+        let page = sluice.page(&format!("/try?host=a&format=json{query}")).1;
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .map(|item| (item["chain"].as_str().unwrap().to_owned(), item["rule"].is_string()))
+            .collect()
+    };
+    let of = |name: &str, rule| vec![(name.to_owned(), rule)];
+    assert_eq!(chains("&sni=Pass.example.com"), of("pass", false));
+    assert_eq!(chains("&sni=a.own.example.com"), of("own", true));
+    assert_eq!(chains("&sni=shop.example.com"), of("web", true));
+    assert_eq!(chains("").len(), 2);
 }
 
 /// A configuration with one route to both origins.

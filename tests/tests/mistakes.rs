@@ -858,6 +858,54 @@ fn of_quantities() {
 }
 
 #[test]
+fn of_other_proxies_words() {
+    let matched = |of: &str| to_up(&format!("match: {{ {of} }}, cluster: up"));
+    page(
+        "mistakes-other-words",
+        &[
+            (
+                "a host and a port for an endpoint",
+                relay("").replace("[127.0.0.1:7002]", "[{ host: 127.0.0.1, port: 7002 }]"),
+            ),
+            ("servers of a cluster", relay("").replace("endpoints:", "servers:")),
+            ("HAProxy's leastconn", relay("balance: leastconn")),
+            ("nginx's ip_hash", relay("balance: ip_hash")),
+            ("a prefix of a path", matched("path_prefix: /api")),
+            ("the host of a request", matched("host: a.test")),
+            ("a URI", matched("uri: /a")),
+            (
+                "a list of routes",
+                to_up("cluster: up")
+                    .replace("  main:\n    - hosts: \"*\"\n      rules:\n        - {", "  - {"),
+            ),
+            (
+                "a number of listeners",
+                relay("").replace("[{ name: a, address: 127.0.0.1:7001, relay: up }]", "80"),
+            ),
+            ("a word for a map of TLS", relay("tls: [strict]")),
+            (
+                "a certificate among other fields",
+                listener("tls: { cert: a.pem, min_version: 1.3 }, relay: up"),
+            ),
+            (
+                "something like an IP address for a forward proxy",
+                relay("").replace("endpoints: [127.0.0.1:7002]", "forward: { hosts: [10.0.0] }"),
+            ),
+            (
+                "a runtime value that is no number",
+                rule("split: { up: { weight: 1, runtime: a }, ring: 1 }")
+                    + "runtime: { values: { a: lots } }\n",
+            ),
+            (
+                "a runtime value that is no percentage",
+                to_up("match: { runtime: { key: a, percent: 5% } }, cluster: up")
+                    + "runtime: { values: { a: 150% } }\n",
+            ),
+        ],
+    );
+}
+
+#[test]
 fn of_kinds() {
     page(
         "mistakes-kinds",

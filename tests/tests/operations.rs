@@ -455,6 +455,49 @@ fn a_failed_reload_is_reported_once_even_with_logs_in_the_watched_folder() {
 }
 
 #[test]
+fn a_failed_reload_is_shown_until_the_configuration_is_usable_again() {
+    let server = Server::echo();
+    let good = format!(
+        "admin: {{ address: 127.0.0.1:0 }}\nruntime: {{ file: values }}\n\
+         listeners: [{{ name: a, address: 127.0.0.1:0, http: r }}]\n\
+         routes: {{ r: [{{ split: {{ up: {{ weight: 1, runtime: share }} }} }}] }}\n\
+         clusters: {{ up: {{ endpoints: [{}] }} }}\n",
+        quoted(&server)
+    );
+    let kit = Sluice::new().watching().expect_warning("reload failed");
+    let kit = kit.expect_warning("does not set `share`");
+    let values = kit.folder().join("values");
+    std::fs::write(&values, "share: 10%\n").unwrap();
+    let sluice = kit.start(&good);
+    let newest = || {
+        let items = sluice.items("/resources");
+        let of_files = items.iter().find(|item| item["kind"] == "configuration");
+        of_files.map(|item| item["newest"]["errors"].to_string())
+    };
+    let failing = |says: &str| {
+        wait::until("the failure", || newest().filter(|newest| newest.contains(says)));
+    };
+    let share = || sluice.items("/runtime")[0]["value"].clone();
+    assert_eq!((newest(), share()), (None, "10%".into()));
+
+    std::fs::write(&values, "share: lots\n").unwrap();
+    failing("`share`: expected a number");
+    assert_eq!(share(), "10%");
+    std::fs::write(&values, "share: 10%\n").unwrap();
+    wait::until("the recovery", || newest().is_none().then_some(()));
+    wait::until("the report", || sluice.reloads().pop().filter(|last| last == "unchanged"));
+    assert!(sluice.log().contains("the configuration is usable again"));
+
+    assert_eq!(sluice.reload(&good.replace("[{ split", "[{ splt")), "failed");
+    failing("splt");
+    assert_eq!(sluice.reload(&good), "unchanged");
+    assert_eq!(newest(), None);
+    // A value that leaves the file is no longer set.
+    std::fs::write(&values, "").unwrap();
+    wait::until("the value to leave", || share().is_null().then_some(()));
+}
+
+#[test]
 fn a_certificate_error_is_reported_once_even_with_logs_in_the_watched_folder() {
     if !tools::have(&["openssl"]) {
         return;

@@ -21,6 +21,25 @@ fn yaml(port: u16, socket: &str, tcp: SocketAddr, udp: SocketAddr) -> String {
 }
 
 #[test]
+fn only_from_sluice_can_an_address_be_taken_over() {
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("sluice.yaml");
+    let text = format!(
+        "listeners: [{{ name: a, address: \"{}\", relay: up }}]\nclusters: {{ up: {{ endpoints: [127.0.0.1:1] }} }}\n",
+        stranger.local_addr().unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    let ended = tools::run(
+        tools::command(Sluice::binary().to_str().unwrap()).arg("run").arg("-c").arg(&config),
+    );
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("already listens there; stop it, or use another address"), "{said}");
+    assert!(!said.contains("--takeover"), "{said}");
+}
+
+#[test]
 fn a_second_process_on_an_address_is_refused_and_the_holder_is_named() {
     let (server, udp) = (Server::echo(), UdpServer::echo(""));
     let folder = tempfile::tempdir().unwrap();

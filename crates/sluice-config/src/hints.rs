@@ -1,9 +1,9 @@
 //! Better help for findings made while a configuration is read.
 //!
-//! Owns: where a misplaced field belongs, and files of other proxies. Refuses to know: what sections mean; it asks
-//! their shapes. Keeps: a hint is only given if one place fits.
+//! Owns: where a misplaced field belongs, files and words of other proxies, an example for a value of the wrong kind.
+//! Refuses to know: what sections mean; it asks their shapes. Keeps: a hint is only given if one place fits.
 
-use sluice_core::settings::{KNOWN_HERE, SectionShape};
+use sluice_core::settings::{FieldShape, KNOWN_HERE, SectionShape};
 use sluice_core::{Diagnostic, Diags, Setting as _, Shape};
 use sluice_model::Config;
 
@@ -33,15 +33,129 @@ const OTHER_PROXIES: &[(&str, &str)] = &[
     ("server", "nginx"),
 ];
 
-/// Completes findings about unknown fields.
+/// Fields of other proxies, by the section that they are written in: what to write instead.
+const OTHER_FIELDS: &[(&str, &[&str], &str)] = &[
+    (
+        "EndpointEntry",
+        &["host", "ip", "hostname", "port", "url"],
+        "write both as `address: HOST:PORT`",
+    ),
+    (
+        "Cluster",
+        &["servers", "server", "hosts", "targets", "backends", "members", "load_assignment"],
+        "write `endpoints: [HOST:PORT]`",
+    ),
+    ("RouteMatch", &["path_prefix", "prefix"], "write `path: /PREFIX/*`"),
+    ("RouteMatch", &["uri", "url"], "write `path: /PATH`"),
+    (
+        "RouteMatch",
+        &["host", "hosts", "authority", "server_name", "domains"],
+        "hosts are matched outside of the rules: `routes: { NAME: [{ hosts: HOST, rules: [...] }] }`",
+    ),
+];
+
+/// Balancers of other proxies: what to write instead.
+const OTHER_BALANCERS: &[(&[&str], &str)] = &[
+    (&["leastconn", "least_conn", "least_connections", "leastconns"], "write `least_request`"),
+    (&["static-rr", "rr", "wrr"], "write `round_robin`"),
+    (
+        &["source", "ip_hash", "source_ip", "hash", "uri", "hdr"],
+        "write `maglev`, and `hash` where the cluster is used",
+    ),
+];
+
+/// How deep an example goes.
+const EXAMPLE_DEPTH_MAX: usize = 3;
+
+/// Completes findings about unknown fields and words, and about values of the wrong kind.
 pub fn complete(diags: &mut Diags) {
-    for finding in diags.iter_mut().filter(|finding| finding.code == "unknown-field") {
-        if finding.help.as_deref().is_some_and(|help| help.starts_with(KNOWN_HERE))
-            && let Some(help) = hint(finding)
-        {
+    for finding in diags.iter_mut() {
+        let unexplained = match finding.help.as_deref() {
+            None => true,
+            Some(help) => help.starts_with(KNOWN_HERE),
+        };
+        let help = match finding.code {
+            "unknown-field" => {
+                other_field(finding).or_else(|| hint(finding).filter(|_| unexplained))
+            }
+            _ if !unexplained => None,
+            "wrong-kind" => right_kind(finding),
+            "bad-value" => other_balancer(finding),
+            _ => None,
+        };
+        if let Some(help) = help {
             finding.help(help);
         }
     }
+}
+
+/// What to write in place of a field of another proxy.
+fn other_field(finding: &Diagnostic) -> Option<String> {
+    let (parent, key) = finding.path.rsplit_once('.')?;
+    let here: Vec<SectionShape> = shapes_at(parent)?.iter().flat_map(sections).collect();
+    let in_section = |name: &str| here.iter().any(|section| section.name == name);
+    let found =
+        OTHER_FIELDS.iter().find(|(section, keys, _)| keys.contains(&key) && in_section(section));
+    found.map(|(_, _, help)| (*help).to_owned())
+}
+
+fn other_balancer(finding: &Diagnostic) -> Option<String> {
+    let word = finding.message.strip_prefix('`')?.split('`').next()?;
+    let found = OTHER_BALANCERS.iter().find(|(words, _)| words.contains(&word));
+    found.filter(|_| finding.path.ends_with(".balance")).map(|(_, help)| (*help).to_owned())
+}
+
+/// An example of the kind of value that was expected.
+fn right_kind(finding: &Diagnostic) -> Option<String> {
+    if !finding.message.starts_with("expected ") {
+        return None;
+    }
+    let key = finding.path.rsplit('.').next()?.split('[').next()?;
+    let example = shapes_at(&finding.path)?.iter().find_map(|shape| example(shape, 0))?;
+    Some(format!("for example `{key}: {example}`"))
+}
+
+/// A value of this shape, with the fields that it needs.
+fn example(shape: &Shape, depth: usize) -> Option<String> {
+    if depth > EXAMPLE_DEPTH_MAX {
+        return None;
+    }
+    match shape {
+        // Any text may be wrong here.
+        Shape::Text { what: "text", .. } => None,
+        // What begins with `*` or `%` is no plain text in YAML.
+        Shape::Text { example, .. } if example.starts_with(['*', '%']) => {
+            Some(format!("\"{example}\""))
+        }
+        Shape::Text { example, .. } => Some((*example).to_owned()),
+        Shape::Bool | Shape::Empty => Some("true".to_owned()),
+        Shape::Count { min, max } => Some(10.clamp(*min, *max).to_string()),
+        Shape::Choice(words) => words.first().map(|(word, _)| (*word).to_owned()),
+        Shape::OneOrMany(inner) | Shape::OrNone(inner) => example(inner, depth),
+        Shape::Either(forms) => forms.iter().find_map(|form| example(form, depth)),
+        Shape::Named(inner) => Some(format!("{{ NAME: {} }}", example(inner, depth + 1)?)),
+        Shape::Section(section) => {
+            let fields = section().fields;
+            let of = |field: &FieldShape| {
+                Some(format!("{}: {}", field.key, example(&field.shape, depth + 1)?))
+            };
+            let needed: Option<Vec<String>> =
+                fields.iter().filter(|of| of.required).map(of).collect();
+            let needed = needed?.join(", ");
+            let shown = if needed.is_empty() { fields.iter().find_map(of)? } else { needed };
+            Some(format!("{{ {shown} }}"))
+        }
+        Shape::Secret | Shape::Tagged(_) | Shape::Fields(_) | Shape::Any => None,
+    }
+}
+
+/// The shapes that the value at a path may have.
+fn shapes_at(path: &str) -> Option<Vec<Shape>> {
+    path.split('.').try_fold(vec![Config::shape()], |shapes, step| {
+        let step = step.split('[').next().unwrap_or_default();
+        let below: Vec<Shape> = shapes.iter().flat_map(|shape| field(shape, step)).collect();
+        (!below.is_empty()).then_some(below)
+    })
 }
 
 fn hint(finding: &Diagnostic) -> Option<String> {
@@ -58,12 +172,7 @@ fn hint(finding: &Diagnostic) -> Option<String> {
             ours.join(", ")
         ));
     };
-    let here = parent.split('.').try_fold(vec![Config::shape()], |shapes, step| {
-        let step = step.split('[').next().unwrap_or_default();
-        let below: Vec<Shape> = shapes.iter().flat_map(|shape| field(shape, step)).collect();
-        (!below.is_empty()).then_some(below)
-    })?;
-    let here: Vec<SectionShape> = here.iter().flat_map(sections).collect();
+    let here: Vec<SectionShape> = shapes_at(parent)?.iter().flat_map(sections).collect();
     let below = here.iter().flat_map(|section| &section.fields);
     let mut below = below.filter(|of| sections(&of.shape).iter().any(|inner| has(inner, key)));
     if let (Some(inner), None) = (below.next(), below.next()) {

@@ -120,6 +120,16 @@ fn is_name_of_secret(forms: &[FieldShape]) -> bool {
     matches!(forms, [form] if form.key == SecretSource::KEY)
 }
 
+/// Whether a value of this shape has fields that are known.
+fn has_fields(shape: &Shape) -> bool {
+    match shape {
+        Shape::Section(_) | Shape::Fields(_) => true,
+        Shape::OneOrMany(inner) | Shape::OrNone(inner) => has_fields(inner),
+        Shape::Either(forms) => forms.iter().any(has_fields),
+        _ => false,
+    }
+}
+
 fn fields_by_shape(
     fields: Vec<(String, Plain)>,
     written: &[(String, Plain)],
@@ -127,6 +137,11 @@ fn fields_by_shape(
 ) -> Plain {
     let field = |((name, value), (_, written)): ((String, Plain), &(String, Plain))| {
         let value = match known.iter().find(|field| field.key == name) {
+            // Its name gives nothing away: a field with fields of its own, such as `cookie`, contains settings.
+            Some(field) if has_fields(&field.shape) => {
+                let judged = redact(written.clone(), Within::Judged, &|_| Vec::new());
+                by_shape(judged, written, &field.shape)
+            }
             Some(field) => by_shape(value, written, &field.shape),
             None => value,
         };
@@ -383,6 +398,40 @@ mod tests {
             let shown = redacted(settings(named(), text("b")), &shapes);
             assert_eq!(shown, settings(named(), gone()), "{key}");
         }
+    }
+
+    #[test]
+    fn a_field_with_known_fields_is_no_secret_for_its_name() {
+        let field = |key, shape| FieldShape {
+            key,
+            doc: String::new(),
+            required: true,
+            default: None,
+            shape,
+        };
+        let shapes = |_: &str| {
+            let cookie = vec![
+                field("name", String::shape()),
+                field("ttl", String::shape()),
+                field("token", String::shape()),
+                field("lock", SecretSource::shape()),
+            ];
+            let cookie = Shape::Either(vec![String::shape(), Shape::Fields(cookie)]);
+            vec![Shape::Fields(vec![field("cookie", cookie), field("token", String::shape())])]
+        };
+        let settings = |cookie: Plain, token: &str| {
+            let fields = vec![("cookie".to_owned(), cookie), ("token".to_owned(), text(token))];
+            map("filters", map("own", Plain::Map(fields)))
+        };
+        let cookie = |token: &str, lock: &str| {
+            let fields = [("name", "SRV"), ("ttl", "8h"), ("token", token), ("lock", lock)];
+            Plain::Map(fields.map(|(key, value)| (key.to_owned(), text(value))).into())
+        };
+        assert_eq!(
+            redacted(settings(cookie("a", "b"), "c"), &shapes),
+            settings(cookie(REDACTED, REDACTED), REDACTED)
+        );
+        assert_eq!(redacted(settings(text("SRV"), "c"), &shapes), settings(text("SRV"), REDACTED));
     }
 
     #[test]

@@ -258,6 +258,9 @@ pub trait ShortForm: Setting {
         Self::KEY
     }
 
+    /// The fields of a value of `KEY`, if it is a map: one with none but these is the short form too.
+    const KEYS_OF_SHORT: &'static [&'static str] = &[];
+
     /// What to write instead of `true` or `false`, where those cannot be meant as the value of that field.
     const NOT_A_SWITCH: Option<&'static str> = None;
 }
@@ -276,8 +279,11 @@ impl<T> std::ops::Deref for Short<T> {
 
 impl<T: ShortForm> Setting for Short<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        if matches!(node.value, Value::Map(_)) {
-            return T::bind(node, at, diags).map(Self);
+        if let Value::Map(entries) = &node.value {
+            let of_short = |entry: &MapEntry| T::KEYS_OF_SHORT.contains(&&*entry.key);
+            if entries.is_empty() || !entries.iter().all(of_short) {
+                return T::bind(node, at, diags).map(Self);
+            }
         }
         if let Some(help) = T::NOT_A_SWITCH
             && (node.is_word("true") || node.is_word("false"))

@@ -94,6 +94,45 @@ impl MatchStep {
 }
 
 impl Criteria {
+    /// How exactly the names cover a server name in lower case: 0 if there are none, which covers every name; `None` if they
+    /// do not cover it.
+    pub fn name_fit(&self, name: &str) -> Option<usize> {
+        if self.names.is_empty() {
+            return Some(0);
+        }
+        let fits = self.names.iter().filter(|pattern| pattern.fits(name));
+        fits.map(|pattern| match pattern {
+            NamePattern::Exact(_) => usize::MAX,
+            NamePattern::Suffix(suffix) => suffix.len(),
+        })
+        .max()
+    }
+
+    /// Whether encrypted connections can fit.
+    pub fn takes_encrypted(&self) -> bool {
+        self.transports.is_empty() || self.transports.iter().any(|of| *of != TransportKind::Plain)
+    }
+
+    /// Whether all encrypted connections that these names and the transports of `other` cover fit.
+    pub fn is_by_name_only(&self, other: &Self) -> bool {
+        let Self {
+            ports,
+            destinations,
+            names: _,
+            transports: _,
+            alpn,
+            protocols,
+            words,
+            sources,
+            source_ports,
+        } = self;
+        let lists = [ports.len(), destinations.len(), alpn.len(), protocols.len(), words.len()];
+        let covers = |transport: &TransportKind| self.transports.contains(transport);
+        let transports = self.transports.is_empty() || other.transports.iter().all(covers);
+        let any_source = sources.is_empty() && source_ports.is_empty();
+        self.takes_encrypted() && transports && lists == [0; 5] && any_source
+    }
+
     /// The words that a fact must have; none if it may have any.
     fn words_of(&self, fact: &'static WordFact) -> &[WordPattern] {
         let words = self.words.iter().find(|(of, _)| *of == fact);

@@ -1,4 +1,4 @@
-//! The clusters of a relay, and the choice among them.
+//! The clusters of a relay, and the choice among them; how a split chooses by weight.
 //!
 //! Owns: which cluster a connection or flow goes to, and which metadata it asks for there. Refuses to know: endpoints. Keeps: a client that a hash or a table
 //! of sources keeps with its endpoint stays with one cluster too, as long as the shares stay the same.
@@ -33,7 +33,6 @@ impl WeightedCluster {
 pub(crate) struct SplitHandles {
     /// At least one.
     handles: Box<[SplitHandle]>,
-    total: u64,
 }
 
 /// A worker's handle to a cluster of a relay.
@@ -52,8 +51,7 @@ impl SplitHandles {
             weight: of.weight,
             subset: of.subset.clone(),
         };
-        let total = clusters.iter().map(|of| of.weight).fold(0, u64::saturating_add);
-        Self { handles: clusters.iter().map(handle).collect(), total }
+        Self { handles: clusters.iter().map(handle).collect() }
     }
 
     /// Chooses a cluster by weight: by `key` if there is one, so that equal keys get the same, or else at random.
@@ -62,26 +60,35 @@ impl SplitHandles {
             return only;
         }
         let random = || worker.random_below(usize::MAX) as u64;
-        // Hashed again: the balancer of the cluster goes by the same key, and must see all kinds of them.
-        let number = key.map_or_else(random, |key| xxh3_64(&key.to_le_bytes()));
-        &self.handles[self.place(number)]
+        &self.handles[self.place(key.map_or_else(random, number_of_key))]
     }
 
     /// The place of the cluster that `number` falls to; the first if all weights are 0.
     fn place(&self, number: u64) -> usize {
-        let mut at = number.checked_rem(self.total).unwrap_or(0);
-        let found = self.handles.iter().position(|SplitHandle { weight, .. }| {
-            let here = at < *weight;
-            at = at.saturating_sub(*weight);
-            here
-        });
-        found.unwrap_or(0)
+        place_of(number, self.handles.iter().map(|of| of.weight)).unwrap_or(0)
     }
 
     /// Every cluster.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &SplitHandle> {
         self.handles.iter()
     }
+}
+
+/// The number by which a split chooses for clients with this key: hashed again, since the balancer of the cluster goes by
+/// the same key, and must see all kinds of them.
+pub fn number_of_key(key: u64) -> u64 {
+    xxh3_64(&key.to_le_bytes())
+}
+
+/// The place of the share that `number` falls to, by the weights of all; `None` if they are all 0.
+pub fn place_of(number: u64, mut weights: impl Iterator<Item = u64> + Clone) -> Option<usize> {
+    let total = weights.clone().fold(0, u64::saturating_add);
+    let mut at = number.checked_rem(total)?;
+    weights.position(|weight| {
+        let here = at < weight;
+        at = at.saturating_sub(weight);
+        here
+    })
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ mod response;
 mod response_buffering;
 mod retrying;
 mod sent_attempt;
+mod split;
 mod upload;
 mod upstream_request;
 pub mod websocket;

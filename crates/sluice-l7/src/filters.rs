@@ -17,7 +17,7 @@ use sluice_io::WorkerCx;
 
 use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeKind};
 use crate::side_calls::{SideCallLog, SideCalls};
 
 pub mod api_key;
@@ -82,8 +82,9 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
-    /// Names of the runtime values that the filter reads. An operator can set these and no others.
-    fn runtime_keys(&self) -> Vec<&str> {
+    /// The runtime values that the filter reads, and as what. An operator can set these and no others, and only to what
+    /// can be read so.
+    fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
         Vec::new()
     }
 

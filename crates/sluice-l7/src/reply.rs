@@ -30,6 +30,8 @@ pub struct Reply {
     pub content_type: Cow<'static, str>,
     /// Whether the connection is closed after it.
     pub close: bool,
+    /// Whether the headers of the response that it replaces stay, without those that describe its body.
+    pub(crate) keeps_headers: bool,
     /// What a filter added after the body.
     pub(crate) trailers: Option<Box<Head>>,
 }
@@ -50,6 +52,7 @@ impl Reply {
             body: body.into(),
             content_type: Cow::Borrowed("text/plain; charset=utf-8"),
             close: false,
+            keeps_headers: false,
             trailers: None,
         }
     }
@@ -83,7 +86,11 @@ impl Reply {
 
     /// Fills the head of the response; returns whether a body follows.
     pub fn apply_to(&self, head: &mut Head, is_grpc: bool) -> bool {
-        head.clear();
+        if self.keeps_headers {
+            head.remove_where(|name, _| describes_body(name));
+        } else {
+            head.clear();
+        }
         if is_grpc {
             // Trailers-only, with the gRPC status for the HTTP status.
             head.set_status(200);
@@ -114,6 +121,31 @@ impl Reply {
     }
 }
 
+/// Whether a header describes the body of its message, so that it is wrong for another body: RFC 9110 §6.6.2, §8 and §14,
+/// RFC 9530, and how HTTP/1.1 frames a body.
+fn describes_body(name: &[u8]) -> bool {
+    const NAMES: [&str; 17] = [
+        "accept-ranges",
+        "content-digest",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-md5",
+        "content-range",
+        "content-type",
+        "digest",
+        "etag",
+        "last-modified",
+        "repr-digest",
+        "trailer",
+        "transfer-encoding",
+        "unencoded-digest",
+    ];
+    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
 /// The gRPC status of a reply with this HTTP status. Where a client can tell more from Sluice's own status than from one
 /// that any proxy may send, it is more exact than [`GrpcCode::of_http`].
 pub const fn grpc_status(status: u16) -> GrpcCode {
@@ -128,6 +160,35 @@ pub const fn grpc_status(status: u16) -> GrpcCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replaced_body_takes_what_describes_it_along() {
+        let mut reply = Reply::new(401, reasons::LOCAL, "x", "who are you?\n");
+        reply.keeps_headers = true;
+        let mut head = Head::default();
+        head.set_status(401);
+        for (name, value) in [
+            ("WWW-Authenticate", "Basic"),
+            ("set-cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+            ("Content-Type", "application/json"),
+            ("content-length", "9000"),
+            ("content-security-policy", "default-src 'none'"),
+            ("Content-Encoding", "gzip"),
+            ("etag", "\"1\""),
+            ("transfer-encoding", "chunked"),
+            ("Trailer", "x-sum"),
+        ] {
+            head.append(name.as_bytes(), value.as_bytes());
+        }
+        assert!(reply.apply_to(&mut head, false));
+        let names: Vec<_> =
+            head.fields().map(|(name, _)| String::from_utf8_lossy(name).to_lowercase()).collect();
+        let kept = ["www-authenticate", "set-cookie", "set-cookie", "content-security-policy"];
+        assert_eq!(names[..4], kept);
+        assert_eq!(names[4..], ["content-type", "content-length"]);
+        assert_eq!(head.get(Known::ContentLength), Some(&b"13"[..]));
+    }
 
     #[test]
     fn grpc_clients_get_a_status_and_others_a_body() {

@@ -1,6 +1,7 @@
 //! Runtime values: numbers and flags that can change without a new configuration.
 //!
-//! Owns: the layers and the values that result from them. Refuses to know: files, admin pages, and what values mean.
+//! Owns: the layers, the values that result from them, and what they may be. Refuses to know: files, admin pages, and
+//! who reads a value.
 //! Keeps: a later layer wins (configuration, then file, then control plane, then
 //! operator); readers see all of a change or none of it.
 
@@ -32,6 +33,39 @@ impl Origin {
             Self::Admin => "admin",
         }
     }
+}
+
+/// What a runtime value is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuntimeKind {
+    /// A number, such as a weight or a rate; `10%` is 10.
+    Number,
+    /// A percentage from 0 to 100, with or without `%`.
+    Percent,
+    /// `true` or `false`.
+    Flag,
+}
+
+impl RuntimeKind {
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// It cannot be read so: what was expected.
+    pub fn check(self, value: &str) -> Result<(), String> {
+        let (fits, expected) = match self {
+            Self::Number => (number(value).is_some(), "a number, such as 20"),
+            Self::Percent => {
+                let fits = number(value).is_some_and(|percent| percent <= 100);
+                (fits, "a percentage from 0 to 100, such as 20")
+            }
+            Self::Flag => (value.parse::<bool>().is_ok(), "true or false"),
+        };
+        if fits { Ok(()) } else { Err(format!("expected {expected}, not `{value}`")) }
+    }
+}
+
+fn number(value: &str) -> Option<u64> {
+    value.strip_suffix('%').unwrap_or(value).parse().ok()
 }
 
 /// Values by name.
@@ -98,8 +132,7 @@ impl Runtime {
     /// Returns a value as a number (`10%` is 10), or `None` if it is not set or not a number.
     pub fn number(&self, key: &str) -> Option<u64> {
         let all = self.in_force.load();
-        let value = &all.get(key)?.value;
-        value.strip_suffix('%').unwrap_or(value).parse().ok()
+        number(&all.get(key)?.value)
     }
 
     /// Returns a value as `true` or `false`, or `None` if it is not set or neither.
@@ -111,6 +144,27 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_must_be_of_the_kind_that_is_read() {
+        use RuntimeKind::{Flag, Number, Percent};
+        for (kind, value, fits) in [
+            (Number, "500", true),
+            (Number, "10%", true),
+            (Number, "", false),
+            (Number, "-1", false),
+            (Number, "1.5", false),
+            (Number, "5/s", false),
+            (Percent, "100%", true),
+            (Percent, "101", false),
+            (Flag, "true", true),
+            (Flag, "1", false),
+        ] {
+            assert_eq!(kind.check(value).is_ok(), fits, "{kind:?} {value:?}");
+        }
+        let said = Percent.check("150%").unwrap_err();
+        assert_eq!(said, "expected a percentage from 0 to 100, such as 20, not `150%`");
+    }
 
     #[test]
     fn a_later_layer_wins_and_what_it_hides_is_known() {

@@ -17,6 +17,7 @@ pub mod forward;
 pub mod high_limits;
 pub mod loops;
 pub mod routes;
+pub mod runtime;
 pub mod subsets;
 pub mod zones;
 
@@ -24,6 +25,7 @@ pub use clusters::clusters;
 pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;
+pub use runtime::runtime;
 
 /// Checks that names and addresses are unique.
 pub fn names_and_addresses(config: &Config, diags: &mut Diags) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name};
 use sluice_l4::filters::{Fetches, Filters};
+use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{HttpFilters, Runtime};
 use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
 use sluice_upstream::ClusterDirectory;
@@ -144,7 +145,7 @@ pub(crate) struct Compiler<'a> {
     files: RefCell<BTreeSet<PathBuf>>,
     /// Certificates that no longer load; those in use before are kept.
     stale: RefCell<Vec<LoadError>>,
-    runtime_keys: RefCell<BTreeSet<String>>,
+    runtime_keys: RefCell<BTreeSet<(String, RuntimeKind)>>,
     /// The clusters and secrets that filters name.
     named: RefCell<BTreeSet<(Kind, Name)>>,
     /// What filters name, cannot do without, and may still come.
@@ -173,8 +174,8 @@ pub(crate) struct Inputs {
     pub(crate) files: Vec<NamedFile>,
     /// Certificates that no longer load; those in use before are kept.
     pub(crate) stale: Vec<LoadError>,
-    /// Names of the runtime values that it reads.
-    pub(crate) runtime_keys: Vec<String>,
+    /// The runtime values that it reads, and as what.
+    pub(crate) runtime_keys: Vec<(String, RuntimeKind)>,
     /// The clusters and secrets that its filters name.
     pub(crate) named: Vec<(Kind, Name)>,
     /// What its filters name, cannot do without, and may still come; if there is any, the resource did not compile.

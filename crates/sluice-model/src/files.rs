@@ -65,6 +65,7 @@ pub fn stage_files(
     };
     let mut staged = stage(store, batch, around, shared, now, diags);
     staged.stale_endpoint_files = translated.stale_endpoint_files;
+    check::runtime(&config, &process, staged.runtime_keys(store), diags);
     if diags.has_errors() {
         return None;
     }

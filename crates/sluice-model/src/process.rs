@@ -57,7 +57,8 @@ impl Process {
         let runtime_file = runtime.file.as_ref().map(|path| folder.join(&path.value));
         let of_file = runtime_file.as_deref().zip(runtime.file.as_ref());
         let of_file = of_file.map(|(file, path)| values_of(file, path, diags));
-        let runtime_values = (runtime.values.0.clone(), of_file.unwrap_or_default());
+        let own = runtime.values.0.iter().map(|(name, value)| (name.clone(), value.value.clone()));
+        let runtime_values = (own.collect(), of_file.unwrap_or_default());
         Self {
             admin: admin.clone(),
             drain: drain.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diagnostic, Diags, Name};
-use sluice_l7::runtime::{Origin, RuntimeMap};
+use sluice_l7::runtime::{Origin, RuntimeKind, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_tls::LoadError;
 use sluice_upstream::ClusterPlan;
@@ -110,6 +110,20 @@ pub struct Staged {
 impl Staged {
     /// The clusters and secrets that filters name once the batch is in force.
     pub fn named<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a (Kind, Name)> {
+        self.inputs(store).flat_map(|inputs| &inputs.named)
+    }
+
+    /// The runtime values that are read once the batch is in force, and as what.
+    pub fn runtime_keys<'a>(
+        &'a self,
+        store: &'a Store,
+    ) -> impl Iterator<Item = (&'a str, RuntimeKind)> {
+        let keys = self.inputs(store).flat_map(|inputs| &inputs.runtime_keys);
+        keys.map(|(key, kind)| (key.as_str(), *kind))
+    }
+
+    /// What all resources are compiled with once the batch is in force.
+    fn inputs<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a Inputs> {
         let replaced = |kind: Kind, name: &Name| {
             let key = (kind, Arc::clone(name));
             self.set.contains_key(&key) || self.removed.contains(&key)
@@ -119,7 +133,7 @@ impl Staged {
         });
         let stay = stay.filter(move |(kind, name, _)| !replaced(*kind, name));
         let all = stay.map(|(_, _, held)| held).chain(self.set.values());
-        all.filter_map(|held| held.inputs.as_deref()).flat_map(|inputs| &inputs.named)
+        all.filter_map(|held| held.inputs.as_deref())
     }
 
     /// The listeners that change: to what, or `None` for those that are removed.
@@ -254,10 +268,10 @@ impl Store {
         inputs.flat_map(|inputs| &inputs.files).map(|(path, _)| path.as_path())
     }
 
-    /// Names of the runtime values that resources read.
-    pub fn runtime_keys(&self) -> impl Iterator<Item = &str> {
+    /// The runtime values that resources read, and as what.
+    pub fn runtime_keys(&self) -> impl Iterator<Item = (&str, RuntimeKind)> {
         let inputs = self.all().filter_map(|held| held.inputs.as_deref());
-        inputs.flat_map(|inputs| &inputs.runtime_keys).map(String::as_str)
+        inputs.flat_map(|inputs| &inputs.runtime_keys).map(|(key, kind)| (key.as_str(), *kind))
     }
 
     /// The clusters that the filters of a resource may ask.

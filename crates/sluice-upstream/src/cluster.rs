@@ -301,6 +301,11 @@ impl Cluster {
         }
     }
 
+    /// Whether an endpoint with this ID is a member, usable or not.
+    pub fn has_endpoint(&self, id: EndpointId) -> bool {
+        self.members.load().with_id(id).is_some()
+    }
+
     /// Whether any endpoint is usable.
     pub fn has_usable(&self) -> bool {
         self.members.load().endpoints.iter().any(|member| member.is_usable())

@@ -3,7 +3,8 @@
 //! Owns: the settings, and what a name has to look like. Refuses to know: where a name was read, and where it leads.
 //! Keeps: a name is a client's word: only what passes here is looked up, in one form for each host and port.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,67 @@ use crate::reasons;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ForwardPlan {
     /// The hosts that may be named; if empty, every name and IP address.
-    pub hosts: Vec<NamePattern>,
+    pub hosts: Vec<ForwardPattern>,
     /// The ports that may be named, the first of which is used where none is; if empty, the usual one.
     pub ports: Vec<u16>,
     /// Hosts that are known at a time.
     pub hosts_max: usize,
     /// How long a host is known after its last use.
     pub host_ttl: Duration,
+}
+
+/// Hosts that clients may name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ForwardPattern {
+    /// A name, or names below it.
+    Name(NamePattern),
+    /// An IP address; an IPv4 address stands for its IPv4-mapped form too.
+    Address(IpAddr),
+}
+
+/// Parses a name, `*.suffix` or an IP address, an IPv6 address with or without brackets.
+///
+/// # Errors
+/// A message that states what was expected; also for what no request can name, such as `127.1`.
+pub fn parse_forward_pattern(text: &str) -> Result<ForwardPattern, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(ForwardPattern::Address(address.to_canonical()));
+    }
+    let pattern = parse_name_pattern(text)?;
+    let (NamePattern::Exact(name) | NamePattern::Suffix(name)) = &pattern;
+    if resembles_address(name) {
+        return Err(format!(
+            "`{text}` is neither a name nor an IP address; write an address in full, or a name such as *.example.com"
+        ));
+    }
+    Ok(ForwardPattern::Name(pattern))
+}
+
+impl ForwardPattern {
+    /// Whether it covers a host in its one form; `is_name` tells what kind it is.
+    fn fits(&self, host: &str, is_name: bool) -> bool {
+        match self {
+            Self::Name(pattern) => is_name && pattern.fits(host),
+            Self::Address(address) => {
+                let named = host.parse::<IpAddr>().ok().filter(|_| !is_name);
+                named.is_some_and(|named| named.to_canonical() == *address)
+            }
+        }
+    }
+}
+
+impl fmt::Display for ForwardPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(pattern) => pattern.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+sluice_core::text_setting! {
+    ForwardPattern, "a host name, *.suffix or an IP address", "*.example.com", parse_forward_pattern, ToString::to_string;
 }
 
 /// A host and port that a client named, and may name.
@@ -66,7 +121,7 @@ impl ForwardPlan {
         let (host, port) = split(named).ok_or_else(no_host)?;
         let (host, is_name) = normal(host).ok_or_else(no_host)?;
         let denied = |why: String| ForwardFailure::new(reasons::NAME_DENIED, why);
-        let is_listed = || is_name && self.hosts.iter().any(|pattern| pattern.fits(&host));
+        let is_listed = || self.hosts.iter().any(|pattern| pattern.fits(&host, is_name));
         if !self.hosts.is_empty() && !is_listed() {
             return Err(denied(format!("{host}: `forward.hosts` does not list it")));
         }
@@ -107,8 +162,7 @@ fn normal(host: &str) -> Option<(String, bool)> {
         return Some((address.to_string(), false));
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let last = host.rsplit('.').next()?;
-    if last.starts_with(|first: char| first.is_ascii_digit()) {
+    if resembles_address(host) {
         return None;
     }
     match parse_name_pattern(host).ok()? {
@@ -117,12 +171,18 @@ fn normal(host: &str) -> Option<(String, bool)> {
     }
 }
 
+/// Whether a host that is no IP address could be taken for one.
+fn resembles_address(host: &str) -> bool {
+    let last = host.rsplit('.').next();
+    last.is_some_and(|label| label.starts_with(|first: char| first.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn plan(hosts: &[&str], ports: &[u16]) -> ForwardPlan {
-        let hosts = hosts.iter().map(|host| parse_name_pattern(host).unwrap()).collect();
+        let hosts = hosts.iter().map(|host| parse_forward_pattern(host).unwrap()).collect();
         let host_ttl = Duration::from_secs(300);
         ForwardPlan { hosts, ports: ports.to_vec(), hosts_max: 4, host_ttl }
     }
@@ -200,6 +260,26 @@ mod tests {
             check(&some, named, expected);
         }
         check(&plan(&[], &[]), "a.test:22", Err(reasons::NAME_DENIED));
+    }
+
+    #[test]
+    fn addresses_are_listed_one_by_one_in_any_form() {
+        let some = plan(&["192.0.2.1", "2001:DB8::1", "[2001:db8::2]", "::ffff:192.0.2.9"], &[]);
+        for (named, expected) in [
+            ("192.0.2.1", Ok("192.0.2.1:443")),
+            ("[::ffff:192.0.2.1]", Ok("[::ffff:192.0.2.1]:443")),
+            ("[2001:db8:0::1]", Ok("[2001:db8::1]:443")),
+            ("[2001:db8::2]", Ok("[2001:db8::2]:443")),
+            ("192.0.2.9", Ok("192.0.2.9:443")),
+            ("192.0.2.2", Err(reasons::NAME_DENIED)),
+            ("[2001:db8::3]", Err(reasons::NAME_DENIED)),
+            ("a.test", Err(reasons::NAME_DENIED)),
+        ] {
+            check(&some, named, expected);
+        }
+        for wrong in ["127.1", "192.0.2.0/24", "*.0.0.1", "192.0.2.1:443", "[192.0.2.1", "0x7f.1"] {
+            assert!(parse_forward_pattern(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

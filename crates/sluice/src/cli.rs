@@ -92,8 +92,8 @@ pub(crate) struct AdminTarget {
 }
 
 const AFTER_ENDPOINT: &str = "\
-The action replaces the one before and survives reloads, changes of the endpoints, and the endpoint's leaving and coming
-back, until `ready`, its time, or the end of the process. Health checks go on meanwhile.
+The action replaces the one before and survives reloads, changes of the endpoints, and the endpoint's leaving and coming \
+back, until `ready`, its time, or the end of the process. Health checks go on meanwhile. \
 `/clusters` and `/overrides` of the admin address show it.";
 
 #[derive(Debug, Args)]
@@ -129,7 +129,7 @@ pub(crate) enum EndpointAction {
 }
 
 const AFTER_LISTENER: &str = "\
-A pause survives reloads and lasts until `resume` or the end of the process. `/listeners` and `/overrides` of the admin
+A pause survives reloads and lasts until `resume` or the end of the process. `/listeners` and `/overrides` of the admin \
 address show it.";
 
 #[derive(Debug, Args)]
@@ -153,7 +153,7 @@ pub(crate) enum ListenerAction {
 }
 
 const AFTER_CONNECTION: &str = "\
-The end is recorded with the reason `end.killed`. Requests in flight on the connection end with it. The client may come
+The end is recorded with the reason `end.killed`. Requests in flight on the connection end with it. The client may come \
 back; the next datagram of a flow's client begins a new flow.";
 
 #[derive(Debug, Args)]
@@ -175,8 +175,8 @@ pub(crate) enum ConnectionAction {
 }
 
 const AFTER_LOG: &str = "\
-A level without a target (`debug`) replaces what SLUICE_LOG set; levels of targets alone (`sluice_upstream=debug`) are
-added to it. The level survives reloads and lasts until `default`, its time, or the end of the process. `/log` and
+A level without a target (`debug`) replaces what SLUICE_LOG set; levels of targets alone (`sluice_upstream=debug`) are \
+added to it. The level survives reloads and lasts until `default`, its time, or the end of the process. `/log` and \
 `/overrides` of the admin address show it.";
 
 #[derive(Debug, Args)]

@@ -138,7 +138,7 @@ struct ActiveConfig {
     process: Arc<Process>,
     warnings: usize,
     /// The last reload, if it failed.
-    last_failure: Option<ReloadFailure>,
+    last_failure: Option<(ReloadFailure, Duration)>,
 }
 
 /// What triggered a reload.

@@ -86,6 +86,9 @@ impl Value {
     pub fn as_written(&self) -> Plain {
         match self {
             Self::Null => Plain::Null,
+            Self::Scalar { text, quoted: false } if matches!(&**text, "true" | "false") => {
+                Plain::Bool(&**text == "true")
+            }
             Self::Scalar { text, .. } => Plain::Text(text.to_string()),
             Self::List(items) => Plain::List(items.iter().map(Setting::show).collect()),
             Self::Map(entries) => {

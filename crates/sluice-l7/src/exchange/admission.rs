@@ -48,7 +48,7 @@ impl RequestTask {
         match found {
             Some(place) => self.choose_cluster(snapshot, place),
             None if snapshot.table.refuses_cleartext(&self.route_input()) => {
-                let host = without_port(self.request.authority());
+                let host = target_host(None, self.request.authority())?;
                 // OPTIONS * has no path.
                 let path = Some(self.request.path()).filter(|path| path.starts_with('/'));
                 let location = format!("https://{host}{}", path.unwrap_or("/"));
@@ -163,25 +163,11 @@ impl RequestTask {
     ) -> Result<RouteTarget, Stop> {
         let table = &snapshot.table;
         let rule = &table.virtual_hosts[place.0].rules[place.1];
-        let runtime = &self.manager.plan.runtime;
         let mut share = 0;
         let cluster = match &rule.action {
             Action::Cluster(index) => table.clusters[*index as usize].clone(),
             Action::Split(shares) => {
-                let weight = |share: &crate::routes::Share| {
-                    let set = share.runtime.as_deref().and_then(|key| runtime.number(key));
-                    set.unwrap_or(share.weight)
-                };
-                let total = shares.iter().map(weight).fold(0, u64::saturating_add);
-                let mut at = if total == 0 { 0 } else { self.random % total };
-                let chosen = shares.iter().position(|share| {
-                    let weight = weight(share);
-                    let here = at < weight;
-                    at = at.saturating_sub(weight);
-                    here
-                });
-                // A split has at least one.
-                share = chosen.unwrap_or(0);
+                share = self.share(rule, shares, table);
                 table.clusters[shares[share].cluster as usize].clone()
             }
             Action::ByHeader(name) => {
@@ -227,7 +213,7 @@ impl RequestTask {
                 .and_then(|port| port.strip_prefix(':'))
                 .map(str::to_owned),
         };
-        let host = redirect.host.as_deref().unwrap_or(host);
+        let host = target_host(redirect.host.as_deref(), authority)?;
         let usual = if scheme == "https" { "443" } else { "80" };
         let port =
             port.filter(|port| port != usual).map_or_else(String::new, |port| format!(":{port}"));
@@ -249,6 +235,16 @@ impl RequestTask {
             Stop::reply(Reply::malformed("path_rewrite_failed", body))
         })
     }
+}
+
+/// The host that a redirect leads to: a given one, or that of the request, which HTTP/1.0 allows to have none.
+fn target_host<'a>(given: Option<&'a str>, authority: &'a str) -> Result<&'a str, Stop> {
+    let host = given.unwrap_or_else(|| without_port(authority));
+    if host.is_empty() {
+        let body = "the request names no host, so it cannot be redirected\n";
+        return Err(Stop::reply(Reply::malformed("missing_host", body)));
+    }
+    Ok(host)
 }
 
 /// Rewrites a path, without its query.

@@ -1,6 +1,6 @@
 //! `error_pages`: custom bodies for errors.
 //!
-//! Keeps: the status and the reason stay the same; only what users see is replaced.
+//! Keeps: the status, the reason and all headers that do not describe the body stay; only what users see is replaced.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ use crate::reply::Reply;
 use crate::template::HttpTemplate;
 
 sluice_core::section! {
-    /// Replaces the bodies of errors, by status or class of status. gRPC responses are not changed.
+    /// Replaces the bodies of errors, by status or class of status, and the headers that describe a body, such as
+    /// `content-type` and `etag`. Other headers stay. gRPC responses are not changed.
     pub struct ErrorPages {
         /// The bodies by status (`503: ...`) or by class (`5xx: ...`); a status has precedence over its class. They may
         /// contain `%OPERATOR%`s.
@@ -107,9 +108,7 @@ impl HttpFilter for ErrorPages {
         let mut reply =
             Reply::new(head.status(), reason, cx.summary.details.clone(), page.fill(&view));
         reply.content_type = self.content_type.clone().into();
-        if let Some(seconds) = head.get(sluice_codec::Known::RetryAfter) {
-            reply = reply.with("retry-after", String::from_utf8_lossy(seconds));
-        }
+        reply.keeps_headers = true;
         ResponseStep::reply(reply)
     }
 }

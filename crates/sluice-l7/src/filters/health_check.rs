@@ -19,6 +19,7 @@ use sluice_upstream::Cluster;
 use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::runtime::RuntimeKind;
 use crate::value_match::Values;
 use crate::worker::HttpWorker;
 
@@ -211,8 +212,8 @@ fn shortfall(cluster: &Cluster, percent: u64) -> Option<&'static str> {
 struct HealthCheckPlan(Arc<ProbeTerms>);
 
 impl HttpFilterPlan for HealthCheckPlan {
-    fn runtime_keys(&self) -> Vec<&str> {
-        vec![&self.0.fail]
+    fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
+        vec![(&self.0.fail, RuntimeKind::Flag)]
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {

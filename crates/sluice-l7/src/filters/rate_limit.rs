@@ -22,6 +22,7 @@ use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPla
 use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
+use crate::runtime::RuntimeKind;
 
 mod fields;
 pub mod keys;
@@ -145,8 +146,9 @@ impl HttpFilterPlan for RateLimitPlan {
         true
     }
 
-    fn runtime_keys(&self) -> Vec<&str> {
-        self.limits.iter().filter_map(|limit| limit.runtime.as_deref()).collect()
+    fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
+        let keys = self.limits.iter().filter_map(|limit| limit.runtime.as_deref());
+        keys.map(|key| (key, RuntimeKind::Number)).collect()
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {

@@ -202,8 +202,13 @@ fn hashes(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diag
                 .help("remove them");
         }
     }
-    for cluster in rule.cluster.iter().chain(split) {
-        super::hash_fits(config, cluster, !rule.hash.is_empty(), rule.span, at, diags);
+    let hash = !rule.hash.is_empty();
+    if let Some(cluster) = &rule.cluster {
+        super::hash_fits(config, cluster, hash, rule.span, at, diags);
+    }
+    // A hash is of use to a split in any case: it decides between the clusters.
+    for cluster in split.filter(|_| !hash) {
+        super::hash_fits(config, cluster, false, rule.span, at, diags);
     }
 }
 

@@ -89,7 +89,8 @@ impl Compiler<'_> {
                             .on_key()
                             .help(format!("move it before `{guard}`"));
                     }
-                    let keys = plan.runtime_keys().into_iter().map(str::to_owned);
+                    let keys = plan.runtime_keys().into_iter();
+                    let keys = keys.map(|(key, kind)| (key.to_owned(), kind));
                     self.runtime_keys.borrow_mut().extend(keys);
                     all.push((factory.name(), plan));
                 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use sluice_core::{Diags, Name, Path};
 use sluice_l4::filters::FilterOwner;
 use sluice_l7::routes::{self, Override, OverrideSet, Overrides};
+use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_upstream::Cluster;
 
@@ -90,17 +91,18 @@ impl Compiler<'_> {
         let mut keys = self.runtime_keys.borrow_mut();
         for rule in table.virtual_hosts.iter().flat_map(|host| &host.rules) {
             let share = rule.conditions.as_ref().and_then(|conditions| conditions.runtime.as_ref());
-            keys.extend(share.and_then(|share| share.key.clone()));
-            let of_mirrors = rule.options.mirrors.iter();
-            keys.extend(of_mirrors.filter_map(|mirror| mirror.share.key.clone()));
+            let of_mirrors = rule.options.mirrors.iter().map(|mirror| &mirror.share);
+            let of_shares = share.into_iter().chain(of_mirrors).filter_map(|of| of.key.clone());
+            keys.extend(of_shares.map(|key| (key, RuntimeKind::Percent)));
             if let routes::Action::Split(shares) = &rule.action {
                 let of_shares = shares.iter().filter_map(|share| share.runtime.as_deref());
-                keys.extend(of_shares.map(str::to_owned));
+                keys.extend(of_shares.map(|key| (key.to_owned(), RuntimeKind::Number)));
             }
         }
         for (_, filter) in table.overrides.iter().flat_map(|set| &set.said) {
             if let Override::Over(plan) | Override::Instead(plan) = filter {
-                keys.extend(plan.runtime_keys().into_iter().map(str::to_owned));
+                let of_plan = plan.runtime_keys().into_iter();
+                keys.extend(of_plan.map(|(key, kind)| (key.to_owned(), kind)));
             }
         }
     }

@@ -260,6 +260,22 @@ impl Listener {
         all
     }
 
+    /// Whether a connection over TLS with this server name, in lower case, can get the chain of that name: not if the chain
+    /// takes other names, or if another chain takes this one whatever else is known of the connection.
+    pub fn can_get(&self, chain: &str, server_name: &str) -> bool {
+        let Traffic::Streams(streams) = &self.traffic else { return false };
+        let outer = chain.split_once('/').map_or(chain, |(outer, _)| outer);
+        let own = streams.chains.iter().find(|of| *of.name == *outer).map(|of| &of.criteria);
+        let Some(own) = own.filter(|own| own.takes_encrypted()) else { return false };
+        let Some(fit) = own.name_fit(server_name) else { return false };
+        // Ports and addresses come before names.
+        let by_place = !own.ports.is_empty() || !own.destinations.is_empty();
+        let takes = |other: &Criteria| {
+            other.is_by_name_only(own) && other.name_fit(server_name) > Some(fit)
+        };
+        by_place || !streams.chains.iter().any(|other| takes(&other.criteria))
+    }
+
     /// The number of its filter chains.
     pub const fn chain_count(&self) -> usize {
         match &self.traffic {

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, OrZero, Plain, bind_scalar};
-use sluice_core::value::{NamePattern, parse_duration, show_duration};
+use sluice_core::value::{parse_duration, show_duration};
 use sluice_core::{Cidr, Diags, Node, Path, Setting, Shape, Spanned, choice, section};
+use sluice_upstream::ForwardPattern;
 
 section! {
     /// DNS resolution of host names and services.
@@ -76,9 +77,9 @@ section! {
     /// A forward proxy: clients name the hosts, which are looked up when they are first named. Names are what clients say,
     /// so restrict the clients, or the hosts.
     pub struct Forward {
-        /// Hosts that clients may name: exact names, or *.suffix for any name below it. If omitted, any name and any IP
-        /// address.
-        pub hosts: Vec<NamePattern>,
+        /// Hosts that clients may name: exact names, *.suffix for any name below it, or IP addresses. If omitted, any
+        /// name and any IP address.
+        pub hosts: Vec<ForwardPattern>,
         /// Ports that clients may name. The first is used if they name none; a server name has none. If omitted, 443; 80
         /// for HTTP requests without `tls`.
         pub ports: Vec<Spanned<u16>>,

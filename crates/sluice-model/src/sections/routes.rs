@@ -118,8 +118,8 @@ section! {
         /// Which limits of the cluster apply: those of `limits`, or with `high` those of `limits.high`, which are counted
         /// apart, as are the connections of its pool. In the queue of a cluster, requests with `high` come first.
         pub priority: RulePriority = "default",
-        /// The hash key of ring_hash and maglev (session affinity, sticky sessions); the first source that yields a
-        /// value is used.
+        /// The hash key of ring_hash and maglev, and of `split` (session affinity, sticky sessions); the first source that
+        /// yields a value is used.
         pub hash: Vec<Short<HashSource>>,
         /// The metadata that the endpoint must have, for a cluster with `subsets`: a value for each key, or
         /// `{ header: NAME }` for that of a request header.

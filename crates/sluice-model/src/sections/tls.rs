@@ -114,6 +114,7 @@ section! {
 
 impl ShortForm for Tls {
     const KEY: &'static str = "certificates";
+    const KEYS_OF_SHORT: &'static [&'static str] = Certificate::KEYS;
     const NOT_A_SWITCH: Option<&'static str> = Some(
         "to terminate TLS, name a certificate: `tls: site.pem`; to pass TLS through, leave the field out",
     );

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use sluice_l7::runtime::RuntimeKind;
 use sluice_upstream::plan::ClusterSettings;
 
 use super::*;
@@ -383,7 +384,7 @@ fn what_is_in_force_can_be_read_by_kind() {
     assert!(Arc::ptr_eq(tables[0].2, store.routes_named("web").unwrap().1));
     assert!(bench.around.routes.reference(&"web".into()).is(tables[0].2), "requests use it");
     assert_eq!(store.files().collect::<Vec<_>>(), [file.as_path()]);
-    assert_eq!(store.runtime_keys().collect::<Vec<_>>(), ["app.share"]);
+    assert_eq!(store.runtime_keys().collect::<Vec<_>>(), [("app.share", RuntimeKind::Number)]);
 
     // New content of a file concerns the resources that name it, and no others.
     let both = || {

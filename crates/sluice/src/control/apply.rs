@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sluice_core::Name;
-use sluice_l7::runtime::Origin;
+use sluice_l7::runtime::{Origin, RuntimeMap};
 use sluice_l7::worker::HttpWorker;
 use sluice_model::process::Process;
 use sluice_model::reach;
@@ -96,6 +96,7 @@ impl Control {
         let (own, of_file) = &process.runtime_values;
         let runtime = &self.builder.around.runtime;
         runtime.set_layer(Origin::Static, own.clone());
+        self.tell_lost_values(of_file);
         runtime.set_layer(Origin::File, of_file.clone());
         let removed = self.commit_staged(staged);
         if self.stage.get() == Stage::Starting {
@@ -106,6 +107,15 @@ impl Control {
         }
         self.serve(next, removed).await;
         Ok(())
+    }
+
+    /// Logs the runtime values that the file has set, and that are not among those of its new content.
+    fn tell_lost_values(&self, new: &RuntimeMap) {
+        let in_force = self.in_force.borrow();
+        let (_, before) = &in_force.process.runtime_values;
+        for name in before.keys().filter(|name| !new.contains_key(*name)) {
+            tracing::warn!("the runtime file does not set `{name}` any more");
+        }
     }
 
     /// Commits a batch to the store, and makes the clusters follow. Returns the clusters that were removed.

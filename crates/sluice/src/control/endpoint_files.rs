@@ -90,6 +90,11 @@ impl EndpointFileStates {
         }
     }
 
+    /// Why the newest content of a cluster's file is not in force, and since when.
+    pub(super) fn failure(&self, name: &Name) -> Option<(String, Duration)> {
+        self.0.borrow().get(name)?.failure.clone()
+    }
+
     /// What the admin pages show of the file of a cluster.
     pub(super) fn show(&self, name: &Name, store: &Store) -> Option<Value> {
         let file = store.cluster(name)?.endpoint_file.as_ref()?;

@@ -68,7 +68,12 @@ impl AdminSource for Pages {
                 }
                 Page::Overrides => control.overrides(),
                 Page::Log => vec![control.log_level()],
-                Page::Resources => resources::list(&control.store.borrow()),
+                Page::Resources => {
+                    let in_force = control.in_force.borrow();
+                    let failure = in_force.last_failure.as_ref();
+                    let failure = failure.map(|(failure, since)| (&*failure.brief, *since));
+                    resources::list(&control.store.borrow(), failure, &control.endpoint_files)
+                }
                 Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())
@@ -117,9 +122,9 @@ impl AdminSource for Pages {
 impl Control {
     fn set_runtime(&self, key: &str, value: Option<String>) -> Result<String, String> {
         // An override of a value that is no longer read can still be removed.
-        if value.is_some() {
+        if let Some(value) = &value {
             let in_force = self.in_force.borrow();
-            runtime::check_key(key, &self.store.borrow(), &in_force.process)?;
+            runtime::check_value(key, value, &self.store.borrow(), &in_force.process)?;
         }
         tracing::info!(key, value, "runtime value overridden");
         self.builder.around.runtime.set_override(key, value);
@@ -184,7 +189,7 @@ impl Control {
             "certificates": certificates,
             "config": config,
         });
-        if let Some(failure) = &in_force.last_failure {
+        if let Some((failure, _)) = &in_force.last_failure {
             item["last_failure"] = failure.brief.as_str().into();
         }
         item

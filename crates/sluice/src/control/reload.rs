@@ -18,13 +18,19 @@ use super::{Control, RELOADS, SNAPSHOT, Trigger, fixed};
 impl Control {
     pub(super) async fn reload(&self, config: &Path, trigger: Trigger) {
         self.builder.around.fetches.reread();
+        let was_failing = self.in_force.borrow().last_failure.is_some();
         let outcome = self.try_reload(config, trigger).await;
-        self.vitals.reloaded(outcome.is_ok(), self.clock.wall(self.clock.now()));
+        let now = self.clock.wall(self.clock.now());
+        self.vitals.reloaded(outcome.is_ok(), now);
         let code = match &outcome {
             Ok(Some(diff)) => {
                 let number = self.in_force.borrow().number;
                 tracing::info!(snapshot = number, "reloaded: {diff}");
                 "applied"
+            }
+            Ok(None) if was_failing => {
+                tracing::info!("the configuration is usable again; nothing changed");
+                "unchanged"
             }
             // Files are touched for many reasons; only a reload by signal reports that nothing changed.
             Ok(None) if trigger == Trigger::Watch => return,
@@ -37,10 +43,11 @@ impl Control {
                 let failure = ReloadFailure::of(error);
                 let mut in_force = self.in_force.borrow_mut();
                 // Watched folders change for many reasons; the same failure is reported once.
-                if trigger == Trigger::Watch && in_force.last_failure.as_ref() == Some(&failure) {
+                let before = in_force.last_failure.as_ref();
+                if trigger == Trigger::Watch && before.is_some_and(|(same, _)| *same == failure) {
                     return;
                 }
-                in_force.last_failure = Some(failure);
+                in_force.last_failure = Some((failure, now));
                 drop(in_force);
                 tracing::error!(
                     "reload failed; the current configuration stays in force: {error:#}"

@@ -6,14 +6,31 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluice_core::Name;
 use sluice_core::clock::rfc3339;
+use sluice_model::files::FILES;
 use sluice_model::model::Kind;
 use sluice_model::store::{Absent, AbsentReason, Store};
 
-/// Every resource by kind and name. `newest` is there where a newer version is not in force.
-pub(super) fn list(store: &Store) -> Vec<Value> {
+use super::endpoint_files::EndpointFileStates;
+
+/// Every resource by kind and name. `newest` is there where a newer version is not in force: the configuration files, if
+/// their last reload failed with these errors, are one resource, since they take effect as a whole.
+pub(super) fn list(
+    store: &Store,
+    failure: Option<(&str, Duration)>,
+    endpoint_files: &EndpointFileStates,
+) -> Vec<Value> {
     let mut newest: BTreeMap<(Kind, &Name), Value> =
         store.absent().map(|(kind, name, absent)| ((kind, name), of_absent(absent))).collect();
+    for name in store.names(Kind::Endpoints) {
+        if let Some((problem, since)) = endpoint_files.failure(name) {
+            newest.insert((Kind::Endpoints, name), rejected(since, vec![problem]));
+        }
+    }
     let mut items = Vec::new();
+    if let Some((errors, since)) = failure {
+        let newest = rejected(since, errors.lines().map(str::to_owned).collect());
+        items.push(json!({ "kind": "configuration", "name": FILES, "state": "in_force", "newest": newest }));
+    }
     for kind in Kind::ALL {
         for name in store.names(kind) {
             let mut item = json!({ "kind": kind.word(), "name": &**name, "state": "in_force" });
@@ -38,6 +55,10 @@ pub(super) fn list(store: &Store) -> Vec<Value> {
     items
 }
 
+fn rejected(since: Duration, errors: Vec<String>) -> Value {
+    json!({ "state": "rejected", "since": rfc3339(since), "errors": errors })
+}
+
 /// Why the newest version of a resource is not in force, and since when.
 fn of_absent(absent: &Absent) -> Value {
     let since = rfc3339(absent.since);
@@ -47,8 +68,7 @@ fn of_absent(absent: &Absent) -> Value {
                 "" => found.message.clone(),
                 path => format!("{path}: {}", found.message),
             });
-            let errors: Vec<String> = errors.collect();
-            json!({ "state": "rejected", "since": since, "errors": errors })
+            rejected(absent.since, errors.collect())
         }
         AbsentReason::Waiting(waiting) => {
             let what: Vec<String> = waiting.references.iter().map(ToString::to_string).collect();

@@ -125,7 +125,21 @@ impl RouteTrial<'_> {
                 continue;
             }
             for (chain, terminates, service) in listener.services() {
-                let Service::Http(http) = service else { continue };
+                let server_name = question.sni.as_deref().map(str::to_ascii_lowercase);
+                if server_name.is_some_and(|name| !listener.can_get(&chain, &name)) {
+                    continue;
+                }
+                let Service::Http(http) = service else {
+                    // Who names a server wants to know where it leads.
+                    if question.sni.is_some() {
+                        let result = "the chain relays the connection; no rule applies";
+                        let (listener, chain) = (&**name, &*chain);
+                        items.push(
+                            json!({ "listener": listener, "chain": chain, "result": result }),
+                        );
+                    }
+                    continue;
+                };
                 if let Some((_, table)) = self.store.routes_named(&http.routes) {
                     let mut item = json!({
                         "listener": &**name,
@@ -150,7 +164,7 @@ impl RouteTrial<'_> {
         }
         if items.is_empty() {
             return Err(
-                "no chain serves HTTP, or the listener does not exist; see /listeners".into()
+                "no chain serves HTTP or takes this server name, or the listener does not exist; see /listeners".into()
             );
         }
         Ok(items)

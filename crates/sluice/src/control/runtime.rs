@@ -15,7 +15,7 @@ use sluice_model::store::Store;
 /// Every key that the configuration refers to or sets: its value, its origin and the values it hides.
 pub(super) fn list(runtime: &Runtime, store: &Store) -> Vec<Value> {
     let in_force = runtime.all();
-    let used: BTreeSet<&str> = store.runtime_keys().collect();
+    let used: BTreeSet<&str> = store.runtime_keys().map(|(key, _)| key).collect();
     let set = in_force.keys().map(String::as_str);
     let keys: BTreeSet<&str> = used.iter().copied().chain(set).collect();
     let item = |key: &str| {
@@ -38,11 +38,23 @@ fn hidden(value: &ActiveRuntime) -> Value {
     )
 }
 
-/// Checks that `key` may be set: the configuration refers to it, or gives it a value.
-pub(super) fn check_key(key: &str, store: &Store, process: &Process) -> Result<(), String> {
+/// Checks that `key` may be set to `value`: the configuration refers to it, or gives it a value, and what reads it can read
+/// this one.
+pub(super) fn check_value(
+    key: &str,
+    value: &str,
+    store: &Store,
+    process: &Process,
+) -> Result<(), String> {
+    check_key(key, store, process)?;
+    let mut kinds = store.runtime_keys().filter(|(name, _)| *name == key).map(|(_, kind)| kind);
+    kinds.try_for_each(|kind| kind.check(value)).map_err(|message| format!("`{key}`: {message}"))
+}
+
+fn check_key(key: &str, store: &Store, process: &Process) -> Result<(), String> {
     let (own, of_file) = &process.runtime_values;
     let set = own.keys().chain(of_file.keys()).map(String::as_str);
-    let known: BTreeSet<&str> = store.runtime_keys().chain(set).collect();
+    let known: BTreeSet<&str> = store.runtime_keys().map(|(key, _)| key).chain(set).collect();
     if known.contains(key) {
         return Ok(());
     }

@@ -331,11 +331,19 @@ pub(crate) struct HeldSockets {
 
 impl std::fmt::Display for HeldSockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} already listens there; stop it, or start with --takeover to take over from it (docs/operating.md)",
-            self.holder
-        )
+        // Only another Sluice hands its sockets over.
+        let is_sluice = match &self.holder.process {
+            Some((_, name)) => name == env!("CARGO_PKG_NAME"),
+            None => true,
+        };
+        let help = match (is_sluice, &self.holder.process) {
+            (true, Some(_)) => {
+                "stop it, or start with --takeover to take over from it (docs/operating.md)"
+            }
+            (true, None) => "stop it, or start with --takeover if it is Sluice (docs/operating.md)",
+            (false, _) => "stop it, or use another address",
+        };
+        write!(f, "{} already listens there; {help}", self.holder)
     }
 }
 

@@ -174,13 +174,13 @@ fn what_waits_is_given_up_after_its_time() {
             let mode = BatchMode::Plane { patience: Duration::ZERO };
             let updates = vec![set("b", cluster())];
             control.apply(Batch { source: "plane".into(), updates, mode }).await.unwrap();
-            let items = resources::list(&control.store.borrow());
+            let items = resources::list(&control.store.borrow(), None, &control.endpoint_files);
             let item = items.iter().find(|item| item["name"] == "b").unwrap();
             assert_eq!(item["newest"]["waits_for"], serde_json::json!(["endpoints b"]));
             control.next_deadline().await;
             control.expire().await;
             assert_eq!(control.store.borrow().next_deadline(), None);
-            let items = resources::list(&control.store.borrow());
+            let items = resources::list(&control.store.borrow(), None, &control.endpoint_files);
             let item = items.iter().find(|item| item["name"] == "b").unwrap();
             assert_eq!((&item["kind"], &item["state"]), (&"cluster".into(), &"rejected".into()));
             let error = item["newest"]["errors"][0].as_str().unwrap();

@@ -17,8 +17,8 @@ use crate::hygiene::{EscapedSlashes, Hygiene, Underscores};
 use crate::plan::{HttpOptions, HttpPlan};
 use crate::reasons;
 use crate::routes::{
-    Action, PathMatch, PathRewrite, Redirect, RouteCell, RouteTable, Rule, RuleOptions, Share,
-    VirtualHost,
+    Action, HashBy, PathMatch, PathRewrite, Redirect, RouteCell, RouteTable, Rule, RuleOptions,
+    Share, VirtualHost,
 };
 
 /// A chain with other options than the usual.
@@ -183,6 +183,11 @@ fn with_rule(rule: Rule, clusters: Vec<Arc<sluice_upstream::Cluster>>) -> Bench 
 
 /// How often each cluster of a split with these weights gets one of 100 requests.
 fn split(weights: &[u64]) -> Vec<usize> {
+    split_of(weights, RuleOptions::default(), |_| get())
+}
+
+/// The same with these options of the rule, for these requests.
+fn split_of(weights: &[u64], options: RuleOptions, request: impl Fn(usize) -> Head) -> Vec<usize> {
     let clusters: Vec<_> = (0..weights.len()).map(|n| cluster(&format!("c{n}"))).collect();
     let share = |(cluster, weight): (usize, &u64)| Share {
         cluster: u32::try_from(cluster).unwrap(),
@@ -191,12 +196,13 @@ fn split(weights: &[u64]) -> Vec<usize> {
         endpoint: None,
     };
     let shares: Vec<Share> = weights.iter().enumerate().map(share).collect();
-    let bench = with_rule(rule(PathMatch::Any, Action::Split(Box::new(shares))), clusters.clone());
+    let of_split = rule(PathMatch::Any, Action::Split(Box::new(shares)));
+    let bench = with_rule(Rule { options: Arc::new(options), ..of_split }, clusters.clone());
     let pools: Vec<_> = clusters.iter().map(|cluster| bench.pool_of(cluster)).collect();
     let mut counts = vec![0; weights.len()];
-    for _ in 0..100 {
+    for number in 0..100 {
         let endpoints: Vec<_> = pools.iter().map(|pool| connects(pool, false)).collect();
-        let _request = bench.serve(get(), true);
+        let _request = bench.serve(request(number), true);
         for (count, endpoint) in counts.iter_mut().zip(&endpoints) {
             *count += usize::from(!endpoint.sent().is_empty());
         }
@@ -216,6 +222,27 @@ fn a_split_follows_the_weights() {
     assert!(split(&[1, 1]).iter().all(|count| *count > 0));
     let most = split(&[1, u64::MAX, 1]);
     assert_eq!(most[1], 100, "{most:?}");
+}
+
+#[test]
+fn a_split_sends_requests_with_the_same_hash_to_the_same_cluster() {
+    let by_user = || {
+        let hash = vec![HashBy::Header("x-user".into())];
+        RuleOptions { hash, ..RuleOptions::default() }
+    };
+    let of_user = |user: usize| {
+        let mut head = get();
+        head.append(b"x-user", user.to_string().as_bytes());
+        head
+    };
+    for user in 0..8 {
+        let counts = split_of(&[1, 1], by_user(), |_| of_user(user));
+        assert!(counts.contains(&100), "{user}: {counts:?}");
+    }
+    let of_users = split_of(&[50, 50], by_user(), of_user);
+    assert!(of_users.iter().all(|count| (25..=75).contains(count)), "{of_users:?}");
+    let with_no_hash = split_of(&[1, 1], by_user(), |_| get());
+    assert!(with_no_hash.iter().all(|count| *count > 0), "{with_no_hash:?}");
 }
 
 /// Checks the `location` of a request for this scheme, authority and path.
@@ -263,6 +290,22 @@ fn a_redirect_changes_what_the_rule_says_and_keeps_the_rest() {
     let query = || whole("/x?y");
     check(Redirect { path: query(), ..unchanged() }, request, "http://app.test:8080/x?y");
     check(Redirect { path: query(), ..strip() }, request, "http://app.test:8080/x?y");
+}
+
+#[test]
+fn a_request_without_a_host_is_redirected_only_to_another() {
+    let https = |host: Option<&str>| {
+        let (scheme, host) = (Some("https".into()), host.map(str::to_owned));
+        Redirect { scheme, host, ..Redirect::default() }
+    };
+    check_location(PathMatch::Any, https(Some("b.test")), ["http", "", "/a"], "https://b.test/a");
+    let action = Action::Redirect(Box::new(Redirect { status: 308, ..https(None) }));
+    let bench = with_rule(rule(PathMatch::Any, action), Vec::new());
+    for authority in ["", ":80"] {
+        let request = bench.serve(Head::request("GET", "http", authority, "/a"), true);
+        request.check(400, reasons::MALFORMED);
+        assert_eq!(request.ended().details, "missing_host");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ section! {
 
 /// Values by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeValues(pub BTreeMap<String, String>);
+pub struct RuntimeValues(pub BTreeMap<String, Spanned<String>>);
 
 impl Setting for RuntimeValues {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
@@ -28,7 +28,7 @@ impl Setting for RuntimeValues {
         bind_entries(entries, at, diags, |entry, here, diags| {
             let value =
                 bind_scalar(&entry.node, here, diags, "a value", |text| Ok(text.to_owned()));
-            Some((entry.key.to_string(), value?))
+            Some((entry.key.to_string(), Spanned { value: value?, span: entry.node.span }))
         })
         .map(Self)
     }
@@ -38,7 +38,8 @@ impl Setting for RuntimeValues {
     }
 
     fn show(&self) -> Plain {
-        let shown = self.0.iter().map(|(name, value)| (name.clone(), Plain::Text(value.clone())));
+        let text = |value: &Spanned<String>| Plain::Text(value.value.clone());
+        let shown = self.0.iter().map(|(name, value)| (name.clone(), text(value)));
         Plain::Map(shown.collect())
     }
 
