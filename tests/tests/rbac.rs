@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::peers::{Server, connect, exchange, read_to_end, udp_client};
 use sluice_testkit::tls::Offer;
-use sluice_testkit::{Authority, Origin, Running, Sluice, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, wait};
 
 /// A listener for HTTP with this filter, and rules with their own settings.
 fn start(origin: &Origin, rbac: &str) -> Running {
@@ -161,6 +161,53 @@ fn clients_are_told_by_their_certificates() {
     }
     let record = sluice.record_of("accept.denied");
     assert_eq!(record["detail"], "rbac: no policy allows it");
+}
+
+#[test]
+fn the_certificate_of_a_quic_client_is_judged_after_the_handshake() {
+    let origin = Origin::start("o");
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    authority.issue("server", &["a.test"]);
+    authority.issue("shop", &["spiffe://example.com/shop/web"]);
+    authority.issue("guest", &["spiffe://example.com/guest"]);
+    let folder = kit.folder().to_owned();
+    let rules = |rules: &str| {
+        format!(
+            "address: 127.0.0.1:0, quic: true, chains: [{{ \
+             tls: {{ certificates: [{{ cert: server.pem, key: server.key }}], client_auth: {{ ca: ca.pem, mode: optional }} }}, \
+             filters: [{{ rbac: {{ {rules} }} }}], http: {{ routes: main }} }}]"
+        )
+    };
+    let guests = "guests: { principals: { certificate: \"spiffe://example.com/guest\" } }";
+    let shop = "shop: { principals: { certificate: \"spiffe://example.com/shop/*\" } }";
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         \x20 - {{ name: denies, {} }}\n\
+         \x20 - {{ name: allows, {} }}\n\
+         routes: {{ main: {{ cluster: up }} }}\n\
+         clusters: {{ up: \"{}\" }}\n",
+        rules(&format!("deny: {{ {guests} }}")),
+        rules(&format!("allow: {{ {shop} }}")),
+        origin.addr()
+    ));
+    for (certificate, denies, allows) in
+        [(Some("shop"), true, true), (Some("guest"), false, false), (None, true, false)]
+    {
+        let certificate = certificate.map(|name| folder.join(name));
+        for (listener, passes) in [("denies", denies), ("allows", allows)] {
+            let ca = folder.join("ca.pem");
+            let asked = http3::run_as(&ca, certificate.as_deref(), None, async |client| {
+                let connection = client.connect(sluice.addr(listener), "a.test").await?;
+                connection.ask("GET", "/").await
+            });
+            let status = asked.map(|answer| answer.status);
+            assert_eq!(matches!(status, Ok(200)), passes, "{listener} {certificate:?}: {status:?}");
+        }
+    }
+    let records = sluice.records();
+    let denied = |record: &&serde_json::Value| record["reason"] == "accept.denied";
+    assert_eq!(records.iter().filter(denied).count(), 3, "{records:?}");
 }
 
 #[test]

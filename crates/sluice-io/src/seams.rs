@@ -67,6 +67,12 @@ pub trait ConnectionFilter: Debug {
     /// Called once when an admitted connection ends.
     fn ended(&self, _conn: &ConnInfo) {}
 
+    /// Whether it judges the client's certificate. Over TCP a chain's filters always know it; over QUIC those that judge
+    /// it are asked after the handshake, and the others before.
+    fn judges_certificate(&self) -> bool {
+        false
+    }
+
     /// A tap for the bytes of its connections. Any tap disables splicing.
     fn tap(&self) -> Option<Rc<dyn ByteTap>> {
         None

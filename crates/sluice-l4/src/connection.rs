@@ -280,7 +280,10 @@ async fn quic_admission(
     };
     let _ = conn.info.chain.set(chain.name.clone());
     chain.selected.increment();
-    admitted.judge(&chain.filters).await?;
+    // What only the handshake shows is judged after it.
+    let (later, now): (Vec<_>, Vec<_>) =
+        chain.filters.iter().cloned().partition(|filter| filter.judges_certificate());
+    admitted.judge(&now).await?;
     let started = conn.worker.now();
     let handshakes = &listener.counters.handshakes;
     let accepting = client.accept_handshake(index, Rc::clone(&conn));
@@ -289,6 +292,7 @@ async fn quic_admission(
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
+            admitted.judge(&later).await?;
             return Ok(Served { serving, admitted });
         }
         Ok(Err(failed)) => failed,

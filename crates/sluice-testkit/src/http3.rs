@@ -18,6 +18,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use crate::tls::pair;
+
 /// A description of what went wrong.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -31,9 +33,22 @@ pub fn run<T>(
     pings: Option<Duration>,
     work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    run_as(ca, None, pings, work)
+}
+
+/// As [`run`], as a client with this certificate, a file name without `.pem` or `.key`.
+///
+/// # Errors
+/// As those of [`run`].
+pub fn run_as<T>(
+    ca: &Path,
+    certificate: Option<&Path>,
+    pings: Option<Duration>,
+    work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::new(ca, pings)?;
+        let client = Client::new(ca, certificate, pings)?;
         let done = work(&client).await;
         client.endpoint.close(NO_ERROR.into(), b"");
         client.endpoint.wait_idle().await;
@@ -52,14 +67,24 @@ pub struct Client {
 }
 
 impl Client {
-    fn new(ca: &Path, pings: Option<Duration>) -> Result<Self, Failure> {
+    fn new(
+        ca: &Path,
+        certificate: Option<&Path>,
+        pings: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(ca)?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut tls = match certificate {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let (chain, key) = pair(file);
+                builder.with_client_auth_cert(chain, key)?
+            }
+        };
         tls.alpn_protocols = vec![b"h3".to_vec()];
         tls.enable_early_data = true;
         let mut transport = TransportConfig::default();

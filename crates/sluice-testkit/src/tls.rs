@@ -75,7 +75,7 @@ fn certificate(file: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
-fn pair(file: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+pub(crate) fn pair(file: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let key = PrivateKeyDer::from_pem_file(file.with_extension("key")).expect("a key");
     (vec![certificate(&file.with_extension("pem"))], key)
 }

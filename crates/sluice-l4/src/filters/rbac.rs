@@ -75,6 +75,10 @@ struct ConnectionRbacFilter {
 }
 
 impl ConnectionFilter for ConnectionRbacFilter {
+    fn judges_certificate(&self) -> bool {
+        self.rbac.contains(|condition| matches!(condition, ConnCondition::Certificate(_)))
+    }
+
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let ruling =
             self.counters.judge(&self.rbac, &ConnSubject::of(conn), &self.worker, |key, value| {
