@@ -1,6 +1,6 @@
 //! A pool of unused heads, so that requests allocate none.
 //!
-//! Owns: unused heads. Refuses to know: messages. Keeps: a head in the pool is empty, there are at most [`KEEP`], and none
+//! Owns: unused heads. Refuses to know: messages. Keeps: a head in the pool is empty, there are at most `KEEP`, and none
 //! holds more memory than ordinary messages need, however large those were that passed.
 
 use std::cell::RefCell;

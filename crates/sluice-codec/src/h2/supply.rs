@@ -1,7 +1,7 @@
 //! What connections take from their worker.
 //!
 //! Owns: unused memory for what is to be sent. Refuses to know: frames. Keeps: an idle connection has given everything
-//! back; no more than [`KEEP`] pieces of memory are kept, none much larger than a write.
+//! back; no more than `KEEP` pieces of memory are kept, none much larger than a write.
 
 use std::cell::RefCell;
 use std::rc::Rc;
