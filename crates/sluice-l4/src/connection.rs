@@ -281,9 +281,10 @@ async fn quic_admission(
     let _ = conn.info.chain.set(chain.name.clone());
     chain.selected.increment();
     // What only the handshake shows is judged after it.
-    let (later, now): (Vec<_>, Vec<_>) =
-        chain.filters.iter().cloned().partition(|filter| filter.judges_certificate());
-    admitted.judge(&now).await?;
+    let judging = |certificate| {
+        chain.filters.iter().filter(move |filter| filter.judges_certificate() == certificate)
+    };
+    admitted.judge(judging(false)).await?;
     let started = conn.worker.now();
     let handshakes = &listener.counters.handshakes;
     let accepting = client.accept_handshake(index, Rc::clone(&conn));
@@ -292,7 +293,7 @@ async fn quic_admission(
             let resumed = conn.info.tls.get().is_some_and(|tls| tls.resumed);
             if resumed { &handshakes.resumed } else { &handshakes.full }.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
-            admitted.judge(&later).await?;
+            admitted.judge(judging(true)).await?;
             return Ok(Served { serving, admitted });
         }
         Ok(Err(failed)) => failed,
@@ -304,7 +305,10 @@ async fn quic_admission(
 }
 
 impl Admitted {
-    async fn judge(&mut self, filters: &[Rc<dyn ConnectionFilter>]) -> Result<(), Reason> {
+    async fn judge<'f>(
+        &mut self,
+        filters: impl IntoIterator<Item = &'f Rc<dyn ConnectionFilter>>,
+    ) -> Result<(), Reason> {
         for filter in filters {
             let verdict = match filter.admit(&self.conn.info) {
                 Admit::Now(verdict) => verdict,

@@ -61,6 +61,7 @@ impl ConnectionFilterPlan for ConnectionRbacPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(ConnectionRbacFilter {
             rbac: Arc::clone(&self.0),
+            judges_certificate: self.0.contains(ConnCondition::is_of_certificate),
             counters: RbacCounters::new(worker, owner),
             worker: Rc::clone(worker),
         })
@@ -70,13 +71,14 @@ impl ConnectionFilterPlan for ConnectionRbacPlan {
 #[derive(Debug)]
 struct ConnectionRbacFilter {
     rbac: Arc<Rbac<ConnCondition>>,
+    judges_certificate: bool,
     counters: RbacCounters,
     worker: Rc<WorkerCx>,
 }
 
 impl ConnectionFilter for ConnectionRbacFilter {
     fn judges_certificate(&self) -> bool {
-        self.rbac.contains(|condition| matches!(condition, ConnCondition::Certificate(_)))
+        self.judges_certificate
     }
 
     fn admit(&self, conn: &ConnInfo) -> Admit {

@@ -206,7 +206,12 @@ impl ConditionSettings for ConnectionCondition {
 impl ConnCondition {
     /// Whether it is about what only the selection of a chain or TLS reveals.
     pub const fn needs_chain(&self) -> bool {
-        matches!(self, Self::Sni(_) | Self::Certificate(_))
+        matches!(self, Self::Sni(_)) || self.is_of_certificate()
+    }
+
+    /// Whether it is about the client's certificate.
+    pub const fn is_of_certificate(&self) -> bool {
+        matches!(self, Self::Certificate(_))
     }
 }
 
