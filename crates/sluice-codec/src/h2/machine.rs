@@ -111,7 +111,7 @@ pub struct H2Machine {
     peer_last: Option<u32>,
     peer_goaway: Option<(H2Code, String)>,
     ping: PingPhase,
-    /// Whether nobody will open a stream.
+    /// Whether no more streams will be opened.
     unwanted: bool,
     end: Option<ConnectionEnd>,
 }

@@ -103,7 +103,7 @@ impl HpackDecoder {
         self.read(SectionKind::Trailers, block, bounds, head)
     }
 
-    /// Decodes a block that nobody waits for, to keep the table in step. `scratch` is cleared.
+    /// Decodes a block that is not used, to keep the table in step. `scratch` is cleared.
     ///
     /// # Errors
     /// Only `Compression`.
@@ -163,7 +163,7 @@ impl HpackDecoder {
     fn indexed(&self, rest: &mut &[u8], sink: &mut impl FieldSink) -> Result<(), Fault> {
         let (_, index) = prefix_int::split(rest, 7).ok_or(INTEGER_MALFORMED)?;
         let (name_text, value, (name, is_sound)) = self.entry(index)?;
-        // A byte may stand for as many bytes as the table has; they are copied only if somebody wants them.
+        // A byte may stand for as many bytes as the table has; they are copied only if they are used.
         if sink.is_open() {
             let buffer = sink.buffer();
             let start = buffer.len();

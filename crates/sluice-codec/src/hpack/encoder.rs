@@ -46,7 +46,7 @@ enum Indexing {
     Learn,
     /// It would never repeat.
     Without,
-    /// Nobody may.
+    /// No hop may.
     Never,
 }
 
@@ -252,7 +252,7 @@ const GUESSABLE: usize = 20;
 /// Whether a later field of this name may have the same value. `date` may, within its second.
 fn may_repeat(field: &OutgoingField<'_>, fixed: Option<u8>) -> bool {
     match field.name {
-        // The methods of gRPC do; a query, rarely, and it may hold what nobody should guess.
+        // The methods of gRPC do; a query, rarely, and it may contain a secret.
         OutgoingName::Pseudo(PseudoField::Path) => !field.value.contains(&b'?'),
         OutgoingName::Known(known) => !matches!(
             known,

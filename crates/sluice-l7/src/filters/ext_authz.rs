@@ -1,7 +1,7 @@
 //! `ext_authz`: asks a service whether a request may pass.
 //!
 //! Owns: the settings, when the service is asked, and what becomes of a request that it does not decide about. Refuses to
-//! know: how the service decides. Keeps: without a decision in time nobody passes, unless the configuration says so; a
+//! know: how the service decides. Keeps: without a decision in time no request passes, unless the configuration says so; a
 //! header that the service sets can come from no client.
 
 use std::borrow::Cow;
@@ -442,7 +442,7 @@ impl Asking {
                 self.note("denied", cx);
                 Some(*reply)
             }
-            // A service that answers what cannot be carried out has decided, and nobody knows what.
+            // A service that answers what cannot be carried out has decided, and it is not known what.
             Err(none) if service.allow_on_error && !none.unusable => {
                 self.note("failed", cx);
                 None

@@ -129,7 +129,7 @@ impl H2Machine {
         let Some(key) = self.streams.find(id) else { return self.spend(cost::FRAME) };
         let entry = self.streams.get(key);
         let cost = match self.role {
-            // Nobody has seen the request yet; only a flood does that repeatedly.
+            // The request has not been handed out yet; only a flood does that repeatedly.
             Role::Server if entry.pending => {
                 let resets = u32::try_from(self.options.resets_max).unwrap_or(u32::MAX);
                 BURST.div_ceil(resets.max(1))
@@ -155,7 +155,7 @@ impl H2Machine {
         Ok(())
     }
 
-    /// Removes a request that nobody has taken.
+    /// Removes a request that has not been handed out.
     pub(super) fn take_back(&mut self, key: usize) {
         let at = self.events.iter().position(
             |event| matches!(event, MachineEvent::Request(requested, _) if *requested == key),

@@ -98,7 +98,7 @@ impl H2Machine {
         }
     }
 
-    /// Keeps the table in step with a block that nobody wants.
+    /// Keeps the table in step with a block that is not used.
     fn ignore(&mut self, block: &[u8]) -> Result<(), H2Violation> {
         let mut scratch = self.supply.heads.take();
         let skipped = self.decoder.skip(block, &mut scratch);

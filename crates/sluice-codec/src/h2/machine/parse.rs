@@ -36,7 +36,7 @@ pub(super) enum Reading {
     Payload(FrameHead, Option<Buf>),
     /// The payload of DATA.
     Data(DataFrame),
-    /// What nobody wants.
+    /// A payload that is skipped.
     Skip(u32),
 }
 

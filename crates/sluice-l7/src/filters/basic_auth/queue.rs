@@ -2,7 +2,7 @@
 //!
 //! Owns: how many hashes of a worker are computed at once, and who may wait for one. Refuses to know: what is hashed.
 //! Keeps: a source that sends wrong passwords without end holds a bounded part of the queue, and the worker serves other
-//! requests meanwhile; a hash that nobody waits for any more still counts as computed.
+//! requests meanwhile; a hash whose request has ended still counts as computed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

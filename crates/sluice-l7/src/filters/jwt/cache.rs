@@ -2,7 +2,7 @@
 //!
 //! Owns: which are remembered, within a bound on their bytes. Refuses to know: how they are verified. Keeps: an entry is
 //! found by the whole token and its provider, never by a hash alone; it counts only for the keys that verified it; only
-//! verified tokens take memory, so that nobody without one can push others out.
+//! verified tokens take memory, so that a client without one cannot push others out.
 //!
 //! Two generations: entries used since the last turn, and those used before it. When the young ones take half of the
 //! bound, the old ones are forgotten.

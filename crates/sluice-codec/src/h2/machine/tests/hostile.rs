@@ -46,7 +46,7 @@ fn handed_out(server: &mut Scripted) -> Vec<usize> {
 
 #[test]
 fn requests_that_are_reset_at_once_are_a_flood() {
-    // CVE-2023-44487; those that somebody works at, and those that nobody has taken yet.
+    // CVE-2023-44487; those in progress, and those that have not been handed out yet.
     for taken in [true, false] {
         let mut server = Scripted::new(Role::Server);
         let mut requests = 0;
@@ -155,7 +155,7 @@ fn responses_that_nobody_reads_hold_one_piece_each() {
         server.0.send_head(*key, &response(), false).unwrap();
         let piece = buffers.copy(&[0; 16 << 10]).unwrap();
         server.0.send_data(*key, Body::Pooled(piece), false).unwrap();
-        assert!(server.0.poll_flushed(*key, &cx()).is_pending(), "nobody asks for more");
+        assert!(server.0.poll_flushed(*key, &cx()).is_pending(), "no more is asked for");
     }
     output(&mut server.0);
     assert!(buffers.bytes_out() <= keys.len() * (17 << 10), "{}", buffers.bytes_out());
