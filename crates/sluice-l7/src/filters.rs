@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues};
+use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
 
 use crate::hop_count::HopCount;
@@ -220,6 +220,65 @@ impl Cx<'_> {
     }
 }
 
+/// The settings of a filter, from which the plan of each use is made.
+trait PlanSettings: Setting + 'static {
+    const NAME: &'static str;
+    const HELP: &'static str;
+
+    /// See [`FilterFactory::values`].
+    fn values() -> &'static [ValueDef] {
+        &[]
+    }
+
+    /// Checks what the types of the fields do not, and makes the plan; `settings` is where the fields were read from.
+    fn plan(
+        self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>>;
+}
+
+/// The factory of a filter that keeps no state beside its plans.
+struct Ready<S>(PhantomData<fn() -> S>);
+
+impl<S> Default for Ready<S> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S: PlanSettings> Debug for Ready<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(S::NAME)
+    }
+}
+
+impl<S: PlanSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn help(&self) -> &'static str {
+        S::HELP
+    }
+
+    fn shape(&self) -> Shape {
+        S::shape()
+    }
+
+    fn values(&self) -> &'static [ValueDef] {
+        S::values()
+    }
+
+    fn check(
+        &self,
+        settings: &Node,
+        context: &mut CheckContext<'_>,
+    ) -> Option<Arc<dyn HttpFilterPlan>> {
+        context.bind::<S>(settings)?.plan(settings, context)
+    }
+}
+
 /// A filter that needs nothing but its settings, which implement it themselves.
 trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     const NAME: &'static str;
@@ -246,41 +305,16 @@ trait OfSettings: HttpFilter + Setting + Clone + Send + Sync + 'static {
     }
 }
 
-/// The factory of such a filter.
-struct Ready<S>(PhantomData<fn() -> S>);
+impl<S: OfSettings> PlanSettings for S {
+    const NAME: &'static str = S::NAME;
+    const HELP: &'static str = S::HELP;
 
-impl<S> Default for Ready<S> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<S: OfSettings> Debug for Ready<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(S::NAME)
-    }
-}
-
-impl<S: OfSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
-    fn name(&self) -> &'static str {
-        S::NAME
-    }
-
-    fn help(&self) -> &'static str {
-        S::HELP
-    }
-
-    fn shape(&self) -> Shape {
-        S::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
+    fn plan(
+        self,
+        _settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let settings = context.bind::<S>(settings)?;
-        settings.is_usable(context).then(|| Arc::new(Use(settings)) as _)
+        self.is_usable(context).then(|| Arc::new(Use(self)) as _)
     }
 }
 
@@ -313,24 +347,24 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
     let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 18] = [
-        Arc::new(api_key::ApiKeyFactory),
-        Arc::new(basic_auth::BasicAuthFactory),
+        Arc::new(Ready::<api_key::ApiKey>::default()),
+        Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(Ready::<client_cert::ClientCert>::default()),
-        Arc::new(cors::CorsFactory),
+        Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
-        Arc::new(ext_authz::ExtAuthzFactory),
-        Arc::new(grpc_stats::GrpcStatsFactory),
-        Arc::new(health_check::HealthCheckFactory),
-        Arc::new(inject_credentials::InjectCredentialsFactory),
-        Arc::new(jwt::JwtFactory),
+        Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
+        Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
+        Arc::new(Ready::<health_check::HealthCheck>::default()),
+        Arc::new(Ready::<inject_credentials::InjectCredentials>::default()),
+        Arc::new(Ready::<jwt::settings::Jwt>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),
-        Arc::new(rbac::RbacFactory),
+        Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
-        Arc::new(sticky::StickyFactory),
+        Arc::new(Ready::<sticky::Sticky>::default()),
     ];
     all.into_iter().collect()
 }

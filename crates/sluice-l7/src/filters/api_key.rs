@@ -20,7 +20,7 @@ use sluice_io::WorkerCx;
 use sluice_l4::filters::{Content, Fetched};
 
 use super::credentials::{CredentialFrom, CredentialSource, HeldCredential, check_realm};
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
 use crate::identity::{Identity, Means, WHO};
 use crate::reasons;
 use crate::reply::Reply;
@@ -143,33 +143,19 @@ impl Content for KeyHolders {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct ApiKeyFactory;
+impl PlanSettings for ApiKey {
+    const NAME: &'static str = "api_key";
+    const HELP: &'static str = "Only requests with a key that is known pass.";
 
-impl FilterFactory<dyn HttpFilterPlan> for ApiKeyFactory {
-    fn name(&self) -> &'static str {
-        "api_key"
-    }
-
-    fn help(&self) -> &'static str {
-        "Only requests with a key that is known pass."
-    }
-
-    fn shape(&self) -> Shape {
-        ApiKey::shape()
-    }
-
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let own = context.bind::<ApiKey>(settings)?;
-        check_realm(&own.realm, context)?;
-        let keys = match (own.keys.0.is_empty(), &own.keys_file) {
-            (false, None) => match KeyHolders::new(own.keys.0) {
+        check_realm(&self.realm, context)?;
+        let keys = match (self.keys.0.is_empty(), &self.keys_file) {
+            (false, None) => match KeyHolders::new(self.keys.0) {
                 Ok(keys) => KeysSource::Fixed(Arc::new(keys)),
                 Err(problem) => {
                     context.diags.error("duplicate-name", span, context.at.key("keys"), problem);
@@ -186,11 +172,11 @@ impl FilterFactory<dyn HttpFilterPlan> for ApiKeyFactory {
         };
         Some(Arc::new(ApiKeyPlan(Arc::new(KeyGuard {
             keys,
-            sources: own.from.sources("x-api-key"),
-            allow: own.allow,
-            forward: own.forward,
-            allow_missing: own.allow_missing,
-            realm: own.realm.value,
+            sources: self.from.sources("x-api-key"),
+            allow: self.allow,
+            forward: self.forward,
+            allow_missing: self.allow_missing,
+            realm: self.realm.value,
         }))))
     }
 }

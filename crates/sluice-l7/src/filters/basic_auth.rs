@@ -14,14 +14,14 @@ use data_encoding::BASE64;
 use sluice_codec::Head;
 use sluice_core::limits::Limit;
 use sluice_core::values::{ValueDef, ValueKey};
-use sluice_core::{Node, SecretSource, Setting, Shape, Spanned};
+use sluice_core::{Node, SecretSource, Spanned};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::source_of;
 use sluice_l4::filters::{Fetched, LiveSecret};
 use sluice_l4::metrics::count_limit;
 
 use super::credentials::HeldCredential;
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
 use crate::identity::{Identity, Means, WHO};
 use crate::reasons;
 use crate::reply::Reply;
@@ -64,32 +64,18 @@ sluice_core::section! {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct BasicAuthFactory;
+impl PlanSettings for BasicAuth {
+    const NAME: &'static str = "basic_auth";
+    const HELP: &'static str = "Only requests with the name and the password of a user pass.";
 
-impl FilterFactory<dyn HttpFilterPlan> for BasicAuthFactory {
-    fn name(&self) -> &'static str {
-        "basic_auth"
-    }
-
-    fn help(&self) -> &'static str {
-        "Only requests with the name and the password of a user pass."
-    }
-
-    fn shape(&self) -> Shape {
-        BasicAuth::shape()
-    }
-
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let own = context.bind::<BasicAuth>(settings)?;
-        super::credentials::check_realm(&own.realm, context)?;
-        let users = match (&own.users_file, &own.users) {
+        super::credentials::check_realm(&self.realm, context)?;
+        let users = match (&self.users_file, &self.users) {
             (Some(path), None) => UsersSource::File(context.file(path, "users_file")?),
             (None, Some(source)) => UsersSource::Secret(context.secret(source, "users")?),
             (file, _) => {
@@ -102,10 +88,10 @@ impl FilterFactory<dyn HttpFilterPlan> for BasicAuthFactory {
         };
         Some(Arc::new(BasicAuthPlan(Arc::new(PasswordGuard {
             users,
-            realm: own.realm.value,
-            user_header: own.user_header.map(|header| header.0),
-            forward: own.forward,
-            allow_missing: own.allow_missing,
+            realm: self.realm.value,
+            user_header: self.user_header.map(|header| header.0),
+            forward: self.forward,
+            allow_missing: self.allow_missing,
         }))))
     }
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use sluice_codec::Head;
 use sluice_codec::head::Method;
-use sluice_core::{Node, Setting, Shape, Spanned};
+use sluice_core::{Node, Spanned};
 use sluice_io::WorkerCx;
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::{HeaderName, MethodName, OriginPattern};
@@ -38,39 +38,25 @@ sluice_core::section! {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct CorsFactory;
+impl PlanSettings for Cors {
+    const NAME: &'static str = "cors";
+    const HELP: &'static str = "Lets scripts of other sites read responses (CORS).";
 
-impl FilterFactory<dyn HttpFilterPlan> for CorsFactory {
-    fn name(&self) -> &'static str {
-        "cors"
-    }
-
-    fn help(&self) -> &'static str {
-        "Lets scripts of other sites read responses (CORS)."
-    }
-
-    fn shape(&self) -> Shape {
-        Cors::shape()
-    }
-
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let cors = context.bind::<Cors>(settings)?;
         let at = context.at.key("origins");
-        if cors.origins.is_empty() {
+        if self.origins.is_empty() {
             let message = "`cors` needs the origins that it is about";
             let finding = context.diags.error("missing-field", span, at, message);
             finding.help("write `origins: https://app.example.com`, or `origins: \"*\"` for all");
             return None;
         }
-        let any = cors.origins.iter().find(|origin| origin.value == OriginPattern::Any);
-        if let Some(any) = any.filter(|_| cors.credentials) {
+        let any = self.origins.iter().find(|origin| origin.value == OriginPattern::Any);
+        if let Some(any) = any.filter(|_| self.credentials) {
             let message = "with `credentials`, every site could act as its visitor here";
             let finding = context.diags.error("bad-value", any.span, at, message);
             finding.help("list the origins, or remove `credentials`");
@@ -78,17 +64,17 @@ impl FilterFactory<dyn HttpFilterPlan> for CorsFactory {
         }
         let is_star = |names: &[HeaderName]| names.iter().any(|name| name.0 == "*");
         let stars = [
-            ("methods", cors.methods.iter().any(|method| method.0 == "*")),
-            ("headers", is_star(&cors.headers)),
-            ("expose", is_star(&cors.expose)),
+            ("methods", self.methods.iter().any(|method| method.0 == "*")),
+            ("headers", is_star(&self.headers)),
+            ("expose", is_star(&self.expose)),
         ];
-        if let Some((field, _)) = stars.into_iter().find(|(_, star)| *star && cors.credentials) {
+        if let Some((field, _)) = stars.into_iter().find(|(_, star)| *star && self.credentials) {
             let message = "with `credentials`, browsers take `*` for a name";
             let finding = context.diags.error("bad-value", span, context.at.key(field), message);
             finding.help("list the names, or remove `credentials`");
             return None;
         }
-        Some(Arc::new(CorsPlan(Arc::new(Policy::of(cors)))))
+        Some(Arc::new(CorsPlan(Arc::new(Policy::of(self)))))
     }
 }
 

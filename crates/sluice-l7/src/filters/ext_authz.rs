@@ -23,7 +23,7 @@ use sluice_upstream::Cluster;
 use self::answer::{AnswerFault, AuthzAnswer, AuthzEdits, HeaderEdit};
 use self::messages::{CHECK, CheckResponse};
 use super::{
-    CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep, WholeStep,
+    CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep, WholeStep,
 };
 use crate::metrics;
 use crate::reasons;
@@ -126,44 +126,26 @@ impl Setting for ContextTexts {
     }
 }
 
-/// The factory.
-#[derive(Debug)]
-pub struct ExtAuthzFactory;
+impl PlanSettings for ExtAuthz {
+    const NAME: &'static str = "ext_authz";
+    const HELP: &'static str = "Asks a service whether requests may pass.";
 
-impl FilterFactory<dyn HttpFilterPlan> for ExtAuthzFactory {
-    fn name(&self) -> &'static str {
-        "ext_authz"
-    }
-
-    fn help(&self) -> &'static str {
-        "Asks a service whether requests may pass."
-    }
-
-    fn shape(&self) -> Shape {
-        ExtAuthz::shape()
-    }
-
-    fn values(&self) -> &'static [ValueDef] {
+    fn values() -> &'static [ValueDef] {
         VALUES
     }
 
-    fn check(
-        &self,
-        node: &Node,
-        context: &mut CheckContext<'_>,
-    ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let settings = context.bind::<ExtAuthz>(node)?;
-        if !settings.is_usable(node, context) {
+    fn plan(self, node: &Node, context: &mut CheckContext<'_>) -> Option<Arc<dyn HttpFilterPlan>> {
+        if !self.is_usable(node, context) {
             return None;
         }
-        let cluster = match &settings.cluster {
+        let cluster = match &self.cluster {
             Some(name) => Some(context.cluster(name, "cluster")?),
             None => None,
         };
         Some(Arc::new(AuthzPlan {
-            with_body: settings.with_body.as_ref().map(|body| body.max.0),
-            context: settings.context.0.clone(),
-            service: cluster.map(|cluster| Arc::new(AuthzService::new(settings, cluster))),
+            with_body: self.with_body.as_ref().map(|body| body.max.0),
+            context: self.context.0.clone(),
+            service: cluster.map(|cluster| Arc::new(AuthzService::new(self, cluster))),
         }))
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use sluice_codec::grpc::GrpcMessageCount;
 use sluice_codec::{Body, Head};
+use sluice_core::Node;
 use sluice_core::limits::Limit;
-use sluice_core::{Node, Setting, Shape};
 use sluice_io::WorkerCx;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{Counter, CounterSet, SeriesSet};
 
 use super::{
-    BodyAccess, BodyStep, CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan,
+    BodyAccess, BodyStep, CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings,
     ResponseBodyStep,
 };
 use crate::grpc_match::GrpcMatch;
@@ -30,29 +30,16 @@ sluice_core::section! {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct GrpcStatsFactory;
+impl PlanSettings for GrpcStats {
+    const NAME: &'static str = "grpc_stats";
+    const HELP: &'static str = "Counts gRPC calls and their messages, by method and status.";
 
-impl FilterFactory<dyn HttpFilterPlan> for GrpcStatsFactory {
-    fn name(&self) -> &'static str {
-        "grpc_stats"
-    }
-
-    fn help(&self) -> &'static str {
-        "Counts gRPC calls and their messages, by method and status."
-    }
-
-    fn shape(&self) -> Shape {
-        GrpcStats::shape()
-    }
-
-    fn check(
-        &self,
-        settings: &Node,
-        context: &mut CheckContext<'_>,
+    fn plan(
+        self,
+        _settings: &Node,
+        _context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let GrpcStats { methods } = context.bind::<GrpcStats>(settings)?;
+        let Self { methods } = self;
         Some(Arc::new(GrpcStatsPlan(methods.into())))
     }
 }

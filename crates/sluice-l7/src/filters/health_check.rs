@@ -16,7 +16,7 @@ use sluice_core::{Diags, Moment, Name, Node, Path, Setting, Shape, Spanned};
 use sluice_io::WorkerCx;
 use sluice_upstream::Cluster;
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::runtime::RuntimeKind;
@@ -75,30 +75,16 @@ impl Setting for MinHealthy {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct HealthCheckFactory;
+impl PlanSettings for HealthCheck {
+    const NAME: &'static str = "health_check";
+    const HELP: &'static str = "Responds to the probes of a load balancer in front of Sluice.";
 
-impl FilterFactory<dyn HttpFilterPlan> for HealthCheckFactory {
-    fn name(&self) -> &'static str {
-        "health_check"
-    }
-
-    fn help(&self) -> &'static str {
-        "Responds to the probes of a load balancer in front of Sluice."
-    }
-
-    fn shape(&self) -> Shape {
-        HealthCheck::shape()
-    }
-
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let HealthCheck { path, headers, fail, min_healthy, pass_through, cache, announce } =
-            context.bind::<HealthCheck>(settings)?;
+        let Self { path, headers, fail, min_healthy, pass_through, cache, announce } = self;
         let mut wrong = |code, key, message: &str, help: &str| {
             context.diags.error(code, settings.span, context.at.key(key), message).help(help);
             None

@@ -12,11 +12,11 @@ use std::time::Duration;
 use sluice_codec::Head;
 use sluice_codec::names::is_field_value;
 use sluice_core::value::Authority;
-use sluice_core::{Name, Node, SecretSource, SecretText, Setting, Shape, Spanned};
+use sluice_core::{Name, Node, SecretSource, SecretText, Spanned};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::{Content, FetchSchedule, Fetched, LiveSecret};
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::EditableHeader;
@@ -81,31 +81,17 @@ impl Content for StaticCredential {
     }
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct InjectCredentialsFactory;
+impl PlanSettings for InjectCredentials {
+    const NAME: &'static str = "inject_credentials";
+    const HELP: &'static str = "Adds a credential to requests, for the service behind.";
 
-impl FilterFactory<dyn HttpFilterPlan> for InjectCredentialsFactory {
-    fn name(&self) -> &'static str {
-        "inject_credentials"
-    }
-
-    fn help(&self) -> &'static str {
-        "Adds a credential to requests, for the service behind."
-    }
-
-    fn shape(&self) -> Shape {
-        InjectCredentials::shape()
-    }
-
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let own = context.bind::<InjectCredentials>(settings)?;
-        let credential = match (&own.secret, &own.oauth2) {
+        let credential = match (&self.secret, &self.oauth2) {
             (Some(source), None) => Credential::Static(context.secret(source, "secret")?),
             (None, Some(client)) => oauth2(client, context)?,
             (secret, _) => {
@@ -116,8 +102,8 @@ impl FilterFactory<dyn HttpFilterPlan> for InjectCredentialsFactory {
                 return None;
             }
         };
-        let header = own.header.0;
-        let prefix = match own.prefix {
+        let header = self.header.0;
+        let prefix = match self.prefix {
             Some(prefix) if !is_field_value(prefix.value.as_bytes()) => {
                 let message = "a prefix must not contain control characters";
                 context.diags.error("bad-value", prefix.span, context.at.key("prefix"), message);
@@ -131,7 +117,7 @@ impl FilterFactory<dyn HttpFilterPlan> for InjectCredentialsFactory {
             credential,
             header,
             prefix,
-            keep: own.keep,
+            keep: self.keep,
         }))))
     }
 }

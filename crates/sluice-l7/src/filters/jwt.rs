@@ -8,12 +8,12 @@ use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{Node, Setting, Shape, ValueDef};
+use sluice_core::{Node, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::FilterOwner;
 
 use super::credentials::check_realm;
-use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, HttpFilter, HttpFilterPlan, PlanSettings};
 
 mod cache;
 pub mod claims;
@@ -27,55 +27,41 @@ mod verified;
 use provider::Provider;
 use settings::{Jwt, TokenRequirement};
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct JwtFactory;
+impl PlanSettings for Jwt {
+    const NAME: &'static str = "jwt";
+    const HELP: &'static str = "Only requests with a valid token (JWT) pass.";
 
-impl FilterFactory<dyn HttpFilterPlan> for JwtFactory {
-    fn name(&self) -> &'static str {
-        "jwt"
-    }
-
-    fn help(&self) -> &'static str {
-        "Only requests with a valid token (JWT) pass."
-    }
-
-    fn shape(&self) -> Shape {
-        Jwt::shape()
-    }
-
-    fn values(&self) -> &'static [ValueDef] {
+    fn values() -> &'static [ValueDef] {
         claims::VALUES
     }
 
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let jwt = context.bind::<Jwt>(settings)?;
-        check_realm(&jwt.realm, context)?;
+        check_realm(&self.realm, context)?;
         let mut providers = Some(Vec::new());
         let here = context.at.key("providers");
-        for (name, own) in jwt.providers.iter() {
+        for (name, own) in self.providers.iter() {
             let at = here.key(name);
             let provider = settings::provider(name, own, &mut context.within(&at));
             providers = providers.zip(provider).map(|(all, one)| [all, vec![one]].concat());
         }
         let providers = providers?;
-        let inherits = jwt.providers.names().next().is_none();
+        let inherits = self.providers.names().next().is_none();
         if inherits && !matches!(context.owner, FilterOwner::Routes(_)) {
             let message = "`jwt` needs the providers whose tokens it accepts";
             context.diags.error("missing-field", span, here, message);
             return None;
         }
-        if let Some(require) = &jwt.require
+        if let Some(require) = &self.require
             && !inherits
         {
             let mut unknown = None;
             require.value.names(&mut |name| {
-                if jwt.providers.names().all(|own| own != name) {
+                if self.providers.names().all(|own| own != name) {
                     unknown = Some(name);
                 }
             });
@@ -90,7 +76,7 @@ impl FilterFactory<dyn HttpFilterPlan> for JwtFactory {
                 return None;
             }
         }
-        Some(Arc::new(JwtPlan(Arc::new(Guard::new(jwt, providers)))))
+        Some(Arc::new(JwtPlan(Arc::new(Guard::new(self, providers)))))
     }
 }
 

@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Head;
-use sluice_core::{Node, Setting, Shape, ValueDef};
+use sluice_core::{Node, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::rbac::settings::RbacSettings;
 use sluice_l4::rbac::{Rbac, RbacCounters, decisions};
 
 use self::request::{RequestCondition, RequestMatch, RequestSubject};
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -23,34 +23,23 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-/// The factory.
-#[derive(Debug)]
-pub struct RbacFactory;
+/// Policies for requests.
+pub(super) type RequestPolicies = RbacSettings<RequestCondition>;
 
-impl FilterFactory<dyn HttpFilterPlan> for RbacFactory {
-    fn name(&self) -> &'static str {
-        "rbac"
-    }
+impl PlanSettings for RequestPolicies {
+    const NAME: &'static str = "rbac";
+    const HELP: &'static str = "Which requests are served, by policies over who asks (addresses, certificates, shared values) and what for.";
 
-    fn help(&self) -> &'static str {
-        "Which requests are served, by policies over who asks (addresses, certificates, shared values) and what for."
-    }
-
-    fn shape(&self) -> Shape {
-        RbacSettings::<RequestCondition>::shape()
-    }
-
-    fn values(&self) -> &'static [ValueDef] {
+    fn values() -> &'static [ValueDef] {
         decisions::VALUES
     }
 
-    fn check(
-        &self,
-        settings: &Node,
-        context: &mut CheckContext<'_>,
+    fn plan(
+        self,
+        _settings: &Node,
+        _context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
-        let settings = context.bind::<RbacSettings<RequestCondition>>(settings)?;
-        Some(Arc::new(RbacPlan(Arc::new(settings.compile()))))
+        Some(Arc::new(RbacPlan(Arc::new(self.compile()))))
     }
 }
 

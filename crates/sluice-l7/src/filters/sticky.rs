@@ -16,13 +16,13 @@ use aws_lc_rs::{hmac, rand};
 use sluice_codec::names::is_token;
 use sluice_codec::{Head, Known};
 use sluice_core::settings::{OrZero, ShortForm};
-use sluice_core::{Node, SecretSource, Setting, Shape, Spanned, ValueDef};
+use sluice_core::{Node, SecretSource, Spanned, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::{Content, LiveSecret};
 use sluice_upstream::cluster::PreferredEndpoint;
 use sluice_upstream::endpoint::EndpointId;
 
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep};
 use crate::affinity;
 use crate::header_values::cookie;
 
@@ -74,34 +74,22 @@ impl ShortForm for StickyCookie {
     const KEY: &'static str = "name";
 }
 
-/// The factory.
-#[derive(Debug, Default)]
-pub struct StickyFactory;
+impl PlanSettings for Sticky {
+    const NAME: &'static str = "sticky";
+    const HELP: &'static str =
+        "Keeps a client with its endpoint (sticky sessions), by a cookie or a header.";
 
-impl FilterFactory<dyn HttpFilterPlan> for StickyFactory {
-    fn name(&self) -> &'static str {
-        "sticky"
-    }
-
-    fn help(&self) -> &'static str {
-        "Keeps a client with its endpoint (sticky sessions), by a cookie or a header."
-    }
-
-    fn shape(&self) -> Shape {
-        Sticky::shape()
-    }
-
-    fn values(&self) -> &'static [ValueDef] {
+    fn values() -> &'static [ValueDef] {
         affinity::VALUES
     }
 
-    fn check(
-        &self,
+    fn plan(
+        self,
         settings: &Node,
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let span = settings.span;
-        let Sticky { cookie, header, strict, key } = context.bind::<Sticky>(settings)?;
+        let Self { cookie, header, strict, key } = self;
         let carrier = match (cookie, header) {
             (Some(cookie), None) => Carrier::Cookie(cookie_of(cookie.value.0, context)?),
             (None, Some(header)) if is_token(header.value.as_bytes()) => {

@@ -27,7 +27,7 @@ use crate::words::MethodName;
 
 section! {
     /// A condition on requests. All given fields must match, and of a list, any value.
-    pub(super) struct RequestCondition {
+    pub(in crate::filters) struct RequestCondition {
         /// Source addresses: that of the client, as trusted hops and PROXY headers report it.
         pub source: Vec<Cidr>,
         /// Remote addresses of the socket, whatever is reported.
@@ -108,7 +108,7 @@ impl ConditionSettings for RequestCondition {
 
 /// A condition on a request.
 #[derive(Clone, Debug)]
-pub(super) enum RequestMatch {
+pub(in crate::filters) enum RequestMatch {
     /// On its connection.
     Conn(ConnCondition),
     /// Who makes the request, any of these.
@@ -127,7 +127,7 @@ pub(super) enum RequestMatch {
 
 /// What conditions on requests compare.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum RequestDimension {
+pub(in crate::filters) enum RequestDimension {
     /// Something of the connection.
     Conn(ConnDimension),
     /// Who makes the request.
@@ -151,7 +151,7 @@ pub(super) enum RequestDimension {
 
 /// A request as policies see it.
 #[derive(Debug)]
-pub(super) struct RequestSubject<'a> {
+pub(in crate::filters) struct RequestSubject<'a> {
     /// Its connection.
     pub conn: ConnSubject<'a>,
     /// Its head.
