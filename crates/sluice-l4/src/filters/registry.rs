@@ -10,7 +10,8 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Weak};
 
 use sluice_core::{
-    Diags, Name, Node, Path, SecretSource, SecretText, Setting, Shape, Spanned, ValueDef,
+    Diagnostic, Diags, Name, Node, Path, SecretSource, SecretText, Setting, Shape, Span, Spanned,
+    ValueDef,
 };
 use sluice_upstream::Cluster;
 
@@ -170,6 +171,12 @@ impl<'a> CheckContext<'a> {
     /// The context of settings within these.
     pub fn within<'b>(&'b mut self, at: &'b Path<'b>) -> CheckContext<'b> {
         CheckContext { at, owner: self.owner, diags: self.diags, names: self.names }
+    }
+
+    /// Reports that the settings at `span` name none of the fields of which exactly one is needed, or more than one of them.
+    pub fn not_exactly_one(&mut self, span: Span, none: bool, message: &str) -> &mut Diagnostic {
+        let code = if none { "missing-field" } else { "short-and-long" };
+        self.diags.error(code, span, self.at, message)
     }
 
     /// Reads the settings as their section.

@@ -164,9 +164,8 @@ impl PlanSettings for ApiKey {
             },
             (true, Some(path)) => KeysSource::File(context.file(path, "keys_file")?),
             (is_empty, _) => {
-                let code = if is_empty { "missing-field" } else { "short-and-long" };
                 let message = "`api_key` needs exactly one of `keys` and `keys_file`";
-                context.diags.error(code, span, context.at, message);
+                context.not_exactly_one(span, is_empty, message);
                 return None;
             }
         };

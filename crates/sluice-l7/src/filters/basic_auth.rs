@@ -79,9 +79,8 @@ impl PlanSettings for BasicAuth {
             (Some(path), None) => UsersSource::File(context.file(path, "users_file")?),
             (None, Some(source)) => UsersSource::Secret(context.secret(source, "users")?),
             (file, _) => {
-                let code = if file.is_some() { "short-and-long" } else { "missing-field" };
                 let message = "`basic_auth` needs exactly one of `users_file` and `users`";
-                let finding = context.diags.error(code, span, context.at, message);
+                let finding = context.not_exactly_one(span, file.is_none(), message);
                 finding.help("write `basic_auth: { users_file: htpasswd }`");
                 return None;
             }

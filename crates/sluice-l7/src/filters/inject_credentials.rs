@@ -95,9 +95,8 @@ impl PlanSettings for InjectCredentials {
             (Some(source), None) => Credential::Static(context.secret(source, "secret")?),
             (None, Some(client)) => oauth2(client, context)?,
             (secret, _) => {
-                let code = if secret.is_some() { "short-and-long" } else { "missing-field" };
                 let message = "`inject_credentials` needs exactly one of `secret` and `oauth2`";
-                let finding = context.diags.error(code, span, context.at, message);
+                let finding = context.not_exactly_one(span, secret.is_none(), message);
                 finding.help("write `inject_credentials: { secret: { secret: NAME } }`");
                 return None;
             }

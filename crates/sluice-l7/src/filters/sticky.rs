@@ -102,8 +102,7 @@ impl PlanSettings for Sticky {
             }
             (both, _) => {
                 let message = "a sticky session needs a `cookie` or a `header`, and not both";
-                let code = if both.is_some() { "short-and-long" } else { "missing-field" };
-                let finding = context.diags.error(code, span, context.at, message);
+                let finding = context.not_exactly_one(span, both.is_none(), message);
                 finding.help("write `sticky: { cookie: NAME }`");
                 return None;
             }

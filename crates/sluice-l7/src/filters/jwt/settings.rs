@@ -269,10 +269,9 @@ fn keys(
         }
         several => {
             let none = matches!(several, (None, None, None, None));
-            let code = if none { "missing-field" } else { "short-and-long" };
             let message =
                 "a provider needs exactly one of `jwks`, `jwks_file`, `jwks_remote` and `secret`";
-            context.diags.error(code, span, context.at, message);
+            context.not_exactly_one(span, none, message);
             None
         }
     }
