@@ -309,11 +309,7 @@ fn clusters_show_why_and_since_when_an_endpoint_takes_no_traffic() {
     let alive = sluice_testkit::peers::Server::echo();
     let dead = tools::free_port();
     for (more, key, cause) in [
-        (
-            "outlier: none, health: { tcp: {}, interval: 50ms, timeout: 40ms }",
-            "unhealthy",
-            "refused",
-        ),
+        ("outlier: none, health: { tcp: {}, interval: 50ms }", "unhealthy", "refused"),
         ("outlier: { connect_failures: 1 }", "ejected", "upstream.refused"),
     ] {
         let kit = Sluice::new()

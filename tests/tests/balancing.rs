@@ -54,7 +54,7 @@ fn a_backup_takes_over_and_gives_back() {
         "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: db }}, {{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: db }}] }}] }}\n\
          clusters:\n  db:\n    endpoints: [\"{first}\", {{ address: \"{}\", backup: true }}]\n    outlier: none\n\
-         \x20   health: {{ tcp: true, interval: 50ms, timeout: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
+         \x20   health: {{ tcp: true, interval: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
         backup.addr()
     ));
     for _ in 0..10 {
@@ -89,7 +89,7 @@ fn traffic_returns_after_the_failback_delay() {
         "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: db }}]\n\
          clusters:\n  db:\n    endpoints: [\"{first}\", {{ address: \"{}\", backup: true }}]\n    outlier: none\n\
          \x20   failover: {{ failback_delay: 1s }}\n\
-         \x20   health: {{ tcp: true, interval: 50ms, timeout: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
+         \x20   health: {{ tcp: true, interval: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
         backup.addr()
     ));
     assert_eq!(who(&sluice, "tcp"), "primary");
@@ -116,7 +116,7 @@ fn in_panic_all_endpoints_are_used() {
         let sluice = sluice.start(&format!(
             "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
              routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"], {failover} health: {{ http: {{ path: /status/500 }}, interval: 50ms, timeout: 50ms, unhealthy_after: 1 }} }} }}\n",
+             clusters: {{ up: {{ endpoints: [\"{}\", \"{}\"], {failover} health: {{ http: {{ path: /status/500 }}, interval: 50ms, unhealthy_after: 1 }} }} }}\n",
             one.addr(),
             two.addr()
         ));
@@ -313,7 +313,7 @@ fn another_cluster_serves_while_no_endpoint_is_usable() {
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: main }}] }}] }}\n\
          clusters:\n\
          \x20 main:\n    endpoints: \"{first}\"\n    fallback: empty\n    outlier: none\n\
-         \x20   health: {{ tcp: true, interval: 50ms, timeout: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n\
+         \x20   health: {{ tcp: true, interval: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n\
          \x20 empty: {{ endpoints_file: \"{}\", fallback: other }}\n\
          \x20 other: {{ endpoints: \"{}\", limits: {{ connections: 1 }} }}\n\
          \x20 none: {{ endpoints_file: \"{}\", fallback: udp }}\n\

@@ -143,7 +143,7 @@ impl World {
 /// Frequent checks of this kind, each of which decides.
 fn checked(kind: &str) -> String {
     format!(
-        "health: {{ interval: 100ms, unhealthy_interval: 100ms, timeout: 100ms, unhealthy_after: 1, \
+        "health: {{ interval: 100ms, unhealthy_interval: 100ms, unhealthy_after: 1, \
          healthy_after: 1, {kind} }}"
     )
 }

@@ -62,7 +62,7 @@ fn steps_are_sent_and_expected() {
         Ok(())
     });
     let at = server.addr();
-    let quick = "interval: 20ms, timeout: 100ms, unhealthy_after: 1";
+    let quick = "interval: 1s, timeout: 1s, unhealthy_after: 1";
     let health = |tcp: &str| format!("health: {{ tcp: {tcp}, {quick} }}");
     let wrong = health("{ expect: 221 }");
     let text = health(r#"{ send: "ping\r\n", expect: ping }"#);
@@ -253,7 +253,7 @@ fn a_name_server_is_asked() {
 #[test]
 fn a_datagram_is_answered_as_expected() {
     let server = UdpServer::echo("\u{1}pong:");
-    let quick = "interval: 300ms, timeout: 200ms, unhealthy_after: 1";
+    let quick = "interval: 1s, timeout: 1s, unhealthy_after: 1";
     let health = |udp: &str| format!("health: {{ udp: {udp}, {quick} }}");
     let any = health("{ send: ping }");
     let good = health("{ send: { hex: 0a0b }, expect: { hex: 3a0a0b } }");
@@ -503,7 +503,7 @@ fn an_endpoint_is_checked_where_and_as_what_it_says() {
         format!(
             "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
              clusters:\n  up:\n    endpoints: [\"{at}\", {{ address: \"127.0.0.1:{gone}\"{check} }}]\n    \
-             health: {{ http: {{ host: cluster.test }}, interval: 40ms, timeout: 30ms, unhealthy_after: 1 }}\n"
+             health: {{ http: {{ host: cluster.test }}, interval: 40ms, unhealthy_after: 1 }}\n"
         )
     };
     let own = format!(", check: {{ port: {}, host: own.test }}", at.port());

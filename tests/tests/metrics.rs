@@ -22,7 +22,7 @@ fn busy() -> (Running, (Origin, Server, UdpServer)) {
          \x20 - {{ name: udp, address: \"udp://127.0.0.1:0\", relay: {{ cluster: udp, responses: 1 }} }}\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters:\n\
-         \x20 up: {{ endpoints: [\"{}\"], health: {{ http: {{ path: / }}, interval: 50ms, timeout: 40ms }} }}\n\
+         \x20 up: {{ endpoints: [\"{}\"], health: {{ http: {{ path: / }}, interval: 50ms }} }}\n\
          \x20 echo: {{ endpoints: [\"{}\"] }}\n\
          \x20 gone: {{ endpoints: [127.0.0.1:1, \"localhost:1\"] }}\n\
          \x20 udp: {{ endpoints: [\"{}\"] }}\n",

@@ -194,7 +194,7 @@ fn a_decision_is_explained() {
          clusters:\n\
          \x20 up:\n\
          \x20   endpoints: [\"{gone}\", {{ address: \"{}\", backup: true }}]\n\
-         \x20   health: {{ tcp: true, interval: 100ms, timeout: 90ms }}\n\
+         \x20   health: {{ tcp: true, interval: 100ms }}\n\
          \x20   limits: {{ connections: 10, connections_per_endpoint: 9 }}\n\
          \x20   fallback: other\n\
          \x20 other: {{ endpoints: [\"{gone}\"] }}\n",

@@ -49,7 +49,7 @@ fn each_series_is_looked_up_only_once_under_the_metrics_lock() {
          \x20       - {{ match: {{ path: /limited }}, respond: {{ status: 200 }}, filters: {{ rate_limit: {{ requests: 1/h }} }} }}\n\
          \x20       - {{ cluster: up }}\n\
          clusters:\n\
-         \x20 up: {{ endpoints: [\"{}\"], health: {{ http: {{ path: / }}, interval: 50ms, timeout: 50ms, unhealthy_after: 1000 }} }}\n\
+         \x20 up: {{ endpoints: [\"{}\"], health: {{ http: {{ path: / }}, interval: 50ms, unhealthy_after: 1000 }} }}\n\
          \x20 echo: {{ endpoints: [\"{}\"] }}\n\
          \x20 udp: {{ endpoints: [\"{}\"] }}\n\
          limits: {{ route_series: 0, endpoint_series: 0 }}\n",

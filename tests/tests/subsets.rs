@@ -165,7 +165,7 @@ fn subsets_follow_endpoints_and_their_health() {
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up, endpoint_metadata: {{ version: {{ header: x-version }} }} }}] }}] }}\n\
          clusters:\n  up:\n    endpoints_file: {}\n    subsets: version\n    outlier: none\n\
-         \x20   health: {{ tcp: true, interval: 50ms, timeout: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
+         \x20   health: {{ tcp: true, interval: 50ms, unhealthy_after: 1, healthy_after: 1 }}\n",
         file.display()
     ));
     let version = |version: &str| who_for(&sluice, &format!("x-version: {version}\r\n"));

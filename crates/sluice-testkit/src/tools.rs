@@ -1,8 +1,9 @@
 //! System programs that tests use as peers.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// A started program; killed on drop.
 #[derive(Debug)]
@@ -135,8 +136,23 @@ pub fn serve(command: &mut Command, address: SocketAddr) -> Process {
     process
 }
 
-/// A loopback port that was free a moment ago, for servers that cannot choose one themselves.
+/// A loopback port that was free a moment ago, for servers that cannot choose one themselves and for what must be
+/// refused. It is below the ports that the kernel assigns (`ip_local_port_range`), so that no other socket takes it
+/// while nothing is bound to it, and this process returns it once.
+///
+/// # Panics
+/// None of them is free.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: u16| {
+        let address = (Ipv4Addr::LOCALHOST, port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    // Processes that run at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(101);
+    let port = |_| start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT + FIRST;
+    let mut ports = (0..COUNT).filter_map(|step| u16::try_from(port(step)).ok());
+    ports.find(|port| is_free(*port)).expect("a port is free")
 }

@@ -61,6 +61,12 @@ pub(super) enum Attempted {
     Unchanged,
 }
 
+fn hash_of(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn moment(of: &AtomicU64) -> Option<Moment> {
     of.load(Relaxed).checked_sub(1).map(Moment::from_micros)
 }
@@ -148,10 +154,12 @@ impl<T: Content> FetchCell<T> {
 }
 
 impl<T> FetchCell<T> {
-    /// Takes content that is at hand before the first attempt has been made.
-    pub(super) fn begin_with(&self, content: T) {
+    /// Takes content that is at hand before the first attempt has been made, and what it was parsed from: an attempt
+    /// that finds the same is no change.
+    pub(super) fn begin_with(&self, content: &[u8], parsed: T) {
         if self.content.load().is_none() {
-            self.content.store(Some(Arc::new(content)));
+            self.content.store(Some(Arc::new(parsed)));
+            self.fetch.status.hash.store(hash_of(content), Relaxed);
         }
     }
 }
@@ -179,9 +187,7 @@ impl<T: Content> AnyCell for FetchCell<T> {
     }
 
     fn take(&self, content: &[u8]) -> Result<Attempted, String> {
-        let mut hasher = DefaultHasher::new();
-        content.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = hash_of(content);
         let known = &self.fetch.status.hash;
         if known.load(Relaxed) == hash && self.content.load().is_some() {
             return Ok(Attempted::Unchanged);

@@ -59,7 +59,7 @@ impl Fetches {
         let content = read(&origin.path, Limit::SideCallBytes.def().max)?;
         let parsed = T::parse(&content)?;
         let fetched: Fetched<T> = self.declare(Arc::new(origin), FetchSchedule::default());
-        fetched.0.begin_with(parsed);
+        fetched.0.begin_with(&content, parsed);
         Ok(fetched)
     }
 

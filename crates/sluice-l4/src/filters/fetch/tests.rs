@@ -256,6 +256,27 @@ fn a_file_is_read_again_when_it_changes() {
 }
 
 #[test]
+fn a_file_that_was_read_when_it_was_declared_is_new_only_once_it_changes() {
+    let mut file = tempfile();
+    let path = file.1.clone();
+    with_control(1, async |_, fetches, runner| {
+        file.0.write_all(b"a").unwrap();
+        let fetched = fetches.declare_file::<Words>(FileOrigin { path }).unwrap();
+        let first = fetched.current().unwrap();
+        let mut ended = fetched.0.fetch.ended.subscribe();
+        fetches.start(&runner);
+        ended.changed().await.unwrap();
+        let current = fetched.current().unwrap();
+        assert!(Arc::ptr_eq(&first, &current), "what was made of it counts as long as it stays");
+        file.0.write_all(b" b").unwrap();
+        fetches.reread();
+        ended.changed().await.unwrap();
+        assert_eq!(words(fetched.current()), "a+b");
+    });
+    std::fs::remove_file(&file.1).unwrap();
+}
+
+#[test]
 fn what_cannot_be_read_says_why() {
     let (mut file, path) = tempfile();
     file.write_all(b"12345").unwrap();
