@@ -53,22 +53,23 @@ impl FrameClient {
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = length[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        self.client.send(&frame).await;
+        self.client.send(&frame(kind, flags, stream, payload)).await;
     }
 
     /// Sends a request without a body; returns its stream.
     async fn requests(&mut self) -> u32 {
+        let (stream, frame) = self.request();
+        self.client.send(&frame).await;
+        stream
+    }
+
+    /// A request without a body: its stream and its frame.
+    fn request(&mut self) -> (u32, Vec<u8>) {
         let stream = self.next;
         self.next += 2;
         // RFC 7541 §6: GET, http, /, and the authority as a literal.
         let head = [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test"].concat();
-        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &head).await;
-        stream
+        (stream, frame(HEADERS, END_HEADERS | END_STREAM, stream, &head))
     }
 
     /// The frames received since the last call; their acknowledgements are sent.
@@ -114,6 +115,15 @@ impl FrameClient {
     }
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
 fn take_frame(bytes: &mut Vec<u8>) -> Option<Frame> {
     let (length, rest) = bytes.split_first_chunk::<3>()?;
     let length =
@@ -123,6 +133,21 @@ fn take_frame(bytes: &mut Vec<u8>) -> Option<Frame> {
     let frame = Frame { kind: rest[0], flags: rest[1], stream, payload };
     bytes.drain(..9 + length);
     Some(frame)
+}
+
+#[test]
+fn many_requests_at_once_leave_others_their_turn() {
+    on_http2(
+        |_| {},
+        async |bench| {
+            let mut client = FrameClient::on(&bench).await;
+            let count = 64;
+            (0..count).for_each(|_| bench.responds(200));
+            let requests: Vec<u8> = (0..count).flat_map(|_| client.request().1).collect();
+            let most = bench.most_in_a_row(&mut client.client, &requests, 64).await;
+            assert!(most <= 32, "{most} requests");
+        },
+    );
 }
 
 #[test]
