@@ -381,21 +381,26 @@ fn a_part_of_the_streams_is_reserved_for_the_calls_of_filters() {
 }
 
 #[test]
-fn a_connection_that_is_avoided_is_taken_only_if_no_other_may_be_made() {
-    on_bench(http2, async |bench| {
-        shared(bench.takes().await);
-        let take = |avoided: bool| {
-            let now = bench.worker.now();
-            bench.pool.take_shared(
-                now,
-                &bench.endpoint,
-                &bench.needs(TrafficClass::Request),
-                |_| avoided,
-            )
+fn a_connection_with_blocked_streams_is_taken_only_if_no_other_may_be_made() {
+    for connections_max in [1, 2] {
+        let settings = |settings: &mut ClusterSettings| {
+            http2(settings);
+            settings.connections_max = Some(connections_max);
         };
-        assert!(take(true).is_none());
-        assert!(take(false).is_some());
-    });
+        on_bench(settings, async |bench| {
+            let head = Head::request("GET", "http", "app.test", "/");
+            let mut stalled = shared(bench.takes().await);
+            let mut stream = stalled.open(&head, true).await.unwrap();
+            assert!(bench.take_idle().is_some());
+            stream.set_blocked(&bench.worker, true, false).unwrap();
+            assert!(bench.take_idle().is_none());
+            let mut other = shared(bench.takes().await);
+            let _stream = other.open(&head, true).await.unwrap();
+            assert_eq!(stalled.open_streams(), if connections_max == 1 { 2 } else { 1 });
+            stream.set_blocked(&bench.worker, false, false).unwrap();
+            assert!(bench.take_idle().is_some());
+        });
+    }
 }
 
 #[test]
