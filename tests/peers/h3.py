@@ -7,6 +7,7 @@ Each step is one of
   {"more": [stream, text, end]}       sends more data on a stream
   {"await": [stream, what]}           waits for "head", "data" or "end" (a reset counts) of a stream
   {"cancel": stream}                  gives a stream up
+  {"shrink": stream}                  resets a stream with a final size below what was sent
   {"resets": count}                   opens so many streams and gives each up at once
   {"raw": hex, "end": bool}           opens a stream with these bytes
   {"uni": hex, "end": bool}           opens a stream in one direction with these bytes
@@ -109,6 +110,10 @@ class Client(QuicConnectionProtocol):
         elif what == "cancel":
             self._quic.reset_stream(value, 0x10C)
             self._quic.stop_stream(value, 0x10C)
+        elif what == "shrink":
+            # What the sender believes to have sent is what a reset states.
+            self._quic._streams[value].sender.highest_offset = 1
+            self._quic.reset_stream(value, 0x10C)
         elif what == "resets":
             for _ in range(value):
                 number = self._quic.get_next_available_stream_id()

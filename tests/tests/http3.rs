@@ -299,6 +299,53 @@ fn a_cancelled_request_ends_only_its_own_stream() {
     sluice.record_of("downstream.cancelled");
 }
 
+/// RFC 9000 §4.5.
+#[test]
+fn a_final_size_that_shrinks_ends_the_connection() {
+    if !have_aioquic() {
+        return;
+    }
+    const FINAL_SIZE_ERROR: u64 = 0x6;
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "true");
+    let upload =
+        json!({ "ask": { "headers": head("POST", "/wait", &[]), "body": 100, "end": false } });
+    // What was sent has arrived once another request is answered.
+    let got = tell(
+        &sluice,
+        &json!([upload, get("/bytes/3"), { "await": [4, "end"] }, { "shrink": 0 }, { "closed": true }]),
+    );
+    assert_eq!(
+        (status(&got["streams"]["4"]), &got["closed"]),
+        (200, &json!(FINAL_SIZE_ERROR)),
+        "{got}"
+    );
+}
+
+/// `quic.streams`: a client may have so many requests open, and sends more once others have ended.
+#[test]
+fn a_connection_has_so_many_requests_at_once() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "{ streams: 2 }");
+    let wait = || get("/wait");
+    let client = Client::start(
+        &sluice,
+        "web",
+        "web.test",
+        &json!([wait(), wait(), get("/bytes/3"), { "await": [8, "end"] }, { "await": [0, "end"] }]),
+    );
+    wait::until("two to arrive", || (origin.requests().len() == 2).then_some(()));
+    // Requests of others arrive, the third of this client does not before one of its own has ended.
+    let other = tell(&sluice, &json!([get("/bytes/1"), { "await": [0, "end"] }]));
+    assert_eq!((status(&other["streams"]["0"]), origin.requests().len()), (200, 3));
+    origin.release();
+    let got = client.end();
+    assert_eq!((status(&got["streams"]["8"]), origin.requests().len()), (200, 4), "{got}");
+}
+
 #[test]
 fn a_flood_of_resets_ends_only_its_own_connection() {
     if !have_aioquic() {
