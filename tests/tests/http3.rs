@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use serde_json::{Value, json};
+use sluice_testkit::frames::{self, H2, kind};
 use sluice_testkit::lossy::{LossyHop, Troubles};
 use sluice_testkit::origin::websocket_accept;
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
@@ -297,6 +298,68 @@ fn a_cancelled_request_ends_only_its_own_stream() {
     );
     assert_eq!(got["streams"]["4"]["data"], 3, "{got}");
     sluice.record_of("downstream.cancelled");
+}
+
+/// The status that a request with a body gets over each version: the body is 11 bytes long, sent in two parts unless the
+/// client stops after the first, and the length is declared or not.
+fn statuses(sluice: &Running, declared: bool, stops: bool) -> [u16; 3] {
+    let more: &[_] = if declared { &[("content-length", "11")] } else { &[] };
+    let mut one = origin::Client::connect(sluice.addr("clear"));
+    one.send(match (declared, stops) {
+        (true, false) => &b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n12345678901"[..],
+        (true, true) => b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n1",
+        (false, false) => {
+            b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\na\r\n2345678901\r\n0\r\n\r\n"
+        }
+        (false, true) => b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n",
+    });
+    let mut two = H2::connect(sluice.addr("clear"));
+    let mut fields = frames::get("a", "/a");
+    fields[0] = (":method", "POST");
+    two.headers(1, &[fields, more.to_vec()].concat(), false);
+    let mut steps = vec![
+        json!({ "ask": { "headers": head("POST", "/a", more), "body": "1", "end": false } }),
+        json!({ "await": [0, "end"] }),
+    ];
+    two.send(frames::frame(kind::DATA, 0, 1, b"1"));
+    if !stops {
+        two.send(frames::frame(kind::DATA, frames::flag::END_STREAM, 1, b"2345678901"));
+        steps.insert(1, json!({ "more": [0, "2345678901", true] }));
+    }
+    let answer = two.until("an answer", |frame| frame.stream == 1 && frame.kind == kind::HEADERS);
+    let got = tell(sluice, &Value::Array(steps));
+    [one.read().status(), frames::status(&answer.payload), status(&got["streams"]["0"])]
+}
+
+#[test]
+fn bodies_have_a_size_and_a_time_in_every_version() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let yaml = |http: &str| {
+        format!(
+            "listeners:\n\
+             \x20 - {{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: {{ routes: main, {http} }} }}\n\
+             \x20 - {{ name: clear, address: 127.0.0.1:0, http: {{ routes: main, {http} }} }}\n\
+             routes: {{ main: {{ cluster: up }} }}\nclusters: {{ up: \"{}\" }}\n",
+            origin.addr()
+        )
+    };
+    let sluice = kit.start(&yaml("filters: [{ body_max: 10 }]"));
+    assert_eq!(statuses(&sluice, true, false), [413; 3]);
+    assert_eq!(statuses(&sluice, false, false), [413; 3]);
+    assert!(origin.requests().is_empty());
+    assert_eq!(sluice.reload(&yaml("filters: [{ body_max: 11 }]")), "applied");
+    for declared in [true, false] {
+        assert_eq!(statuses(&sluice, declared, false), [200; 3]);
+    }
+    assert_eq!(sluice.reload(&yaml("body_timeout: 100ms")), "applied");
+    for declared in [true, false] {
+        assert_eq!(statuses(&sluice, declared, true), [408; 3]);
+    }
 }
 
 /// RFC 9000 §4.5.
