@@ -362,6 +362,41 @@ fn bodies_have_a_size_and_a_time_in_every_version() {
     }
 }
 
+/// What clients send ahead of an endpoint that takes nothing is charged, window by window, up to the limit; the buffers
+/// are available to others again once the clients are gone.
+#[test]
+fn uploads_that_nobody_takes_are_buffered_up_to_the_limit() {
+    if !have_aioquic() {
+        return;
+    }
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0: no byte of a body may be sent.
+    let endpoint = Server::start(|mut stream| {
+        stream.write_all(&frames::frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]))?;
+        stream.write_all(&frames::frame(kind::SETTINGS, frames::flag::ACK, 0, &[]))?;
+        std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+    });
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let up = format!("up: {{ endpoints: [\"{}\"], protocol: http2 }}", endpoint.addr());
+    let yaml = configuration("web", endpoint.addr(), "true");
+    let (before, _) = yaml.split_once("clusters:").unwrap();
+    let sluice = kit
+        .start(&format!("{before}clusters: {{ {up} }}\nlimits: {{ worker_buffer_bytes: 2MiB }}\n"));
+    // A stream may have 256 KiB ahead: of twenty, at most eight may wait.
+    let upload = json!({ "ask": { "headers": head("POST", "/", &[]), "body": 200_000 } });
+    let mut steps = vec![upload; 20];
+    steps.push(json!({ "ended": 12 }));
+    for round in 1..=2 {
+        tell(&sluice, &Value::Array(steps.clone()));
+        wait::until("the end of the connection", || {
+            sluice.items("/connections").is_empty().then_some(())
+        });
+        let records = sluice.records();
+        let refused = records.iter().filter(|record| record["reason"] == "relay.buffers").count();
+        assert!((12 * round..=15 * round).contains(&refused), "{refused} were refused");
+    }
+}
+
 /// RFC 9000 §4.5.
 #[test]
 fn a_final_size_that_shrinks_ends_the_connection() {
