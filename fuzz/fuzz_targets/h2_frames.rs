@@ -58,6 +58,10 @@ fn run(role: Role, bytes: &[u8], cut: usize) -> Vec<u8> {
         let _ = machine.poll_recv(key, &mut cx);
         machine.release(key);
     }
+    let mut now = NOW;
+    while let Some(due) = machine.expire_lingering(now) {
+        now = due;
+    }
     assert_eq!((machine.open_streams(), machine.bytes_waiting()), (0, 0));
     drop(machine);
     assert_eq!(buffers.bytes_out(), 0);

@@ -130,6 +130,33 @@ fn every_http_version_is_proxied_to_every_other() {
     assert!(spoken("HTTP/3") > 30 && spoken("HTTP/2") > 30 && spoken("HTTP/1.1") > 30);
 }
 
+/// A response that does not wait for the request's body reaches clients that are still sending it: the stream is not
+/// reset at once, which curl takes for a failure.
+#[test]
+fn a_response_before_the_end_of_its_request_is_no_error() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let inner = inner(&origin);
+    let outer = outer(&inner);
+    let file = outer.folder().join("body");
+    std::fs::write(&file, vec![b'x'; 1 << 20]).unwrap();
+    let large = format!("@{}", file.display());
+    for client in ["h2", "h2tls"] {
+        // A cluster that does not exist: the response is Sluice's own.
+        for body in ["hello", &large] {
+            for turn in 0..20 {
+                let mut curl = curl(&outer, client, "none", "/");
+                curl.args(["--data-binary", body, "-o", "/dev/null", "-w", "%{http_code}"]);
+                let output = tools::run(&mut curl);
+                let status = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(output.status.success() && status == "503", "{client} {turn}: {output:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cancelled_request_is_cancelled_upstream_in_every_version() {
     let origin = Origin::start("a");

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use sluice_io::buffers::SCRATCH;
+use sluice_io::timers::Timer;
 use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::h1::Role;
@@ -37,7 +38,9 @@ impl H2Shared {
     pub(crate) fn with<R>(&self, using: impl FnOnce(&mut H2Machine) -> R) -> R {
         let mut machine = self.machine.borrow_mut();
         let result = using(&mut machine);
-        if (machine.has_output() || machine.is_winding_down())
+        let wanted =
+            machine.has_output() || machine.is_winding_down() || machine.has_new_lingering();
+        if wanted
             && !self.notified.replace(true)
             && let Some(driver) = &*self.driver.borrow()
         {
@@ -85,6 +88,8 @@ pub(crate) struct H2Driver {
     worker: Rc<WorkerCx>,
     /// Where bytes are counted, for a client's connection.
     conn: Option<Rc<Conn>>,
+    /// Runs while streams linger.
+    linger: Option<Timer>,
 }
 
 impl H2Driver {
@@ -103,7 +108,7 @@ impl H2Driver {
             driver: RefCell::default(),
             notified: Cell::new(false),
         });
-        Self { shared, role, stream, worker, conn }
+        Self { shared, role, stream, worker, conn, linger: None }
     }
 
     /// Returns what the streams of the connection share with it.
@@ -167,6 +172,14 @@ impl H2Driver {
         let mut machine = self.shared.machine.borrow_mut();
         if let Some(event) = machine.poll_event() {
             return Some(Poll::Ready(Driven::Event(event)));
+        }
+        match machine.expire_lingering(self.worker.now()) {
+            None => self.linger = None,
+            Some(due) => {
+                let timer = self.linger.get_or_insert_with(|| Timer::new(&self.worker.timers));
+                timer.set(due);
+                let _ = timer.poll(cx);
+            }
         }
         machine.end_if_drained();
         let end = machine.end()?.clone();

@@ -14,6 +14,7 @@
 //! | `receiving.rs` | what the user of a stream receives |
 //! | `sending.rs` | what the user of a stream sends |
 //! | `schedule.rs` | which stream sends next |
+//! | `lingering.rs` | streams whose responses were complete before their requests |
 //! | `ending.rs` | resets, GOAWAY, the end, and the errors that streams are told |
 
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ use crate::hpack::{HpackDecoder, HpackEncoder, TABLE_BYTES};
 
 mod control;
 mod ending;
+mod lingering;
 mod message;
 mod parse;
 mod receiving;
@@ -50,6 +52,7 @@ mod tests;
 pub use ending::ConnectionEnd;
 pub use schedule::DirectPiece;
 
+use lingering::LingeringStreams;
 use message::PartialBlock;
 use parse::Reading;
 
@@ -95,6 +98,7 @@ pub struct H2Machine {
     out_waiters: Vec<Waker>,
     // --- the connection ---
     streams: StreamTable,
+    lingering: LingeringStreams,
     peer: PeerSettings,
     /// Whether the peer's SETTINGS have arrived.
     greeted: bool,
@@ -183,6 +187,7 @@ impl H2Machine {
             prioritized: false,
             out_waiters: Vec::new(),
             streams: StreamTable::default(),
+            lingering: LingeringStreams::default(),
             peer: PeerSettings::default(),
             greeted: false,
             unacknowledged: true,

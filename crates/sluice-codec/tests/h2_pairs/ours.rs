@@ -19,6 +19,13 @@ use crate::plan::{Abort, Exchange, Fields, Message, Plan, check_piece, piece};
 
 const NOW: Moment = Moment::from_micros(0);
 
+/// Lets the time of streams that linger pass; returns whether there were any.
+fn expire_lingering(machine: &mut H2Machine) -> bool {
+    let Some(due) = machine.expire_lingering(NOW) else { return false };
+    machine.expire_lingering(due);
+    true
+}
+
 /// A connection.
 pub(crate) struct Ours {
     machine: RefCell<H2Machine>,
@@ -114,12 +121,11 @@ impl Ours {
                     Ok(()) if !buf.filled().is_empty() => machine.feed(buf.filled(), NOW),
                     _ => machine.closed(),
                 }
-                drop(machine);
                 if let Some(acceptor) = self.acceptor.take() {
                     acceptor.wake();
                 }
             }
-            if !moved {
+            if !moved && !expire_lingering(&mut machine) {
                 return Poll::Pending;
             }
         }

@@ -58,7 +58,8 @@ section! {
         /// How much later than at `max_age` that may be, at random, so that connections do not all end at once.
         pub max_age_jitter: Percent = "10%",
         /// How long a client has to receive its last response and close the connection, before Sluice closes it (HTTP/1
-        /// and HTTP/2).
+        /// and HTTP/2); and how long a client of HTTP/2 may go on sending a request whose response is complete, before
+        /// its stream is reset.
         pub delayed_close: OrZero = "1s",
         /// Maximum number of requests per connection.
         pub requests_per_connection: OrNone<NonZeroU64> = "none",

@@ -82,10 +82,12 @@ impl H2Machine {
             self.supply.heads.give(trailers);
         }
         entry.wake();
-        let pending = entry.pending;
+        let (pending, lingers) = (entry.pending, entry.lingers);
         self.change(key, StreamState::abort);
         if pending {
             self.take_back(key);
+        } else if lingers {
+            self.dispose(key);
         }
     }
 
@@ -121,12 +123,23 @@ impl H2Machine {
         self.reset_with(key, code, StreamEnd::Abandoned);
     }
 
-    /// Releases a stream: its user has no more interest in it. One that is not closed is reset.
+    /// Releases a stream: its user has no more interest in it. One that is not closed is reset, or lingers if it was
+    /// responded to.
     pub fn release(&mut self, key: usize) {
-        let entry = self.streams.get(key);
-        // A response that came before the end of its request asks the client to stop, RFC 9113 §8.1.
-        let answered = self.role == Role::Server && !entry.state.sends();
-        self.reset(key, if answered { H2Code::NO_ERROR } else { H2Code::CANCEL });
+        if self.role == Role::Server && self.streams.get(key).state == StreamState::HalfClosedLocal
+        {
+            return self.linger(key);
+        }
+        self.reset(key, H2Code::CANCEL);
+        self.dispose(key);
+    }
+
+    /// Removes a stream that is closed and has no user.
+    pub(super) fn dispose(&mut self, key: usize) {
+        let entry = self.streams.get_mut(key);
+        if entry.lingers {
+            self.forget_lingering(key);
+        }
         let entry = self.streams.get_mut(key);
         if std::mem::take(&mut entry.queued) {
             let queued = u32::try_from(key).unwrap_or(u32::MAX);

@@ -11,6 +11,7 @@ use crate::h2::frame::{FrameHead, HEAD_LEN, flag, kind};
 
 mod frames;
 mod hostile;
+mod lingering;
 mod pairs;
 mod simulation;
 
@@ -35,6 +36,14 @@ fn output(machine: &mut H2Machine) -> Vec<u8> {
         }
         out.extend_from_slice(machine.waiting());
         machine.sent(None);
+    }
+}
+
+/// Lets the time of all lingering streams pass.
+fn expire(machine: &mut H2Machine) {
+    let mut now = NOW;
+    while let Some(due) = machine.expire_lingering(now) {
+        now = due;
     }
 }
 

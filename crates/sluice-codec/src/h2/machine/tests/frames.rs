@@ -223,6 +223,7 @@ proptest! {
                 let _ = machine.poll_recv(key, &cx());
                 machine.release(key);
             }
+            expire(&mut machine);
             assert_eq!((machine.open_streams(), machine.bytes_waiting()), (0, 0));
             out
         };

@@ -300,6 +300,8 @@ fn run(seed: u64) {
         if random.u8(..100) == 0 {
             sides[at].machine.check();
         }
+        let now = Moment::from_micros(steps * 5_000);
+        let due = sides[1].machine.expire_lingering(now);
         // One thing of those that can happen; the other side's if there is none here, and the last resort at last.
         let acted = [at, 1 - at].into_iter().any(|at| {
             let first = random.u8(..3);
@@ -311,7 +313,7 @@ fn run(seed: u64) {
                 }
                 1 if !sides[at].inbox.is_empty() && sides[at].machine.may_read() => {
                     // Slowly, because windows of a few bytes are a flood if they are granted fast.
-                    sides[at].input(random, Moment::from_micros(steps * 5_000));
+                    sides[at].input(random, now);
                     accepted += sides[at].accept(random, bodies);
                     true
                 }
@@ -319,7 +321,7 @@ fn run(seed: u64) {
                 _ => false,
             })
         });
-        if !acted && !sides[at].unstall(random) && !sides[1 - at].unstall(random) {
+        if !acted && !sides[at].unstall(random) && !sides[1 - at].unstall(random) && due.is_none() {
             break;
         }
         for side in &sides {
