@@ -128,7 +128,7 @@ pub async fn connect(
             Ok(_) => Attempt::reached(name),
             Err(failure) => failure.attempt(name),
         }
-        .of_priority(endpoint.priority());
+        .in_place(endpoint.place());
         if let Some(cause) = attempt.cause() {
             conn.info.note(cause);
         }
