@@ -349,8 +349,14 @@ impl RequestTask {
         forwarding: &Forwarding,
     ) -> Result<Result<(Arc<EndpointState>, RequestClaim), Reason>, AttemptError> {
         let worker = Rc::clone(self.worker());
+        let handle = &forwarding.pool.handle;
         let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
-        let waiting = forwarding.pool.handle.wait_for_request(&worker, affinity);
+        let waiting = async {
+            match &forwarding.named {
+                Some(endpoint) => handle.wait_for_named_request(&worker, endpoint).await,
+                None => handle.wait_for_request(&worker, affinity).await,
+            }
+        };
         let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
         waited.ok_or_else(|| self.overall_timed_out().into())
     }
