@@ -361,7 +361,10 @@ fn of_forward_proxies() {
     page(
         "mistakes-forward",
         &[
-            ("hosts with a queue", forward("limits: { connections: 5, queue: true }")),
+            (
+                "hosts with a wait for sessions",
+                forward("limits: { connections: 5, queue: { sticky_timeout: 1s } }"),
+            ),
             ("hosts in two ways", relay("forward: true")),
             ("a name for every host", forward("tls: { sni: a.test }")),
             ("checks of hosts that are not known", forward("health: { tcp: true }")),
@@ -468,7 +471,6 @@ fn of_subsets() {
         "mistakes-subsets",
         &[
             ("metadata that nothing looks at", with("")),
-            ("subsets with a queue", with("subsets: { selectors: version, fallback: any_endpoint }\n    limits: { connections: 5, queue: true }")),
             ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
             ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
             ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),

@@ -259,6 +259,9 @@ pub(crate) struct Explain {
     /// The same as FILE, as an option.
     #[arg(short, long = "config", value_name = "FILE", conflicts_with = "file")]
     pub(crate) config: Option<PathBuf>,
+    /// Mark the values that are defaults, and name the settings that are not in force.
+    #[arg(long, conflicts_with_all = ["limits", "reasons", "operators"])]
+    pub(crate) defaults: bool,
     /// List the limits with name, default, range and meaning.
     #[arg(long)]
     pub(crate) limits: bool,

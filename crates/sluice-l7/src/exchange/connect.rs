@@ -61,7 +61,7 @@ impl RequestTask {
         let detail = Looped { hops_max: max }.to_string();
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), why, None, said);
-        self.note(attempt.of_priority(endpoint.priority()));
+        self.note(attempt.in_place(endpoint.place()));
         self.summary.detail = Some(detail.into());
         let text = self.failure_body("loop detected", upstream_reasons::LOOP);
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
