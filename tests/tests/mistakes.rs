@@ -1280,7 +1280,7 @@ fn of_filters() {
             ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
-            ("a rate per query", http("rate_limit: { requests: 5/s, per: \"query:a\" }")),
+            ("a rate per part of the body", http("rate_limit: { requests: 5/s, per: \"body:a\" }")),
             (
                 "a rate per block of no address",
                 http("rate_limit: { requests: 5/s, per: source_ip/33 }"),
@@ -1344,6 +1344,45 @@ fn of_filters() {
             (
                 "a rule that only changes a time-out of a service",
                 rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
+            ),
+            ("limits of no service", http("global_rate_limit: { domain: edge }")),
+            ("limits of an unknown service", http("global_rate_limit: { service: no, domain: a }")),
+            ("limits without a domain", http("global_rate_limit: { service: up }")),
+            (
+                "a descriptor of everything",
+                http("global_rate_limit: { service: up, domain: a, descriptors: all }"),
+            ),
+            (
+                "an entry that is a part and a text",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, value: a }]] }",
+                ),
+            ),
+            (
+                "a condition for a part",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, headers: { a: b } }]] }",
+                ),
+            ),
+            (
+                "a limit in place of a service without a rate",
+                http("global_rate_limit: { service: up, domain: a, on_error: local }"),
+            ),
+            (
+                "a rate that never counts",
+                http("global_rate_limit: { service: up, domain: a, local: 5/s }"),
+            ),
+            (
+                "a status of an error that never is",
+                http("global_rate_limit: { service: up, domain: a, error_status: 503 }"),
+            ),
+            (
+                "descriptors that add to nothing",
+                http("global_rate_limit: { service: up, domain: a, add: true }"),
+            ),
+            (
+                "a rule that only changes a time-out of limits",
+                rule("cluster: up, filters: { global_rate_limit: { timeout: 1s } }"),
             ),
             ("policies without any", http("rbac: {}")),
             ("policies that allow nothing", http("rbac: { allow: {} }")),

@@ -12,6 +12,7 @@ sluice_core::reasons! {
     BODY_TOO_LARGE = "http.body_too_large", Handle, Local, "-", "The request body is larger than `body_max` or `buffer` allows. Raise the filter's `max` if such bodies are legitimate.";
     RESPONSE_TOO_LARGE = "http.response_too_large", Handle, Local, "-", "A filter receives responses whole, and the body of this one is larger than it allows; the detail names the filter. Raise its limit if such responses are legitimate.";
     RATE = "http.rate", Handle, Local, "RL", "The request exceeds the rate of the filter `rate_limit`. Raise `requests` or `burst`, or check the client.";
+    GLOBAL_RATE = "http.global_rate", Handle, Local, "RL", "The request exceeds a limit of the service that the filter `global_rate_limit` asks, or the rate in `local` while the service does not decide; `response_code_details` shows which. Check the limits of the service, or the client.";
     DENIED = "http.denied", Handle, Local, "UAEX", "A filter refused the request. Check the settings of the filter; `response_code_details` contains what the decision was based on.";
     BASIC_MISSING = "basic.missing", Handle, Local, "UAEX", "The request has no name and password that the filter `basic_auth` requires. Nothing to do: browsers ask their users now.";
     BASIC_REFUSED = "basic.refused", Handle, Local, "UAEX", "The name or the password is wrong, or what the client sent cannot be read; `response_code_details` shows which. Check the client, and whether the user is in `users_file`; many of them from one source are guesses.";

@@ -155,6 +155,8 @@ pub struct Summary {
     pub source: Peer,
     /// The rule.
     pub route: Option<Name>,
+    /// The cluster that the rule forwards to, if it names a single one; known before filters run.
+    pub destination: Option<Name>,
     /// The cluster.
     pub cluster: Option<Name>,
     /// The attempts, in order.
