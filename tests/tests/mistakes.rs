@@ -1313,6 +1313,33 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            (
+                "a proxy without a name",
+                serving("http: { routes: main, proxy_status: { forwarded: true } }"),
+            ),
+            (
+                "a proxy with the name of nothing",
+                serving("http: { routes: main, proxy_status: \"\" }"),
+            ),
+            ("no faults", http("fault: {}")),
+            (
+                "a fault without a percentage sign",
+                http("fault: { abort: { status: 503, percent: 5 } }"),
+            ),
+            ("an abort without a status", http("fault: { abort: { percent: 5% } }")),
+            (
+                "an abort with two statuses",
+                http("fault: { abort: { status: 503, grpc_status: 14 } }"),
+            ),
+            ("an abort with the status of no response", http("fault: { abort: { status: 103 } }")),
+            ("a gRPC status that does not exist", http("fault: { abort: { grpc_status: 17 } }")),
+            ("a delay without a time", http("fault: { delay: { by_header: true } }")),
+            (
+                "a response that never ends",
+                http("fault: { response_rate: { bytes_per_second: 0 } }"),
+            ),
+            ("a rate from nowhere", http("fault: { response_rate: {} }")),
+            ("faults of no request", http("fault: { delay: { time: 1s }, max_active: 0 }")),
             ("other sites without origins", http("cors: { methods: PUT }")),
             ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
             (

@@ -30,6 +30,7 @@ pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
+pub mod fault;
 pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
@@ -347,7 +348,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 19] = [
+    let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
         Arc::new(Ready::<api_key::ApiKey>::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -357,6 +358,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
+        Arc::new(Ready::<fault::settings::FaultInjection>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),
         Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),

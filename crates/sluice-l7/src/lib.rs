@@ -32,6 +32,7 @@ pub mod path_match;
 mod path_value;
 pub mod plan;
 pub mod pools;
+pub mod proxy_status;
 pub mod reasons;
 pub mod record;
 pub mod regexes;
