@@ -136,6 +136,69 @@ fn take_frame(bytes: &mut Vec<u8>) -> Option<Frame> {
 }
 
 #[test]
+fn a_header_block_that_does_not_arrive_ends_the_connection() {
+    // Nothing; a part of a frame header; a part of a header block; one that is to go on.
+    let head = [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test"].concat();
+    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head);
+    let unended = frame(HEADERS, END_STREAM, 1, &head);
+    for (sent, is_due) in
+        [(&[][..], false), (&whole[..3], true), (&whole[..15], true), (&unended[..], true)]
+    {
+        for open in [false, true] {
+            on_http2(
+                |plan| plan.options.h2.ping_interval = None,
+                async |bench| {
+                    let endpoint = bench.endpoint();
+                    let mut client = FrameClient::on(&bench).await;
+                    if open {
+                        client.next = 3;
+                        client.requests().await;
+                    }
+                    // A stream that is opened later has a larger number.
+                    let mut sent = sent.to_vec();
+                    if let Some(id) = sent.get_mut(8).filter(|_| open) {
+                        *id = 5;
+                    }
+                    client.client.send(&sent).await;
+                    bench.pass(HEAD_TIMEOUT - SECOND).await;
+                    // More of it does not help; it is the whole that counts.
+                    if sent.len() > 9 {
+                        client.client.send(&whole[15..16]).await;
+                    }
+                    client.client.check_end(None);
+                    bench.pass(SECOND * 2).await;
+                    client.client.check_end(is_due.then_some(reasons::HEAD_TIMEOUT));
+                    assert_eq!(client.count(GOAWAY).await, usize::from(is_due));
+                    assert_eq!(bench.faults("http2.head_timeout"), i64::from(is_due));
+                    drop(endpoint);
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn frames_that_are_cut_anywhere_are_not_overdue() {
+    on_http2(
+        |plan| plan.options.h2.ping_interval = None,
+        async |bench| {
+            let mut client = FrameClient::on(&bench).await;
+            for _ in 0..20 {
+                bench.responds(204);
+                let (stream, request) = client.request();
+                // Each read ends within a frame, but none takes long.
+                client.client.send(&request[..5]).await;
+                bench.pass(HEAD_TIMEOUT / 4).await;
+                client.client.send(&request[5..]).await;
+                client.check_response(stream).await;
+                bench.pass(HEAD_TIMEOUT / 4).await;
+            }
+            client.client.check_end(None);
+        },
+    );
+}
+
+#[test]
 fn many_requests_at_once_leave_others_their_turn() {
     on_http2(
         |_| {},
