@@ -1299,6 +1299,31 @@ fn of_filters() {
                 "a rate limit with the status of a success",
                 http("rate_limit: { requests: 5/s, status: 200 }"),
             ),
+            (
+                "an error page from two places",
+                http("error_pages: { pages: { 503: { body: a, body_file: b } } }"),
+            ),
+            ("an error page without anything", http("error_pages: { pages: { 503: {} } }")),
+            (
+                "an error page from a file that does not exist",
+                http("error_pages: { pages: { 503: { body_file: sorry.html } } }"),
+            ),
+            (
+                "an error page that redirects with another status",
+                http("error_pages: { pages: { 503: { redirect: /sorry, status: 200 } } }"),
+            ),
+            (
+                "an error page with the status of a redirect",
+                http("error_pages: { pages: { 503: { body: a, status: 302 } } }"),
+            ),
+            (
+                "operators of no file",
+                http("error_pages: { pages: { 503: { body: a, operators: true } } }"),
+            ),
+            (
+                "an error page with an unknown operator",
+                http("error_pages: { pages: { 503: { body: \"%RESPONS_CODE%\" } } }"),
+            ),
             ("an error page for a success", http("error_pages: { pages: { 200: ok } }")),
             ("error pages in a list", http("error_pages: { pages: [a] }")),
             ("a header to set that is none", http("set_headers: { request: { \"x edge\": a } }")),

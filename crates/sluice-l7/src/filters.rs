@@ -356,7 +356,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<client_cert::ClientCert>::default()),
         Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
-        Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
         Arc::new(Ready::<fault::settings::FaultInjection>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),

@@ -56,7 +56,7 @@ impl Fetches {
         &self,
         origin: FileOrigin,
     ) -> Result<Fetched<T>, String> {
-        let content = read(&origin.path, Limit::SideCallBytes.def().max)?;
+        let content = read(&origin.path, origin.limit.def().max, origin.limit)?;
         let parsed = T::parse(&content)?;
         let fetched: Fetched<T> = self.declare(Arc::new(origin), FetchSchedule::default());
         fetched.0.begin_with(&content, parsed);
