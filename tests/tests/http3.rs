@@ -168,6 +168,40 @@ fn http3_is_proxied_to_endpoints_of_every_version() {
     });
 }
 
+#[test]
+fn requests_over_http3_go_on_over_http3_where_the_cluster_says_so() {
+    if !have_aioquic() {
+        return;
+    }
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let inner = kit.start(
+        "listeners: [{ name: tls, address: 127.0.0.1:0, quic: true, tls: { certificates: [{ cert: own.pem, key: own.key }] }, http: main }]\n\
+         routes: { main: { respond: { status: 200 } } }\n",
+    );
+    let ca = inner.folder().join("ca.pem");
+    let of_tls = format!("tls: {{ sni: own.test, ca: \"{}\" }}", ca.display());
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let outer = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
+         clusters:\n\
+         \x20 all: {{ endpoints: [\"{0}\"], protocol: same, http3: true, {of_tls} }}\n\
+         \x20 tcp: {{ endpoints: [\"{0}\"], protocol: same, {of_tls} }}\n",
+        inner.addr("tls")
+    ));
+    let ask =
+        |path: &str, up: &str| json!({ "ask": { "headers": head("GET", path, &[("x-up", up)]) } });
+    let steps = json!([ask("/all", "all"), { "await": [0, "end"] }, ask("/tcp", "tcp"), { "await": [4, "end"] }]);
+    let got = tell(&outer, &steps);
+    assert_eq!((status(&got["streams"]["0"]), status(&got["streams"]["4"])), (200, 200), "{got}");
+    for (path, version) in [("/all", "HTTP/3"), ("/tcp", "HTTP/2")] {
+        let record = outer.record(path, |record| record["path"] == path);
+        assert_eq!(record["upstream_protocol"], version, "{path}");
+    }
+}
+
 /// The output of ngtcp2's client for a request.
 fn ngtcp2(sluice: &Running, path: &str, more: &[&str]) -> String {
     let mut client = tools::command("gtlsclient");

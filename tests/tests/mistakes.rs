@@ -1097,6 +1097,8 @@ fn of_upstreams() {
             ),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
+            ("ALPN of connections that follow requests", relay("protocol: same\n    tls: { alpn: h2 }")),
+            ("HTTP/3 that follows requests without TLS", relay("protocol: same\n    http3: { race: { when: always } }")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
             ("HTTP/3 over a unix socket", rule("cluster: up").replace("[127.0.0.1:7002]", "[\"unix:///tmp/a.sock\"], protocol: http3, tls: { ca: ca.pem }")),
             ("two kinds of health check", relay("health: { tcp: {}, http: {} }")),

@@ -115,7 +115,8 @@ pub async fn connect(
         let by = started.after(plan.connect_timeout);
         let continued = endpoint.may_continue();
         let opened = |target: SocketAddr, socket: &OwnedFd| enter_hop(conn, target, socket);
-        let reaching = reach_with(&plan, &endpoint, &conn.worker, &preface, opened);
+        let reaching =
+            reach_with((&plan, plan.tls.as_ref()), &endpoint, &conn.worker, &preface, opened);
         let outcome = match conn.until(by, reaching).await {
             // It is not among the connections that were closed when the endpoint became unhealthy.
             Ok(Ok(_)) if continued && plan.closes_on(&endpoint) => {
@@ -340,12 +341,26 @@ pub async fn reach(
     worker: &WorkerCx,
     preface: &Preface,
 ) -> Result<Stream, ConnectFailure> {
-    let (stream, ()) = reach_with(plan, endpoint, worker, preface, |_, _| Ok(())).await?;
+    reach_by(plan, plan.tls.as_ref(), endpoint, worker, preface).await
+}
+
+/// The same with this TLS in place of that of the plan.
+///
+/// # Errors
+/// Why the endpoint was not reached.
+pub async fn reach_by(
+    plan: &ClusterPlan,
+    tls: Option<&ClientTls>,
+    endpoint: &EndpointState,
+    worker: &WorkerCx,
+    preface: &Preface,
+) -> Result<Stream, ConnectFailure> {
+    let (stream, ()) = reach_with((plan, tls), endpoint, worker, preface, |_, _| Ok(())).await?;
     Ok(stream)
 }
 
 async fn reach_with<N: Default>(
-    plan: &ClusterPlan,
+    (plan, tls): (&ClusterPlan, Option<&ClientTls>),
     endpoint: &EndpointState,
     worker: &WorkerCx,
     preface: &Preface,
@@ -353,7 +368,7 @@ async fn reach_with<N: Default>(
 ) -> Result<(Stream, N), ConnectFailure> {
     let (mut raw, noted) = open_with(plan, endpoint, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
-    let stream = match &plan.tls {
+    let stream = match tls {
         Some(tls) => secure(raw, tls, endpoint, worker).await?,
         None => Stream::Raw(raw),
     };

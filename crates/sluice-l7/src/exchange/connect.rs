@@ -79,7 +79,8 @@ impl RequestTask {
         let h1 = Rc::clone(&self.manager.h1);
         let tunnels = self.is_tunnel() && pool.handle.cluster.forwards();
         let class = TrafficClass::Request;
-        let needs = ConnectionNeeds { class, http3: true, options: &h1 };
+        let version = self.summary.version;
+        let needs = ConnectionNeeds { class, http3: true, version, options: &h1 };
         let idle = || pool.take_idle(&worker, endpoint, &needs);
         let pooled = match (!tunnels).then(idle).flatten() {
             Some(pooled) => {

@@ -89,7 +89,7 @@ async fn settled<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
 
 impl Bench {
     const fn needs(&self, class: TrafficClass) -> ConnectionNeeds<'_> {
-        ConnectionNeeds { class, http3: true, options: &self.options }
+        ConnectionNeeds { class, http3: true, version: Version::Http11, options: &self.options }
     }
 
     /// Takes a connection as the pool does outside of tests.
@@ -302,7 +302,7 @@ fn an_endpoint_that_cannot_be_reached_fails_every_request_that_waits() {
                     for failed in [one, other] {
                         assert_eq!(failed.unwrap_err().why, upstream_reasons::REFUSED);
                     }
-                    assert!(bench.pool.connecting(&bench.endpoint).is_none());
+                    assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_none());
                 }
             },
         );
@@ -330,7 +330,7 @@ fn one_connection_is_made_for_requests_that_come_together() {
             tokio::join!(bench.take(TrafficClass::Request), bench.take(TrafficClass::Request));
         let (_one, _other) = (shared(one.unwrap()), shared(other.unwrap()));
         let _endpoint = bench.accepts().await;
-        assert!(bench.pool.connecting(&bench.endpoint).is_none());
+        assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_none());
         shared(bench.takes().await);
         assert_eq!(bench.reused(), 2);
         assert_eq!(bench.pool.shared.borrow()[&bench.endpoint.name].open[0].requests, 3);
@@ -507,11 +507,32 @@ fn the_sweep_closes_shared_connections_that_nobody_may_use() {
 fn the_sweep_leaves_a_connection_alone_that_is_being_made() {
     on_bench(http2, async |bench| {
         let now = bench.worker.now();
-        let connecting = Connecting::begin(&bench.pool, &bench.endpoint, now);
+        let connecting = Connecting::begin(&bench.pool, &bench.endpoint, HttpVersion::Http2, now);
         assert!(bench.pool.sweep(&bench.worker));
-        assert!(bench.pool.connecting(&bench.endpoint).is_some());
+        assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_some());
         drop(connecting);
         assert!(!bench.pool.sweep(&bench.worker));
+    });
+}
+
+#[test]
+fn who_needs_another_version_does_not_wait_for_a_connection_that_is_being_made() {
+    let same = |settings: &mut ClusterSettings| settings.protocol = HttpVersion::Same;
+    on_bench(same, async |bench| {
+        let (pool, now) = (&bench.pool, bench.worker.now());
+        let waits = |version| pool.connecting(&bench.endpoint, version).is_some();
+        let http2 = Connecting::begin(pool, &bench.endpoint, HttpVersion::Http2, now);
+        assert_eq!([waits(HttpVersion::Http1), waits(HttpVersion::Http3)], [false, false]);
+        let http3 = Connecting::begin(pool, &bench.endpoint, HttpVersion::Http3, now);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [true, true]);
+        // One over HTTP/1, although others are under way.
+        let taken = bench.takes().await;
+        assert!(matches!(taken, PooledConn::H1(_)));
+        bench.accepts().await;
+        drop(http2);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [false, true]);
+        drop(http3);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [false, false]);
     });
 }
 

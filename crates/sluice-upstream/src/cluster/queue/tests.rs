@@ -61,8 +61,8 @@ fn pairs(of: &[(&str, &str)]) -> SubsetKey {
 
 /// An endpoint of version `a` or `b` by turns; every third is in stage `x`.
 fn divided_member(port: u16) -> Member {
-    let version = if port % 2 == 1 { "a" } else { "b" };
-    let stage = if port % 3 == 0 { "x" } else { "y" };
+    let version = if !port.is_multiple_of(2) { "a" } else { "b" };
+    let stage = if port.is_multiple_of(3) { "x" } else { "y" };
     let values = [("v", version), ("s", stage)];
     let metadata = values.map(|(key, value)| (key.into(), [value.into()].into()));
     let metadata = Some(Arc::new(EndpointMetadata::new(metadata)));
