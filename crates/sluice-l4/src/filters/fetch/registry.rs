@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use sluice_core::limits::Limit;
 
 use super::cell::{AnyCell, FetchCell, FetchStatus};
 use super::run::{self, FetchRunner};
