@@ -129,9 +129,9 @@ impl LookupTable {
             Search::Prefix(lengths) => {
                 lengths.iter().find_map(|length| self.entries.get(bytes.get(..*length)?))
             }
-            Search::Suffix(lengths) => lengths.iter().find_map(|length| {
-                self.entries.get(&bytes[bytes.len().checked_sub(*length)?..])
-            }),
+            Search::Suffix(lengths) => lengths
+                .iter()
+                .find_map(|length| self.entries.get(&bytes[bytes.len().checked_sub(*length)?..])),
             Search::Cidr(v4, v6) => {
                 let address = key.parse::<IpAddr>().ok()?.to_canonical();
                 let lengths = if address.is_ipv4() { v4 } else { v6 };
@@ -158,9 +158,8 @@ impl LookupTable {
 fn compiled(regexes: &[String]) -> Result<RegexSet, (usize, String)> {
     // Each is compiled alone first, to name the one that is wrong.
     for (number, regex) in regexes.iter().enumerate() {
-        let one = regex::bytes::RegexBuilder::new(regex)
-            .size_limit(regexes::COMPILED_BYTES_MAX)
-            .build();
+        let one =
+            regex::bytes::RegexBuilder::new(regex).size_limit(regexes::COMPILED_BYTES_MAX).build();
         one.map_err(|error| (number, format!("invalid regex: {error}")))?;
     }
     let set = RegexSetBuilder::new(regexes).size_limit(REGEX_BYTES_MAX).build();

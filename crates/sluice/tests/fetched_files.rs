@@ -59,7 +59,8 @@ impl FilterFactory<dyn ConnectionFilterPlan> for Factory {
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let Sources { path } = context.bind(settings)?;
         let path = context.path(&path, "path")?;
-        let addresses = context.fetch(FileOrigin { path, limit: Limit::SideCallBytes }, FetchSchedule::default());
+        let addresses = context
+            .fetch(FileOrigin { path, limit: Limit::SideCallBytes }, FetchSchedule::default());
         Some(Arc::new(Listed { addresses }))
     }
 }

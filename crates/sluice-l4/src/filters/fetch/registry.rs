@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-
 use super::cell::{AnyCell, FetchCell, FetchStatus};
 use super::run::{self, FetchRunner};
 use super::{FetchKey, FetchOrigin, FetchSchedule, Fetched, FileOrigin, read};
