@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_core::limits::Limit;
 use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l4::filters::{
