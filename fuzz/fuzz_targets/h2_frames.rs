@@ -21,12 +21,12 @@ const NOW: Moment = Moment::from_micros(0);
 fn output(machine: &mut H2Machine) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
-        machine.fill(64 << 10, usize::MAX);
+        let pieces = machine.fill(64 << 10, usize::MAX);
         if machine.waiting().is_empty() {
             return out;
         }
         out.extend_from_slice(machine.waiting());
-        machine.sent(None);
+        machine.sent(&pieces);
     }
 }
 

@@ -229,26 +229,25 @@ impl H2Driver {
         loop {
             ready!(self.stream.poll_flushed(cx))?;
             let mut machine = self.shared.machine.borrow_mut();
-            let piece = machine.fill(SCRATCH, direct_min);
+            let pieces = machine.fill(SCRATCH, direct_min);
             let waiting = machine.waiting();
             if waiting.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let data = piece.map_or(&[][..], |piece| machine.direct(piece));
             if let Some(conn) = &self.conn {
-                conn.info.add_sent(waiting.len().min(SCRATCH) + data.len());
+                conn.info.add_sent(waiting.len().min(SCRATCH) + pieces.bytes());
             }
             if waiting.len() > SCRATCH {
                 self.stream.send(cx, &self.worker, &waiting[..SCRATCH])?;
                 machine.sent_first(SCRATCH);
                 continue;
             }
-            if data.is_empty() {
+            if pieces.bytes() == 0 {
                 self.stream.send(cx, &self.worker, waiting)?;
             } else {
-                self.stream.send_two(cx, &self.worker, waiting, data)?;
+                self.stream.send_parts(cx, &self.worker, machine.parts(&pieces))?;
             }
-            machine.sent(piece);
+            machine.sent(&pieces);
         }
     }
 

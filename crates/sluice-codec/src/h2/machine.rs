@@ -50,7 +50,7 @@ mod sending;
 mod tests;
 
 pub use ending::ConnectionEnd;
-pub use schedule::DirectPiece;
+pub use schedule::DirectPieces;
 
 use lingering::LingeringStreams;
 use message::PartialBlock;

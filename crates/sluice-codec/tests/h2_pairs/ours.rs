@@ -90,12 +90,9 @@ impl Ours {
             if unsent.is_empty() {
                 machine.end_if_drained();
                 let direct_min = *random.choice(&[1, 100, 9000, usize::MAX]).unwrap();
-                let direct = machine.fill(random.usize(1..70_000), direct_min);
-                unsent.extend_from_slice(machine.waiting());
-                if let Some(direct) = direct {
-                    unsent.extend_from_slice(machine.direct(direct));
-                }
-                machine.sent(direct);
+                let pieces = machine.fill(random.usize(1..70_000), direct_min);
+                unsent.extend(machine.parts(&pieces).flatten());
+                machine.sent(&pieces);
             }
             if !unsent.is_empty() {
                 let cut = random.usize(1..=unsent.len());

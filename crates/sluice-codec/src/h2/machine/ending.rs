@@ -17,8 +17,10 @@ use crate::h2::state::{StreamEnd, StreamState};
 pub enum ConnectionEnd {
     /// The peer violated the protocol; it was sent a GOAWAY with this code.
     ByUs(H2Code, &'static str),
-    /// The peer does not speak HTTP/2.
+    /// The client does not speak HTTP/2.
     NotHttp2,
+    /// The server responded in HTTP/1.
+    SpeaksHttp1,
     /// The worker's buffers are exhausted, and much of them is held here for readers that do not read.
     Buffers,
     /// The peer has closed the connection.
@@ -39,6 +41,11 @@ impl ConnectionEnd {
             Self::NotHttp2 => {
                 HttpError::coded(ErrorKind::Malformed(400), "http2.preface_malformed")
             }
+            Self::SpeaksHttp1 => HttpError::coded_with(
+                ErrorKind::Malformed(400),
+                "http2.endpoint_speaks_http1",
+                "the endpoint responded in HTTP/1.x: it does not speak HTTP/2".to_owned(),
+            ),
             Self::Buffers => HttpError::buffers(),
             Self::Closed => {
                 HttpError::new(ErrorKind::Reset, "http2: the peer closed the connection")
@@ -204,7 +211,10 @@ impl H2Machine {
             // The last GOAWAY of a drain has said so.
             ConnectionEnd::Done if matches!(self.drain, DrainPhase::Final(_)) => None,
             ConnectionEnd::Done | ConnectionEnd::Overdue => Some(H2Code::NO_ERROR),
-            ConnectionEnd::NotHttp2 | ConnectionEnd::Closed | ConnectionEnd::Broken(..) => None,
+            ConnectionEnd::NotHttp2
+            | ConnectionEnd::SpeaksHttp1
+            | ConnectionEnd::Closed
+            | ConnectionEnd::Broken(..) => None,
         };
         self.end = Some(end);
         self.block = None;

@@ -106,6 +106,11 @@ impl H2Machine {
                 if *read < HEAD_LEN {
                     return Ok(());
                 }
+                if !self.greeted && self.role == Role::Client && head.starts_with(b"HTTP/1.") {
+                    // Usually 400 for the preface. Read as a frame it would only be an odd one.
+                    self.fail(ConnectionEnd::SpeaksHttp1);
+                    return Ok(());
+                }
                 let head = FrameHead::read(*head);
                 self.begin(head, bytes)
             }

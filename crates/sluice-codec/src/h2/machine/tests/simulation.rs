@@ -234,12 +234,9 @@ impl Side {
     /// Takes bytes that are to be sent, some of them from where they are.
     fn output(&mut self, random: &mut fastrand::Rng) -> Vec<u8> {
         let direct_min = *random.choice(&[1, 8 << 10, usize::MAX]).unwrap();
-        let direct = self.machine.fill(1 + random.usize(..70_000), direct_min);
-        let mut bytes = self.machine.waiting().to_vec();
-        if let Some(direct) = direct {
-            bytes.extend_from_slice(self.machine.direct(direct));
-        }
-        self.machine.sent(direct);
+        let pieces = self.machine.fill(1 + random.usize(..70_000), direct_min);
+        let bytes = self.machine.parts(&pieces).flatten().copied().collect();
+        self.machine.sent(&pieces);
         bytes
     }
 
