@@ -282,7 +282,7 @@ fn hosts_are_bounded_and_forgotten_when_nobody_uses_them() {
     assert_eq!(kept.get("a.test", "/").status(), 200);
     assert_eq!(ask("b.test"), 503);
     let record = sluice.record_of("upstream.limit");
-    assert_eq!(record["detail"], "the cluster knows 1 hosts (`forward.max_hosts`)");
+    assert_eq!(record["detail"], "the cluster knows 1 host (`forward.max_hosts`)");
     assert_eq!(record["response_code_details"], "dns_cache_overflow");
     assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", "forward_hosts"), 1);
     assert_eq!(sluice.items("/clusters")[0]["breakers"]["forward_hosts"]["open"], true);

@@ -1691,7 +1691,7 @@ fn of_keys_and_authorities() {
     // A machine without authorities of its own.
     std::fs::write(at("sluice.yaml"), relay("tls: {}")).unwrap();
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").arg(at("sluice.yaml"));
+    command.args(["check", "--offline"]).arg(at("sluice.yaml"));
     command.env("SSL_CERT_FILE", at("none.pem")).env("SSL_CERT_DIR", at("none"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -1802,7 +1802,12 @@ fn many_errors_are_counted_and_cause_no_further_findings() {
 /// The exit code and output of `check -` for a text.
 fn from_stdin(yaml: &[u8], more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").args(more).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["check", "--offline"])
+        .args(more)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(yaml).unwrap();
     let output = child.wait_with_output().unwrap();

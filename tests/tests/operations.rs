@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sluice_testkit::origin::Client;
+use sluice_testkit::origin::{Client, Origin};
 use sluice_testkit::peers::{
     RefusingPort, Server, UdpServer, connect, exchange, read, read_to_end,
 };
@@ -405,6 +405,74 @@ fn metrics_of_removed_names_are_removed() {
         wait::until("series to leave", || (!has(gone)).then_some(()));
     }
     assert!(has("listener=\"kept\"") && has("cluster=\"second\""));
+}
+
+#[test]
+fn metrics_of_removed_parts_of_a_listener_are_removed() {
+    let origin = Origin::start("a");
+    let yaml = |name: &str, more: &str| {
+        let db = format!(
+            "deny: {{ {name}-source: {{ principals: {{ source: 10.0.0.0/8 }} }} }}, shadow: {{ deny: {{ {name}-local: {{ principals: {{ source: 127.0.0.0/8 }} }} }} }}"
+        );
+        let filters = format!(
+            "{{ grpc_stats: {{ methods: app.{name}/Get }} }}, \
+             {{ rbac: {{ allow: {{ {name}-policy: {{ permissions: {{ method: [GET, POST] }} }} }} }} }}, \
+             {{ rate_limit: {{ name: {name}-limit, requests: 1/h, burst: 1, enforce: 0% }} }}{more}"
+        );
+        format!(
+            "listeners:\n\
+             - {{ name: web, address: 127.0.0.1:0, chains: [{{ name: {name}-chain, http: {{ routes: main, filters: [{filters}] }} }}] }}\n\
+             - {{ name: db, address: 127.0.0.1:0, relay: up, filters: [{{ rbac: {{ {db} }} }}] }}\n\
+             routes: {{ main: [{{ cluster: up }}] }}\n\
+             clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+            origin.addr()
+        )
+    };
+    let sluice = Sluice::new().start(&yaml("old", ", { body_max: 16 }"));
+    let has = |text: &str| sluice.page("/metrics").1.contains(text);
+    let use_all = |name: &str| {
+        let call = format!(
+            "POST /app.{name}/Get HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n"
+        );
+        let mut client = Client::connect(sluice.addr("web"));
+        client.ask(&call);
+        client.ask(&call);
+        drop(connect(sluice.addr("db")));
+        [
+            "chain=\"NAME-chain\"",
+            "\"NAME-policy\"",
+            "\"NAME-local\"",
+            "\"NAME-limit\"",
+            "\"app.NAME\"",
+        ]
+        .map(|label| label.replace("NAME", name))
+    };
+    let large = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 17\r\n\r\n";
+    assert_eq!(Client::connect(sluice.addr("web")).ask(large).status(), 413);
+    let old = [&use_all("old")[..], &["filter=\"body_max\"".to_owned()]].concat();
+    for label in &old {
+        wait::until(label, || has(label).then_some(()));
+    }
+    assert_eq!(sluice.reload(&yaml("new", "")), "applied");
+    for label in use_all("new") {
+        wait::until(&label, || has(&label).then_some(()));
+    }
+    for label in &old {
+        wait::until(&format!("{label} to leave"), || (!has(label)).then_some(()));
+    }
+    // What stays is not counted from the beginning.
+    assert_eq!(
+        sluice.reload(&yaml("new", ", { set_headers: { request: { x-a: b } } }")),
+        "applied"
+    );
+    for label in use_all("new") {
+        let most = || {
+            let page = sluice.page("/metrics").1;
+            let counts = page.lines().filter(|line| line.contains(&label));
+            counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).max()
+        };
+        wait::until(&format!("{label} to be counted again"), || (most() > Some(1)).then_some(()));
+    }
 }
 
 #[test]

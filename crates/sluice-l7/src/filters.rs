@@ -14,6 +14,7 @@ use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
 use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
@@ -88,6 +89,12 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// can be read so.
     fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
         Vec::new()
+    }
+
+    /// Whether this filter may count in the series with these labels, which have values of its settings, such as names
+    /// of policies. Such series leave when no filter in force counts in them.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
+        false
     }
 
     /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or

@@ -14,6 +14,7 @@ use sluice_codec::h1::H1Stream;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::quic::QuicClients;
 use sluice_codec::{Multiplexed, Version};
+use sluice_core::value::plural;
 use sluice_core::{Moment, Name};
 use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
@@ -326,11 +327,10 @@ impl ClusterPool {
 
     /// The failure when no connection may be made and enough requests wait for an existing one.
     fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
-        let pending = self.pending_max();
+        let pending = plural(self.pending_max(), "request");
         let shortage = self.handle.shortage(why).unwrap_or_default();
         let limit = BreakerLimit::Pending.word(self.handle.class);
-        let detail =
-            format!("{shortage}, and at most {pending} requests may wait (`limits.{limit}`)");
+        let detail = format!("{shortage}, and at most {pending} may wait (`limits.{limit}`)");
         ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 

@@ -47,22 +47,6 @@ pub struct ClientPlan {
     pub http3: bool,
 }
 
-/// Describes why a handshake with an endpoint failed, with a hint where to look.
-pub fn cause(error: &rustls::Error) -> String {
-    use rustls::{CertificateError, Error, InvalidMessage};
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!(
-                "{error}: the certificate is not signed by an authority that the cluster's `tls` trusts"
-            )
-        }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the endpoint sent bytes that are not TLS; does it speak TLS on this port?".to_owned()
-        }
-        error => error.to_string(),
-    }
-}
-
 /// The TLS configuration of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClientTls {

@@ -16,10 +16,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
+use sluice_core::{Reason, Side};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{
@@ -276,7 +276,8 @@ impl ConnectFailure {
 
     /// A TLS or QUIC error of an endpoint.
     pub fn of_tls(error: &dyn std::fmt::Display) -> Self {
-        Self { why: reasons::TLS, errno: None, detail: Some(error.to_string()) }
+        let detail = sluice_tls::in_words(error, Side::Upstream);
+        Self { why: reasons::TLS, errno: None, detail: Some(detail) }
     }
 
     /// The failed attempt on `endpoint`, for the record.
@@ -394,7 +395,6 @@ pub async fn secure(
         HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             failed(&"the endpoint closed the connection during the TLS handshake")
         }
-        HandshakeError::Tls(error) => failed(&sluice_tls::client::cause(&error)),
         error => failed(&error),
     })?;
     Ok(Stream::Tls(Box::new(stream)))

@@ -246,6 +246,9 @@ pub(crate) struct Check {
     /// Show all errors and warnings, not only the first 20 of each.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Do not look up the host names of endpoints. Otherwise names that do not exist are reported, after 2 s at most.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,

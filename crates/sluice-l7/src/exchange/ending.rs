@@ -44,8 +44,8 @@ impl RequestTask {
                 {
                     self.manager.count_protocol_error(&error);
                     self.summary.detail = Some(error.detail().into());
-                    let body = format!("{}\n", error.detail());
-                    let reply = Reply::new(status, reason, error.detail().to_owned(), body);
+                    let code = error.code_or_detail();
+                    let reply = Reply::new(status, reason, code.to_owned(), format!("{code}\n"));
                     return self.answer(stream, Box::new(reply.closing())).await;
                 }
                 self.finish(reason, "downstream_remote_disconnect");
@@ -202,8 +202,8 @@ fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
 /// Responds to an HTTP/1 message that could not be read as a request.
 pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
     let Some(status) = error.status() else { return };
-    let body = format!("{}\n", error.detail());
-    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let code = error.code_or_detail();
+    let reply = Reply::new(status, reasons::MALFORMED, code.to_owned(), format!("{code}\n"));
     let head = refusal_head(manager, &reply);
     let body = Body::Shared(reply.body.clone());
     let worker = &manager.worker;
@@ -237,8 +237,8 @@ pub(crate) async fn refuse_stream(
     if !matches!(status, 408 | 431) {
         return stream.reset(code::MESSAGE_ERROR);
     }
-    let body = format!("{}\n", error.detail());
-    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
+    let code = error.code_or_detail();
+    let reply = Reply::new(status, reasons::MALFORMED, code.to_owned(), format!("{code}\n"));
     let head = refusal_head(manager, &reply);
     if stream.send_head(&head, false).is_err() {
         return stream.reset(code::INTERNAL_ERROR);

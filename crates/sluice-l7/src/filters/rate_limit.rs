@@ -14,6 +14,7 @@ use sluice_core::value::{Percent, Rate};
 use sluice_core::{Diags, Node, Path, Setting, Shape, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
+use sluice_telemetry::metrics::SeriesLabels;
 use sluice_telemetry::{Counter, CounterSet};
 
 use self::fields::RateFields;
@@ -142,6 +143,11 @@ struct RateLimitPlan {
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        series.metric == metrics::RATE_SHADOWED.name
+            && self.limits.iter().any(|limit| series.get("limit") == Some(&*limit.name()))
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

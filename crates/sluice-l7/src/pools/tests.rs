@@ -221,7 +221,7 @@ fn requests_wait_for_a_connection_up_to_a_bound() {
         let third = bench.take(TrafficClass::Request).await.unwrap_err();
         assert_eq!(third.why, upstream_reasons::LIMIT);
         let detail = third.detail.unwrap();
-        assert!(detail.contains("at most 1 requests may wait (`limits.pending`)"), "{detail}");
+        assert!(detail.contains("at most 1 request may wait (`limits.pending`)"), "{detail}");
         bench.exchanges(pooled, &mut endpoint).await;
         let pooled = second.await.unwrap();
         assert!(is_reused(&pooled));

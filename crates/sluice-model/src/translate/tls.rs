@@ -29,6 +29,9 @@ impl Context<'_> {
         let Tls { certificates, client_auth, alpn: _, min_version, handshake_timeout, plain_http } =
             &tls.0;
         if certificates.is_empty() {
+            if diags.has_unknown(at) {
+                return None;
+            }
             diags
                 .error(
                     "missing-field",

@@ -87,8 +87,7 @@ impl ClusterHandle {
             if desk.waiting.fetch_add(1, Relaxed) >= max {
                 self.count_refusal(worker, BreakerLimit::ForwardLookups);
                 let name = Limit::ForwardLookups.def().name;
-                let detail =
-                    format!("{max} connections and requests wait for look-ups (`limits.{name}`)");
+                let detail = format!("as many wait for look-ups as `limits.{name}` allows ({max})");
                 return Err(ForwardFailure::new(reasons::LIMIT, detail));
             }
             let (answer, answered) = oneshot::channel();
