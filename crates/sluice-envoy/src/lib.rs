@@ -1,0 +1,17 @@
+//! Envoy's configuration.
+//!
+//! Owns: Envoy's messages with their rules, how they are read, and what they are in the native form. Refuses to know:
+//! how the native form is compiled and run. Keeps: what is not understood is an error that names its type and field;
+//! nothing is dropped without a word.
+#![forbid(unsafe_code)]
+
+pub mod descriptors;
+pub mod message;
+pub mod read;
+mod rules;
+mod scalars;
+
+#[cfg(test)]
+mod tests;
+
+pub use read::UnknownFields;
