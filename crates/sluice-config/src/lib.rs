@@ -21,4 +21,4 @@ pub mod yaml;
 mod written;
 
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};
-pub use sources::Sources;
+pub use sources::{Sources, read_file};

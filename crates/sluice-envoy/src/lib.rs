@@ -5,8 +5,12 @@
 //! nothing is dropped without a word.
 #![forbid(unsafe_code)]
 
+pub mod coverage;
 pub mod descriptors;
+pub mod load;
+pub mod map;
 pub mod message;
+mod native;
 pub mod read;
 mod rules;
 mod scalars;
@@ -14,4 +18,5 @@ mod scalars;
 #[cfg(test)]
 mod tests;
 
+pub use load::{load, load_text};
 pub use read::UnknownFields;

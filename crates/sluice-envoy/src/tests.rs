@@ -7,6 +7,7 @@ use crate::{UnknownFields, descriptors, read};
 
 mod forms;
 mod hostile;
+mod mapping;
 mod validation;
 
 /// Reads a message of a type from YAML: the message, and the findings as `path: message`.
