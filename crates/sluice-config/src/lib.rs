@@ -22,4 +22,4 @@ mod origin;
 mod written;
 
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};
-pub use sources::Sources;
+pub use sources::{Sources, read_file};
