@@ -637,6 +637,26 @@ fn socket_options_change_on_reload_while_the_address_stays() {
     drop((before, after));
 }
 
+#[test]
+fn socket_options_that_cannot_change_are_named_and_the_rest_is_applied() {
+    let kit = Sluice::new().workers(1).expect_warning(
+        "its `socket` options take effect after a restart: the QUIC socket is in use",
+    );
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let yaml = |buffer: &str, status: u16| {
+        format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main, socket: {{ udp_receive_buffer: {buffer} }} }}]\n\
+             routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{ status: {status} }} }}] }}] }}\n"
+        )
+    };
+    let sluice = kit.start(&yaml("1MiB", 204));
+    assert_eq!(sluice.reload(&yaml("1MiB", 200)), "applied");
+    assert!(!sluice.log().contains("after a restart"), "{}", sluice.log());
+    assert_eq!(sluice.reload(&yaml("64KiB", 404)), "applied");
+    wait::until("a warning", || sluice.log().contains("after a restart").then_some(()));
+    assert!(sluice.page("/config").1.contains("404"));
+}
+
 /// A name server that replies to every query with this code and without records.
 fn name_server(code: u8) -> UdpServer {
     UdpServer::start(move |query| {

@@ -14,6 +14,7 @@ use crate::edge::Edge;
 use crate::filters::HttpFilterPlan;
 use crate::hygiene::Hygiene;
 use crate::metrics;
+use crate::proxy_status::ProxyStatus;
 use crate::routes::RouteCell;
 use crate::runtime::Runtime;
 
@@ -63,6 +64,8 @@ pub struct HttpOptions {
     pub h3: H3Options,
     /// Whether HTTP/1 and HTTP/2 clients are told that HTTP/3 is served on the same port.
     pub advertise_h3: bool,
+    /// What responses say about this hop (RFC 9209), if anything.
+    pub proxy_status: Option<ProxyStatus>,
     /// The HTTP versions that are served.
     pub versions: Versions,
     /// The normalisation of paths and header names.

@@ -169,6 +169,8 @@ pub struct ConnectionNeeds<'a> {
     pub class: TrafficClass,
     /// Whether HTTP/3 will do where the cluster may use TCP as well.
     pub http3: bool,
+    /// The version of the request, where that decides.
+    pub version: Version,
     /// The options of HTTP/1.
     pub options: &'a Rc<H1Options>,
 }
@@ -267,7 +269,7 @@ impl ClusterPool {
                 self.counters.reused.increment();
                 return Ok(pooled);
             }
-            if let Some(connecting) = self.connecting(endpoint) {
+            if let Some(connecting) = self.connecting(endpoint, self.protocol(needs)) {
                 let made = Timer::new(&worker.timers).until(by, connecting.notified()).await;
                 made.map_err(|_| ConnectFailure::connect_timeout(timeout))?;
                 continue;
@@ -282,11 +284,10 @@ impl ClusterPool {
             match self.handle.claim_shared(class, endpoint) {
                 Ok(claim) => {
                     let Some(attempt) = &attempt else {
-                        return self.make_in_time(worker, endpoint, needs.options, claim).await;
+                        return self.make_in_time(worker, endpoint, needs, claim).await;
                     };
                     // Boxed, so that other requests have no room for it.
-                    let raced =
-                        self.unless_http3_is_first(worker, endpoint, needs.options, claim, attempt);
+                    let raced = self.unless_http3_is_first(worker, endpoint, needs, claim, attempt);
                     if let Some(pooled) = Box::pin(raced).await? {
                         return Ok(pooled);
                     }
@@ -305,6 +306,17 @@ impl ClusterPool {
                 }
                 Err(why) => self.wait_for_room(worker, class, why).await?,
             }
+        }
+    }
+
+    /// What connections for such a request speak.
+    fn protocol(&self, needs: &ConnectionNeeds<'_>) -> HttpVersion {
+        let plan = self.handle.cluster.peek_plan();
+        match (plan.protocol, needs.version) {
+            (HttpVersion::Same, Version::Http10 | Version::Http11) => HttpVersion::Http1,
+            (HttpVersion::Same, Version::Http3) if plan.http3.follows => HttpVersion::Http3,
+            (HttpVersion::Same, Version::Http2 | Version::Http3) => HttpVersion::Http2,
+            (other, _) => other,
         }
     }
 
@@ -357,7 +369,8 @@ impl ClusterPool {
         }
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
-        if plan.protocol != HttpVersion::Http1
+        let protocol = self.protocol(needs);
+        if protocol != HttpVersion::Http1
             && let Some(connection) =
                 self.take_shared(now, endpoint, needs, Multiplexed::is_stalled)
         {
@@ -366,7 +379,7 @@ impl ClusterPool {
             }
             return Some(PooledConn::Shared(connection));
         }
-        if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
+        if matches!(protocol, HttpVersion::Http2 | HttpVersion::Http3) {
             return None;
         }
         let idle = self.h1.take(endpoint, now, |pooled| pooled.stream.is_quiet(worker))?;

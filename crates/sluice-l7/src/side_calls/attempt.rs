@@ -148,7 +148,8 @@ impl SideCalls {
             CallKind::Http | CallKind::Grpc => TrafficClass::SideCall,
             CallKind::Mirror => TrafficClass::Request,
         };
-        let needs = ConnectionNeeds { class, http3: !is_grpc, options: &options };
+        let version = if is_grpc { Version::Http2 } else { request.head.version() };
+        let needs = ConnectionNeeds { class, http3: !is_grpc, version, options: &options };
         let pooled = match pool.take_idle(worker, endpoint, &needs) {
             Some(pooled) => {
                 pool.counters.reused.increment();

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::print;
 use crate::Extensions;
 use crate::cli::{Check, EXIT_CONFIG, Format};
-use crate::control::ConfigBuilder;
+use crate::control::{ConfigBuilder, ConfigForm};
 
 pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
     let path = options.path();
@@ -28,7 +28,8 @@ pub(crate) fn run(options: &Check, extensions: Extensions) -> ExitCode {
     let sources = loaded.sources.clone();
     let (mut elsewhere, root) = (Diags::new(), loaded.root.clone());
     loaded.config.iter().for_each(|config| addresses(config, &mut elsewhere));
-    let built = ConfigBuilder::new(extensions).build_loaded(loaded, &Store::default());
+    let built =
+        ConfigBuilder::new(extensions, ConfigForm::Native).build_loaded(loaded, &Store::default());
     let (errors, warnings, findings) = match built {
         Ok(mut built) => {
             built.diags.extend(elsewhere, |_| {});
