@@ -18,6 +18,7 @@ pub mod sources;
 pub mod substitute;
 pub mod yaml;
 
+mod origin;
 mod written;
 
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};

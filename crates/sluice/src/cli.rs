@@ -249,6 +249,9 @@ pub(crate) struct Check {
     /// Show all errors and warnings, not only the first 20 of each.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Do not look up the host names of endpoints. Otherwise names that do not exist are reported, after 2 s at most.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
@@ -262,6 +265,9 @@ pub(crate) struct Explain {
     /// The same as FILE, as an option.
     #[arg(short, long = "config", value_name = "FILE", conflicts_with = "file")]
     pub(crate) config: Option<PathBuf>,
+    /// Mark the values that are defaults, and name the settings that are not in force.
+    #[arg(long, conflicts_with_all = ["limits", "reasons", "operators"])]
+    pub(crate) defaults: bool,
     /// List the limits with name, default, range and meaning.
     #[arg(long)]
     pub(crate) limits: bool,
