@@ -30,6 +30,7 @@ pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
+mod generations;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
