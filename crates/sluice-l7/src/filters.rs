@@ -35,6 +35,7 @@ pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
+pub mod oidc;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
@@ -347,7 +348,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 18] = [
+    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 19] = [
         Arc::new(Ready::<api_key::ApiKey>::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -361,6 +362,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<health_check::HealthCheck>::default()),
         Arc::new(Ready::<inject_credentials::InjectCredentials>::default()),
         Arc::new(Ready::<jwt::settings::Jwt>::default()),
+        Arc::new(Ready::<oidc::settings::Oidc>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
