@@ -11,6 +11,7 @@ pub mod frames;
 pub mod http;
 pub mod http3;
 pub mod lossy;
+pub mod mmdb;
 pub mod origin;
 pub mod peers;
 pub mod quic_server;
