@@ -1438,6 +1438,19 @@ fn of_filters() {
                 "a rule that only changes a time-out of a service",
                 rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
             ),
+            (
+                "a burst of a window that is aligned",
+                http("rate_limit: { requests: 5/s, burst: 9, window: aligned }"),
+            ),
+            (
+                "a burst of a limit in Redis",
+                http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
+            ),
+            ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
+            (
+                "a user of Redis without a password",
+                http("rate_limit: { requests: 5/s, redis: { cluster: up, user: a } }"),
+            ),
             ("limits of no service", http("global_rate_limit: { domain: edge }")),
             ("limits of an unknown service", http("global_rate_limit: { service: no, domain: a }")),
             ("limits without a domain", http("global_rate_limit: { service: up }")),

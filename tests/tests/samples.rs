@@ -9,6 +9,7 @@ use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_tests::databases::Redis;
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
 
@@ -772,9 +773,11 @@ fn authorisation() {
 
 #[test]
 fn limits_of_a_fleet() {
-    if !tools::have_modules(&["grpc", "envoy.service.ratelimit.v3.rls_pb2_grpc"]) {
+    let modules = ["grpc", "envoy.service.ratelimit.v3.rls_pb2_grpc"];
+    if !tools::have_modules(&modules) || !Redis::is_there() {
         return;
     }
+    let redis = Redis::start(&[]);
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/rate_server.py");
     let (_service, limits) = tools::serve_on_its_port(&mut tools::python(&script));
     let origin = Origin::start("shop");
@@ -786,6 +789,9 @@ fn limits_of_a_fleet() {
             ("127.0.0.10:8081", limits.to_string()),
             ("domain: shop\n", "domain: shop\n            timeout: 20s\n".into()),
             ("limit: 100/m", "limit: 2/m".into()),
+            ("10000/d", "4/d".into()),
+            ("redis: counters", "redis: { cluster: counters, timeout: 20s }".into()),
+            ("127.0.0.10:6379", redis.addr().to_string()),
         ],
     ));
     let ask = |path: &str, user: &str| {
@@ -795,5 +801,9 @@ fn limits_of_a_fleet() {
     let statuses = ["ann", "ann", "ann", "bob"].map(|user| ask("/", user).status());
     assert_eq!(statuses, [200, 200, 429, 200]);
     assert!(ask("/", "ann").value("ratelimit").contains("r=0"));
+    // The quota counts those that the service refuses, too.
+    assert_eq!(ask("/", "ann").status(), 429);
+    let record = sluice.record_of("http.rate");
+    assert_eq!(record["path"], "/", "{record}");
     assert_eq!(ask("/health", "ann").status(), 200);
 }

@@ -1,8 +1,8 @@
 //! From Envoy's messages to the native form.
 //!
-//! Owns: what is collected while a file is mapped, and the findings of that. Refuses to know: text formats.
-//! Keeps: what has no counterpart is an error that names its type and field, and a field that was not read is one, too;
-//! what behaves differently is a warning.
+//! Owns: what is collected while a file is mapped, and the findings of that. Refuses to know: text formats. Keeps:
+//! what has no counterpart is an error that names its type and field, and a field that was not read is one, too; what
+//! behaves differently is a warning.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ mod bootstrap;
 mod breakers;
 mod chains;
 mod clusters;
+mod faults;
 mod filters;
 mod headers;
 mod health;

@@ -22,7 +22,8 @@ pub enum UnknownFields {
     /// It is an error, as in Envoy's own files.
     #[default]
     Refuse,
-    /// It is a warning, as with `--allow-unknown-static-fields`; but an error where leaving it out could let somebody in.
+    /// It is a warning, as with `--allow-unknown-static-fields`; but an error where leaving it out could let somebody
+    /// in.
     Warn,
 }
 

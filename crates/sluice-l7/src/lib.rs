@@ -56,6 +56,7 @@ pub use plan::HttpPlan;
 pub use reply::Reply;
 pub use routes::{RetryPlan, RetryWhen, RouteCell, RouteTable};
 pub use runtime::Runtime;
+pub use side_calls::redis::resp;
 pub use side_calls::{
     GrpcCallError, GrpcMethod, GrpcRequest, GrpcStream, MetadataError, SideCallError, SideCalls,
     SideRequest, SideResponse,

@@ -49,6 +49,7 @@ sluice_core::reasons! {
     SIDE_CALL_PROTOCOL = "sidecall.protocol", Filter, Local, "-", "A filter makes gRPC calls to a cluster that is not reached over HTTP/2. Set `protocol: http2` in the cluster, or `auto` if its endpoints negotiate HTTP/2 over TLS.";
     SIDE_CALL_STATUS = "sidecall.grpc_status", Filter, Upstream, "-", "The gRPC call of a filter ended with an error status, which `side_calls` of the record shows. Check the service that the filter asks, and whether it has the method.";
     SIDE_CALL_MALFORMED = "sidecall.malformed", Filter, Upstream, "UPE", "The response to the gRPC call of a filter is not what gRPC or the method prescribes; `side_calls` of the record shows how. Check that the filter and the service use the same version of the service's definition.";
+    SIDE_CALL_REDIS = "sidecall.redis", Filter, Upstream, "UPE", "The Redis server that a filter asks refused the login or the command, or its reply cannot be read; `side_calls` of the record shows what it said. Check user and password, that scripts are allowed, and that the endpoint is a Redis server that takes writes.";
     SIDE_CALL_LOOP = "sidecall.loop", Filter, Local, "-", "A filter asked a listener of this process, whose filter asked one again, and so on: calls within calls end at the second. Correct the cluster that the filter asks, or take the filter off the listener that answers it.";
     KEEPALIVE_IDLE = "http.idle", Handle, Local, "-", "The client sent no further request within `idle_timeout`: the usual end of a keep-alive connection. Nothing to do.";
 }

@@ -41,8 +41,8 @@ const IMPORTS: [&str; 8] = [
     "xds",
 ];
 
-/// Compiles Envoy's definitions to `crates/sluice-envoy/envoy.desc`: without comments, with the rules that their fields
-/// are annotated with.
+/// Compiles Envoy's definitions to `crates/sluice-envoy/envoy.desc`: without comments, with the rules that their
+/// fields are annotated with.
 ///
 /// # Errors
 /// A package cannot be fetched, or the compiler fails.

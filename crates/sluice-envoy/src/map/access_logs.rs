@@ -1,7 +1,7 @@
 //! Access logs.
 //!
-//! Owns: sinks and formats, and whether all listeners log alike. Refuses to know: what operators mean. Keeps: records go
-//! to every log, so a file whose listeners log differently is refused.
+//! Owns: sinks and formats, and whether all listeners log alike. Refuses to know: what operators mean. Keeps: records
+//! go to every log, so a file whose listeners log differently is refused.
 
 use std::collections::BTreeMap;
 

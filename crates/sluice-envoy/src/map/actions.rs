@@ -1,7 +1,7 @@
 //! What a route does.
 //!
-//! Owns: clusters, redirects, responses, rewrites, time-outs, hashing, mirrors. Refuses to know: which requests it takes. Keeps:
-//! a route without a time-out has Envoy's of 15 seconds.
+//! Owns: clusters, redirects, responses, rewrites, time-outs, hashing, mirrors. Refuses to know: which requests it
+//! takes. Keeps: a route without a time-out has Envoy's of 15 seconds.
 
 use sluice_core::Node;
 

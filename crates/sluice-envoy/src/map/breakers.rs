@@ -1,7 +1,7 @@
 //! Circuit breakers.
 //!
-//! Owns: limits by priority, and retry budgets. Refuses to know: connections. Keeps: the limits that Envoy has without being told are
-//! written out.
+//! Owns: limits by priority, and retry budgets. Refuses to know: connections. Keeps: the limits that Envoy has
+//! without being told are written out.
 
 use super::Mapping;
 use crate::message::ProtoMessage;

@@ -1,7 +1,7 @@
 //! Clusters and their endpoints.
 //!
-//! Owns: discovery, endpoints, localities. Refuses to know: balancing, health, limits, protocols. Keeps: a cluster without endpoints
-//! is refused.
+//! Owns: discovery, endpoints, localities. Refuses to know: balancing, health, limits, protocols. Keeps: a cluster
+//! without endpoints is refused.
 
 use std::sync::Arc;
 

@@ -10,8 +10,12 @@ use crate::message::{ProtoDuration, ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
 
 /// Filters that do nothing until a host or a route has settings for them, by the type of these settings.
-const SWITCHED_ON_BELOW: [(&str, &str); 3] =
-    [("CorsPolicy", "cors"), ("LocalRateLimit", "rate_limit"), ("CsrfPolicy", "csrf")];
+const SWITCHED_ON_BELOW: [(&str, &str); 4] = [
+    ("CorsPolicy", "cors"),
+    ("LocalRateLimit", "rate_limit"),
+    ("CsrfPolicy", "csrf"),
+    ("HTTPFault", "fault"),
+];
 
 impl Mapping<'_> {
     /// The filters of a connection manager.
@@ -65,6 +69,10 @@ impl Mapping<'_> {
             "CsrfPolicy" => {
                 let own = self.csrf(config);
                 own.or_else(|| self.first_below(hcm, "CsrfPolicy"))
+            }
+            "HTTPFault" => {
+                let own = self.fault(config);
+                own.or_else(|| self.first_below(hcm, "HTTPFault"))
             }
             "RBAC" => self.http_rbac(config),
             "ExtAuthz" => self.ext_authz(config),
@@ -127,6 +135,10 @@ impl Mapping<'_> {
             "CsrfPolicy" => {
                 let node = self.csrf(config);
                 Some(("csrf", node.map_or_else(skip, inner_of)))
+            }
+            "HTTPFault" => {
+                let node = self.fault(config);
+                Some(("fault", node.map_or_else(skip, inner_of)))
             }
             "ExtAuthzPerRoute" => Some(("ext_authz", self.ext_authz_override(config)?)),
             "RBACPerRoute" => match config.message("rbac") {
@@ -317,6 +329,9 @@ pub(super) fn switched_on_below(hcm: &ProtoMessage) -> Vec<&'static str> {
                     ("CorsPolicy", "Cors") => true,
                     ("LocalRateLimit", "LocalRateLimit") => !config.has("filter_enabled"),
                     ("CsrfPolicy", "CsrfPolicy") => is_off(config),
+                    ("HTTPFault", "HTTPFault") => !["delay", "abort", "response_rate_limit"]
+                        .iter()
+                        .any(|part| config.has(part)),
                     _ => false,
                 }
             })

@@ -27,10 +27,14 @@ impl Mapping<'_> {
             "event_logger",
             "always_log_health_check_failures",
             "always_log_health_check_success",
-            "healthy_edge_interval",
-            "unhealthy_edge_interval",
-            "no_traffic_healthy_interval",
         ]);
+        for field in
+            ["healthy_edge_interval", "unhealthy_edge_interval", "no_traffic_healthy_interval"]
+        {
+            if check.field(field).is_some() {
+                self.differs(check, field, "`interval` and `unhealthy_interval` count");
+            }
+        }
         check.field("event_logger").into_iter().for_each(|field| {
             field.value.messages(&mut ProtoMessage::all_without_effect);
         });
@@ -119,8 +123,10 @@ impl Mapping<'_> {
             }
             _ => self.unsupported(http, "receive", "one text is compared"),
         }
-        // The version is that of the cluster.
-        http.without_effect(&["codec_client_type", "response_buffer_size"]);
+        if &*http.choice("codec_client_type") != "HTTP1" {
+            self.differs(http, "codec_client_type", "checks speak the version of the cluster");
+        }
+        http.without_effect(&["response_buffer_size"]);
         if check.bool("reuse_connection") == Some(false) {
             section.word("reuse", false, check.place("reuse_connection"));
         }

@@ -211,15 +211,13 @@ impl Mapping<'_> {
     pub(super) fn http1_options(&mut self, options: &ProtoMessage, native: &mut NativeMap) {
         // Both are always so.
         options.without_effect(&[
+            "accept_http_10",
             "allow_absolute_url",
             "use_balsa_parser",
             "override_stream_error_on_invalid_http_message",
             "enable_trailers",
         ]);
         self.only_false(options, "allow_chunked_length", "it is how requests are smuggled");
-        if options.is("accept_http_10") {
-            options.without_effect(&["accept_http_10"]);
-        }
         let Some(format) = options.message("header_key_format") else { return };
         let keeps = format
             .message("stateful_formatter")

@@ -1,7 +1,7 @@
 //! Listeners.
 //!
-//! Owns: addresses, listener filters, sockets. Refuses to know: what filter chains do. Keeps: fields that only say how Envoy schedules or
-//! counts are the only ones without effect.
+//! Owns: addresses, listener filters, sockets. Refuses to know: what filter chains do. Keeps: fields that only say
+//! how Envoy schedules or counts are the only ones without effect.
 
 use sluice_core::Node;
 

@@ -1,6 +1,7 @@
 //! Outlier detection.
 //!
-//! Owns: Envoy's defaults: 5 failures, 30 s, 10 percent. Refuses to know: active checks. Keeps: a cluster without it ejects nobody.
+//! Owns: Envoy's defaults: 5 failures, 30 s, 10 percent. Refuses to know: active checks. Keeps: a cluster without it
+//! ejects nobody.
 
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;

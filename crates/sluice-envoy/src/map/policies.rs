@@ -147,9 +147,7 @@ impl Mapping<'_> {
                 self.path_condition(matcher).map(|node| single("path", node))
             }
             "destination_port" => Some(single("port", plain(of.number(name)?, span))),
-            "remote_ip" | "source_ip" => {
-                self.block(of.message(name)?).map(|node| single("source", node))
-            }
+            "remote_ip" => self.block(of.message(name)?).map(|node| single("source", node)),
             "direct_remote_ip" => self.block(of.message(name)?).map(|node| single("peer", node)),
             "requested_server_name" => {
                 let matcher = of.message(name)?;
@@ -166,6 +164,10 @@ impl Mapping<'_> {
                 }
             }
             "authenticated" => self.certificate_condition(of.message(name)?),
+            "source_ip" => {
+                self.unsupported(of, name, "write `remote_ip` or `direct_remote_ip`");
+                None
+            }
             _ => {
                 self.unsupported(of, name, "");
                 None

@@ -91,12 +91,18 @@ impl Mapping<'_> {
             if let Some(cache) = auto.message("alternate_protocols_cache_options") {
                 cache.all_without_effect();
             }
-        } else if options.has("use_downstream_protocol_config") {
-            self.unsupported(
-                options,
-                "use_downstream_protocol_config",
-                "say which version the endpoints speak",
-            );
+        } else if let Some(same) = options.message("use_downstream_protocol_config") {
+            native.word("protocol", "same", same.span);
+            if let Some(http1) = same.message("http_protocol_options") {
+                self.upstream_http1(http1);
+            }
+            if let Some(http2) = same.message("http2_protocol_options") {
+                self.upstream_http2(http2, native, reuse);
+            }
+            if let Some(http3) = same.message("http3_protocol_options") {
+                self.upstream_http3(http3);
+                native.word("http3", true, http3.span);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Retries and hedging.
 //!
-//! Owns: the words of `retry_on`, host and priority predicates, back-off. Refuses to know: which route has them. Keeps:
-//! a route without a policy retries nothing that an endpoint may have seen.
+//! Owns: the words of `retry_on`, host and priority predicates, back-off. Refuses to know: which route has them.
+//! Keeps: a route without a policy retries nothing that an endpoint may have seen.
 
 use sluice_core::Node;
 

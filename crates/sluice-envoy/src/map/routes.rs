@@ -95,7 +95,6 @@ impl Mapping<'_> {
             "virtual_clusters",
             "per_request_buffer_limit_bytes",
             "request_body_buffer_limit",
-            "include_is_timeout_retry_header",
         ]);
         for field in ["virtual_clusters", "metadata"] {
             host.field(field).into_iter().for_each(|field| {

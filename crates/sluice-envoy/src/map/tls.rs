@@ -41,12 +41,9 @@ impl Mapping<'_> {
         let validation = self.validation(common);
         match validation.and_then(|of| self.client_auth(of, required)) {
             Some(auth) => native.set("client_auth", auth),
-            None if required && validation.is_none() => {
-                self.unsupported(
-                    context,
-                    "require_client_certificate",
-                    "any certificate would do; add a `validation_context` with `trusted_ca`",
-                );
+            None if required => {
+                let how = "without a `trusted_ca`, any certificate would do";
+                self.unsupported(context, "require_client_certificate", how);
             }
             None => {}
         }

@@ -1,7 +1,7 @@
 //! The rules of one field, compiled.
 //!
-//! Owns: bounds of lists, maps, enums, `Any`. Refuses to know: where a value was written. Keeps: a rule judges a value the
-//! way Envoy does, the default of an absent field included.
+//! Owns: bounds of lists, maps, enums, `Any`. Refuses to know: where a value was written. Keeps: a rule judges a
+//! value the way Envoy does, the default of an absent field included.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value};
 

@@ -227,3 +227,75 @@ fn findings_about_the_native_form_name_the_field_of_envoy() {
         "{found:#?}"
     );
 }
+
+#[test]
+fn tls_of_clients() {
+    let with = |context: &str| {
+        let name = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+        let socket = format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': t/{name}, {context} }} }}"
+        );
+        tcp("").replace("[{ filters", &format!("[{{ {socket}, filters"))
+    };
+    let certificate = "tls_certificates: [{ certificate_chain: { filename: a.pem }, private_key: { filename: a.key } }]";
+    let tls = "listeners/0/chains/0/tls";
+    expect(
+        &with(&format!(
+            "require_client_certificate: true, common_tls_context: {{ {certificate}, alpn_protocols: h2, validation_context: {{ trusted_ca: {{ filename: ca.pem }} }} }}"
+        )),
+        &[
+            (&format!("{tls}/certificates/0/cert"), "a.pem"),
+            (&format!("{tls}/certificates/0/key"), "a.key"),
+            (&format!("{tls}/alpn"), "h2"),
+            (&format!("{tls}/client_auth/ca"), "ca.pem"),
+            (&format!("{tls}/client_auth/mode"), "required"),
+        ],
+    );
+    // What would let in somebody whom Envoy refuses.
+    for (context, expected) in [
+        (
+            "require_client_certificate: true, common_tls_context: { CERT }",
+            "any certificate would do",
+        ),
+        (
+            "require_client_certificate: true, common_tls_context: { CERT, validation_context: {} }",
+            "any certificate would do",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: a } }] } }",
+            "judge certificates with the filter `rbac`",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, verify_certificate_spki: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa] } }",
+            "`verify_certificate_spki` of",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trust_chain_verification: ACCEPT_UNTRUSTED } }",
+            "certificates are always verified",
+        ),
+        ("require_sni: true, common_tls_context: { CERT }", "`require_sni` of"),
+        (
+            "common_tls_context: { tls_certificates: [{ certificate_chain: { inline_string: x }, private_key: { filename: a.key } }] }",
+            "write it to a file",
+        ),
+        (
+            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: gone }] }",
+            "there is no secret `gone`",
+        ),
+        (
+            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s, sds_config: { ads: {} } }] }",
+            "`sds_config` of",
+        ),
+        (
+            "common_tls_context: { CERT, tls_params: { cipher_suites: [ECDHE-RSA-AES128-GCM-SHA256] } }",
+            "`cipher_suites` of",
+        ),
+    ] {
+        refused(&with(&context.replace("CERT", certificate)), expected);
+    }
+    let named = with("common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s }] }").replace(
+        "{ listeners",
+        "{ secrets: [{ name: s, tls_certificate: { certificate_chain: { filename: b.pem }, private_key: { filename: b.key } } }], listeners",
+    );
+    expect(&named, &[(&format!("{tls}/certificates/0/cert"), "b.pem")]);
+}

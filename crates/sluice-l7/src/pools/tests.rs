@@ -525,7 +525,7 @@ fn who_needs_another_version_does_not_wait_for_a_connection_that_is_being_made()
         assert_eq!([waits(HttpVersion::Http1), waits(HttpVersion::Http3)], [false, false]);
         let http3 = Connecting::begin(pool, &bench.endpoint, HttpVersion::Http3, now);
         assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [true, true]);
-        // One over HTTP/1, although others are under way.
+        // One over HTTP/1, although others are in flight.
         let taken = bench.takes().await;
         assert!(matches!(taken, PooledConn::H1(_)));
         bench.accepts().await;

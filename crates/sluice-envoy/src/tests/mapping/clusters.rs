@@ -90,6 +90,10 @@ fn fields_of_clusters() {
                 ("http2/ping_interval", "none"),
             ],
         ),
+        (
+            "typed_extension_protocol_options: { x: { '@type': t/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, use_downstream_protocol_config: {} } }",
+            &[("protocol", "same")],
+        ),
         ("http2_protocol_options: {}", &[("protocol", "http2")]),
         (
             "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a.test } }",

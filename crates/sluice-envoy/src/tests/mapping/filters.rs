@@ -48,6 +48,16 @@ fn filters_of_requests() {
             "200ms",
         ),
         (
+            "{ '@type': t/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: { http_status: 503, percentage: { numerator: 5 } } }",
+            "fault/abort/percent",
+            "5%",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.fault.v3.HTTPFault, delay: { fixed_delay: 1s } }",
+            "fault/delay/percent",
+            "0%",
+        ),
+        (
             "{ '@type': t/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: { request_mutations: [{ remove: x-a }] } }",
             "set_headers/remove_request",
             "x-a",
