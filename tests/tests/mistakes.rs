@@ -1650,6 +1650,97 @@ fn of_filters() {
                     "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
                 ),
             ),
+            ("a login at no provider", http("oidc: {}")),
+            (
+                "logins without a key of sessions",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop } } }",
+                ),
+            ),
+            (
+                "a login over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"http://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login that comes back over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, origin: \"http://shop.test\" } } }",
+                ),
+            ),
+            (
+                "a login at a cluster that does not exist",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: id, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "sessions with a key that can be guessed",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: secret } } } }",
+                ),
+            ),
+            (
+                "sessions in a cookie with a prefix",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef, cookie: __Host-a } } } }",
+                ),
+            ),
+            (
+                "a login on a path of patterns",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/* } } }",
+                ),
+            ),
+            (
+                "a logout that leads elsewhere",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, after_logout: \"//evil.test\" } } }",
+                ),
+            ),
+            (
+                "a parameter that a login sets itself",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, parameters: { state: a } } } }",
+                ),
+            ),
+            (
+                "an ID token with a symmetric algorithm",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "several scopes in one word",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, scopes: profile email } } }",
+                ),
+            ),
+            (
+                "opaque tokens for any service",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, introspection: {} } } }",
+                ),
+            ),
+            (
+                "a login at one of two providers",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login at a provider that there is none of",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } }, provider: c }",
+                ),
+            ),
+            (
+                "two providers on one path",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/a } }, provider: a }",
+                ),
+            ),
             ("a session by nothing", http("sticky: {}")),
             ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
             ("a session without a key", http("sticky: { cookie: SRV }")),

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
-use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, tools, wait};
 use sluice_tests::databases::Redis;
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
@@ -166,6 +166,33 @@ fn tokens() {
     assert_eq!(ask("/admin/a", &token(&["user", "admin"])), 200);
     let record = sluice.record("admins", |record| record["route_name"] == "admins");
     assert_eq!(record["identity"], "jwt:corp/ann");
+}
+
+#[test]
+fn login() {
+    let (shop, id) = (Origin::start("shop"), IdentityProvider::start());
+    let sluice = Sluice::new().start(&sample(
+        "login.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.10:8080", shop.addr().to_string()),
+            ("https://id.example.com", id.issuer()),
+            ("[\"id.example.com:443\"], tls: {}", format!("[\"{}\"]", id.addr())),
+        ],
+    ));
+    let mut browser = Browser::new(sluice.addr("web"));
+    let statuses = |browser: &mut Browser| {
+        ["/healthz", "/api/a", "/", "/admin/a"].map(|path| browser.get(path).status())
+    };
+    assert_eq!(statuses(&mut browser), [200, 401, 303, 303]);
+    let roles = |role: &str| json!({ "realm_access": { "roles": [role] } });
+    id.log_in(&mut browser, "/a", &roles("user"), &json!({}));
+    assert_eq!(statuses(&mut browser), [200, 200, 200, 403]);
+    assert_eq!(shop.requests().pop().unwrap().value("x-user"), "ann");
+    id.log_in(&mut browser, "/oauth2/corp/login", &roles("admin"), &json!({}));
+    assert_eq!(statuses(&mut browser), [200; 4]);
+    let is_it = |record: &serde_json::Value| record["route_name"] == "admins";
+    assert_eq!(sluice.record("admins", is_it)["identity"], "oidc:corp/ann");
 }
 
 #[test]

@@ -33,11 +33,13 @@ pub mod error_pages;
 pub mod ext_authz;
 pub mod fault;
 pub mod geo;
+mod generations;
 pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
+pub mod oidc;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
@@ -374,6 +376,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<health_check::HealthCheck>::default()),
         Arc::new(Ready::<inject_credentials::InjectCredentials>::default()),
         Arc::new(Ready::<jwt::settings::Jwt>::default()),
+        Arc::new(Ready::<oidc::settings::Oidc>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),

@@ -16,6 +16,7 @@ mod errors;
 pub mod exchange;
 mod failed_attempt;
 pub mod filters;
+pub mod form;
 pub mod future_pool;
 mod grpc_match;
 pub mod handler;

@@ -42,7 +42,7 @@ section! {
         /// Names in the client's certificate (URI or DNS name) or its subject: exact, prefix*, *suffix (of names only), or *
         /// for any certificate.
         pub certificate: Vec<CertificateName>,
-        /// Who makes the request, as the filters that verify it and `%IDENTITY%` say: `jwt:PROVIDER/SUBJECT`, `basic:USER`,
+        /// Who makes the request, as the filters that verify it and `%IDENTITY%` say: `jwt:PROVIDER/SUBJECT`, `oidc:PROVIDER/SUBJECT`, `basic:USER`,
         /// `api_key:NAME`, `certificate:NAME`; or { prefix: } and so on, as of headers.
         pub identity: Vec<ValueMatch>,
         /// Hosts, without ports: exact, *.suffix or prefix.*.
