@@ -36,8 +36,8 @@ impl AttributeSource for Sample {
 
 #[test]
 fn expressions_are_true_or_false_or_have_no_result() {
-    let long = vec!["request.headers['x-a'] == '2'"; 100].join(" || ");
-    let wide = format!("request.size in [{}]", vec!["7"; 900].join(", "));
+    let long = ["request.headers['x-a'] == '2'"; 100].join(" || ");
+    let wide = format!("request.size in [{}]", ["7"; 900].join(", "));
     for (text, expected) in [
         ("true", Ok(true)),
         ("request.path.startsWith('/admin/') && connection.mtls", Ok(true)),
@@ -82,11 +82,11 @@ fn what_could_cost_much_or_names_nothing_is_refused() {
     let selects = format!("request.path{} == 1", ".a".repeat(2000));
     let indices = format!("[1]{} == 1", "[0]".repeat(1300));
     let calls = format!("'a'{} == 1", ".size()".repeat(500));
-    let ors = vec!["true"; 600].join("||");
+    let ors = ["true"; 600].join("||");
     let choices = "true?true:".repeat(300) + "true";
     let groups = "1+1+1+1+1+1+(".repeat(30) + "1" + &")".repeat(30);
-    let loops = vec!["[1].all(x, x > 0)"; 9].join(" && ");
-    let wide = vec!["1"; 1100].join(",");
+    let loops = ["[1].all(x, x > 0)"; 9].join(" && ");
+    let wide = ["1"; 1100].join(",");
     for (text, part) in [
         ("", "no expression"),
         ("request.path ==", "no expression"),
