@@ -1348,6 +1348,45 @@ fn of_filters() {
                 "a proxy with the name of nothing",
                 serving("http: { routes: main, proxy_status: \"\" }"),
             ),
+            ("countries from nowhere", http("geo: { databases: [] }")),
+            (
+                "countries from a file that does not exist",
+                http("geo: { databases: GeoLite2-Country.mmdb }"),
+            ),
+            ("no values", http("set_values: []")),
+            ("a value from nowhere", http("set_values: { name: a }")),
+            (
+                "a value from what no request has",
+                http("set_values: { name: a, from: \"claim:a\" }"),
+            ),
+            (
+                "a value from a value that no filter shares",
+                http("set_values: { name: a, from: \"value:set_a\" }"),
+            ),
+            (
+                "two values of one name",
+                http("set_values: [{ name: a, from: host }, { name: a, from: path }]"),
+            ),
+            (
+                "a table of no blocks",
+                http("set_values: { name: a, from: source_ip, map: { office: a }, lookup: cidr }"),
+            ),
+            (
+                "a search without a table",
+                http("set_values: { name: a, from: host, lookup: suffix }"),
+            ),
+            (
+                "a table from two places",
+                http("set_values: { name: a, from: host, map: { b: c }, map_file: d }"),
+            ),
+            (
+                "a table in a file that does not exist",
+                http("set_values: { name: a, from: host, map_file: hosts.map }"),
+            ),
+            (
+                "an extraction that is no regex",
+                http("set_values: { name: a, from: host, extract: \"(a\" }"),
+            ),
             ("no faults", http("fault: {}")),
             (
                 "a fault without a percentage sign",
@@ -1461,6 +1500,36 @@ fn of_filters() {
             (
                 "a condition without a field in another",
                 http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "an expression that is none",
+                http("rbac: { deny: { a: { permissions: { when: \"request.path ==\" } } } }"),
+            ),
+            (
+                "an expression about what no request has",
+                http("rbac: { deny: { a: { permissions: { when: \"request.pth == ''\" } } } }"),
+            ),
+            (
+                "an expression about a response",
+                http("rbac: { deny: { a: { permissions: { when: \"response.code == 200\" } } } }"),
+            ),
+            (
+                "an expression about a value that no filter shares",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"metadata['tenant'] == 'a'\" } } } }",
+                ),
+            ),
+            (
+                "a regex that clients choose",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"request.path.matches(request.query)\" } } } }",
+                ),
+            ),
+            (
+                "an expression about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { deny: { a: { permissions: { when: \"connection.mtls\" } } } } }], relay: up",
+                ),
             ),
             (
                 "policies in a list",

@@ -731,6 +731,43 @@ fn udp_affinity_keeps_a_source_with_its_server() {
 }
 
 #[test]
+fn tenants() {
+    let (large, shared) = (Origin::start("large"), Origin::start("shared"));
+    let sluice = Sluice::new().start(&sample(
+        "tenants.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", large.addr().to_string()),
+            ("127.0.0.11:8080", shared.addr().to_string()),
+        ],
+    ));
+    let ask = |host: &str, path: &str, from: &str| {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {from}\r\nX-Tenant: forged\r\nX-Cluster: forged\r\n\r\n"
+        );
+        let response = sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request);
+        (response.status(), response.value("x-origin").to_owned())
+    };
+    for (host, path, from, status, origin) in [
+        ("shop.acme.example", "/", "203.0.113.1", 200, "large"),
+        ("SHOP.Acme.example:80", "/", "203.0.113.1", 200, "large"),
+        ("shop.globex.example", "/", "203.0.113.1", 200, "shared"),
+        ("shop.globex.example", "/admin/x", "203.0.113.1", 403, ""),
+        ("shop.globex.example", "/admin/x", "192.0.2.7", 200, "shared"),
+        ("shop.acme.example", "/admin/x", "10.1.2.3", 200, "large"),
+        ("acme.example.none", "/", "10.1.2.3", 404, ""),
+    ] {
+        let found = ask(host, path, from);
+        assert_eq!(found, (status, origin.to_owned()), "{host}{path} from {from}");
+    }
+    let seen: BTreeSet<String> =
+        large.requests().iter().map(|request| request.value("x-tenant").to_owned()).collect();
+    assert_eq!(seen, BTreeSet::from(["acme".to_owned()]));
+    let record = sluice.record("the office", |record| record["path"] == "/admin/x");
+    assert_eq!(record["tenant"], "globex", "{record}");
+}
+
+#[test]
 fn authorisation() {
     let origin = Origin::start("shop");
     let sluice = Sluice::new().start(&sample(

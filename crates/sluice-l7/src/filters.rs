@@ -33,6 +33,7 @@ pub mod error_pages;
 pub mod ext_authz;
 pub mod fault;
 mod generations;
+pub mod geo;
 pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
@@ -43,6 +44,7 @@ pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
+pub mod set_values;
 pub mod step;
 pub mod sticky;
 
@@ -368,6 +370,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
         Arc::new(Ready::<fault::settings::FaultInjection>::default()),
+        Arc::new(Ready::<geo::Geo>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),
         Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),
@@ -378,6 +381,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
+        Arc::new(Ready::<set_values::settings::SetValues>::default()),
         Arc::new(Ready::<sticky::Sticky>::default()),
     ];
     all.into_iter().collect()

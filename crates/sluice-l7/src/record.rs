@@ -110,6 +110,7 @@ impl ConnFacts {
     /// The connection of a request from `source`, as policies see it.
     pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
         ConnSubject {
+            id: self.id,
             source,
             peer: self.peer,
             local: self.local,

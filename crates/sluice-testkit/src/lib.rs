@@ -13,6 +13,7 @@ pub mod http;
 pub mod http3;
 pub mod identity_provider;
 pub mod lossy;
+pub mod mmdb;
 pub mod origin;
 pub mod peers;
 pub mod quic_server;

@@ -15,6 +15,7 @@ pub use pages::paths;
 /// The crates from the bottom up. A crate may depend on those before it, never on those after it.
 pub const LAYERS: &[&str] = &[
     "sluice-core",
+    "sluice-expr",
     "sluice-sys",
     "sluice-telemetry",
     "sluice-tls",
