@@ -426,6 +426,14 @@ fn of_balancing() {
                 "a ring that ends before it begins",
                 relay("balance: { ring_hash: { min_size: 10, max_size: 5 } }"),
             ),
+            (
+                "weights that expire before they are updated",
+                rule("cluster: up").replace(
+                    "[127.0.0.1:7002]",
+                    "[127.0.0.1:7002], balance: { load_reports: { update: 5m } }",
+                ),
+            ),
+            ("reports of load by a relay", relay("balance: load_reports")),
             ("a load below the fair share", relay("balance: { ring_hash: { max_load: 90% } }")),
             ("slow start by hash", relay("balance: maglev\n    slow_start: 30s")),
             ("slow start without a window", relay("slow_start: { min_weight: 20% }")),

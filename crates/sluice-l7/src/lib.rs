@@ -28,6 +28,7 @@ pub mod hygiene;
 pub mod identity;
 pub mod in_flight;
 pub mod json;
+mod load_report;
 pub mod lookup;
 pub mod metrics;
 pub mod path_match;

@@ -24,6 +24,7 @@ const ALL: [Balance; 6] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
     Balance::PeakEwma,
+    Balance::LoadReports,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,
