@@ -20,7 +20,7 @@ use sluice_upstream::{
     EndpointTraits, Locality, SubsetKey, Target,
 };
 
-const ALL: [Balance; 6] = [
+const ALL: [Balance; 7] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
     Balance::PeakEwma,
