@@ -106,7 +106,7 @@ fn note(report: &mut LoadReport, name: &str, value: f64) -> Option<()> {
         "eps" => report.errors = value,
         "application_utilization" => report.application = value,
         "cpu_utilization" => report.cpu = value,
-        // Whoever adds a field to reports does not make them malformed.
+        // A field that is new does not make a report malformed.
         _ => report.metrics.push((name.into(), value)),
     }
     Some(())

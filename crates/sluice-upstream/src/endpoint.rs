@@ -16,7 +16,6 @@ use sluice_core::connection::EndpointPlace;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::balance::load_reports::ReportedWeight;
 use crate::hops::{self, HopTransport};
 use crate::overrides::OverrideAction;
 
@@ -26,6 +25,7 @@ mod ejection;
 mod http3;
 mod latency;
 mod load;
+mod reported_weight;
 mod traits;
 
 pub use checked::{ConnectTo, EndpointCheck};
@@ -40,6 +40,7 @@ pub(crate) use load::CountedLoad;
 use load::EndpointLoad;
 pub(crate) use load::count_below;
 pub use load::{EndpointLimits, LoadKind};
+pub use reported_weight::ReportedWeight;
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.

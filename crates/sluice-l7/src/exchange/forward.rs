@@ -288,6 +288,10 @@ impl RequestTask {
         if forwarding.options.attempts_in_response {
             self.show_attempts();
         }
+        // It says where the endpoint can be reached, which clients cannot.
+        if self.response.get(Known::AltSvc).is_some() {
+            self.response.remove(Known::AltSvc.text().as_bytes());
+        }
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }

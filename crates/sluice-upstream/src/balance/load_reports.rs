@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::endpoint::ReportedWeight;
 
 /// Settings of the balancer `load_reports`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,40 +71,6 @@ impl LoadReportsPlan {
     }
 }
 
-/// The last report of an endpoint, as a worker leaves it for the control thread.
-#[derive(Debug, Default)]
-pub struct ReportedWeight {
-    /// The bits of the weight.
-    weight: AtomicU64,
-    /// Grows with every report. 0: no balancer asks.
-    count: AtomicU64,
-}
-
-impl ReportedWeight {
-    /// Begins or ends to heed reports.
-    pub(crate) fn track(&self, on: bool) {
-        if self.is_tracked() != on {
-            self.count.store(u64::from(on), Relaxed);
-        }
-    }
-
-    /// Whether reports are heeded.
-    pub fn is_tracked(&self) -> bool {
-        self.count.load(Relaxed) != 0
-    }
-
-    /// Takes a report into account.
-    pub fn note(&self, weight: f64) {
-        self.weight.store(weight.to_bits(), Relaxed);
-        self.count.fetch_add(1, Relaxed);
-    }
-
-    /// The weight that was reported last.
-    pub fn last(&self) -> Option<f64> {
-        (self.count.load(Relaxed) > 1).then(|| f64::from_bits(self.weight.load(Relaxed)))
-    }
-}
-
 /// What is remembered of the reports of one endpoint.
 #[derive(Clone, Copy, Debug)]
 struct ReportHistory {
@@ -136,7 +103,7 @@ impl ReportedLoads {
         }
         let old = std::mem::take(&mut self.by_endpoint);
         for (name, reported) in endpoints {
-            let count = reported.count.load(Relaxed);
+            let (count, weight) = reported.news();
             let known = old.get(name).copied().unwrap_or(ReportHistory {
                 count: 1,
                 since: None,
@@ -148,7 +115,7 @@ impl ReportedLoads {
                 history.count = count;
                 history.last = now;
                 history.since = known.since.or(Some(now));
-                history.weight = f64::from_bits(reported.weight.load(Relaxed));
+                history.weight = weight;
             } else if now.saturating_duration_since(known.last) >= plan.expiry {
                 // What it reports after a gap counts after another blackout.
                 history.since = None;
