@@ -10,8 +10,12 @@ use std::net::IpAddr;
 pub enum MmdbValue {
     /// A text.
     Text(&'static str),
-    /// A number.
+    /// A number of 16 bits.
+    Short(u16),
+    /// A number of 32 bits.
     Number(u32),
+    /// A number of 64 bits.
+    Long(u64),
     /// Fields by name.
     Map(Vec<(&'static str, Self)>),
     /// A list.
@@ -68,13 +72,13 @@ pub fn database(kind: &'static str, blocks: &[(IpAddr, u8, MmdbValue)]) -> Vec<u
     let number = |number: usize| MmdbValue::Number(u32::try_from(number).expect("it is small"));
     let metadata = MmdbValue::Map(vec![
         ("node_count", number(nodes)),
-        ("record_size", number(32)),
-        ("ip_version", number(6)),
+        ("record_size", MmdbValue::Short(32)),
+        ("ip_version", MmdbValue::Short(6)),
         ("database_type", MmdbValue::Text(kind)),
         ("languages", MmdbValue::List(vec![MmdbValue::Text("en")])),
-        ("binary_format_major_version", number(2)),
-        ("binary_format_minor_version", number(0)),
-        ("build_epoch", number(1)),
+        ("binary_format_major_version", MmdbValue::Short(2)),
+        ("binary_format_minor_version", MmdbValue::Short(0)),
+        ("build_epoch", MmdbValue::Long(1)),
         ("description", MmdbValue::Map(vec![("en", MmdbValue::Text("of a test"))])),
     ]);
     write(&metadata, &mut out);
@@ -98,6 +102,15 @@ fn write(value: &MmdbValue, out: &mut Vec<u8>) {
                 Some(rest) => out.extend_from_slice(&[2 << 5 | 29, rest]),
             }
             out.extend_from_slice(text.as_bytes());
+        }
+        MmdbValue::Short(number) => {
+            out.push(5 << 5 | 2);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        MmdbValue::Long(number) => {
+            // An extended type: 64 bits, 9.
+            out.extend_from_slice(&[8, 9 - 7]);
+            out.extend_from_slice(&number.to_be_bytes());
         }
         MmdbValue::Number(number) => {
             out.push(6 << 5 | 4);

@@ -105,7 +105,7 @@ impl AddressDatabase {
         FIELDS_OF.iter().filter_map(move |field| {
             let found = found.as_ref()?;
             let text = if field.is_number {
-                found.decode_path::<u64>(field.path).ok()??.to_string()
+                found.decode_path::<u32>(field.path).ok()??.to_string()
             } else {
                 found.decode_path::<String>(field.path).ok()??
             };
