@@ -759,3 +759,31 @@ fn authorisation() {
     assert_eq!(record["policy"], "admin-from-outside", "{record}");
     assert_eq!(record["shadow"], "denied by old-clients");
 }
+
+#[test]
+fn limits_of_a_fleet() {
+    if !tools::have_modules(&["grpc", "envoy.service.ratelimit.v3.rls_pb2_grpc"]) {
+        return;
+    }
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/rate_server.py");
+    let (_service, limits) = tools::serve_on_its_port(&mut tools::python(&script));
+    let origin = Origin::start("shop");
+    let sluice = Sluice::new().start(&sample(
+        "limits.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+            ("127.0.0.10:8081", limits.to_string()),
+            ("domain: shop\n", "domain: shop\n            timeout: 20s\n".into()),
+            ("limit: 100/m", "limit: 2/m".into()),
+        ],
+    ));
+    let ask = |path: &str, user: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request)
+    };
+    let statuses = ["ann", "ann", "ann", "bob"].map(|user| ask("/", user).status());
+    assert_eq!(statuses, [200, 200, 429, 200]);
+    assert!(ask("/", "ann").value("ratelimit").contains("r=0"));
+    assert_eq!(ask("/health", "ann").status(), 200);
+}

@@ -232,6 +232,7 @@ impl RequestTask {
             original_path: String::new(),
             source: downstream.conn.info.source(),
             route: None,
+            destination: None,
             cluster: None,
             attempts: SmallVec::new(),
             side_calls: Vec::new(),

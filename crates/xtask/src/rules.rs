@@ -26,6 +26,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-l7",
     "sluice-model",
     "sluice-config",
+    "sluice-envoy",
     "sluice-admin",
     "sluice",
 ];
@@ -204,6 +205,7 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-l4/src/filters/connection_limit.rs", "the table above"),
     ("sluice-l4/src/filters/rate_limit.rs", "the table above"),
     ("sluice-l7/src/filters/rate_limit.rs", "the table above"),
+    ("sluice-l7/src/filters/global_rate_limit/service.rs", "the table above"),
     ("sluice-l4/src/filters/fetch/registry.rs", "taken when a configuration is built"),
     ("sluice-l4/src/quic/ids.rs", "clients that change their address may reach another worker"),
     ("sluice-l7/src/runtime.rs", "taken to change a value; readers have a snapshot"),

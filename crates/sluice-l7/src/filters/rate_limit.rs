@@ -14,6 +14,7 @@ use sluice_core::value::{Percent, Rate};
 use sluice_core::{Diags, Node, Path, Setting, Shape, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
+use sluice_telemetry::metrics::SeriesLabels;
 use sluice_telemetry::{Counter, CounterSet};
 
 use self::fields::RateFields;
@@ -24,7 +25,7 @@ use crate::reasons;
 use crate::reply::Reply;
 use crate::runtime::RuntimeKind;
 
-mod fields;
+pub(super) mod fields;
 pub mod keys;
 
 sluice_core::values! {
@@ -40,8 +41,8 @@ sluice_core::section! {
         pub requests: Rate,
         /// How many requests may arrive at once; the count of the rate by default.
         pub burst: Option<u32>,
-        /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME,
-        /// path, path/SEGMENTS, host or method; of a list, those that are alike in all.
+        /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME,
+        /// value:NAME, path, path/SEGMENTS, host, method, route or cluster; of a list, those that are alike in all.
         pub per: Vec<RateKey>,
         /// The share of the requests beyond the rate that is refused; the others are recorded and counted.
         pub enforce: Percent = "100%",
@@ -142,6 +143,11 @@ struct RateLimitPlan {
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        series.metric == metrics::RATE_SHADOWED.name
+            && self.limits.iter().any(|limit| series.get("limit") == Some(&*limit.name()))
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

@@ -13,13 +13,13 @@ use sluice_l4::filters::buckets::Bucket;
 
 /// What the headers of a response say, a member for each limit.
 #[derive(Debug, Default)]
-pub(super) struct RateFields {
+pub(in crate::filters) struct RateFields {
     policy: String,
     left: String,
 }
 
 impl RateFields {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::filters) const fn is_empty(&self) -> bool {
         self.policy.is_empty()
     }
 
@@ -32,15 +32,20 @@ impl RateFields {
         every: Duration,
         burst: u32,
     ) {
-        let separator = if self.policy.is_empty() { "" } else { ", " };
         let window = seconds(every.saturating_mul(burst)).max(1);
-        let _ = write!(self.policy, "{separator}\"{name}\";q={burst};w={window}");
-        let left = bucket.left(now, every, burst);
-        let full = seconds(bucket.full_at().since(now));
-        let _ = write!(self.left, "{separator}\"{name}\";r={left};t={full}");
+        let (left, full) = (bucket.left(now, every, burst), seconds(bucket.full_at().since(now)));
+        self.put(name, (burst, window), (left, full));
     }
 
-    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+    /// Adds a limit: its count and the seconds that it is for; what is left of it, and for how many seconds. The name is
+    /// printable ASCII without quotes and backslashes.
+    pub(in crate::filters) fn put(&mut self, name: &str, policy: (u32, u64), left: (u32, u64)) {
+        let separator = if self.policy.is_empty() { "" } else { ", " };
+        let _ = write!(self.policy, "{separator}\"{name}\";q={};w={}", policy.0, policy.1);
+        let _ = write!(self.left, "{separator}\"{name}\";r={};t={}", left.0, left.1);
+    }
+
+    pub(in crate::filters) fn headers(&self) -> Vec<(&'static str, String)> {
         if self.is_empty() {
             return Vec::new();
         }
@@ -49,7 +54,7 @@ impl RateFields {
 }
 
 /// Whole seconds, rounded up.
-fn seconds(time: Duration) -> u64 {
+pub(in crate::filters) fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
