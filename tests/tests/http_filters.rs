@@ -1,7 +1,8 @@
 //! Filters that tell what Sluice and its endpoints do: the health check for load balancers in front, gRPC statistics,
-//! injected faults, `proxy-status`.
+//! injected faults, `proxy-status`, values and tables, countries.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sluice_testkit::mmdb::{MmdbValue, database};
 use sluice_testkit::origin;
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, Running, Sluice, http, tools, wait};
@@ -333,4 +334,170 @@ fn responses_say_at_which_hop_a_request_failed_and_why() {
     ] {
         assert_eq!(said(&sluice, &request), (code, expected.to_owned()), "{request}");
     }
+}
+
+/// A Sluice whose filter `set_values` has these settings, and which tells the endpoint of the values.
+fn with_values(kit: Sluice, origin: &Origin, values: &str) -> Running {
+    kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [\
+           {{ set_values: {values} }}, \
+           {{ set_headers: {{ request: {{ x-a: \"%VALUE(set.a)%\", x-b: \"%VALUE(set.b)%\" }} }} }}, \
+           {{ rbac: {{ deny: {{ blocked: {{ principals: {{ values: {{ set.a: blocked }} }} }} }} }} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ values: {{ set.a: teapot }} }}, respond: {{ status: 418 }} }}, {{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: \"{}\" }}\nlimits: {{ lookup_bytes: 1KiB }}\n",
+        origin.addr()
+    ))
+}
+
+#[test]
+fn values_come_from_what_a_request_has() {
+    let origin = Origin::start("a");
+    for (values, request, a, b) in [
+        (
+            "{ name: a, from: \"header:x-tier\" }",
+            "GET / HTTP/1.1\r\nHost: h\r\nX-Tier: x\r\nx-tier: y\r\n\r\n",
+            "x, y",
+            "-",
+        ),
+        ("{ name: a, from: \"header:x-tier\" }", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "-", "-"),
+        (
+            "{ name: a, from: \"header:x-tier\", missing: free }",
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "free",
+            "-",
+        ),
+        (
+            "[{ name: b, from: host }, { name: a, from: \"value:set.b\", map: { h: one } }]",
+            "GET / HTTP/1.1\r\nHost: H:80\r\n\r\n",
+            "one",
+            "h",
+        ),
+        (
+            "[{ name: a, from: \"cookie:s\" }, { name: b, from: \"query:q\" }]",
+            "GET /?p=1&q=2 HTTP/1.1\r\nHost: h\r\nCookie: r=0; s=9\r\n\r\n",
+            "9",
+            "2",
+        ),
+        (
+            "[{ name: a, from: path, extract: \"/tenants/([a-z]+)/.*\" }, { name: b, from: method }]",
+            "GET /tenants/acme/x HTTP/1.1\r\nHost: h\r\n\r\n",
+            "acme",
+            "GET",
+        ),
+        (
+            "{ name: a, from: path, extract: \"/tenants/([a-z]+)/.*\", missing: none }",
+            "GET /x/tenants/acme/x HTTP/1.1\r\nHost: h\r\n\r\n",
+            "none",
+            "-",
+        ),
+        (
+            "[{ name: a, text: \"%METHOD%-fixed\" }, { name: b, from: source_ip, map: { 127.0.0.0/8: here }, lookup: cidr }]",
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET-fixed",
+            "here",
+        ),
+        (
+            "[{ name: a, from: \"json:user.name\" }, { name: b, from: \"json:tags\" }]",
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 42\r\n\r\n{\"user\":{\"name\":\"ann\"},\"tags\":[\"x\",\"y\",7]}",
+            "ann",
+            "[\"x\",\"y\",7]",
+        ),
+        (
+            "{ name: a, from: \"json:a\", missing: none }",
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"a\":1,\"a\":2}",
+            "none",
+            "-",
+        ),
+        (
+            "{ name: a, from: \"json:a\", missing: none }",
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+            "none",
+            "-",
+        ),
+        (
+            "{ name: a, from: \"json:a\", missing: none }",
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 6\r\n\r\n{\"a\":1",
+            "none",
+            "-",
+        ),
+    ] {
+        let sluice = with_values(Sluice::new(), &origin, values);
+        let response = origin::Client::connect(sluice.addr("web")).ask(request);
+        assert_eq!(response.status(), 200, "{values}: {}", response.text());
+        let seen = origin.requests().pop().unwrap();
+        assert_eq!((seen.value("x-a"), seen.value("x-b")), (a, b), "{values}");
+    }
+}
+
+#[test]
+fn values_decide_and_a_table_in_a_file_is_read_again() {
+    let origin = Origin::start("a");
+    let kit = Sluice::new().watching().expect_warning("limits.lookup_bytes");
+    std::fs::write(kit.folder().join("users.map"), "# known users\nann teapot\nbob\tblocked\n")
+        .unwrap();
+    let values = "{ name: a, from: \"json:user\", map_file: users.map, json_max: 32 }";
+    let sluice = with_values(kit, &origin, values);
+    let ask = |body: &str| {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        origin::Client::connect(sluice.addr("web")).ask(&request).status()
+    };
+    assert_eq!(ask("{\"user\":\"ann\"}"), 418, "a rule matches it");
+    assert_eq!(ask("{\"user\":\"bob\"}"), 403, "a policy matches it");
+    assert_eq!(ask("{\"user\":\"eve\"}"), 200);
+    assert_eq!(ask(&format!("{{\"user\":\"{}\"}}", "x".repeat(32))), 413);
+    std::fs::write(sluice.folder().join("users.map"), "eve blocked\n").unwrap();
+    wait::until("the new table", || (ask("{\"user\":\"eve\"}") == 403).then_some(()));
+    assert_eq!(ask("{\"user\":\"bob\"}"), 200);
+    // One that is too large leaves the last in place.
+    std::fs::write(sluice.folder().join("users.map"), "#".repeat(1025)).unwrap();
+    wait::until("the limit", || {
+        sluice.page("/fetches").1.contains("limits.lookup_bytes").then_some(())
+    });
+    assert_eq!(ask("{\"user\":\"eve\"}"), 403);
+}
+
+/// A database in which a block of addresses is in this country.
+fn of_country(iso: &'static str) -> Vec<u8> {
+    let country = MmdbValue::Map(vec![("iso_code", MmdbValue::Text(iso))]);
+    let fields = MmdbValue::Map(vec![("country", country)]);
+    database("Test-Country", &[("192.0.2.0".parse().unwrap(), 24, fields)])
+}
+
+#[test]
+fn rules_policies_and_records_know_the_country_and_the_network() {
+    let origin = Origin::start("a");
+    let kit = Sluice::new().watching();
+    let network = vec![
+        ("autonomous_system_number", MmdbValue::Number(64_500)),
+        ("autonomous_system_organization", MmdbValue::Text("Example Net")),
+    ];
+    let network = [("192.0.0.0".parse().unwrap(), 16, MmdbValue::Map(network))];
+    std::fs::write(kit.folder().join("asn.mmdb"), database("Test-ASN", &network)).unwrap();
+    std::fs::write(kit.folder().join("country.mmdb"), of_country("DE")).unwrap();
+    let sluice = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, trusted_hops: 1, filters: [\
+           {{ geo: {{ databases: [country.mmdb, asn.mmdb] }} }}, \
+           {{ rbac: {{ deny: {{ abroad: {{ principals: {{ values: {{ geo.country: FR }} }} }} }} }} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ values: {{ geo.country: DE }} }}, redirect: {{ path: /de }} }}, {{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: \"{}\" }}\n\
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", path: \"%PATH%\", reason: \"%REASON%\", country: \"%VALUE(geo.country)%\", asn: \"%VALUE(geo.asn)%\", organization: \"%VALUE(geo.organization)%\" }} }} }}]\n",
+        origin.addr()
+    ));
+    let status = |path: &str, from: &str| {
+        ask_with(&sluice, path, &format!("X-Forwarded-For: {from}\r\n")).status()
+    };
+    assert_eq!(status("/de", "192.0.2.7"), 301);
+    let record = record_of_path(&sluice, "/de");
+    assert_eq!((&record["country"], &record["asn"]), (&"DE".into(), &"64500".into()));
+    assert_eq!(record["organization"], "Example Net");
+    assert_eq!(status("/other", "192.0.3.7"), 200);
+    let record = record_of_path(&sluice, "/other");
+    assert_eq!((&record["country"], &record["asn"]), (&serde_json::Value::Null, &"64500".into()));
+    assert_eq!(status("/unknown", "2001:db8::1"), 200);
+    // A database is read again when it changes.
+    std::fs::write(sluice.folder().join("country.mmdb"), of_country("FR")).unwrap();
+    wait::until("the new database", || (status("/fr", "192.0.2.7") == 403).then_some(()));
 }

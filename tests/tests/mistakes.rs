@@ -426,6 +426,14 @@ fn of_balancing() {
                 "a ring that ends before it begins",
                 relay("balance: { ring_hash: { min_size: 10, max_size: 5 } }"),
             ),
+            (
+                "weights that expire before they are updated",
+                rule("cluster: up").replace(
+                    "[127.0.0.1:7002]",
+                    "[127.0.0.1:7002], balance: { load_reports: { update: 5m } }",
+                ),
+            ),
+            ("reports of load by a relay", relay("balance: load_reports")),
             ("a load below the fair share", relay("balance: { ring_hash: { max_load: 90% } }")),
             ("slow start by hash", relay("balance: maglev\n    slow_start: 30s")),
             ("slow start without a window", relay("slow_start: { min_weight: 20% }")),
@@ -1348,6 +1356,45 @@ fn of_filters() {
                 "a proxy with the name of nothing",
                 serving("http: { routes: main, proxy_status: \"\" }"),
             ),
+            ("countries from nowhere", http("geo: { databases: [] }")),
+            (
+                "countries from a file that does not exist",
+                http("geo: { databases: GeoLite2-Country.mmdb }"),
+            ),
+            ("no values", http("set_values: []")),
+            ("a value from nowhere", http("set_values: { name: a }")),
+            (
+                "a value from what no request has",
+                http("set_values: { name: a, from: \"claim:a\" }"),
+            ),
+            (
+                "a value from a value that no filter shares",
+                http("set_values: { name: a, from: \"value:set_a\" }"),
+            ),
+            (
+                "two values of one name",
+                http("set_values: [{ name: a, from: host }, { name: a, from: path }]"),
+            ),
+            (
+                "a table of no blocks",
+                http("set_values: { name: a, from: source_ip, map: { office: a }, lookup: cidr }"),
+            ),
+            (
+                "a search without a table",
+                http("set_values: { name: a, from: host, lookup: suffix }"),
+            ),
+            (
+                "a table from two places",
+                http("set_values: { name: a, from: host, map: { b: c }, map_file: d }"),
+            ),
+            (
+                "a table in a file that does not exist",
+                http("set_values: { name: a, from: host, map_file: hosts.map }"),
+            ),
+            (
+                "an extraction that is no regex",
+                http("set_values: { name: a, from: host, extract: \"(a\" }"),
+            ),
             ("no faults", http("fault: {}")),
             (
                 "a fault without a percentage sign",
@@ -1399,6 +1446,19 @@ fn of_filters() {
                 "a rule that only changes a time-out of a service",
                 rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
             ),
+            (
+                "a burst of a window that is aligned",
+                http("rate_limit: { requests: 5/s, burst: 9, window: aligned }"),
+            ),
+            (
+                "a burst of a limit in Redis",
+                http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
+            ),
+            ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
+            (
+                "a user of Redis without a password",
+                http("rate_limit: { requests: 5/s, redis: { cluster: up, user: a } }"),
+            ),
             ("limits of no service", http("global_rate_limit: { domain: edge }")),
             ("limits of an unknown service", http("global_rate_limit: { service: no, domain: a }")),
             ("limits without a domain", http("global_rate_limit: { service: up }")),
@@ -1448,6 +1508,36 @@ fn of_filters() {
             (
                 "a condition without a field in another",
                 http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "an expression that is none",
+                http("rbac: { deny: { a: { permissions: { when: \"request.path ==\" } } } }"),
+            ),
+            (
+                "an expression about what no request has",
+                http("rbac: { deny: { a: { permissions: { when: \"request.pth == ''\" } } } }"),
+            ),
+            (
+                "an expression about a response",
+                http("rbac: { deny: { a: { permissions: { when: \"response.code == 200\" } } } }"),
+            ),
+            (
+                "an expression about a value that no filter shares",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"metadata['tenant'] == 'a'\" } } } }",
+                ),
+            ),
+            (
+                "a regex that clients choose",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"request.path.matches(request.query)\" } } } }",
+                ),
+            ),
+            (
+                "an expression about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { deny: { a: { permissions: { when: \"connection.mtls\" } } } } }], relay: up",
+                ),
             ),
             (
                 "policies in a list",
@@ -1566,6 +1656,97 @@ fn of_filters() {
                 "a provider with a dot in its name",
                 http(
                     "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
+                ),
+            ),
+            ("a login at no provider", http("oidc: {}")),
+            (
+                "logins without a key of sessions",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop } } }",
+                ),
+            ),
+            (
+                "a login over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"http://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login that comes back over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, origin: \"http://shop.test\" } } }",
+                ),
+            ),
+            (
+                "a login at a cluster that does not exist",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: id, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "sessions with a key that can be guessed",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: secret } } } }",
+                ),
+            ),
+            (
+                "sessions in a cookie with a prefix",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef, cookie: __Host-a } } } }",
+                ),
+            ),
+            (
+                "a login on a path of patterns",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/* } } }",
+                ),
+            ),
+            (
+                "a logout that leads elsewhere",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, after_logout: \"//evil.test\" } } }",
+                ),
+            ),
+            (
+                "a parameter that a login sets itself",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, parameters: { state: a } } } }",
+                ),
+            ),
+            (
+                "an ID token with a symmetric algorithm",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "several scopes in one word",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, scopes: profile email } } }",
+                ),
+            ),
+            (
+                "opaque tokens for any service",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, introspection: {} } } }",
+                ),
+            ),
+            (
+                "a login at one of two providers",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login at a provider that there is none of",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } }, provider: c }",
+                ),
+            ),
+            (
+                "two providers on one path",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/a } }, provider: a }",
                 ),
             ),
             ("a session by nothing", http("sticky: {}")),

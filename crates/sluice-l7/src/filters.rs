@@ -32,15 +32,19 @@ pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
 pub mod fault;
+mod generations;
+pub mod geo;
 pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
+pub mod oidc;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
+pub mod set_values;
 pub mod step;
 pub mod sticky;
 
@@ -366,15 +370,18 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
         Arc::new(Ready::<fault::settings::FaultInjection>::default()),
+        Arc::new(Ready::<geo::Geo>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),
         Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),
         Arc::new(Ready::<inject_credentials::InjectCredentials>::default()),
         Arc::new(Ready::<jwt::settings::Jwt>::default()),
+        Arc::new(Ready::<oidc::settings::Oidc>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
+        Arc::new(Ready::<set_values::settings::SetValues>::default()),
         Arc::new(Ready::<sticky::Sticky>::default()),
     ];
     all.into_iter().collect()

@@ -351,6 +351,7 @@ impl Cluster {
             };
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
+            endpoint.reported.track(plan.balancing.balance.kind() == Balance::LoadReports);
             endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());

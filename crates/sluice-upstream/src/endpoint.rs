@@ -16,6 +16,7 @@ use sluice_core::connection::EndpointPlace;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::balance::load_reports::ReportedWeight;
 use crate::hops::{self, HopTransport};
 use crate::overrides::OverrideAction;
 
@@ -119,6 +120,8 @@ pub struct EndpointState {
     pub(crate) counts: OutlierCounts,
     /// How fast it responds, if its balancer asks for it.
     pub latency: PeakLatency,
+    /// What it reports of its load, if its balancer asks for it.
+    pub reported: ReportedWeight,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -192,6 +195,7 @@ impl EndpointState {
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
+            reported: ReportedWeight::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),

@@ -34,6 +34,8 @@ mod endpoints;
 mod ends;
 #[path = "faults/http.rs"]
 mod http;
+#[path = "faults/login.rs"]
+mod login;
 #[path = "faults/quic.rs"]
 mod quic;
 #[path = "faults/side_calls.rs"]
@@ -57,6 +59,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Responses of endpoints", upstream_http::CASES),
     ("HTTP clients and routes", http::CASES),
     ("Authentication", auth::CASES),
+    ("Logins", login::CASES),
     ("Services that filters ask", side_calls::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),

@@ -46,7 +46,8 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
         if matches!(context.owner, FilterOwner::Listener(_))
             && rbac.contains(ConnCondition::needs_chain)
         {
-            let message = "`sni` and `certificate` are not known before a chain is selected";
+            let message =
+                "the server name and certificates are not known before a chain is selected";
             let finding = context.diags.error("bad-value", settings.span, context.at, message);
             finding.help("move the filter from the listener to the `filters` of its chains");
             return None;

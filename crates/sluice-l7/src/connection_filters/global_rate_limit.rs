@@ -19,9 +19,8 @@ use sluice_telemetry::CounterSet;
 
 use crate::filters::global_rate_limit::descriptors::limit_override;
 use crate::filters::global_rate_limit::messages::{DescriptorMessage, EntryMessage};
-use crate::filters::global_rate_limit::service::{
-    Fallback, LocalBuckets, RateService, WithoutDecision,
-};
+use crate::filters::global_rate_limit::service::{Fallback, LocalBuckets, RateService};
+use crate::filters::rate_limit::WithoutDecision;
 use crate::filters::rate_limit::keys::source_text;
 use crate::identity::name_of;
 use crate::metrics;

@@ -31,6 +31,7 @@ use crate::errors::Cause;
 use crate::failed_attempt::{
     FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
 };
+use crate::load_report::report_in;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
@@ -227,8 +228,22 @@ impl RequestTask {
     }
 
     /// Records a response, whose headers came after `took`.
-    pub(super) fn note_response(&self, pool: &ClusterPool, up: &UpstreamStream, took: Duration) {
+    pub(super) fn note_response(
+        &mut self,
+        pool: &Rc<ClusterPool>,
+        up: &UpstreamStream,
+        took: Duration,
+    ) {
         let endpoint = &up.endpoint;
+        self.reporting = None;
+        if endpoint.reported.is_tracked() {
+            let report = report_in(&self.response);
+            if let Some(report) = &report {
+                pool.handle.note_load_report(self.worker(), endpoint, report.as_ref());
+            } else {
+                self.reporting = Some(Box::new((Rc::clone(&pool.handle), Arc::clone(endpoint))));
+            }
+        }
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(self.worker(), endpoint);
         }

@@ -19,7 +19,8 @@ use sluice_telemetry::CounterSet;
 
 use self::descriptors::RateDescriptor;
 use self::filter::{Asking, GlobalRateFilter};
-use self::service::{LocalBuckets, RateService, WithoutDecision};
+use self::service::{LocalBuckets, RateService};
+use super::rate_limit::WithoutDecision;
 use super::{CheckContext, FilterFactory, FilterOwner, HttpFilter, HttpFilterPlan};
 
 mod answer;

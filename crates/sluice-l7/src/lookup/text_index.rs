@@ -1,8 +1,8 @@
 //! Texts by texts, in little memory.
 //!
 //! Owns: the text of all entries, and the hash table over it. Refuses to know: what a key means. Keeps: the table is at most
-//! half full; equal values in a row of entries are held once; the hash has a key of its own, so that whoever writes the
-//! entries or asks for keys cannot make them collide.
+//! half full; equal values in a row of entries are held once; the hash has a key of its own, so that those who write the
+//! entries or ask for keys cannot make them collide.
 
 use std::hash::BuildHasher;
 
@@ -10,7 +10,7 @@ use foldhash::quality::RandomState;
 
 /// Where an entry has its key and its value in the text.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct TextEntry {
     key: u32,
     key_length: u16,
     value_length: u16,
@@ -21,7 +21,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct TextIndex {
     text: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<TextEntry>,
     /// The number of an entry plus one, or 0.
     slots: Vec<u32>,
     hasher: RandomState,
@@ -51,7 +51,7 @@ impl TextIndex {
                 place
             }
         };
-        self.entries.push(Entry { key: start, key_length, value_length, value: place });
+        self.entries.push(TextEntry { key: start, key_length, value_length, value: place });
         if self.entries.len() * 2 > self.slots.len() {
             self.grow();
         } else {
@@ -110,12 +110,12 @@ impl TextIndex {
         usize::try_from(self.hasher.hash_one(key) & u64::MAX >> 1).unwrap_or(0) & mask
     }
 
-    fn key_of(&self, entry: &Entry) -> &[u8] {
+    fn key_of(&self, entry: &TextEntry) -> &[u8] {
         let start = entry.key as usize;
         &self.text[start..start + usize::from(entry.key_length)]
     }
 
-    fn value_of(&self, entry: &Entry) -> &str {
+    fn value_of(&self, entry: &TextEntry) -> &str {
         let start = entry.value as usize;
         let bytes = &self.text[start..start + usize::from(entry.value_length)];
         std::str::from_utf8(bytes).unwrap_or_default()
@@ -124,7 +124,7 @@ impl TextIndex {
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
         self.text.capacity()
-            + self.entries.capacity() * size_of::<Entry>()
+            + self.entries.capacity() * size_of::<TextEntry>()
             + self.slots.capacity() * size_of::<u32>()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
+use sluice_upstream::Balance;
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::cluster::CheckedBy;
@@ -150,6 +151,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     let outlier = cluster.outlier.0.as_ref();
     let said = [
         ("http2", cluster.http2.is_some()),
+        ("balance.load_reports", cluster.balance.0.kind() == Balance::LoadReports),
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),

@@ -44,7 +44,7 @@ section! {
         /// serve. If omitted, localities are not told apart.
         pub localities: LocalityWeights,
         /// Zone-aware routing: endpoints in the zone of this process are preferred; needs `node`. `round_robin`,
-        /// `random`, `least_request` and `peak_ewma` only.
+        /// `random`, `least_request`, `peak_ewma` and `load_reports` only.
         pub zone_aware: Option<Spanned<Short<ZoneAware>>>,
         /// Aperture (random subsetting): this process uses only so many endpoints of each priority, others use others. For
         /// large clusters with many processes in front. Not with `localities`, `zone_aware` or a balancer that goes by a

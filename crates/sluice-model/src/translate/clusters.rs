@@ -122,7 +122,7 @@ impl Context<'_> {
         let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
-                balance: balance.0,
+                balance: balance.0.clone(),
                 failover: failover_plan(failover),
                 localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
                     ([], None) => LocalityPlan::Ignored,

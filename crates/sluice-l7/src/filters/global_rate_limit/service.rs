@@ -14,19 +14,8 @@ use sluice_telemetry::Counter;
 use sluice_upstream::Cluster;
 
 use super::messages::{DescriptorMessage, RateLimitRequest, RateLimitResponse, SHOULD_RATE_LIMIT};
+use crate::filters::rate_limit::WithoutDecision;
 use crate::side_calls::{GrpcCallError, SideCalls};
-
-sluice_core::choice! {
-    /// What becomes of what a service does not decide about: it cannot be reached, is late, or fails.
-    pub enum WithoutDecision {
-        /// It passes.
-        Allow = "allow",
-        /// It is refused.
-        Deny = "deny",
-        /// It passes as long as each descriptor keeps the rate in `local`, counted in this process.
-        Local = "local",
-    }
-}
 
 /// The service, and how it is asked.
 #[derive(Clone, Debug)]
