@@ -21,12 +21,12 @@ const NOW: Moment = Moment::from_micros(0);
 fn output(machine: &mut H2Machine) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
-        machine.fill(64 << 10, usize::MAX);
+        let pieces = machine.fill(64 << 10, usize::MAX);
         if machine.waiting().is_empty() {
             return out;
         }
         out.extend_from_slice(machine.waiting());
-        machine.sent(None);
+        machine.sent(&pieces);
     }
 }
 
@@ -57,6 +57,10 @@ fn run(role: Role, bytes: &[u8], cut: usize) -> Vec<u8> {
         while let std::task::Poll::Ready(Ok(())) = machine.poll_recv_head(key, &cx, &mut head) {}
         let _ = machine.poll_recv(key, &mut cx);
         machine.release(key);
+    }
+    let mut now = NOW;
+    while let Some(due) = machine.expire_lingering(now) {
+        now = due;
     }
     assert_eq!((machine.open_streams(), machine.bytes_waiting()), (0, 0));
     drop(machine);

@@ -366,7 +366,7 @@ fn further_endpoints_are_tried_after_a_wait() {
     let dead = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
-         clusters: {{ up: {{ endpoints: [\"{dead}\", {{ address: \"{}\", backup: true }}], outlier: none, connect_backoff: {{ base: 5ms, max: 20ms }} }} }}\n",
+         clusters: {{ up: {{ endpoints: [{{ address: \"{dead}\", locality: a }}, {{ address: \"{}\", backup: true, locality: eu/eu-1b }}], localities: {{ a: 1, eu/eu-1b: 1 }}, outlier: none, connect_backoff: {{ base: 5ms, max: 20ms }} }} }}\n",
         server.addr()
     ));
     for _ in 0..5 {
@@ -378,7 +378,7 @@ fn further_endpoints_are_tried_after_a_wait() {
     let record = sluice.record_of("upstream.refused");
     assert_eq!(record["upstream_hosts_attempted"].as_array().map(Vec::len), Some(2), "{record}");
     let backup = record["upstream_hosts_attempted"][1].as_str().unwrap();
-    assert!(backup.contains(", priority 1"), "{record}");
+    assert!(backup.contains(", priority 1, locality eu/eu-1b"), "{record}");
 }
 
 #[test]

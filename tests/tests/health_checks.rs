@@ -222,6 +222,19 @@ fn what_an_endpoint_says_of_itself_decides_at_once() {
 }
 
 #[test]
+fn an_endpoint_that_speaks_another_version_is_named() {
+    let server = Server::start(|mut stream| {
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")?;
+        // The preface and the rest.
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let cluster = "protocol: http2, health: { http: {}, interval: 20ms, unhealthy_after: 1 }";
+    let sluice = start(Sluice::new(), &checked(&[("app", server.addr(), cluster)]));
+    let cause = found(&sluice, "app").unwrap_err();
+    assert!(cause.contains("does not speak HTTP/2"), "{cause}");
+}
+
+#[test]
 fn a_name_server_is_asked() {
     if !tools::have(&["dnsmasq"]) {
         return;

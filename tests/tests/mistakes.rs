@@ -361,7 +361,10 @@ fn of_forward_proxies() {
     page(
         "mistakes-forward",
         &[
-            ("hosts with a queue", forward("limits: { connections: 5, queue: true }")),
+            (
+                "hosts with a wait for sessions",
+                forward("limits: { connections: 5, queue: { sticky_timeout: 1s } }"),
+            ),
             ("hosts in two ways", relay("forward: true")),
             ("a name for every host", forward("tls: { sni: a.test }")),
             ("checks of hosts that are not known", forward("health: { tcp: true }")),
@@ -468,7 +471,6 @@ fn of_subsets() {
         "mistakes-subsets",
         &[
             ("metadata that nothing looks at", with("")),
-            ("subsets with a queue", with("subsets: { selectors: version, fallback: any_endpoint }\n    limits: { connections: 5, queue: true }")),
             ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
             ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
             ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),
@@ -1095,6 +1097,8 @@ fn of_upstreams() {
             ),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
+            ("ALPN of connections that follow requests", relay("protocol: same\n    tls: { alpn: h2 }")),
+            ("HTTP/3 that follows requests without TLS", relay("protocol: same\n    http3: { race: { when: always } }")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
             ("HTTP/3 over a unix socket", rule("cluster: up").replace("[127.0.0.1:7002]", "[\"unix:///tmp/a.sock\"], protocol: http3, tls: { ca: ca.pem }")),
             ("two kinds of health check", relay("health: { tcp: {}, http: {} }")),
@@ -1297,6 +1301,31 @@ fn of_filters() {
                 "a rate limit with the status of a success",
                 http("rate_limit: { requests: 5/s, status: 200 }"),
             ),
+            (
+                "an error page from two places",
+                http("error_pages: { pages: { 503: { body: a, body_file: b } } }"),
+            ),
+            ("an error page without anything", http("error_pages: { pages: { 503: {} } }")),
+            (
+                "an error page from a file that does not exist",
+                http("error_pages: { pages: { 503: { body_file: sorry.html } } }"),
+            ),
+            (
+                "an error page that redirects with another status",
+                http("error_pages: { pages: { 503: { redirect: /sorry, status: 200 } } }"),
+            ),
+            (
+                "an error page with the status of a redirect",
+                http("error_pages: { pages: { 503: { body: a, status: 302 } } }"),
+            ),
+            (
+                "operators of no file",
+                http("error_pages: { pages: { 503: { body: a, operators: true } } }"),
+            ),
+            (
+                "an error page with an unknown operator",
+                http("error_pages: { pages: { 503: { body: \"%RESPONS_CODE%\" } } }"),
+            ),
             ("an error page for a success", http("error_pages: { pages: { 200: ok } }")),
             ("error pages in a list", http("error_pages: { pages: [a] }")),
             ("a header to set that is none", http("set_headers: { request: { \"x edge\": a } }")),
@@ -1311,6 +1340,33 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            (
+                "a proxy without a name",
+                serving("http: { routes: main, proxy_status: { forwarded: true } }"),
+            ),
+            (
+                "a proxy with the name of nothing",
+                serving("http: { routes: main, proxy_status: \"\" }"),
+            ),
+            ("no faults", http("fault: {}")),
+            (
+                "a fault without a percentage sign",
+                http("fault: { abort: { status: 503, percent: 5 } }"),
+            ),
+            ("an abort without a status", http("fault: { abort: { percent: 5% } }")),
+            (
+                "an abort with two statuses",
+                http("fault: { abort: { status: 503, grpc_status: 14 } }"),
+            ),
+            ("an abort with the status of no response", http("fault: { abort: { status: 103 } }")),
+            ("a gRPC status that does not exist", http("fault: { abort: { grpc_status: 17 } }")),
+            ("a delay without a time", http("fault: { delay: { by_header: true } }")),
+            (
+                "a response that never ends",
+                http("fault: { response_rate: { bytes_per_second: 0 } }"),
+            ),
+            ("a rate from nowhere", http("fault: { response_rate: {} }")),
+            ("faults of no request", http("fault: { delay: { time: 1s }, max_active: 0 }")),
             ("other sites without origins", http("cors: { methods: PUT }")),
             ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
             (
@@ -1648,7 +1704,7 @@ fn of_keys_and_authorities() {
     // A machine without authorities of its own.
     std::fs::write(at("sluice.yaml"), relay("tls: {}")).unwrap();
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").arg(at("sluice.yaml"));
+    command.args(["check", "--offline"]).arg(at("sluice.yaml"));
     command.env("SSL_CERT_FILE", at("none.pem")).env("SSL_CERT_DIR", at("none"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -1759,7 +1815,12 @@ fn many_errors_are_counted_and_cause_no_further_findings() {
 /// The exit code and output of `check -` for a text.
 fn from_stdin(yaml: &[u8], more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").args(more).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["check", "--offline"])
+        .args(more)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(yaml).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -45,6 +45,8 @@ pub struct H2Options {
     pub head_fields: usize,
     /// Streams that a peer may reset before they are accepted; more is a flood.
     pub resets_max: usize,
+    /// How long a client may go on sending a request whose response is complete, before its stream is reset.
+    pub linger: Duration,
     /// Interval of pings to a peer; `None` sends none.
     pub ping_interval: Option<Duration>,
     /// How long a ping may remain unacknowledged.
@@ -61,6 +63,7 @@ impl Default for H2Options {
             head_bytes: 60 << 10,
             head_fields: 100,
             resets_max: 64,
+            linger: Duration::from_secs(1),
             ping_interval: None,
             ping_timeout: Duration::from_secs(20),
         }

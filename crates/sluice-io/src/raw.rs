@@ -18,6 +18,9 @@ use crate::buffers::{Buf, BufPool, Exhausted};
 use crate::pipes::{PipePool, PooledPipe};
 use crate::reactor::{Interest, Source};
 
+/// Parts that are sent with one call.
+pub const PARTS_MAX: usize = 17;
+
 /// A socket, the bytes given back, and the unsent bytes.
 #[derive(Debug)]
 pub struct RawStream {
@@ -173,37 +176,53 @@ impl RawStream {
         Ok(())
     }
 
-    /// Sends all of `first`, then all of `second`, in one packet if they fit. See [`RawStream::send`].
+    /// Sends all of `parts`, at most [`PARTS_MAX`], with one call if the socket accepts them. See [`RawStream::send`].
     ///
     /// # Errors
     /// As for [`RawStream::send`].
-    pub fn send_two(
+    pub fn send_parts<'a>(
         &mut self,
         cx: &mut Context<'_>,
         pool: &BufPool,
-        first: &[u8],
-        second: &[u8],
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> io::Result<()> {
-        if self.unsent.is_some() || first.is_empty() {
-            self.send(cx, pool, first)?;
-            return self.send(cx, pool, second);
+        if self.unsent.is_some() {
+            return parts.into_iter().try_for_each(|part| self.send(cx, pool, part));
+        }
+        let mut slices = [IoSlice::new(&[]); PARTS_MAX];
+        let (mut count, mut left) = (0, 0);
+        for part in parts.clone().filter(|part| !part.is_empty()) {
+            slices[count] = IoSlice::new(part);
+            (count, left) = (count + 1, left + part.len());
+        }
+        if left == 0 {
+            return Ok(());
         }
         self.hurry();
         let more = if self.ending { SendFlags::MORE } else { SendFlags::empty() };
         let write = |socket: BorrowedFd<'_>| {
-            let parts = [IoSlice::new(first), IoSlice::new(second)];
             let flags = SendFlags::NOSIGNAL | more;
-            Ok(sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags)?)
+            Ok(sendmsg(socket, &slices[..count], &mut SendAncillaryBuffer::default(), flags)?)
         };
-        let count = match self.socket.poll_io(cx, Interest::Write, write) {
-            Poll::Ready(count) => count?,
+        let mut sent = match self.socket.poll_io(cx, Interest::Write, write) {
+            Poll::Ready(sent) => sent?,
             Poll::Pending => 0,
         };
-        if count < first.len() {
-            self.send(cx, pool, &first[count..])?;
-            return self.send(cx, pool, second);
+        left -= sent;
+        if left == 0 {
+            return Ok(());
         }
-        self.send(cx, pool, &second[count - first.len()..])
+        let mut unsent = pool.take(left).map_err(no_buffer)?;
+        for part in parts {
+            let skipped = sent.min(part.len());
+            sent -= skipped;
+            unsent.append(&part[skipped..]);
+        }
+        self.unsent = Some(Unsent::Copied(unsent));
+        match self.poll_flushed(cx) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
     }
 
     fn hurry(&mut self) {

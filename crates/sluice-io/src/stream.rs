@@ -61,23 +61,20 @@ impl Stream {
         }
     }
 
-    /// Sends all of `first`, then all of `second`; together at most a full scratch plus a head.
+    /// Sends all of `parts`, at most [`PARTS_MAX`](crate::raw::PARTS_MAX); together at most a full scratch plus a head. Over
+    /// TLS each begins a record.
     ///
     /// # Errors
     /// The error of the socket or of TLS.
-    pub fn send_two(
+    pub fn send_parts<'a>(
         &mut self,
         cx: &mut Context<'_>,
         worker: &WorkerCx,
-        first: &[u8],
-        second: &[u8],
+        mut parts: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> io::Result<()> {
         match self {
-            Self::Raw(raw) => raw.send_two(cx, &worker.buffers, first, second),
-            Self::Tls(tls) => {
-                tls.send(cx, worker, first)?;
-                tls.send(cx, worker, second)
-            }
+            Self::Raw(raw) => raw.send_parts(cx, &worker.buffers, parts),
+            Self::Tls(tls) => parts.try_for_each(|part| tls.send(cx, worker, part)),
         }
     }
 

@@ -14,6 +14,7 @@ use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
 use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
@@ -30,6 +31,7 @@ pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
+pub mod fault;
 pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
@@ -87,6 +89,12 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// can be read so.
     fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
         Vec::new()
+    }
+
+    /// Whether this filter may count in the series with these labels, which have values of its settings, such as names
+    /// of policies. Such series leave when no filter in force counts in them.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
+        false
     }
 
     /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or
@@ -347,7 +355,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 19] = [
+    let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
         Arc::new(Ready::<api_key::ApiKey>::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -355,8 +363,9 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<client_cert::ClientCert>::default()),
         Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
-        Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
+        Arc::new(Ready::<fault::settings::FaultInjection>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),
         Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),

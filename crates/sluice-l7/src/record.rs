@@ -257,7 +257,14 @@ impl View<'_> {
             name if name == DETAILS.name => {
                 owned(Some(&*summary.details).filter(|details| !details.is_empty()))
             }
-            name if name == FLAGS.name => owned(summary.reason.map(|r| r.def().envoy_flag)),
+            name if name == FLAGS.name => {
+                let flag = summary.reason.map(|reason| reason.def().envoy_flag);
+                match (flag, self.values.named("fault.delay")) {
+                    (None | Some("-"), Some(_)) => TemplateField::from("DI".to_owned()),
+                    (Some(flag), Some(_)) => TemplateField::from(format!("DI,{flag}")),
+                    (flag, None) => owned(flag),
+                }
+            }
             name if name == GRPC_STATUS.name => summary
                 .grpc_status
                 .map_or(TemplateField::Missing, |status| TemplateField::Number(status.into())),

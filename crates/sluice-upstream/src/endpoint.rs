@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
+use sluice_core::connection::EndpointPlace;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -139,8 +140,8 @@ pub struct EndpointState {
     alternates: ArcSwapOption<Vec<SocketAddr>>,
     /// See [`EndpointTraits::check`].
     check: ArcSwapOption<EndpointCheck>,
-    /// See [`EndpointTraits::priority`].
-    priority: AtomicU32,
+    /// Where it is in its cluster; `None` if it has the highest priority and no locality.
+    place: ArcSwapOption<EndpointPlace>,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -204,7 +205,7 @@ impl EndpointState {
             http3: Http3Memory::default(),
             alternates: ArcSwapOption::empty(),
             check: ArcSwapOption::empty(),
-            priority: AtomicU32::new(0),
+            place: ArcSwapOption::empty(),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
@@ -242,13 +243,18 @@ impl EndpointState {
 
     /// Sets what the endpoint itself needs of what its cluster says of it.
     pub(crate) fn set_traits(&self, traits: &EndpointTraits) {
-        self.priority.store(traits.priority, Relaxed);
+        let place = EndpointPlace {
+            priority: traits.priority,
+            locality: traits.locality.as_ref().map(|locality| locality.to_string().into()),
+        };
+        let has_place = place != EndpointPlace::default();
+        self.place.store(has_place.then(|| Arc::new(place)));
         self.set_check(traits.check.clone());
     }
 
-    /// Its priority in the cluster; 0 is the highest.
-    pub fn priority(&self) -> u32 {
-        self.priority.load(Relaxed)
+    /// Its place in the cluster; `None` if it has the highest priority and no locality.
+    pub fn place(&self) -> Option<Arc<EndpointPlace>> {
+        self.place.load_full()
     }
 
     /// Sets what differs in the checks of the endpoint from those of its cluster.

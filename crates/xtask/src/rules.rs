@@ -26,6 +26,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-l7",
     "sluice-model",
     "sluice-config",
+    "sluice-envoy",
     "sluice-admin",
     "sluice",
 ];

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use sluice_io::buffers::SCRATCH;
+use sluice_io::timers::Timer;
 use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::h1::Role;
@@ -37,7 +38,9 @@ impl H2Shared {
     pub(crate) fn with<R>(&self, using: impl FnOnce(&mut H2Machine) -> R) -> R {
         let mut machine = self.machine.borrow_mut();
         let result = using(&mut machine);
-        if (machine.has_output() || machine.is_winding_down())
+        let wanted =
+            machine.has_output() || machine.is_winding_down() || machine.has_new_lingering();
+        if wanted
             && !self.notified.replace(true)
             && let Some(driver) = &*self.driver.borrow()
         {
@@ -85,6 +88,8 @@ pub(crate) struct H2Driver {
     worker: Rc<WorkerCx>,
     /// Where bytes are counted, for a client's connection.
     conn: Option<Rc<Conn>>,
+    /// Runs while streams linger.
+    linger: Option<Timer>,
 }
 
 impl H2Driver {
@@ -103,7 +108,7 @@ impl H2Driver {
             driver: RefCell::default(),
             notified: Cell::new(false),
         });
-        Self { shared, role, stream, worker, conn }
+        Self { shared, role, stream, worker, conn, linger: None }
     }
 
     /// Returns what the streams of the connection share with it.
@@ -168,6 +173,14 @@ impl H2Driver {
         if let Some(event) = machine.poll_event() {
             return Some(Poll::Ready(Driven::Event(event)));
         }
+        match machine.expire_lingering(self.worker.now()) {
+            None => self.linger = None,
+            Some(due) => {
+                let timer = self.linger.get_or_insert_with(|| Timer::new(&self.worker.timers));
+                timer.set(due);
+                let _ = timer.poll(cx);
+            }
+        }
         machine.end_if_drained();
         let end = machine.end()?.clone();
         drop(machine);
@@ -216,26 +229,25 @@ impl H2Driver {
         loop {
             ready!(self.stream.poll_flushed(cx))?;
             let mut machine = self.shared.machine.borrow_mut();
-            let piece = machine.fill(SCRATCH, direct_min);
+            let pieces = machine.fill(SCRATCH, direct_min);
             let waiting = machine.waiting();
             if waiting.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let data = piece.map_or(&[][..], |piece| machine.direct(piece));
             if let Some(conn) = &self.conn {
-                conn.info.add_sent(waiting.len().min(SCRATCH) + data.len());
+                conn.info.add_sent(waiting.len().min(SCRATCH) + pieces.bytes());
             }
             if waiting.len() > SCRATCH {
                 self.stream.send(cx, &self.worker, &waiting[..SCRATCH])?;
                 machine.sent_first(SCRATCH);
                 continue;
             }
-            if data.is_empty() {
+            if pieces.bytes() == 0 {
                 self.stream.send(cx, &self.worker, waiting)?;
             } else {
-                self.stream.send_two(cx, &self.worker, waiting, data)?;
+                self.stream.send_parts(cx, &self.worker, machine.parts(&pieces))?;
             }
-            machine.sent(piece);
+            machine.sent(&pieces);
         }
     }
 

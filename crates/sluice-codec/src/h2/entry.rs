@@ -37,6 +37,8 @@ pub(crate) struct StreamEntry {
     pub(crate) end: Option<StreamEnd>,
     /// Whether its request has not been taken by a user yet.
     pub(crate) pending: bool,
+    /// Whether it has no user and waits for the end of its request.
+    pub(crate) lingers: bool,
     /// Wakes its user.
     pub(crate) waiter: Option<Waker>,
     // --- receiving ---
@@ -80,6 +82,7 @@ impl StreamEntry {
             state,
             end: None,
             pending: false,
+            lingers: false,
             waiter: None,
             phase: RecvPhase::Body,
             informational: Vec::new(),

@@ -14,6 +14,7 @@
 //! | `receiving.rs` | what the user of a stream receives |
 //! | `sending.rs` | what the user of a stream sends |
 //! | `schedule.rs` | which stream sends next |
+//! | `lingering.rs` | streams whose responses were complete before their requests |
 //! | `ending.rs` | resets, GOAWAY, the end, and the errors that streams are told |
 
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ use crate::hpack::{HpackDecoder, HpackEncoder, TABLE_BYTES};
 
 mod control;
 mod ending;
+mod lingering;
 mod message;
 mod parse;
 mod receiving;
@@ -48,8 +50,9 @@ mod sending;
 mod tests;
 
 pub use ending::ConnectionEnd;
-pub use schedule::DirectPiece;
+pub use schedule::DirectPieces;
 
+use lingering::LingeringStreams;
 use message::PartialBlock;
 use parse::Reading;
 
@@ -73,6 +76,8 @@ pub struct H2Machine {
     // --- receiving ---
     reading: Reading,
     block: Option<PartialBlock>,
+    /// Since when a frame other than DATA, or a header block, has arrived in part.
+    partial_since: Option<Moment>,
     decoder: HpackDecoder,
     pieces: PieceTable,
     recv: RecvWindow,
@@ -95,6 +100,7 @@ pub struct H2Machine {
     out_waiters: Vec<Waker>,
     // --- the connection ---
     streams: StreamTable,
+    lingering: LingeringStreams,
     peer: PeerSettings,
     /// Whether the peer's SETTINGS have arrived.
     greeted: bool,
@@ -168,6 +174,7 @@ impl H2Machine {
             budget: FrameBudget::new(now),
             reading: Reading::start(role),
             block: None,
+            partial_since: None,
             decoder: HpackDecoder::new(TABLE_BYTES),
             pieces: PieceTable::new(supply.buffers.clone()),
             recv,
@@ -183,6 +190,7 @@ impl H2Machine {
             prioritized: false,
             out_waiters: Vec::new(),
             streams: StreamTable::default(),
+            lingering: LingeringStreams::default(),
             peer: PeerSettings::default(),
             greeted: false,
             unacknowledged: true,
@@ -213,6 +221,11 @@ impl H2Machine {
             Role::Server => !matches!(self.reading, Reading::Preface(_)),
             Role::Client => self.greeted,
         }
+    }
+
+    /// Since when the peer has been sending a frame other than DATA, or a header block, that has not arrived whole.
+    pub const fn partial_since(&self) -> Option<Moment> {
+        self.partial_since
     }
 
     /// Why the connection has ended, if it has.

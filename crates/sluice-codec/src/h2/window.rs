@@ -102,6 +102,11 @@ impl RecvWindow {
         Some(grant)
     }
 
+    /// Whether the peer may send nothing more for now.
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.left <= 0
+    }
+
     /// Whether everything that was received has been released.
     #[cfg(test)]
     pub(crate) fn is_whole(&self) -> bool {

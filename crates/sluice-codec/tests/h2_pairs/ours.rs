@@ -19,6 +19,13 @@ use crate::plan::{Abort, Exchange, Fields, Message, Plan, check_piece, piece};
 
 const NOW: Moment = Moment::from_micros(0);
 
+/// Lets the time of streams that linger pass; returns whether there were any.
+fn expire_lingering(machine: &mut H2Machine) -> bool {
+    let Some(due) = machine.expire_lingering(NOW) else { return false };
+    machine.expire_lingering(due);
+    true
+}
+
 /// A connection.
 pub(crate) struct Ours {
     machine: RefCell<H2Machine>,
@@ -83,12 +90,9 @@ impl Ours {
             if unsent.is_empty() {
                 machine.end_if_drained();
                 let direct_min = *random.choice(&[1, 100, 9000, usize::MAX]).unwrap();
-                let direct = machine.fill(random.usize(1..70_000), direct_min);
-                unsent.extend_from_slice(machine.waiting());
-                if let Some(direct) = direct {
-                    unsent.extend_from_slice(machine.direct(direct));
-                }
-                machine.sent(direct);
+                let pieces = machine.fill(random.usize(1..70_000), direct_min);
+                unsent.extend(machine.parts(&pieces).flatten());
+                machine.sent(&pieces);
             }
             if !unsent.is_empty() {
                 let cut = random.usize(1..=unsent.len());
@@ -114,12 +118,11 @@ impl Ours {
                     Ok(()) if !buf.filled().is_empty() => machine.feed(buf.filled(), NOW),
                     _ => machine.closed(),
                 }
-                drop(machine);
                 if let Some(acceptor) = self.acceptor.take() {
                     acceptor.wake();
                 }
             }
-            if !moved {
+            if !moved && !expire_lingering(&mut machine) {
                 return Poll::Pending;
             }
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Node, Setting, Shape, ValueDef, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use super::{CheckContext, FilterFactory, FilterOwner};
 use crate::rbac::conn::{ConnCondition, ConnSubject, ConnectionCondition};
@@ -58,6 +59,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
 struct ConnectionRbacPlan(Arc<Rbac<ConnCondition>>);
 
 impl ConnectionFilterPlan for ConnectionRbacPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.0.counts_in(series)
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(ConnectionRbacFilter {
             rbac: Arc::clone(&self.0),

@@ -161,11 +161,8 @@ impl RequestTask {
         if forwarding.options.attempt_in_request {
             self.number_attempt();
         }
-        self.pending = Some(Pending::connecting(
-            Arc::clone(&endpoint.name),
-            endpoint.priority(),
-            worker.now(),
-        ));
+        self.pending =
+            Some(Pending::connecting(Arc::clone(&endpoint.name), endpoint.place(), worker.now()));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
             let host = &forwarding.options.host;
@@ -252,7 +249,7 @@ impl RequestTask {
         let endpoint = &sent.up.endpoint;
         let detail = Some(format!("status {}, followed", self.response.status()).into());
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
-        self.note(attempt.of_priority(endpoint.priority()));
+        self.note(attempt.in_place(endpoint.place()));
         if sent.up.stream.is_received() {
             sent.up.finish(self.worker(), &sent.pool, self.upload.is_sent());
         } else {
@@ -352,8 +349,14 @@ impl RequestTask {
         forwarding: &Forwarding,
     ) -> Result<Result<(Arc<EndpointState>, RequestClaim), Reason>, AttemptError> {
         let worker = Rc::clone(self.worker());
+        let handle = &forwarding.pool.handle;
         let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
-        let waiting = forwarding.pool.handle.wait_for_request(&worker, affinity);
+        let waiting = async {
+            match &forwarding.named {
+                Some(endpoint) => handle.wait_for_named_request(&worker, endpoint).await,
+                None => handle.wait_for_request(&worker, affinity).await,
+            }
+        };
         let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
         waited.ok_or_else(|| self.overall_timed_out().into())
     }
@@ -391,7 +394,7 @@ impl RequestTask {
         if let AttemptError::Failed(failed) | AttemptError::Unwanted(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
-            self.note(attempt.of_priority(endpoint.priority()));
+            self.note(attempt.in_place(endpoint.place()));
             forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
         }
         error

@@ -13,10 +13,12 @@ use sluice_core::value::{Percent, Rate};
 use sluice_core::{Diags, Name, Node, Path, SecretSource, Setting, Shape, Spanned, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::{PerOwner, RateTable};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use self::filter::RateLimitFilter;
 use self::keys::RateKey;
 use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
+use crate::metrics;
 use crate::runtime::RuntimeKind;
 use crate::side_calls::redis::line::RedisServer;
 
@@ -244,6 +246,11 @@ struct RateLimitPlan {
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        series.metric == metrics::RATE_SHADOWED.name
+            && self.limits.iter().any(|(limit, _)| series.get("limit") == Some(&*limit.name()))
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

@@ -190,19 +190,12 @@ fn queue(
     let Some(section) = &limits.queue else { return };
     let at = at.key("limits");
     let at = at.key("queue");
-    for (key, is_set, help) in [
-        ("subsets", cluster.subsets.is_some(), "make a cluster of its own for each subset"),
-        ("forward", cluster.forward.is_some(), "list `endpoints`"),
-    ] {
-        if is_set {
-            let message = format!(
-                "`queue` has no meaning with `{key}`: what waits may use any endpoint of the cluster"
-            );
-            diags
-                .error("wrong-kind", section.span, at, message)
-                .help(format!("remove `queue`, or {help}"));
-            return;
-        }
+    if cluster.forward.is_some() && !section.sticky_timeout.0.is_zero() {
+        let message =
+            "`sticky_timeout` has no meaning with `forward`: what waits is for one host only";
+        diags
+            .error("wrong-kind", section.span, at.key("sticky_timeout"), message)
+            .help("remove it");
     }
     if section.sticky_timeout.0 > section.timeout {
         diags

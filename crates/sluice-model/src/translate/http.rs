@@ -1,11 +1,13 @@
 //! HTTP on a chain.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use sluice_codec::h1::parse::HeadLimits;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
@@ -45,6 +47,7 @@ fn options(
         forwarded,
         path: PathHygiene { normalize, merge_slashes, escaped_slashes },
         underscores,
+        proxy_status,
         header_case,
         head_bytes,
         head_fields,
@@ -78,7 +81,7 @@ fn options(
         fields: *head_fields as usize,
     };
     Some(HttpOptions {
-        h2: http2_options(http2, limits),
+        h2: http2_options(http2, limits, delayed_close.0),
         h3: H3Options {
             head_bytes: limits.bytes,
             head_fields: limits.fields,
@@ -87,6 +90,7 @@ fn options(
         },
         h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
         advertise_h3: quic.is_some(),
+        proxy_status: proxy_status.as_ref().map(|Short(status)| status.clone()),
         versions: *versions,
         hygiene: Hygiene {
             normalize: *normalize,
@@ -112,7 +116,7 @@ fn options(
 /// The jitter of `max_age` in percent, unless the configuration sets one.
 const AGE_JITTER: u8 = 10;
 
-fn http2_options(section: &Http2, limits: HeadLimits) -> H2Options {
+fn http2_options(section: &Http2, limits: HeadLimits, linger: Duration) -> H2Options {
     let Http2 { streams, stream_window, connection_window, resets, ping_interval, ping_timeout } =
         section;
     H2Options {
@@ -125,6 +129,7 @@ fn http2_options(section: &Http2, limits: HeadLimits) -> H2Options {
         head_bytes: u32::try_from(limits.bytes).unwrap_or(u32::MAX),
         head_fields: limits.fields,
         resets_max: *resets as usize,
+        linger,
         ping_interval: ping_interval.0,
         ping_timeout: *ping_timeout,
     }

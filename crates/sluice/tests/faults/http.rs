@@ -80,6 +80,14 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "http.global_rate",
         inject: global_rate,
     },
+    Fault {
+        name: "A request is aborted on purpose",
+        reason: "fault.abort",
+        inject: || {
+            let filter = ", filters: [{ fault: { abort: { status: 503 } } }]";
+            refused(filter, "", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "fault.abort")
+        },
+    },
     Fault { name: "A client resets streams without end", reason: "http.flood", inject: flood },
     Fault {
         name: "A client upgrades to a protocol that the rule does not list",

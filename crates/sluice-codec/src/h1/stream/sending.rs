@@ -324,7 +324,7 @@ impl H1Stream {
         second: &[u8],
     ) -> Result<(), HttpError> {
         self.moved.1 += (first.len() + second.len()) as u64;
-        Ok(self.stream.send_two(cx, worker, first, second)?)
+        Ok(self.stream.send_parts(cx, worker, [first, second].into_iter())?)
     }
 
     /// Ends the body, with trailers if there are any and the framing can carry them.

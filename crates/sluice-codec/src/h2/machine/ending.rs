@@ -17,14 +17,18 @@ use crate::h2::state::{StreamEnd, StreamState};
 pub enum ConnectionEnd {
     /// The peer violated the protocol; it was sent a GOAWAY with this code.
     ByUs(H2Code, &'static str),
-    /// The peer does not speak HTTP/2.
+    /// The client does not speak HTTP/2.
     NotHttp2,
+    /// The server responded in HTTP/1.
+    SpeaksHttp1,
     /// The worker's buffers are exhausted, and much of them is held here for readers that do not read.
     Buffers,
     /// The peer has closed the connection.
     Closed,
     /// The socket failed, or the peer does not respond.
     Broken(ErrorKind, String),
+    /// A client took too long to send request headers, or another frame.
+    Overdue,
     /// It was drained, or is not needed any more.
     Done,
 }
@@ -37,11 +41,17 @@ impl ConnectionEnd {
             Self::NotHttp2 => {
                 HttpError::coded(ErrorKind::Malformed(400), "http2.preface_malformed")
             }
+            Self::SpeaksHttp1 => HttpError::coded_with(
+                ErrorKind::Malformed(400),
+                "http2.endpoint_speaks_http1",
+                "the endpoint responded in HTTP/1.x: it does not speak HTTP/2".to_owned(),
+            ),
             Self::Buffers => HttpError::buffers(),
             Self::Closed => {
                 HttpError::new(ErrorKind::Reset, "http2: the peer closed the connection")
             }
             Self::Broken(kind, error) => HttpError::new(*kind, format!("http2: {error}")),
+            Self::Overdue => HttpError::coded(ErrorKind::Timeout, "http2.head_timeout"),
             Self::Done => HttpError::new(ErrorKind::Cancelled, "http2: the connection was closed"),
         }
     }
@@ -82,10 +92,12 @@ impl H2Machine {
             self.supply.heads.give(trailers);
         }
         entry.wake();
-        let pending = entry.pending;
+        let (pending, lingers) = (entry.pending, entry.lingers);
         self.change(key, StreamState::abort);
         if pending {
             self.take_back(key);
+        } else if lingers {
+            self.dispose(key);
         }
     }
 
@@ -121,12 +133,23 @@ impl H2Machine {
         self.reset_with(key, code, StreamEnd::Abandoned);
     }
 
-    /// Releases a stream: its user has no more interest in it. One that is not closed is reset.
+    /// Releases a stream: its user has no more interest in it. One that is not closed is reset, or lingers if it was
+    /// responded to.
     pub fn release(&mut self, key: usize) {
-        let entry = self.streams.get(key);
-        // A response that came before the end of its request asks the client to stop, RFC 9113 §8.1.
-        let answered = self.role == Role::Server && !entry.state.sends();
-        self.reset(key, if answered { H2Code::NO_ERROR } else { H2Code::CANCEL });
+        if self.role == Role::Server && self.streams.get(key).state == StreamState::HalfClosedLocal
+        {
+            return self.linger(key);
+        }
+        self.reset(key, H2Code::CANCEL);
+        self.dispose(key);
+    }
+
+    /// Removes a stream that is closed and has no user.
+    pub(super) fn dispose(&mut self, key: usize) {
+        let entry = self.streams.get_mut(key);
+        if entry.lingers {
+            self.forget_lingering(key);
+        }
         let entry = self.streams.get_mut(key);
         if std::mem::take(&mut entry.queued) {
             let queued = u32::try_from(key).unwrap_or(u32::MAX);
@@ -156,7 +179,13 @@ impl H2Machine {
             }
             StreamEnd::Refused => self.refusal(),
             StreamEnd::Buffers => HttpError::buffers(),
-            StreamEnd::Connection => self.end.as_ref().unwrap_or(&ConnectionEnd::Closed).error(),
+            StreamEnd::Connection => match self.end.as_ref().unwrap_or(&ConnectionEnd::Closed) {
+                // What took too long was not this request.
+                ConnectionEnd::Overdue => {
+                    HttpError::new(ErrorKind::Reset, "http2: GOAWAY sent: head_timeout")
+                }
+                end => end.error(),
+            },
         })
     }
 
@@ -181,8 +210,11 @@ impl H2Machine {
             ConnectionEnd::Buffers => Some(H2Code::ENHANCE_YOUR_CALM),
             // The last GOAWAY of a drain has said so.
             ConnectionEnd::Done if matches!(self.drain, DrainPhase::Final(_)) => None,
-            ConnectionEnd::Done => Some(H2Code::NO_ERROR),
-            ConnectionEnd::NotHttp2 | ConnectionEnd::Closed | ConnectionEnd::Broken(..) => None,
+            ConnectionEnd::Done | ConnectionEnd::Overdue => Some(H2Code::NO_ERROR),
+            ConnectionEnd::NotHttp2
+            | ConnectionEnd::SpeaksHttp1
+            | ConnectionEnd::Closed
+            | ConnectionEnd::Broken(..) => None,
         };
         self.end = Some(end);
         self.block = None;
@@ -221,6 +253,11 @@ impl H2Machine {
     pub fn unanswered(&mut self) {
         let text = "a PING was not acknowledged".to_owned();
         self.fail(ConnectionEnd::Broken(ErrorKind::Reset, text));
+    }
+
+    /// The client has taken too long to send what [`H2Machine::partial_since`] tells of.
+    pub fn overdue(&mut self) {
+        self.fail(ConnectionEnd::Overdue);
     }
 
     /// Tells a client to open no more streams. Open ones continue; those that it opens before it knows are served.

@@ -10,7 +10,7 @@ use crate::error::HttpError;
 use crate::h1::Role;
 use crate::h2::budget::cost;
 use crate::h2::code::{H2Code, H2Violation};
-use crate::h2::entry::StreamEntry;
+use crate::h2::entry::{AfterData, StreamEntry};
 use crate::h2::frame::{self, FrameHead, flag};
 use crate::h2::state::{RecvPhase, StreamEnd, StreamState};
 use crate::h2::window::{RecvWindow, SendWindow};
@@ -171,12 +171,19 @@ impl H2Machine {
             debug_assert!(sent.is_ok(), "a status alone can always be sent");
         }
         match status {
-            None => frame::write_reset(&mut self.out, id, H2Code::PROTOCOL_ERROR),
-            Some(_) if !ends => frame::write_reset(&mut self.out, id, H2Code::NO_ERROR),
+            None => {
+                frame::write_reset(&mut self.out, id, H2Code::PROTOCOL_ERROR);
+                if !ends {
+                    self.streams.remember_reset(id);
+                }
+            }
+            Some(_) if !ends => {
+                let mut entry = self.new_entry(id, StreamState::HalfClosedLocal);
+                (entry.head_sent, entry.after) = (true, AfterData::Nothing);
+                let key = self.streams.insert(entry);
+                self.linger(key);
+            }
             Some(_) => {}
-        }
-        if !ends {
-            self.streams.remember_reset(id);
         }
         self.events.push_back(MachineEvent::Refused(error));
         self.spend(cost::FRAME)
@@ -282,7 +289,11 @@ impl H2Machine {
         }
         entry.phase = RecvPhase::Done;
         entry.wake();
+        let lingers = entry.lingers;
         self.change(key, StreamState::end_received);
+        if lingers {
+            self.dispose(key);
+        }
         Ok(())
     }
 
@@ -322,7 +333,11 @@ impl H2Machine {
         let overrun = H2Violation::Stream(head.stream, flow, "http2.stream_window");
         entry.recv.receive(head.len).map_err(|_| overrun)?;
         // Only what a stream takes is progress.
-        if head.len > PADDING_MAX || !padded {
+        if entry.lingers {
+            if entry.recv.is_exhausted() {
+                self.stuck();
+            }
+        } else if head.len > PADDING_MAX || !padded {
             self.budget.earn_received(head.len as usize);
         }
         let padding = if padded { None } else { Some(0) };
@@ -394,6 +409,9 @@ impl H2Machine {
         if let Some(left) = &mut entry.length_left {
             let wrong = H2Violation::Stream(id, H2Code::PROTOCOL_ERROR, LENGTH);
             *left = left.checked_sub(data.len() as u64).ok_or(wrong)?;
+        }
+        if entry.lingers {
+            return Ok(true);
         }
         if self.pieces.push(&mut entry.pieces, data).is_err() {
             if self.role == Role::Server && self.pieces.held() > SPARED {

@@ -118,6 +118,7 @@ impl H2Machine {
         let entry = self.streams.get_mut(key);
         entry.recv.release(bytes);
         if entry.state.receives()
+            && !entry.lingers
             && let Some(more) = entry.recv.take_grant()
         {
             frame::write_update(&mut self.out, entry.id, more);

@@ -7,17 +7,50 @@
 //!
 //! Source: RFC 9113 §5.2 and §5.3, RFC 9218 §10.
 
+use sluice_io::raw::PARTS_MAX;
+
 use super::{H2Machine, OUT_FREE};
 use crate::h2::code::H2Code;
 use crate::h2::entry::{AfterData, StreamEntry, URGENCY};
 use crate::h2::frame::{FRAME_MAX, FrameHead, HEAD_LEN, flag, kind};
 use crate::hpack::HpackEncoder;
 
-/// The data of a frame whose header ends [`H2Machine::waiting`]: it is sent from where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectPiece {
+/// DATA frames whose headers are in [`H2Machine::waiting`] and whose data is sent from where it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DirectPieces {
+    pieces: [DirectPiece; DIRECT_MAX],
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct DirectPiece {
     key: usize,
+    /// How much of [`H2Machine::waiting`] is before it.
+    behind: usize,
+    /// Where its data begins in the body.
+    from: usize,
     len: usize,
+}
+
+/// Pieces that are sent directly at once; each has a header before it, and something may follow the last.
+const DIRECT_MAX: usize = (PARTS_MAX - 1) / 2;
+
+impl DirectPieces {
+    /// Bytes of their data.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn push(&mut self, piece: DirectPiece) {
+        self.pieces[self.count] = piece;
+        self.count += 1;
+        self.bytes += piece.len;
+    }
+
+    fn all(&self) -> &[DirectPiece] {
+        &self.pieces[..self.count]
+    }
 }
 
 impl StreamEntry {
@@ -41,11 +74,18 @@ impl H2Machine {
         &self.out
     }
 
-    /// Returns the data of a direct piece.
-    pub fn direct(&self, piece: DirectPiece) -> &[u8] {
-        let entry = self.streams.get(piece.key);
-        let body = entry.unsent.as_deref().unwrap_or_default();
-        &body[entry.unsent_from..entry.unsent_from + piece.len]
+    /// Returns the bytes to be sent, with the data of direct pieces, in order.
+    pub fn parts<'a>(&'a self, pieces: &'a DirectPieces) -> impl Iterator<Item = &'a [u8]> + Clone {
+        let pieces = pieces.all();
+        let behind = |at: usize| pieces.get(at).map_or(self.out.len(), |piece| piece.behind);
+        (0..=2 * pieces.len()).map(move |part| {
+            let at = part / 2;
+            if part % 2 == 0 {
+                return &self.out[at.checked_sub(1).map_or(0, behind)..behind(at)];
+            }
+            let DirectPiece { key, from, len, .. } = pieces[at];
+            &self.streams.get(key).unsent.as_deref().unwrap_or_default()[from..from + len]
+        })
     }
 
     /// Whether there is anything to send now.
@@ -53,8 +93,8 @@ impl H2Machine {
         !self.out.is_empty() || (!self.ready.is_empty() && self.send.room() > 0)
     }
 
-    /// Notes that all of [`H2Machine::waiting`], and the direct piece behind it, was given to the socket.
-    pub fn sent(&mut self, piece: Option<DirectPiece>) {
+    /// Notes that all of [`H2Machine::waiting`], and the direct pieces between, was given to the socket.
+    pub fn sent(&mut self, pieces: &DirectPieces) {
         self.out.clear();
         self.replied = 0;
         if self.out.capacity() > OUT_FREE || self.streams.is_empty() {
@@ -65,8 +105,11 @@ impl H2Machine {
             let _ = self.out_charge.set(0);
         }
         self.out_waiters.drain(..).for_each(std::task::Waker::wake);
-        if let Some(piece) = piece {
-            self.advance(piece.key, piece.len);
+        for piece in pieces.all() {
+            let entry = self.streams.get(piece.key);
+            if entry.unsent.is_some() && entry.unsent_len() == 0 {
+                self.finish_piece(piece.key);
+            }
         }
     }
 
@@ -84,40 +127,49 @@ impl H2Machine {
         }
     }
 
-    /// Adds DATA frames to [`H2Machine::waiting`] until it has `max` bytes. A frame with at least `direct_min` bytes of
-    /// data ends it: then its data is returned, to be sent from where it is.
-    pub fn fill(&mut self, max: usize, direct_min: usize) -> Option<DirectPiece> {
+    /// Adds DATA frames to [`H2Machine::waiting`] until there are `max` bytes. Data of at least `direct_min` bytes is not
+    /// copied but returned, to be sent from where it is; the last such frame may exceed `max`.
+    pub fn fill(&mut self, max: usize, direct_min: usize) -> DirectPieces {
+        let mut pieces = DirectPieces::default();
         if !self.ready.is_empty() {
             self.prepare_out();
         }
         let mut rounds = self.ready.len();
-        while self.out.len() + HEAD_LEN < max && rounds > 0 {
-            let key = self.next_ready()?;
+        while rounds > 0 && pieces.count < DIRECT_MAX {
+            let filled = self.out.len() + pieces.bytes + HEAD_LEN;
+            if filled >= max {
+                break;
+            }
+            let Some(key) = self.next_ready() else { break };
             let entry = self.streams.get(key);
             let unsent = entry.unsent_len();
             let frame_max = self.peer.frame_max.min(FRAME_MAX) as usize;
             let room = self.send.room().min(entry.send.room()).min(frame_max);
             let len = unsent.min(room);
             let direct = len >= direct_min;
-            let len = if direct { len } else { len.min(max - self.out.len() - HEAD_LEN) };
-            if len == 0 && unsent > 0 {
-                if entry.send.room() > 0 {
-                    // The connection's window is empty: it stays where it is.
-                    self.ready.push_front(u32::try_from(key).unwrap_or(u32::MAX));
-                    return None;
-                }
+            let len = if direct { len } else { len.min(max - filled) };
+            if len == 0 && unsent > 0 && entry.send.room() == 0 {
                 self.streams.get_mut(key).queued = false;
                 rounds -= 1;
                 continue;
             }
+            // Trailers may be large; they begin a write.
+            let trails = pieces.count > 0 && matches!(entry.after, AfterData::Trailers(_));
+            if (len == 0 && unsent > 0) || (trails && !direct) {
+                // Without a window of the connection it stays where it is.
+                self.ready.push_front(u32::try_from(key).unwrap_or(u32::MAX));
+                break;
+            }
+            let from = entry.unsent_from;
             self.write_data(key, len, direct);
             if direct {
-                return Some(DirectPiece { key, len });
+                pieces.push(DirectPiece { key, behind: self.out.len(), from, len });
             }
-            self.advance(key, len);
+            let refers = pieces.all().iter().any(|piece| piece.key == key);
+            self.advance(key, len, refers);
             rounds = self.ready.len();
         }
-        None
+        pieces
     }
 
     /// Takes the stream that sends next off the queue.
@@ -152,8 +204,8 @@ impl H2Machine {
         self.budget.earn_sent(len, len == entry.unsent_len());
     }
 
-    /// Moves on behind data that was written.
-    fn advance(&mut self, key: usize, len: usize) {
+    /// Moves on behind data that was written, or is sent from where it is; `refers` if a direct piece refers to the body.
+    fn advance(&mut self, key: usize, len: usize, refers: bool) {
         let entry = self.streams.get_mut(key);
         entry.queued = false;
         entry.unsent_from += len;
@@ -164,8 +216,14 @@ impl H2Machine {
                     (entry.incremental, u32::try_from(key).unwrap_or(u32::MAX));
                 if incremental { self.ready.push_back(key) } else { self.ready.push_front(key) }
             }
-            return;
+        } else if !refers {
+            self.finish_piece(key);
         }
+    }
+
+    /// Gives up a piece that was sent, and writes what follows it.
+    fn finish_piece(&mut self, key: usize) {
+        let entry = self.streams.get_mut(key);
         (entry.unsent, entry.unsent_from) = (None, 0);
         entry.wake();
         let id = entry.id;

@@ -11,6 +11,7 @@ use crate::h2::frame::{FrameHead, HEAD_LEN, flag, kind};
 
 mod frames;
 mod hostile;
+mod lingering;
 mod pairs;
 mod simulation;
 
@@ -28,13 +29,21 @@ fn options() -> H2Options {
 fn output(machine: &mut H2Machine) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
-        let piece = machine.fill(64 << 10, usize::MAX);
-        assert_eq!(piece, None, "nothing is that long");
+        let pieces = machine.fill(64 << 10, usize::MAX);
+        assert_eq!(pieces.bytes(), 0, "nothing is that long");
         if machine.waiting().is_empty() {
             return out;
         }
         out.extend_from_slice(machine.waiting());
-        machine.sent(None);
+        machine.sent(&pieces);
+    }
+}
+
+/// Lets the time of all lingering streams pass.
+fn expire(machine: &mut H2Machine) {
+    let mut now = NOW;
+    while let Some(due) = machine.expire_lingering(now) {
+        now = due;
     }
 }
 

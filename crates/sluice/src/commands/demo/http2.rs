@@ -43,12 +43,12 @@ impl BlockingHttp2 {
     /// Sends what is to be sent, and reads once; `false` at the end of the connection.
     fn turn(&mut self) -> io::Result<bool> {
         loop {
-            self.machine.fill(64 << 10, usize::MAX);
+            let pieces = self.machine.fill(64 << 10, usize::MAX);
             if self.machine.waiting().is_empty() {
                 break;
             }
             self.stream.write_all(self.machine.waiting())?;
-            self.machine.sent(None);
+            self.machine.sent(&pieces);
         }
         let mut bytes = [0; 16 << 10];
         let count = self.stream.read(&mut bytes)?;

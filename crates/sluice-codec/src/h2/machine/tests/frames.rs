@@ -52,6 +52,27 @@ fn a_stream_error_leaves_the_connection() {
 }
 
 #[test]
+fn an_endpoint_that_speaks_http1_is_known_by_its_first_bytes() {
+    let response = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    for cut in 1..response.len() {
+        let mut client = H2Machine::new(Role::Client, &options(), supply(), NOW);
+        let key = client.open(&request("/"), true).unwrap();
+        output(&mut client);
+        let (first, rest) = response.split_at(cut);
+        client.feed(first, NOW);
+        client.feed(rest, NOW);
+        let Poll::Ready(error) = client.poll_gone(key, &cx()) else { panic!("cut at {cut}") };
+        assert_eq!(error.code(), Some("http2.endpoint_speaks_http1"));
+        assert!(output(&mut client).is_empty(), "no GOAWAY would be understood");
+    }
+    // Only the first bytes of a server say so.
+    let mut server = H2Machine::new(Role::Server, &options(), supply(), NOW);
+    server.feed(PREFACE, NOW);
+    server.feed(response, NOW);
+    assert!(matches!(server.end(), Some(ConnectionEnd::ByUs(H2Code::PROTOCOL_ERROR, _))));
+}
+
+#[test]
 fn windows_are_kept_by_both_sides() {
     let mut scripted = Scripted::new(Role::Server);
     scripted.send(kind::SETTINGS, flag::ACK, 0, &[]);
@@ -223,6 +244,7 @@ proptest! {
                 let _ = machine.poll_recv(key, &cx());
                 machine.release(key);
             }
+            expire(&mut machine);
             assert_eq!((machine.open_streams(), machine.bytes_waiting()), (0, 0));
             out
         };

@@ -234,12 +234,9 @@ impl Side {
     /// Takes bytes that are to be sent, some of them from where they are.
     fn output(&mut self, random: &mut fastrand::Rng) -> Vec<u8> {
         let direct_min = *random.choice(&[1, 8 << 10, usize::MAX]).unwrap();
-        let direct = self.machine.fill(1 + random.usize(..70_000), direct_min);
-        let mut bytes = self.machine.waiting().to_vec();
-        if let Some(direct) = direct {
-            bytes.extend_from_slice(self.machine.direct(direct));
-        }
-        self.machine.sent(direct);
+        let pieces = self.machine.fill(1 + random.usize(..70_000), direct_min);
+        let bytes = self.machine.parts(&pieces).flatten().copied().collect();
+        self.machine.sent(&pieces);
         bytes
     }
 
@@ -300,6 +297,8 @@ fn run(seed: u64) {
         if random.u8(..100) == 0 {
             sides[at].machine.check();
         }
+        let now = Moment::from_micros(steps * 5_000);
+        let due = sides[1].machine.expire_lingering(now);
         // One thing of those that can happen; the other side's if there is none here, and the last resort at last.
         let acted = [at, 1 - at].into_iter().any(|at| {
             let first = random.u8(..3);
@@ -311,7 +310,7 @@ fn run(seed: u64) {
                 }
                 1 if !sides[at].inbox.is_empty() && sides[at].machine.may_read() => {
                     // Slowly, because windows of a few bytes are a flood if they are granted fast.
-                    sides[at].input(random, Moment::from_micros(steps * 5_000));
+                    sides[at].input(random, now);
                     accepted += sides[at].accept(random, bodies);
                     true
                 }
@@ -319,7 +318,7 @@ fn run(seed: u64) {
                 _ => false,
             })
         });
-        if !acted && !sides[at].unstall(random) && !sides[1 - at].unstall(random) {
+        if !acted && !sides[at].unstall(random) && !sides[1 - at].unstall(random) && due.is_none() {
             break;
         }
         for side in &sides {
