@@ -192,6 +192,35 @@ fn a_flood_of_keys_gives_nobody_tokens_back() {
     assert_eq!(taken, 3);
 }
 
+/// Keys at random, far more than the table has room for; `SLUICE_FLOOD_KEYS` for another number of them than a million.
+#[test]
+fn a_flood_of_random_keys_takes_no_memory_and_no_count_away() {
+    let keys = std::env::var("SLUICE_FLOOD_KEYS").map_or(1_000_000, |keys| keys.parse().unwrap());
+    let (clock, bound, burst) = (Clock::held(), 65_536, 10);
+    let mut table = RateTable::<u128>::new(bound);
+    let (hour, mut random) = (Duration::from_secs(3600), fastrand::Rng::with_seed(7));
+    // Clients that have used some of what they may, and are seen no more while the flood lasts.
+    let honest: Vec<u128> =
+        (0..100).map(|name: u32| table.number_of(&name.to_le_bytes())).collect();
+    for key in &honest {
+        assert!((0..5).all(|_| table.take(*key, clock.now(), hour, burst).1));
+    }
+    let often = table.number_of(b"often");
+    let mut taken = 0;
+    for step in 0..keys {
+        table.take(random.u128(..), clock.now(), hour, burst);
+        if step % (keys / 20).max(1) == 0 {
+            taken += u32::from(table.take(often, clock.now(), hour, burst).1);
+            assert!(table.len() <= bound && table.cells() <= 4 * bound, "step {step}");
+        }
+    }
+    assert_eq!(taken, burst, "a client that comes again and again keeps its count");
+    for key in &honest {
+        let left = (0..burst).filter(|_| table.take(*key, clock.now(), hour, burst).1).count();
+        assert_eq!(left, 5, "a client that was forgotten keeps its count");
+    }
+}
+
 #[test]
 fn texts_have_numbers_of_their_own() {
     let table = RateTable::<u128>::new(64);
