@@ -1,8 +1,8 @@
 //! Any head from any source: the output is one message, and a reader that shares no code with ours takes its body to be
 //! as long as the stream will send.
 //!
-//! The input is an HTTP/1 message, an HTTP/3 field section, or a list of fields that a filter may have set; the first
-//! byte selects which, and whether a body follows.
+//! The input is an HTTP/1 message, an HTTP/3 field section, an HTTP/2 header block, or a list of fields that a filter may
+//! have set; the first byte selects which, and whether a body follows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,6 +10,7 @@ use sluice_codec::h1::parse::{self, HeadLimits, Scan};
 use sluice_codec::h1::write::{self, Framing, Persistence};
 use sluice_codec::Bounds;
 use sluice_codec::h3::convert;
+use sluice_codec::hpack::{HpackDecoder, TABLE_BYTES};
 use sluice_codec::{Head, Method, Version};
 use sluice_io::buffers::BufPool;
 
@@ -19,6 +20,7 @@ mod oracle;
 
 use oracle::Length;
 
+const BOUNDS: Bounds = Bounds { bytes: 4096, fields: 40 };
 const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 40 };
 
 /// A request head from the input, from one of the sources of heads.
@@ -29,7 +31,8 @@ fn request(way: u8, input: &[u8]) -> Option<Head> {
             let (start, end) = Scan::default().find_end(input, LIMITS).ok()??;
             parse::request(input.get(start..end)?, &mut head, LIMITS, true).ok()?;
         }
-        1 => convert::request(input, Bounds { bytes: 4096, fields: 40 }, &mut head).ok()?,
+        1 => convert::request(input, BOUNDS, &mut head).ok()?,
+        2 => HpackDecoder::new(TABLE_BYTES).request(input, BOUNDS, &mut head).ok()?,
         _ => {
             let methods = ["GET", "POST", "CONNECT", "HEAD"];
             head = Head::request(methods[usize::from(way >> 2 & 3)], "http", "a.test", "/x");

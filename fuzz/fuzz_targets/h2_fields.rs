@@ -16,9 +16,11 @@ fuzz_target!(|block: &[u8]| {
         return;
     }
     assert!(head.len() <= BOUNDS.fields);
-    // HTTP/1 can express it,
-    let framing = write::request_framing(&head, true);
-    write::request(&head, framing, &BufPool::new(1 << 20)).expect("HTTP/1 can say it");
+    // HTTP/1 can express it, whether or not a body follows,
+    for end in [false, true] {
+        let framing = write::request_framing(&head, end);
+        write::request(&head, framing, &BufPool::new(1 << 20)).expect("HTTP/1 can say it");
+    }
     // and so can HTTP/2, with the same meaning.
     let mut again = Vec::new();
     HpackEncoder::new().request(&head, &mut again).expect("HTTP/2 can say what it said");

@@ -6,7 +6,9 @@ Each step is one of
       opens a stream; "pause" waits for the head of the answer before the body is sent
   {"more": [stream, text, end]}       sends more data on a stream
   {"await": [stream, what]}           waits for "head", "data" or "end" (a reset counts) of a stream
+  {"ended": count}                    waits until so many streams have ended
   {"cancel": stream}                  gives a stream up
+  {"shrink": stream}                  resets a stream with a final size below what was sent
   {"resets": count}                   opens so many streams and gives each up at once
   {"raw": hex, "end": bool}           opens a stream with these bytes
   {"uni": hex, "end": bool}           opens a stream in one direction with these bytes
@@ -106,9 +108,16 @@ class Client(QuicConnectionProtocol):
         elif what == "await":
             self.transmit()
             await self.until(lambda: self.has(*value))
+        elif what == "ended":
+            self.transmit()
+            await self.until(lambda: sum(self.has(number, "end") for number in self.streams) >= value)
         elif what == "cancel":
             self._quic.reset_stream(value, 0x10C)
             self._quic.stop_stream(value, 0x10C)
+        elif what == "shrink":
+            # What the sender believes to have sent is what a reset states.
+            self._quic._streams[value].sender.highest_offset = 1
+            self._quic.reset_stream(value, 0x10C)
         elif what == "resets":
             for _ in range(value):
                 number = self._quic.get_next_available_stream_id()

@@ -262,7 +262,7 @@ impl Mariadb {
 /// A Redis server.
 #[derive(Debug)]
 pub struct Redis {
-    _process: tools::Process,
+    process: tools::Process,
     _folder: tempfile::TempDir,
     port: u16,
 }
@@ -284,12 +284,17 @@ impl Redis {
             .arg(folder.path())
             .args(settings);
         let process = tools::serve(&mut command, ([127, 0, 0, 1], port).into());
-        Self { _process: process, _folder: folder, port }
+        Self { process, _folder: folder, port }
     }
 
     /// Its address.
     pub fn addr(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// The reply to a command.

@@ -4,6 +4,7 @@
 pub mod databases;
 pub mod h2_cases;
 pub mod h3;
+pub mod logins;
 pub mod messages;
 
 use std::net::SocketAddr;

@@ -366,7 +366,7 @@ fn further_endpoints_are_tried_after_a_wait() {
     let dead = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
-         clusters: {{ up: {{ endpoints: [\"{dead}\", {{ address: \"{}\", backup: true }}], outlier: none, connect_backoff: {{ base: 5ms, max: 20ms }} }} }}\n",
+         clusters: {{ up: {{ endpoints: [{{ address: \"{dead}\", locality: a }}, {{ address: \"{}\", backup: true, locality: eu/eu-1b }}], localities: {{ a: 1, eu/eu-1b: 1 }}, outlier: none, connect_backoff: {{ base: 5ms, max: 20ms }} }} }}\n",
         server.addr()
     ));
     for _ in 0..5 {
@@ -378,7 +378,7 @@ fn further_endpoints_are_tried_after_a_wait() {
     let record = sluice.record_of("upstream.refused");
     assert_eq!(record["upstream_hosts_attempted"].as_array().map(Vec::len), Some(2), "{record}");
     let backup = record["upstream_hosts_attempted"][1].as_str().unwrap();
-    assert!(backup.contains(", priority 1"), "{record}");
+    assert!(backup.contains(", priority 1, locality eu/eu-1b"), "{record}");
 }
 
 #[test]
@@ -748,4 +748,61 @@ fn requests_with_high_priority_have_limits_of_their_own() {
     }
     origin.release();
     assert_eq!(held.iter_mut().map(|client| client.read().status()).collect::<Vec<_>>(), [200; 2]);
+}
+
+/// A server that reports its load with each response: in a header, or in a trailer.
+fn reporting(name: &'static str, report: &'static str, in_trailers: bool) -> Server {
+    Server::start(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while read_message(&mut reader, false).is_ok() {
+            let length = name.len();
+            if in_trailers {
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{name}\r\n0\r\nendpoint-load-metrics: {report}\r\n\r\n"
+                )?;
+            } else {
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nendpoint-load-metrics: {report}\r\n\r\n{name}"
+                )?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn endpoints_get_traffic_by_the_load_that_they_report() {
+    let fast = reporting("fast", "TEXT rps_fractional=100, cpu_utilization=0.25", false);
+    let json =
+        r#"JSON {"rps_fractional": 100, "named_metrics": {"queue": 0.5}, "cpu_utilization": 1}"#;
+    let slow = reporting("slow", json, true);
+    let silent = reporting("silent", "TEXT nonsense", false);
+    let sluice = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: {{ cluster: up }} }}\n\
+         clusters:\n  up:\n    endpoints: [\"{}\", \"{}\", \"{}\"]\n\
+         \x20   balance: {{ load_reports: {{ blackout: 0s, update: 100ms, metrics: named_metrics.queue }} }}\n",
+        fast.addr(),
+        slow.addr(),
+        silent.addr()
+    ));
+    let mut client = Client::connect(sluice.addr("web"));
+    // Worth 400 and 200; the median is the higher of both, and that is what the third counts as.
+    wait::until("the reports to count", || {
+        let mut counts = BTreeMap::new();
+        for _ in 0..50 {
+            *counts.entry(client.get("a", "/").text()).or_insert(0) += 1;
+        }
+        let of = |name: &str| counts.get(name).copied().unwrap_or_default();
+        (of("fast") == 20 && of("slow") == 10 && of("silent") == 20).then_some(())
+    });
+    let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+    let weights: Vec<_> = (0..3).map(|nth| endpoints[nth]["reported_weight"].as_f64()).collect();
+    assert_eq!(weights, [Some(400.0), Some(200.0), None]);
+    let reports = |result: &str| {
+        sluice.metric("sluice_cluster_load_reports_total", &format!("result=\"{result}\""))
+    };
+    assert!(reports("used") > 0 && reports("malformed") > 0 && reports("incomplete") == 0);
 }

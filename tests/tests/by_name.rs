@@ -282,7 +282,7 @@ fn hosts_are_bounded_and_forgotten_when_nobody_uses_them() {
     assert_eq!(kept.get("a.test", "/").status(), 200);
     assert_eq!(ask("b.test"), 503);
     let record = sluice.record_of("upstream.limit");
-    assert_eq!(record["detail"], "the cluster knows 1 hosts (`forward.max_hosts`)");
+    assert_eq!(record["detail"], "the cluster knows 1 host (`forward.max_hosts`)");
     assert_eq!(record["response_code_details"], "dns_cache_overflow");
     assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", "forward_hosts"), 1);
     assert_eq!(sluice.items("/clusters")[0]["breakers"]["forward_hosts"]["open"], true);
@@ -471,4 +471,61 @@ fn a_reload_begins_again_and_loses_no_request() {
     assert_eq!(sluice.reload(&proxy(dns, &forward("5m"), LOCAL)), "applied");
     assert_eq!(client.get("whatever.example", "/").status(), 503);
     assert_eq!(client.get("a.test", "/").status(), 200);
+}
+
+#[test]
+fn what_exceeds_the_limit_of_a_host_waits_for_that_host() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let kit = Sluice::new();
+    let authority = Authority::new(kit.folder());
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let secure = greeter(kit.folder(), &authority, "tls.test");
+    let dns = tools::free_port();
+    let _dns = dnsmasq(dns, &["--address=/test/127.0.0.1"]);
+    let ports = [secure.addr(), one.addr(), two.addr()].map(|address| address.port());
+    let forward = format!("ports: [{}, {}, {}]", ports[0], ports[1], ports[2]);
+    let limits = "limits: { requests_per_endpoint: 1, connections_per_endpoint: 1, queue: { size: 2, timeout: 60s } }";
+    let sluice = kit.workers(2).start(&proxy(dns, &forward, &format!("{LOCAL}, {limits}")));
+    let waiting = |count: i64| {
+        wait::until("the queue to have that length", || {
+            (sluice.metric("sluice_cluster_queue_waiting", "\"out\"") == count).then_some(())
+        });
+    };
+    // A request that goes on, as its body is not complete.
+    let host = format!("a.test:{}", ports[1]);
+    let mut held = connect(sluice.addr("web"));
+    write!(held, "POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: 2\r\n\r\n1").unwrap();
+    wait::until("the first to have its host", || {
+        let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+        endpoints.as_array()?.iter().any(|one| one["requests_active"] == 1).then_some(())
+    });
+    let mut second = connect(sluice.addr("web"));
+    write!(second, "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    waiting(1);
+    // Another host has room.
+    let other = format!("a.test:{}", ports[2]);
+    assert_eq!(origin::get(sluice.addr("web"), &other, "/").value("x-origin"), "two");
+    held.write_all(b"2").unwrap();
+    let answer = |mut stream: std::net::TcpStream| {
+        origin::read_message(&mut std::io::BufReader::new(&mut stream), false).unwrap().status()
+    };
+    assert_eq!((answer(held), answer(second)), (200, 200));
+    waiting(0);
+    // The same for TLS that is passed through.
+    let ca = sluice.folder().join("ca.pem");
+    let greeted = |mut stream: tls::ClientStream| {
+        let mut greeting = [0; 8];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(&greeting, b"tls.test");
+        stream
+    };
+    let first = greeted(Offer::of("tls.test", &ca).connect(sluice.addr("tls")));
+    let waiter = Offer::of("tls.test", &ca).connect(sluice.addr("tls"));
+    let joining = std::thread::spawn(move || drop(greeted(waiter)));
+    waiting(1);
+    drop(first);
+    joining.join().unwrap();
+    assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"served\""), 2);
 }

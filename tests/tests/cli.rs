@@ -346,3 +346,37 @@ fn explain_prints_the_defaults_that_depend_on_the_listener() {
         [&listeners[0]["relay"], &listeners[1]["relay"], &listeners[2]["chains"][0]["relay"]];
     assert_eq!(idle.map(|relay| relay["idle_timeout"].as_str().unwrap()), ["1h", "1m", "none"]);
 }
+
+#[test]
+fn explain_tells_defaults_from_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    let yaml = "listeners: [{ address: 127.0.0.1:0, relay: db }]\n\
+        clusters:\n\
+        \x20 db: { endpoints: [127.0.0.1:5432, { address: 127.0.0.1:5433, weight: 1 }], limits: { connections: 7 }, tls: true }\n\
+        \x20 short: 127.0.0.1:9000\n";
+    std::fs::write(&path, yaml).unwrap();
+    let path = path.to_str().unwrap();
+    let explained = out(&sluice(&["explain", "--defaults", path]));
+    let clusters = explained.split("clusters:\n").nth(1).unwrap();
+    let (db, short) = clusters.split_once("  short:\n").unwrap();
+    let lines = |of: &str, start: &str| -> Vec<String> {
+        let lines = of.lines().map(str::trim).map(|line| line.trim_start_matches("- "));
+        lines.filter(|line| line.starts_with(start)).map(ToOwned::to_owned).collect()
+    };
+    assert_eq!(lines(db, "address:"), ["address: 127.0.0.1:5432", "address: 127.0.0.1:5433"]);
+    assert_eq!(lines(db, "weight:"), ["weight: 1  # default", "weight: 1"]);
+    let connections = ["connections: 7", "connections: none  # default"];
+    assert_eq!(lines(db, "connections:"), connections, "those of `high` follow");
+    assert_eq!(lines(db, "connect_timeout:"), ["connect_timeout: 5s  # default"]);
+    assert_eq!(lines(db, "verify:"), ["verify: full  # default"], "`tls: true` says nothing of it");
+    assert_eq!(lines(short, "address:"), ["address: 127.0.0.1:9000"]);
+    assert_eq!(lines(short, "balance:"), ["balance: round_robin  # default"]);
+    let unset = lines(short, "# not set: ");
+    assert!(unset.iter().any(|line| line.contains("health") && line.contains("tls")), "{unset:?}");
+    // Without the comments it is the long form.
+    let copy = folder.path().join("long.yaml");
+    std::fs::write(&copy, &explained).unwrap();
+    let long = out(&sluice(&["explain", path]));
+    assert_eq!(out(&sluice(&["explain", copy.to_str().unwrap()])), long);
+}

@@ -310,6 +310,42 @@ fn failed_look_ups_are_told_apart() {
 }
 
 #[test]
+fn check_reports_names_that_do_not_exist() {
+    if !tools::have(&["dnsmasq"]) {
+        return;
+    }
+    let port = tools::free_port();
+    let known = ["--local=/gone.test/", "--local=/v6.test/", "--host-record=v6.test,::1"];
+    let _dns = dnsmasq(port, &known);
+    let silent = UdpServer::start(|_| Vec::new());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    let check = |dns: u16, names: &str, more: &[&str]| {
+        let yaml = resolving(dns, &format!("endpoints: [{names}]"), ", family: v4");
+        std::fs::write(&path, yaml).unwrap();
+        let mut command = std::process::Command::new(Sluice::binary());
+        let output = tools::run(command.arg("check").arg(&path).args(more));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let names = "\"127.0.0.1:1\", \"a.gone.test:80\", \"v6.test:80\", \"srv://_pg._tcp.gone.test\"";
+    let said = check(port, names, &[]);
+    for line in [
+        "warning[unresolved-name]: `a.gone.test` does not resolve: the name does not exist (NXDOMAIN)",
+        "clusters.up.endpoints[1]",
+        "`v6.test` does not resolve: the name exists but has no address",
+        "`srv://_pg._tcp.gone.test` does not resolve",
+        "--offline",
+        "0 errors, 3 warnings",
+    ] {
+        assert!(said.contains(line), "{line}:\n{said}");
+    }
+    assert!(!check(port, names, &["--offline"]).contains("unresolved-name"));
+    // It cannot be known of a server that does not answer.
+    assert!(!check(silent.addr().port(), "\"a.gone.test:80\"", &[]).contains("unresolved-name"));
+}
+
+#[test]
 fn egress_denies_what_a_name_must_not_lead_to() {
     if !tools::have(&["dnsmasq"]) {
         return;

@@ -58,6 +58,8 @@ fn outer(inner: &Running) -> Running {
          \x20 h1tls: {{ endpoints: [\"{tls}\"], {of_tls} }}\n\
          \x20 h2tls: {{ endpoints: [\"{tls}\"], protocol: http2, {of_tls} }}\n\
          \x20 auto: {{ endpoints: [\"{tls}\"], protocol: auto, {of_tls} }}\n\
+         \x20 same: {{ endpoints: [\"{plain}\"], protocol: same }}\n\
+         \x20 sametls: {{ endpoints: [\"{tls}\"], protocol: same, {of_tls} }}\n\
          \x20 h3: {{ endpoints: [\"{tls}\"], protocol: http3, {of_tls} }}\n"
     ))
 }
@@ -93,7 +95,7 @@ fn every_http_version_is_proxied_to_every_other() {
     let file = outer.folder().join("body");
     std::fs::write(&file, &body).unwrap();
     for client in ["h1", "h2", "h1tls", "h2tls"] {
-        for up in ["h1", "h2", "h1tls", "h2tls", "auto", "h3"] {
+        for up in ["h1", "h2", "h1tls", "h2tls", "auto", "same", "sametls", "h3"] {
             let cell = format!("{client} to {up}");
             let run =
                 |path: &str, more: &[&str]| tools::must(curl(&outer, client, up, path).args(more));
@@ -155,6 +157,33 @@ fn a_response_before_the_end_of_its_request_is_no_error() {
             }
         }
     }
+}
+
+#[test]
+fn requests_keep_their_version_where_the_cluster_says_so() {
+    if !tools::have(&["curl"]) {
+        return;
+    }
+    let origin = Origin::start("a");
+    let inner = inner(&origin);
+    let outer = outer(&inner);
+    // In turns, so that connections of both versions are open.
+    for turn in 0..2 {
+        for client in ["h1", "h2", "h1tls", "h2tls"] {
+            for up in ["same", "sametls"] {
+                let path = format!("/{turn}-{client}-{up}");
+                tools::must(&mut curl(&outer, client, up, &path));
+                let record = outer.record("the request", |record| record["path"] == *path);
+                let version = if client.starts_with("h1") { "HTTP/1.1" } else { "HTTP/2" };
+                let spoken = (&record["protocol"], &record["upstream_protocol"]);
+                assert_eq!(spoken, (&version.into(), &version.into()), "{path}");
+            }
+        }
+    }
+    // Each worker connects once for each version.
+    let connections =
+        |up: &str| outer.metric("sluice_cluster_connections_total", &format!("\"{up}\""));
+    assert!(connections("same") <= 4 && connections("sametls") <= 4);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
 use serde_json::{Value, json};
+use sluice_testkit::frames::{self, H2, kind};
 use sluice_testkit::lossy::{LossyHop, Troubles};
 use sluice_testkit::origin::websocket_accept;
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
@@ -167,6 +168,40 @@ fn http3_is_proxied_to_endpoints_of_every_version() {
     });
 }
 
+#[test]
+fn requests_over_http3_go_on_over_http3_where_the_cluster_says_so() {
+    if !have_aioquic() {
+        return;
+    }
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let inner = kit.start(
+        "listeners: [{ name: tls, address: 127.0.0.1:0, quic: true, tls: { certificates: [{ cert: own.pem, key: own.key }] }, http: main }]\n\
+         routes: { main: { respond: { status: 200 } } }\n",
+    );
+    let ca = inner.folder().join("ca.pem");
+    let of_tls = format!("tls: {{ sni: own.test, ca: \"{}\" }}", ca.display());
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let outer = kit.start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
+         clusters:\n\
+         \x20 all: {{ endpoints: [\"{0}\"], protocol: same, http3: true, {of_tls} }}\n\
+         \x20 tcp: {{ endpoints: [\"{0}\"], protocol: same, {of_tls} }}\n",
+        inner.addr("tls")
+    ));
+    let ask =
+        |path: &str, up: &str| json!({ "ask": { "headers": head("GET", path, &[("x-up", up)]) } });
+    let steps = json!([ask("/all", "all"), { "await": [0, "end"] }, ask("/tcp", "tcp"), { "await": [4, "end"] }]);
+    let got = tell(&outer, &steps);
+    assert_eq!((status(&got["streams"]["0"]), status(&got["streams"]["4"])), (200, 200), "{got}");
+    for (path, version) in [("/all", "HTTP/3"), ("/tcp", "HTTP/2")] {
+        let record = outer.record(path, |record| record["path"] == path);
+        assert_eq!(record["upstream_protocol"], version, "{path}");
+    }
+}
+
 /// The output of ngtcp2's client for a request.
 fn ngtcp2(sluice: &Running, path: &str, more: &[&str]) -> String {
     let mut client = tools::command("gtlsclient");
@@ -297,6 +332,150 @@ fn a_cancelled_request_ends_only_its_own_stream() {
     );
     assert_eq!(got["streams"]["4"]["data"], 3, "{got}");
     sluice.record_of("downstream.cancelled");
+}
+
+/// The status that a request with a body gets over each version: the body is 11 bytes long, sent in two parts unless the
+/// client stops after the first, and the length is declared or not.
+fn statuses(sluice: &Running, declared: bool, stops: bool) -> [u16; 3] {
+    let more: &[_] = if declared { &[("content-length", "11")] } else { &[] };
+    let mut one = origin::Client::connect(sluice.addr("clear"));
+    one.send(match (declared, stops) {
+        (true, false) => &b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n12345678901"[..],
+        (true, true) => b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n1",
+        (false, false) => {
+            b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\na\r\n2345678901\r\n0\r\n\r\n"
+        }
+        (false, true) => b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n",
+    });
+    let mut two = H2::connect(sluice.addr("clear"));
+    let mut fields = frames::get("a", "/a");
+    fields[0] = (":method", "POST");
+    two.headers(1, &[fields, more.to_vec()].concat(), false);
+    let mut steps = vec![
+        json!({ "ask": { "headers": head("POST", "/a", more), "body": "1", "end": false } }),
+        json!({ "await": [0, "end"] }),
+    ];
+    two.send(frames::frame(kind::DATA, 0, 1, b"1"));
+    if !stops {
+        two.send(frames::frame(kind::DATA, frames::flag::END_STREAM, 1, b"2345678901"));
+        steps.insert(1, json!({ "more": [0, "2345678901", true] }));
+    }
+    let answer = two.until("an answer", |frame| frame.stream == 1 && frame.kind == kind::HEADERS);
+    let got = tell(sluice, &Value::Array(steps));
+    [one.read().status(), frames::status(&answer.payload), status(&got["streams"]["0"])]
+}
+
+#[test]
+fn bodies_have_a_size_and_a_time_in_every_version() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let yaml = |http: &str| {
+        format!(
+            "listeners:\n\
+             \x20 - {{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: {{ routes: main, {http} }} }}\n\
+             \x20 - {{ name: clear, address: 127.0.0.1:0, http: {{ routes: main, {http} }} }}\n\
+             routes: {{ main: {{ cluster: up }} }}\nclusters: {{ up: \"{}\" }}\n",
+            origin.addr()
+        )
+    };
+    let sluice = kit.start(&yaml("filters: [{ body_max: 10 }]"));
+    assert_eq!(statuses(&sluice, true, false), [413; 3]);
+    assert_eq!(statuses(&sluice, false, false), [413; 3]);
+    assert!(origin.requests().is_empty());
+    assert_eq!(sluice.reload(&yaml("filters: [{ body_max: 11 }]")), "applied");
+    for declared in [true, false] {
+        assert_eq!(statuses(&sluice, declared, false), [200; 3]);
+    }
+    assert_eq!(sluice.reload(&yaml("body_timeout: 100ms")), "applied");
+    for declared in [true, false] {
+        assert_eq!(statuses(&sluice, declared, true), [408; 3]);
+    }
+}
+
+/// What clients send ahead of an endpoint that takes nothing is charged, window by window, up to the limit; the buffers
+/// are available to others again once the clients are gone.
+#[test]
+fn uploads_that_nobody_takes_are_buffered_up_to_the_limit() {
+    if !have_aioquic() {
+        return;
+    }
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0: no byte of a body may be sent.
+    let endpoint = Server::start(|mut stream| {
+        stream.write_all(&frames::frame(kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]))?;
+        stream.write_all(&frames::frame(kind::SETTINGS, frames::flag::ACK, 0, &[]))?;
+        std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+    });
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let up = format!("up: {{ endpoints: [\"{}\"], protocol: http2 }}", endpoint.addr());
+    let yaml = configuration("web", endpoint.addr(), "true");
+    let (before, _) = yaml.split_once("clusters:").unwrap();
+    let sluice = kit
+        .start(&format!("{before}clusters: {{ {up} }}\nlimits: {{ worker_buffer_bytes: 2MiB }}\n"));
+    // A stream may have 256 KiB ahead: of twenty, at most eight may wait.
+    let upload = json!({ "ask": { "headers": head("POST", "/", &[]), "body": 200_000 } });
+    let mut steps = vec![upload; 20];
+    steps.push(json!({ "ended": 12 }));
+    for round in 1..=2 {
+        tell(&sluice, &Value::Array(steps.clone()));
+        wait::until("the end of the connection", || {
+            sluice.items("/connections").is_empty().then_some(())
+        });
+        let records = sluice.records();
+        let refused = records.iter().filter(|record| record["reason"] == "relay.buffers").count();
+        assert!((12 * round..=15 * round).contains(&refused), "{refused} were refused");
+    }
+}
+
+/// RFC 9000 §4.5.
+#[test]
+fn a_final_size_that_shrinks_ends_the_connection() {
+    if !have_aioquic() {
+        return;
+    }
+    const FINAL_SIZE_ERROR: u64 = 0x6;
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "true");
+    let upload =
+        json!({ "ask": { "headers": head("POST", "/wait", &[]), "body": 100, "end": false } });
+    // What was sent has arrived once another request is answered.
+    let got = tell(
+        &sluice,
+        &json!([upload, get("/bytes/3"), { "await": [4, "end"] }, { "shrink": 0 }, { "closed": true }]),
+    );
+    assert_eq!(
+        (status(&got["streams"]["4"]), &got["closed"]),
+        (200, &json!(FINAL_SIZE_ERROR)),
+        "{got}"
+    );
+}
+
+/// `quic.streams`: a client may have so many requests open, and sends more once others have ended.
+#[test]
+fn a_connection_has_so_many_requests_at_once() {
+    if !have_aioquic() {
+        return;
+    }
+    let origin = Origin::start("a");
+    let sluice = edge(&origin, 1, "{ streams: 2 }");
+    let wait = || get("/wait");
+    let client = Client::start(
+        &sluice,
+        "web",
+        "web.test",
+        &json!([wait(), wait(), get("/bytes/3"), { "await": [8, "end"] }, { "await": [0, "end"] }]),
+    );
+    wait::until("two to arrive", || (origin.requests().len() == 2).then_some(()));
+    // Requests of others arrive, the third of this client does not before one of its own has ended.
+    let other = tell(&sluice, &json!([get("/bytes/1"), { "await": [0, "end"] }]));
+    assert_eq!((status(&other["streams"]["0"]), origin.requests().len()), (200, 3));
+    origin.release();
+    let got = client.end();
+    assert_eq!((status(&got["streams"]["8"]), origin.requests().len()), (200, 4), "{got}");
 }
 
 #[test]

@@ -83,7 +83,9 @@ const PATIENT: &str = "    connect_timeout: 60s\n";
 fn requests_move_to_http3_once_the_endpoint_has_advertised_it() {
     let site = site(true, &[]);
     let sluice = proxy(site.addr("tls"), site.folder(), "true", "");
-    assert_eq!(ask(&sluice, "/").value("x-version"), "HTTP/2");
+    let first = ask(&sluice, "/");
+    assert_eq!(first.value("x-version"), "HTTP/2");
+    assert!(first.values("alt-svc").is_empty(), "it says nothing to clients");
     until_version(&sluice, "/", "HTTP/3");
     // From there on, all of them.
     for _ in 0..5 {

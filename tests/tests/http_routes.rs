@@ -353,6 +353,41 @@ fn error_pages_keep_headers_that_do_not_describe_the_body() {
 }
 
 #[test]
+fn error_pages_come_from_files_and_may_change_the_status_or_redirect() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let kit = Sluice::new().watching().expect_warning("`b` is not used");
+    let write = |name: &str, text: &str| std::fs::write(kit.folder().join(name), text).unwrap();
+    write("sorry.html", "100% sorry");
+    write("none.json", "{\"path\":\"%PATH%\",\"reason\":\"%REASON%\"}");
+    let filters = r#"{ error_pages: { upstream: true, pages: {
+        5xx: { body_file: sorry.html, headers: { x-page: "%RESPONSE_CODE%", retry-after: "9" } },
+        404: { body_file: none.json, operators: true, content_type: application/json, status: 410 },
+        401: { redirect: "https://login.test/?from=%REQ(:PATH)%" },
+        403: { redirect: "//evil.test%PATH%", status: 307 },
+        429: { status: 503 } } } }"#;
+    let sluice = kit.start(&web(&a, &b, filters, "    - rules: [{ cluster: a }]"));
+    let sorry = get(&sluice, "a", "/status/502");
+    assert_eq!((sorry.status(), sorry.text().as_str()), (502, "100% sorry"));
+    assert_eq!((sorry.value("x-page"), sorry.values("retry-after")), ("502", vec!["9"]));
+    let none = get(&sluice, "a", "/status/404");
+    assert_eq!(none.status(), 410);
+    assert_eq!(none.text(), "{\"path\":\"/status/404\",\"reason\":\"-\"}");
+    assert_eq!(none.value("content-type"), "application/json");
+    let login = get(&sluice, "a", "/status/401");
+    assert_eq!((login.status(), login.text().as_str()), (302, ""));
+    assert_eq!(login.value("location"), "https://login.test/?from=/status/401");
+    let own = get(&sluice, "a", "/status/403");
+    assert_eq!((own.status(), own.value("location")), (307, "/evil.test/status/403"));
+    let busy = get(&sluice, "a", "/status/429");
+    assert_eq!((busy.status(), busy.text().as_str()), (503, ""));
+    // A file is read again when it changes; one that cannot be used leaves the last in place.
+    std::fs::write(sluice.folder().join("sorry.html"), "back at noon").unwrap();
+    wait::until("the new page", || {
+        (get(&sluice, "a", "/status/500").text() == "back at noon").then_some(())
+    });
+}
+
+#[test]
 fn a_session_keeps_its_cluster_of_a_split() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let rule = r#"

@@ -361,7 +361,10 @@ fn of_forward_proxies() {
     page(
         "mistakes-forward",
         &[
-            ("hosts with a queue", forward("limits: { connections: 5, queue: true }")),
+            (
+                "hosts with a wait for sessions",
+                forward("limits: { connections: 5, queue: { sticky_timeout: 1s } }"),
+            ),
             ("hosts in two ways", relay("forward: true")),
             ("a name for every host", forward("tls: { sni: a.test }")),
             ("checks of hosts that are not known", forward("health: { tcp: true }")),
@@ -423,6 +426,14 @@ fn of_balancing() {
                 "a ring that ends before it begins",
                 relay("balance: { ring_hash: { min_size: 10, max_size: 5 } }"),
             ),
+            (
+                "weights that expire before they are updated",
+                rule("cluster: up").replace(
+                    "[127.0.0.1:7002]",
+                    "[127.0.0.1:7002], balance: { load_reports: { update: 5m } }",
+                ),
+            ),
+            ("reports of load by a relay", relay("balance: load_reports")),
             ("a load below the fair share", relay("balance: { ring_hash: { max_load: 90% } }")),
             ("slow start by hash", relay("balance: maglev\n    slow_start: 30s")),
             ("slow start without a window", relay("slow_start: { min_weight: 20% }")),
@@ -468,7 +479,6 @@ fn of_subsets() {
         "mistakes-subsets",
         &[
             ("metadata that nothing looks at", with("")),
-            ("subsets with a queue", with("subsets: { selectors: version, fallback: any_endpoint }\n    limits: { connections: 5, queue: true }")),
             ("subsets by nothing", with("subsets: { fallback: any_endpoint }")),
             ("a selector without keys", with("subsets: { selectors: [[]], fallback: any_endpoint }")),
             ("a key twice", with("subsets: { selectors: [[version, version]], fallback: any_endpoint }")),
@@ -1095,6 +1105,8 @@ fn of_upstreams() {
             ),
             ("a PROXY header for HTTP", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], send_proxy_protocol: v2")),
             ("a protocol that TLS negotiates without TLS", relay("protocol: auto")),
+            ("ALPN of connections that follow requests", relay("protocol: same\n    tls: { alpn: h2 }")),
+            ("HTTP/3 that follows requests without TLS", relay("protocol: same\n    http3: { race: { when: always } }")),
             ("HTTP/3 without TLS", rule("cluster: up").replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http3")),
             ("HTTP/3 over a unix socket", rule("cluster: up").replace("[127.0.0.1:7002]", "[\"unix:///tmp/a.sock\"], protocol: http3, tls: { ca: ca.pem }")),
             ("two kinds of health check", relay("health: { tcp: {}, http: {} }")),
@@ -1278,7 +1290,7 @@ fn of_filters() {
             ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
-            ("a rate per query", http("rate_limit: { requests: 5/s, per: \"query:a\" }")),
+            ("a rate per part of the body", http("rate_limit: { requests: 5/s, per: \"body:a\" }")),
             (
                 "a rate per block of no address",
                 http("rate_limit: { requests: 5/s, per: source_ip/33 }"),
@@ -1297,6 +1309,31 @@ fn of_filters() {
                 "a rate limit with the status of a success",
                 http("rate_limit: { requests: 5/s, status: 200 }"),
             ),
+            (
+                "an error page from two places",
+                http("error_pages: { pages: { 503: { body: a, body_file: b } } }"),
+            ),
+            ("an error page without anything", http("error_pages: { pages: { 503: {} } }")),
+            (
+                "an error page from a file that does not exist",
+                http("error_pages: { pages: { 503: { body_file: sorry.html } } }"),
+            ),
+            (
+                "an error page that redirects with another status",
+                http("error_pages: { pages: { 503: { redirect: /sorry, status: 200 } } }"),
+            ),
+            (
+                "an error page with the status of a redirect",
+                http("error_pages: { pages: { 503: { body: a, status: 302 } } }"),
+            ),
+            (
+                "operators of no file",
+                http("error_pages: { pages: { 503: { body: a, operators: true } } }"),
+            ),
+            (
+                "an error page with an unknown operator",
+                http("error_pages: { pages: { 503: { body: \"%RESPONS_CODE%\" } } }"),
+            ),
             ("an error page for a success", http("error_pages: { pages: { 200: ok } }")),
             ("error pages in a list", http("error_pages: { pages: [a] }")),
             ("a header to set that is none", http("set_headers: { request: { \"x edge\": a } }")),
@@ -1311,6 +1348,72 @@ fn of_filters() {
             ),
             ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
             ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            (
+                "a proxy without a name",
+                serving("http: { routes: main, proxy_status: { forwarded: true } }"),
+            ),
+            (
+                "a proxy with the name of nothing",
+                serving("http: { routes: main, proxy_status: \"\" }"),
+            ),
+            ("countries from nowhere", http("geo: { databases: [] }")),
+            (
+                "countries from a file that does not exist",
+                http("geo: { databases: GeoLite2-Country.mmdb }"),
+            ),
+            ("no values", http("set_values: []")),
+            ("a value from nowhere", http("set_values: { name: a }")),
+            (
+                "a value from what no request has",
+                http("set_values: { name: a, from: \"claim:a\" }"),
+            ),
+            (
+                "a value from a value that no filter shares",
+                http("set_values: { name: a, from: \"value:set_a\" }"),
+            ),
+            (
+                "two values of one name",
+                http("set_values: [{ name: a, from: host }, { name: a, from: path }]"),
+            ),
+            (
+                "a table of no blocks",
+                http("set_values: { name: a, from: source_ip, map: { office: a }, lookup: cidr }"),
+            ),
+            (
+                "a search without a table",
+                http("set_values: { name: a, from: host, lookup: suffix }"),
+            ),
+            (
+                "a table from two places",
+                http("set_values: { name: a, from: host, map: { b: c }, map_file: d }"),
+            ),
+            (
+                "a table in a file that does not exist",
+                http("set_values: { name: a, from: host, map_file: hosts.map }"),
+            ),
+            (
+                "an extraction that is no regex",
+                http("set_values: { name: a, from: host, extract: \"(a\" }"),
+            ),
+            ("no faults", http("fault: {}")),
+            (
+                "a fault without a percentage sign",
+                http("fault: { abort: { status: 503, percent: 5 } }"),
+            ),
+            ("an abort without a status", http("fault: { abort: { percent: 5% } }")),
+            (
+                "an abort with two statuses",
+                http("fault: { abort: { status: 503, grpc_status: 14 } }"),
+            ),
+            ("an abort with the status of no response", http("fault: { abort: { status: 103 } }")),
+            ("a gRPC status that does not exist", http("fault: { abort: { grpc_status: 17 } }")),
+            ("a delay without a time", http("fault: { delay: { by_header: true } }")),
+            (
+                "a response that never ends",
+                http("fault: { response_rate: { bytes_per_second: 0 } }"),
+            ),
+            ("a rate from nowhere", http("fault: { response_rate: {} }")),
+            ("faults of no request", http("fault: { delay: { time: 1s }, max_active: 0 }")),
             ("other sites without origins", http("cors: { methods: PUT }")),
             ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
             (
@@ -1343,6 +1446,58 @@ fn of_filters() {
                 "a rule that only changes a time-out of a service",
                 rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
             ),
+            (
+                "a burst of a window that is aligned",
+                http("rate_limit: { requests: 5/s, burst: 9, window: aligned }"),
+            ),
+            (
+                "a burst of a limit in Redis",
+                http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
+            ),
+            ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
+            (
+                "a user of Redis without a password",
+                http("rate_limit: { requests: 5/s, redis: { cluster: up, user: a } }"),
+            ),
+            ("limits of no service", http("global_rate_limit: { domain: edge }")),
+            ("limits of an unknown service", http("global_rate_limit: { service: no, domain: a }")),
+            ("limits without a domain", http("global_rate_limit: { service: up }")),
+            (
+                "a descriptor of everything",
+                http("global_rate_limit: { service: up, domain: a, descriptors: all }"),
+            ),
+            (
+                "an entry that is a part and a text",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, value: a }]] }",
+                ),
+            ),
+            (
+                "a condition for a part",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, headers: { a: b } }]] }",
+                ),
+            ),
+            (
+                "a limit in place of a service without a rate",
+                http("global_rate_limit: { service: up, domain: a, on_error: local }"),
+            ),
+            (
+                "a rate that never counts",
+                http("global_rate_limit: { service: up, domain: a, local: 5/s }"),
+            ),
+            (
+                "a status of an error that never is",
+                http("global_rate_limit: { service: up, domain: a, error_status: 503 }"),
+            ),
+            (
+                "descriptors that add to nothing",
+                http("global_rate_limit: { service: up, domain: a, add: true }"),
+            ),
+            (
+                "a rule that only changes a time-out of limits",
+                rule("cluster: up, filters: { global_rate_limit: { timeout: 1s } }"),
+            ),
             ("policies without any", http("rbac: {}")),
             ("policies that allow nothing", http("rbac: { allow: {} }")),
             ("a policy that matches everything", http("rbac: { deny: { all: {} } }")),
@@ -1353,6 +1508,36 @@ fn of_filters() {
             (
                 "a condition without a field in another",
                 http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "an expression that is none",
+                http("rbac: { deny: { a: { permissions: { when: \"request.path ==\" } } } }"),
+            ),
+            (
+                "an expression about what no request has",
+                http("rbac: { deny: { a: { permissions: { when: \"request.pth == ''\" } } } }"),
+            ),
+            (
+                "an expression about a response",
+                http("rbac: { deny: { a: { permissions: { when: \"response.code == 200\" } } } }"),
+            ),
+            (
+                "an expression about a value that no filter shares",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"metadata['tenant'] == 'a'\" } } } }",
+                ),
+            ),
+            (
+                "a regex that clients choose",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"request.path.matches(request.query)\" } } } }",
+                ),
+            ),
+            (
+                "an expression about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { deny: { a: { permissions: { when: \"connection.mtls\" } } } } }], relay: up",
+                ),
             ),
             (
                 "policies in a list",
@@ -1471,6 +1656,97 @@ fn of_filters() {
                 "a provider with a dot in its name",
                 http(
                     "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
+                ),
+            ),
+            ("a login at no provider", http("oidc: {}")),
+            (
+                "logins without a key of sessions",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop } } }",
+                ),
+            ),
+            (
+                "a login over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"http://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login that comes back over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, origin: \"http://shop.test\" } } }",
+                ),
+            ),
+            (
+                "a login at a cluster that does not exist",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: id, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "sessions with a key that can be guessed",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: secret } } } }",
+                ),
+            ),
+            (
+                "sessions in a cookie with a prefix",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef, cookie: __Host-a } } } }",
+                ),
+            ),
+            (
+                "a login on a path of patterns",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/* } } }",
+                ),
+            ),
+            (
+                "a logout that leads elsewhere",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, after_logout: \"//evil.test\" } } }",
+                ),
+            ),
+            (
+                "a parameter that a login sets itself",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, parameters: { state: a } } } }",
+                ),
+            ),
+            (
+                "an ID token with a symmetric algorithm",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "several scopes in one word",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, scopes: profile email } } }",
+                ),
+            ),
+            (
+                "opaque tokens for any service",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, introspection: {} } } }",
+                ),
+            ),
+            (
+                "a login at one of two providers",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login at a provider that there is none of",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } }, provider: c }",
+                ),
+            ),
+            (
+                "two providers on one path",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/a } }, provider: a }",
                 ),
             ),
             ("a session by nothing", http("sticky: {}")),
@@ -1596,7 +1872,7 @@ fn of_keys_and_authorities() {
     // A machine without authorities of its own.
     std::fs::write(at("sluice.yaml"), relay("tls: {}")).unwrap();
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").arg(at("sluice.yaml"));
+    command.args(["check", "--offline"]).arg(at("sluice.yaml"));
     command.env("SSL_CERT_FILE", at("none.pem")).env("SSL_CERT_DIR", at("none"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -1707,7 +1983,12 @@ fn many_errors_are_counted_and_cause_no_further_findings() {
 /// The exit code and output of `check -` for a text.
 fn from_stdin(yaml: &[u8], more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(Sluice::binary());
-    command.arg("check").args(more).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["check", "--offline"])
+        .args(more)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(yaml).unwrap();
     let output = child.wait_with_output().unwrap();

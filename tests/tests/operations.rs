@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sluice_testkit::origin::Client;
+use sluice_testkit::origin::{Client, Origin};
 use sluice_testkit::peers::{
     RefusingPort, Server, UdpServer, connect, exchange, read, read_to_end,
 };
@@ -408,6 +408,74 @@ fn metrics_of_removed_names_are_removed() {
 }
 
 #[test]
+fn metrics_of_removed_parts_of_a_listener_are_removed() {
+    let origin = Origin::start("a");
+    let yaml = |name: &str, more: &str| {
+        let db = format!(
+            "deny: {{ {name}-source: {{ principals: {{ source: 10.0.0.0/8 }} }} }}, shadow: {{ deny: {{ {name}-local: {{ principals: {{ source: 127.0.0.0/8 }} }} }} }}"
+        );
+        let filters = format!(
+            "{{ grpc_stats: {{ methods: app.{name}/Get }} }}, \
+             {{ rbac: {{ allow: {{ {name}-policy: {{ permissions: {{ method: [GET, POST] }} }} }} }} }}, \
+             {{ rate_limit: {{ name: {name}-limit, requests: 1/h, burst: 1, enforce: 0% }} }}{more}"
+        );
+        format!(
+            "listeners:\n\
+             - {{ name: web, address: 127.0.0.1:0, chains: [{{ name: {name}-chain, http: {{ routes: main, filters: [{filters}] }} }}] }}\n\
+             - {{ name: db, address: 127.0.0.1:0, relay: up, filters: [{{ rbac: {{ {db} }} }}] }}\n\
+             routes: {{ main: [{{ cluster: up }}] }}\n\
+             clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+            origin.addr()
+        )
+    };
+    let sluice = Sluice::new().start(&yaml("old", ", { body_max: 16 }"));
+    let has = |text: &str| sluice.page("/metrics").1.contains(text);
+    let use_all = |name: &str| {
+        let call = format!(
+            "POST /app.{name}/Get HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n"
+        );
+        let mut client = Client::connect(sluice.addr("web"));
+        client.ask(&call);
+        client.ask(&call);
+        drop(connect(sluice.addr("db")));
+        [
+            "chain=\"NAME-chain\"",
+            "\"NAME-policy\"",
+            "\"NAME-local\"",
+            "\"NAME-limit\"",
+            "\"app.NAME\"",
+        ]
+        .map(|label| label.replace("NAME", name))
+    };
+    let large = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 17\r\n\r\n";
+    assert_eq!(Client::connect(sluice.addr("web")).ask(large).status(), 413);
+    let old = [&use_all("old")[..], &["filter=\"body_max\"".to_owned()]].concat();
+    for label in &old {
+        wait::until(label, || has(label).then_some(()));
+    }
+    assert_eq!(sluice.reload(&yaml("new", "")), "applied");
+    for label in use_all("new") {
+        wait::until(&label, || has(&label).then_some(()));
+    }
+    for label in &old {
+        wait::until(&format!("{label} to leave"), || (!has(label)).then_some(()));
+    }
+    // What stays is not counted from the beginning.
+    assert_eq!(
+        sluice.reload(&yaml("new", ", { set_headers: { request: { x-a: b } } }")),
+        "applied"
+    );
+    for label in use_all("new") {
+        let most = || {
+            let page = sluice.page("/metrics").1;
+            let counts = page.lines().filter(|line| line.contains(&label));
+            counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).max()
+        };
+        wait::until(&format!("{label} to be counted again"), || (most() > Some(1)).then_some(()));
+    }
+}
+
+#[test]
 fn the_expiry_metric_of_a_removed_certificate_is_removed() {
     if !tools::have(&["openssl"]) {
         return;
@@ -567,6 +635,26 @@ fn socket_options_change_on_reload_while_the_address_stays() {
     sluice.wait_open(2);
     assert!(ss("-Htno").contains("keepalive"), "{}", ss("-Htno"));
     drop((before, after));
+}
+
+#[test]
+fn socket_options_that_cannot_change_are_named_and_the_rest_is_applied() {
+    let kit = Sluice::new().workers(1).expect_warning(
+        "its `socket` options take effect after a restart: the QUIC socket is in use",
+    );
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let yaml = |buffer: &str, status: u16| {
+        format!(
+            "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main, socket: {{ udp_receive_buffer: {buffer} }} }}]\n\
+             routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{ status: {status} }} }}] }}] }}\n"
+        )
+    };
+    let sluice = kit.start(&yaml("1MiB", 204));
+    assert_eq!(sluice.reload(&yaml("1MiB", 200)), "applied");
+    assert!(!sluice.log().contains("after a restart"), "{}", sluice.log());
+    assert_eq!(sluice.reload(&yaml("64KiB", 404)), "applied");
+    wait::until("a warning", || sluice.log().contains("after a restart").then_some(()));
+    assert!(sluice.page("/config").1.contains("404"));
 }
 
 /// A name server that replies to every query with this code and without records.

@@ -284,3 +284,33 @@ fn client_hello(name: &str) -> Vec<u8> {
     client.join().unwrap();
     [&record[..], &rest].concat()
 }
+
+#[test]
+fn expressions_judge_requests_and_connections() {
+    let origin = Origin::start("o");
+    let sluice = start(
+        &origin,
+        r#"{ deny: { spoofed: { permissions: { when: "has(request.headers.x_port) && int(request.headers.x_port) != destination.port" } } },
+             allow: { known: { principals: { when: "request.useragent.matches('^shop/[0-9]+') && source.address.startsWith('10.')" } } } }"#,
+    );
+    let port = sluice.addr("web").port();
+    let status = |path: &str, agent: &str, source: &str, port: &str| {
+        let fields = format!("User-Agent: {agent}\r\nX-Forwarded-For: {source}\r\n{port}");
+        ask(&sluice, "GET", path, &fields).status()
+    };
+    assert_eq!(status("/a", "shop/1", "10.0.0.1", ""), 200);
+    assert_eq!(status("/b", "curl", "10.0.0.1", ""), 403);
+    assert_eq!(status("/c", "shop/1", "192.0.2.1", ""), 403);
+    assert_eq!(status("/d", "shop/1", "10.0.0.1", &format!("X_Port: {port}\r\n")), 200);
+    assert_eq!(status("/e", "shop/1", "10.0.0.1", "X_Port: 1\r\n"), 403);
+    assert_eq!(status("/f", "shop/1", "10.0.0.1", "X_Port: none\r\n"), 403, "it fails");
+    assert_eq!(sluice.record("/e", |record| record["path"] == "/e")["policy"], "spoofed");
+
+    let refusing = Sluice::new().start(&format!(
+        "listeners: [{{ name: db, address: 127.0.0.1:0, filters: [{{ rbac: {{ deny: {{ local: {{ principals: {{ when: \"source.address.startsWith('127.0.0.1:') && destination.port > 0\" }} }} }} }} }}], relay: up }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        origin.addr()
+    ));
+    assert!(read_to_end(&mut connect(refusing.addr("db"))).1.is_empty());
+    refusing.record_of("accept.denied");
+}

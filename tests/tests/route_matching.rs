@@ -260,3 +260,51 @@ fn hosts_are_made_of_paths_and_headers_and_endpoints_are_told_the_originals() {
     assert_eq!(seen.value("host"), b.addr().to_string());
     assert_eq!(seen.value("x-envoy-original-host"), "web.test");
 }
+
+#[test]
+fn a_question_is_read_as_a_request_of_its_listener_is() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("web", &["shop.test"]);
+    let sluice = kit.start(&format!(
+        "admin: {{ address: 127.0.0.1:0 }}\n\
+         listeners:\n\
+         - {{ name: edge, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: behind, address: 127.0.0.1:0, http: {{ routes: main, trusted_hops: 1 }} }}\n\
+         routes:\n\
+         \x20 main:\n\
+         \x20 - hosts: \"*\"\n\
+         \x20   rules:\n\
+         \x20   - {{ name: inside, match: {{ source: 10.0.0.0/8 }}, cluster: a }}\n\
+         \x20   - {{ name: known, match: {{ client_certificate: CN=ops }}, cluster: a }}\n\
+         \x20   - {{ name: shown, match: {{ client_certificate: \"true\" }}, cluster: a }}\n\
+         \x20   - {{ name: rest, cluster: b }}\n\
+         clusters: {{ a: \"{}\", b: \"{}\" }}\n",
+        a.addr(),
+        b.addr()
+    ));
+    let ask = |listener: &str, more: &str| {
+        let question = format!("/try?listener={listener}&host=a&format=json&{more}");
+        let (status, page) = sluice.page(&question);
+        assert_eq!(status, 200, "{page}");
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        page["items"][0].clone()
+    };
+    let forwarded = "source=192.0.2.1&header=x-forwarded-for:10.1.2.3";
+    for (listener, more, rule, source) in [
+        ("edge", "source=10.1.2.3", "inside", "10.1.2.3"),
+        // A client says so of itself, or a proxy in front of its client.
+        ("edge", forwarded, "rest", "192.0.2.1"),
+        ("behind", forwarded, "inside", "10.1.2.3"),
+        ("behind", "source=10.1.2.3", "inside", "10.1.2.3"),
+        ("edge", "source=192.0.2.1&client_certificate=O%3DX,CN%3Dops", "known", "192.0.2.1"),
+        ("edge", "source=192.0.2.1&client_certificate=CN%3Dx", "shown", "192.0.2.1"),
+    ] {
+        let found = ask(listener, more);
+        assert_eq!((&found["rule"], &found["source"]), (&rule.into(), &source.into()), "{more}");
+    }
+    assert_eq!(ask("behind", "header=x-forwarded-proto:https")["scheme"], "https");
+    assert_eq!(ask("edge", "header=x-forwarded-proto:https")["scheme"], "http");
+    let problem = sluice.page("/try?tls=false&client_certificate=CN%3Dx").1;
+    assert!(problem.contains("without TLS there is no `client_certificate`"), "{problem}");
+}

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use serde_json::json;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
-use sluice_testkit::{Authority, Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, tools, wait};
+use sluice_tests::databases::Redis;
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
 
@@ -165,6 +166,33 @@ fn tokens() {
     assert_eq!(ask("/admin/a", &token(&["user", "admin"])), 200);
     let record = sluice.record("admins", |record| record["route_name"] == "admins");
     assert_eq!(record["identity"], "jwt:corp/ann");
+}
+
+#[test]
+fn login() {
+    let (shop, id) = (Origin::start("shop"), IdentityProvider::start());
+    let sluice = Sluice::new().start(&sample(
+        "login.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.10:8080", shop.addr().to_string()),
+            ("https://id.example.com", id.issuer()),
+            ("[\"id.example.com:443\"], tls: {}", format!("[\"{}\"]", id.addr())),
+        ],
+    ));
+    let mut browser = Browser::new(sluice.addr("web"));
+    let statuses = |browser: &mut Browser| {
+        ["/healthz", "/api/a", "/", "/admin/a"].map(|path| browser.get(path).status())
+    };
+    assert_eq!(statuses(&mut browser), [200, 401, 303, 303]);
+    let roles = |role: &str| json!({ "realm_access": { "roles": [role] } });
+    id.log_in(&mut browser, "/a", &roles("user"), &json!({}));
+    assert_eq!(statuses(&mut browser), [200, 200, 200, 403]);
+    assert_eq!(shop.requests().pop().unwrap().value("x-user"), "ann");
+    id.log_in(&mut browser, "/oauth2/corp/login", &roles("admin"), &json!({}));
+    assert_eq!(statuses(&mut browser), [200; 4]);
+    let is_it = |record: &serde_json::Value| record["route_name"] == "admins";
+    assert_eq!(sluice.record("admins", is_it)["identity"], "oidc:corp/ann");
 }
 
 #[test]
@@ -703,6 +731,43 @@ fn udp_affinity_keeps_a_source_with_its_server() {
 }
 
 #[test]
+fn tenants() {
+    let (large, shared) = (Origin::start("large"), Origin::start("shared"));
+    let sluice = Sluice::new().start(&sample(
+        "tenants.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", large.addr().to_string()),
+            ("127.0.0.11:8080", shared.addr().to_string()),
+        ],
+    ));
+    let ask = |host: &str, path: &str, from: &str| {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {from}\r\nX-Tenant: forged\r\nX-Cluster: forged\r\n\r\n"
+        );
+        let response = sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request);
+        (response.status(), response.value("x-origin").to_owned())
+    };
+    for (host, path, from, status, origin) in [
+        ("shop.acme.example", "/", "203.0.113.1", 200, "large"),
+        ("SHOP.Acme.example:80", "/", "203.0.113.1", 200, "large"),
+        ("shop.globex.example", "/", "203.0.113.1", 200, "shared"),
+        ("shop.globex.example", "/admin/x", "203.0.113.1", 403, ""),
+        ("shop.globex.example", "/admin/x", "192.0.2.7", 200, "shared"),
+        ("shop.acme.example", "/admin/x", "10.1.2.3", 200, "large"),
+        ("acme.example.none", "/", "10.1.2.3", 404, ""),
+    ] {
+        let found = ask(host, path, from);
+        assert_eq!(found, (status, origin.to_owned()), "{host}{path} from {from}");
+    }
+    let seen: BTreeSet<String> =
+        large.requests().iter().map(|request| request.value("x-tenant").to_owned()).collect();
+    assert_eq!(seen, BTreeSet::from(["acme".to_owned()]));
+    let record = sluice.record("the office", |record| record["path"] == "/admin/x");
+    assert_eq!(record["tenant"], "globex", "{record}");
+}
+
+#[test]
 fn authorisation() {
     let origin = Origin::start("shop");
     let sluice = Sluice::new().start(&sample(
@@ -731,4 +796,41 @@ fn authorisation() {
     let record = sluice.record("the refusal", |record| record["path"] == "/admin%2Fusers");
     assert_eq!(record["policy"], "admin-from-outside", "{record}");
     assert_eq!(record["shadow"], "denied by old-clients");
+}
+
+#[test]
+fn limits_of_a_fleet() {
+    let modules = ["grpc", "envoy.service.ratelimit.v3.rls_pb2_grpc"];
+    if !tools::have_modules(&modules) || !Redis::is_there() {
+        return;
+    }
+    let redis = Redis::start(&[]);
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/rate_server.py");
+    let (_service, limits) = tools::serve_on_its_port(&mut tools::python(&script));
+    let origin = Origin::start("shop");
+    let sluice = Sluice::new().start(&sample(
+        "limits.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+            ("127.0.0.10:8081", limits.to_string()),
+            ("domain: shop\n", "domain: shop\n            timeout: 20s\n".into()),
+            ("limit: 100/m", "limit: 2/m".into()),
+            ("10000/d", "4/d".into()),
+            ("redis: counters", "redis: { cluster: counters, timeout: 20s }".into()),
+            ("127.0.0.10:6379", redis.addr().to_string()),
+        ],
+    ));
+    let ask = |path: &str, user: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request)
+    };
+    let statuses = ["ann", "ann", "ann", "bob"].map(|user| ask("/", user).status());
+    assert_eq!(statuses, [200, 200, 429, 200]);
+    assert!(ask("/", "ann").value("ratelimit").contains("r=0"));
+    // The quota counts those that the service refuses, too.
+    assert_eq!(ask("/", "ann").status(), 429);
+    let record = sluice.record_of("http.rate");
+    assert_eq!(record["path"], "/", "{record}");
+    assert_eq!(ask("/health", "ann").status(), 200);
 }

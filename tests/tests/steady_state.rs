@@ -18,6 +18,11 @@ fn every_kind(sluice: &Running) {
     // Above the limit of series per rule and per endpoint, and answered by a filter.
     assert_eq!(client.get("a", "/up").status(), 200);
     assert_eq!(client.get("a", "/limited").status(), 429);
+    // Counted by policy, limit, cluster of the copies, method and verdict of a token.
+    assert_eq!(client.get("a", "/guarded").status(), 200);
+    let calls = "POST /s.v1.S/One HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(client.ask(calls).status(), 200);
+    assert_eq!(client.get("a", "/secret").status(), 401);
     // Refused by the parser.
     let mut broken = Client::connect(web);
     assert_eq!(broken.ask("GET / HTTP/1.1\r\nhost : a\r\n\r\n").status(), 400);
@@ -36,7 +41,10 @@ fn every_kind(sluice: &Running) {
 fn each_series_is_looked_up_only_once_under_the_metrics_lock() {
     let (up, echo, udp) =
         (Origin::start("up"), sluice_testkit::peers::Server::echo(), UdpServer::echo(""));
-    let sluice = Sluice::new().workers(1).start(&format!(
+    let kit = Sluice::new().workers(1);
+    let user = "ann:$2y$04$abcdefghijklmnopqrstuuK1Q1wyYcmSdxPVdgcXsGpKZ9DCbsC/C\n";
+    std::fs::write(kit.folder().join("htpasswd"), user).unwrap();
+    let sluice = kit.start(&format!(
         "listeners:\n\
          \x20 - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
          \x20 - {{ name: limited, address: 127.0.0.1:0, http: {{ routes: main }} }}\n\
@@ -47,6 +55,14 @@ fn each_series_is_looked_up_only_once_under_the_metrics_lock() {
          \x20   - hosts: \"*\"\n\
          \x20     rules:\n\
          \x20       - {{ match: {{ path: /limited }}, respond: {{ status: 200 }}, filters: {{ rate_limit: {{ requests: 1/h }} }} }}\n\
+         \x20       - match: {{ path: /guarded }}\n\
+         \x20         cluster: up\n\
+         \x20         mirror: echo\n\
+         \x20         filters:\n\
+         \x20           rate_limit: {{ requests: 1/h, enforce: 0% }}\n\
+         \x20           rbac: {{ allow: {{ all: {{ permissions: {{ path: /* }} }} }}, shadow: {{ deny: {{ all: {{ permissions: {{ path: /* }} }} }} }} }}\n\
+         \x20       - {{ match: {{ path: /s.v1.S/* }}, cluster: up, filters: {{ grpc_stats: {{ methods: s.v1.S }} }} }}\n\
+         \x20       - {{ match: {{ path: /secret }}, cluster: up, filters: {{ basic_auth: {{ users_file: htpasswd }} }} }}\n\
          \x20       - {{ cluster: up }}\n\
          clusters:\n\
          \x20 up: {{ endpoints: [\"{}\"], health: {{ http: {{ path: / }}, interval: 50ms, unhealthy_after: 1000 }} }}\n\

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 use sluice_testkit::origin::{self, Client, read_message};
-use sluice_testkit::peers::{Server, UdpServer, udp_client};
+use sluice_testkit::peers::{self, Server, UdpServer, udp_client};
 use sluice_testkit::{Running, Sluice, tools, wait};
 
 /// A server that answers the first request on each connection with its name; over HTTP and over a relayed stream alike.
@@ -219,4 +219,35 @@ fn there_are_as_many_subsets_as_the_limit_allows() {
         let count = |state: &str| sluice.metric("sluice_cluster_subsets", state);
         (count("made") == 0 && count("left_out") == 0).then_some(())
     });
+}
+
+#[test]
+fn what_exceeds_a_limit_waits_for_its_own_subset() {
+    let [one, two] = [Server::greeter("one"), Server::greeter("two")];
+    let sluice = Sluice::new().workers(2).start(&format!(
+        "listeners:\n\
+         \x20 - {{ name: v1, address: 127.0.0.1:0, relay: {{ cluster: up, endpoint_metadata: {{ version: v1 }} }} }}\n\
+         \x20 - {{ name: v2, address: 127.0.0.1:0, relay: {{ cluster: up, endpoint_metadata: {{ version: v2 }} }} }}\n\
+         clusters:\n  up:\n    subsets: version\n\
+         \x20   limits: {{ connections_per_endpoint: 1, queue: {{ size: 1, timeout: 60s }} }}\n    endpoints:\n\
+         \x20     - {{ address: \"{}\", metadata: {{ version: v1 }} }}\n\
+         \x20     - {{ address: \"{}\", metadata: {{ version: v2 }} }}\n",
+        one.addr(),
+        two.addr()
+    ));
+    let dial = |listener: &str| peers::connect(sluice.addr(listener));
+    let mut held = dial("v1");
+    assert_eq!(peers::read(&mut held, 3), b"one");
+    let mut waiting = dial("v1");
+    wait::until("one to wait", || {
+        (sluice.metric("sluice_cluster_queue_waiting", "\"up\"") == 1).then_some(())
+    });
+    // The queue is full, of those that have no use for the other endpoint.
+    let mut other = dial("v2");
+    assert_eq!(peers::read(&mut other, 3), b"two");
+    assert!(peers::read_to_end(&mut dial("v2")).1.is_empty());
+    sluice.record_of("upstream.queue_full");
+    drop(held);
+    assert_eq!(peers::read(&mut waiting, 3), b"one");
+    assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"served\""), 1);
 }

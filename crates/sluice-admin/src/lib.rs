@@ -87,12 +87,14 @@ pub struct Question {
     pub path: Option<String>,
     /// Headers, as `name: value`.
     pub headers: Vec<String>,
-    /// The source address.
+    /// The address of the other end of the connection: the client's, or that of a proxy in front.
     pub source: Option<String>,
     /// The server name of the TLS handshake.
     pub sni: Option<String>,
     /// Whether the connection uses TLS: `true` or `false`. If omitted, it does if there is an `sni`.
     pub tls: Option<String>,
+    /// The subject of the client's certificate.
+    pub client_certificate: Option<String>,
     /// The HTTP version: `http1`, `http2` or `http3`.
     pub version: Option<String>,
     /// Values that filters shared, as `name: value`.

@@ -60,13 +60,14 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
             "source" => question.source = Some(text),
             "sni" => question.sni = Some(text),
             "tls" => question.tls = Some(text),
+            "client_certificate" => question.client_certificate = Some(text),
             "version" => question.version = Some(text),
             "value" => question.values.push(text),
             "format" => json = Some(format(&text)?),
             _ => {
                 return Err(unknown(
                     &name,
-                    "listener, method, host, path, header, source, sni, tls, version, value, format",
+                    "listener, method, host, path, header, source, sni, tls, client_certificate, version, value, format",
                 ));
             }
         }

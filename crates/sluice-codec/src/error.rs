@@ -6,8 +6,6 @@
 use std::borrow::Cow;
 use std::{fmt, io};
 
-use crate::parse_error::ParseError;
-
 /// An error of an HTTP stream.
 #[derive(Debug)]
 pub struct HttpError {
@@ -53,13 +51,19 @@ impl HttpError {
     }
 
     /// Creates an error with one of the codes of this crate and a detail that says more.
-    pub(crate) fn coded_with(kind: ErrorKind, code: &'static str, detail: String) -> Self {
+    pub fn coded_with(kind: ErrorKind, code: &'static str, detail: String) -> Self {
         Self { kind, code: Some(code), detail: detail.into() }
     }
 
     /// Returns the code: one of a closed set, so that it can be the label of a metric.
     pub const fn code(&self) -> Option<&'static str> {
         self.code
+    }
+
+    /// Returns what the peer that caused the error may be told: the code without the place and the setting, if it has
+    /// one.
+    pub fn code_or_detail(&self) -> &str {
+        self.code.unwrap_or(&self.detail)
     }
 
     /// Returns the kind.
@@ -94,12 +98,6 @@ impl fmt::Display for HttpError {
 }
 
 impl std::error::Error for HttpError {}
-
-impl From<ParseError> for HttpError {
-    fn from(fault: ParseError) -> Self {
-        Self::coded(ErrorKind::Malformed(fault.status()), fault.detail())
-    }
-}
 
 impl From<io::Error> for HttpError {
     fn from(error: io::Error) -> Self {

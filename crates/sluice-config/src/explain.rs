@@ -8,13 +8,28 @@ use std::fmt::Write as _;
 use sluice_core::{Node, Plain, Setting};
 use sluice_model::Config;
 
+use crate::origin::SettingOrigin;
 use crate::redact::{FilterShapes, redacted};
 use crate::written::as_written;
 
 /// The configuration as YAML in its long form, without secrets. It was read from `root`.
 pub fn yaml(config: &Config, root: &Node, filters: FilterShapes<'_>) -> String {
+    written_by(config, root, filters, SettingOrigin::Unasked)
+}
+
+/// The same, with comments that say which values are defaults, and which settings are not in force.
+pub fn yaml_with_defaults(config: &Config, root: &Node, filters: FilterShapes<'_>) -> String {
+    written_by(config, root, filters, SettingOrigin::Written(root))
+}
+
+fn written_by(
+    config: &Config,
+    root: &Node,
+    filters: FilterShapes<'_>,
+    origin: SettingOrigin<'_>,
+) -> String {
     let mut out = String::new();
-    write_block(&as_written(redacted(config.show(), filters), root), 0, &mut out);
+    write_block(&as_written(redacted(config.show(), filters), root), origin, 0, &mut out);
     out
 }
 
@@ -49,18 +64,19 @@ fn says_nothing(value: &Plain) -> bool {
     matches!(value, Plain::Null) || matches!(value, Plain::List(items) if items.is_empty())
 }
 
-fn write_block(value: &Plain, indent: usize, out: &mut String) {
+fn write_block(value: &Plain, origin: SettingOrigin<'_>, indent: usize, out: &mut String) {
     match value {
         Plain::Map(fields) => {
             for (key, value) in fields.iter().filter(|(_, value)| !says_nothing(value)) {
                 let _ = write!(out, "{:indent$}{}:", "", quote(key));
-                write_value(value, indent, out);
+                write_value(value, origin.field(key), indent, out);
             }
+            write_unset(fields, origin, indent, out);
         }
         Plain::List(items) => {
-            for item in items {
+            for (index, item) in items.iter().enumerate() {
                 let mut inner = String::new();
-                write_block(item, indent + 2, &mut inner);
+                write_block(item, origin.item(index, items.len()), indent + 2, &mut inner);
                 let _ = write!(out, "{:indent$}- {}", "", inner.trim_start());
             }
         }
@@ -70,24 +86,44 @@ fn write_block(value: &Plain, indent: usize, out: &mut String) {
     }
 }
 
-fn write_value(value: &Plain, indent: usize, out: &mut String) {
+/// Names the settings of a section that are not in force.
+fn write_unset(
+    fields: &[(String, Plain)],
+    origin: SettingOrigin<'_>,
+    indent: usize,
+    out: &mut String,
+) {
+    if matches!(origin, SettingOrigin::Unasked)
+        || fields.iter().all(|(_, value)| says_nothing(value))
+    {
+        return;
+    }
+    let unset = fields.iter().filter(|(_, value)| says_nothing(value));
+    let unset: Vec<&str> = unset.map(|(key, _)| &**key).collect();
+    if !unset.is_empty() {
+        let _ = writeln!(out, "{:indent$}# not set: {}", "", unset.join(", "));
+    }
+}
+
+fn write_value(value: &Plain, origin: SettingOrigin<'_>, indent: usize, out: &mut String) {
+    let mark = || if origin.is_default(value) { "  # default" } else { "" };
     match value {
         Plain::Map(fields) if fields.iter().any(|(_, value)| !says_nothing(value)) => {
             out.push('\n');
-            write_block(value, indent + 2, out);
+            write_block(value, origin, indent + 2, out);
         }
         Plain::List(items)
             if items.iter().all(|item| !matches!(item, Plain::Map(_) | Plain::List(_))) =>
         {
             let items: Vec<String> = items.iter().map(inline).collect();
-            let _ = writeln!(out, " [{}]", items.join(", "));
+            let _ = writeln!(out, " [{}]{}", items.join(", "), mark());
         }
         Plain::List(_) => {
             out.push('\n');
-            write_block(value, indent + 2, out);
+            write_block(value, origin, indent + 2, out);
         }
         single => {
-            let _ = writeln!(out, " {}", inline(single));
+            let _ = writeln!(out, " {}{}", inline(single), mark());
         }
     }
 }

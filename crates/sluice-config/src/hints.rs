@@ -33,26 +33,64 @@ const OTHER_PROXIES: &[(&str, &str)] = &[
     ("server", "nginx"),
 ];
 
-/// Fields of other proxies, by the section that they are written in: what to write instead.
-const OTHER_FIELDS: &[(&str, &[&str], &str)] = &[
-    (
-        "EndpointEntry",
-        &["host", "ip", "hostname", "port", "url"],
-        "write both as `address: HOST:PORT`",
-    ),
-    (
-        "Cluster",
-        &["servers", "server", "hosts", "targets", "backends", "members", "load_assignment"],
-        "write `endpoints: [HOST:PORT]`",
-    ),
-    ("RouteMatch", &["path_prefix", "prefix"], "write `path: /PREFIX/*`"),
-    ("RouteMatch", &["uri", "url"], "write `path: /PATH`"),
-    (
-        "RouteMatch",
-        &["host", "hosts", "authority", "server_name", "domains"],
-        "hosts are matched outside of the rules: `routes: { NAME: [{ hosts: HOST, rules: [...] }] }`",
-    ),
+/// A field of other proxies.
+struct OtherField {
+    /// The section that it is written in.
+    section: &'static str,
+    /// Its names.
+    keys: &'static [&'static str],
+    /// The field of the section that it stands for; empty if the section has none.
+    field: &'static str,
+    /// What to write instead.
+    help: &'static str,
+}
+
+/// Fields of other proxies.
+const OTHER_FIELDS: &[OtherField] = &[
+    OtherField {
+        section: "EndpointEntry",
+        keys: &["host", "ip", "hostname", "port", "url"],
+        field: "address",
+        help: "write both as `address: HOST:PORT`",
+    },
+    OtherField {
+        section: "Cluster",
+        keys: &["servers", "server", "hosts", "targets", "backends", "members", "load_assignment"],
+        field: "endpoints",
+        help: "write `endpoints: [HOST:PORT]`",
+    },
+    OtherField {
+        section: "RouteMatch",
+        keys: &["path_prefix", "prefix"],
+        field: "path",
+        help: "write `path: /PREFIX/*`",
+    },
+    OtherField {
+        section: "RouteMatch",
+        keys: &["uri", "url"],
+        field: "path",
+        help: "write `path: /PATH`",
+    },
+    OtherField {
+        section: "RouteMatch",
+        keys: &["host", "hosts", "authority", "server_name", "domains"],
+        field: "",
+        help: "hosts are matched outside of the rules: `routes: { NAME: [{ hosts: HOST, rules: [...] }] }`",
+    },
 ];
+
+/// Help for an unknown field.
+struct UnknownHelp {
+    /// The field of the same section that it stands for, or belongs into.
+    field: Option<&'static str>,
+    help: String,
+}
+
+impl From<String> for UnknownHelp {
+    fn from(help: String) -> Self {
+        Self { field: None, help }
+    }
+}
 
 /// Balancers of other proxies: what to write instead.
 const OTHER_BALANCERS: &[(&[&str], &str)] = &[
@@ -69,6 +107,7 @@ const EXAMPLE_DEPTH_MAX: usize = 3;
 
 /// Completes findings about unknown fields and words, and about values of the wrong kind.
 pub fn complete(diags: &mut Diags) {
+    let mut meant = Vec::new();
     for finding in diags.iter_mut() {
         let unexplained = match finding.help.as_deref() {
             None => true,
@@ -76,7 +115,13 @@ pub fn complete(diags: &mut Diags) {
         };
         let help = match finding.code {
             "unknown-field" => {
-                other_field(finding).or_else(|| hint(finding).filter(|_| unexplained))
+                let found = other_field(finding).or_else(|| hint(finding).filter(|_| unexplained));
+                if let Some(field) = found.as_ref().and_then(|found| found.field)
+                    && let Some((section, _)) = finding.path.rsplit_once('.')
+                {
+                    meant.push(format!("{section}.{field}"));
+                }
+                found.map(|found| found.help)
             }
             _ if !unexplained => None,
             "wrong-kind" => right_kind(finding),
@@ -87,16 +132,19 @@ pub fn complete(diags: &mut Diags) {
             finding.help(help);
         }
     }
+    meant.iter().for_each(|path| diags.stands_for(path));
 }
 
 /// What to write in place of a field of another proxy.
-fn other_field(finding: &Diagnostic) -> Option<String> {
+fn other_field(finding: &Diagnostic) -> Option<UnknownHelp> {
     let (parent, key) = finding.path.rsplit_once('.')?;
     let here: Vec<SectionShape> = shapes_at(parent)?.iter().flat_map(sections).collect();
     let in_section = |name: &str| here.iter().any(|section| section.name == name);
-    let found =
-        OTHER_FIELDS.iter().find(|(section, keys, _)| keys.contains(&key) && in_section(section));
-    found.map(|(_, _, help)| (*help).to_owned())
+    let found = OTHER_FIELDS.iter().find(|of| of.keys.contains(&key) && in_section(of.section));
+    found.map(|OtherField { field, help, .. }| UnknownHelp {
+        field: Some(*field).filter(|field| !field.is_empty()),
+        help: (*help).to_owned(),
+    })
 }
 
 fn other_balancer(finding: &Diagnostic) -> Option<String> {
@@ -158,7 +206,7 @@ fn shapes_at(path: &str) -> Option<Vec<Shape>> {
     })
 }
 
-fn hint(finding: &Diagnostic) -> Option<String> {
+fn hint(finding: &Diagnostic) -> Option<UnknownHelp> {
     let (parent, key) = match finding.path.rsplit_once('.') {
         Some((parent, key)) => (Some(parent), key),
         None => (None, finding.path.as_str()),
@@ -167,25 +215,27 @@ fn hint(finding: &Diagnostic) -> Option<String> {
         let (_, whose) = OTHER_PROXIES.iter().find(|(word, _)| *word == key)?;
         let ours: Vec<&str> =
             sections(&Config::shape()).first()?.fields.iter().map(|f| f.key).collect();
-        return Some(format!(
+        let help = format!(
             "this looks like a configuration file of {whose}; the sections of Sluice are {} (see docs/reference.md)",
             ours.join(", ")
-        ));
+        );
+        return Some(help.into());
     };
     let here: Vec<SectionShape> = shapes_at(parent)?.iter().flat_map(sections).collect();
     let below = here.iter().flat_map(|section| &section.fields);
     let mut below = below.filter(|of| sections(&of.shape).iter().any(|inner| has(inner, key)));
     if let (Some(inner), None) = (below.next(), below.next()) {
-        return Some(format!("`{key}` is a field of `{0}`; indent it below `{0}`", inner.key));
+        let help = format!("`{key}` is a field of `{0}`; indent it below `{0}`", inner.key);
+        return Some(UnknownHelp { field: Some(inner.key), help });
     }
     let mut places = Vec::new();
     search(&Config::shape(), key, &mut Vec::new(), &mut Vec::new(), &mut places);
     // Requests are matched by rules, connections by chains.
     let of_rule = places.iter().find(|(name, _)| *name == "RouteMatch");
     match places.as_slice() {
-        [(_, path)] => Some(format!("`{key}` is a field of `{path}`")),
+        [(_, path)] => Some(format!("`{key}` is a field of `{path}`").into()),
         _ if here.iter().any(|section| section.name == "Match") => of_rule.map(|(_, path)| {
-            format!("`{key}` is a field of `{path}`; match HTTP requests in rules")
+            format!("`{key}` is a field of `{path}`; match HTTP requests in rules").into()
         }),
         _ => None,
     }

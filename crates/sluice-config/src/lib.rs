@@ -18,7 +18,8 @@ pub mod sources;
 pub mod substitute;
 pub mod yaml;
 
+mod origin;
 mod written;
 
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};
-pub use sources::Sources;
+pub use sources::{Sources, read_file};

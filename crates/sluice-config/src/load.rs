@@ -127,6 +127,22 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 impl Loaded {
+    /// A configuration whose tree was made from files in another form; `diags` has what was found on the way. Places in
+    /// the tree are those in the files. With errors so far, nothing is bound: what is missing would be reported, too.
+    pub fn of_tree(sources: Sources, folder: PathBuf, root: Node, diags: Diags) -> Self {
+        let mut loaded = Self { diags, ..Self::new(sources, folder) };
+        if loaded.diags.has_errors() {
+            return loaded;
+        }
+        let bound = Config::bind(&root, &sluice_core::Path::ROOT, &mut loaded.diags);
+        loaded.config = bound.map(|mut config| {
+            config.name_listeners();
+            config
+        });
+        loaded.root = loaded.config.is_some().then_some(root);
+        loaded
+    }
+
     fn new(sources: Sources, folder: PathBuf) -> Self {
         let (endpoint_files, diags) = (EndpointFiles::new(), Diags::new());
         Self { sources, folder, config: None, root: None, endpoint_files, diags }

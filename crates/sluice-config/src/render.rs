@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use sluice_core::value::plural;
 use sluice_core::{Diagnostic, Severity, Span};
 
 use crate::redact;
@@ -52,9 +53,7 @@ pub fn brief(findings: &[Diagnostic], sources: &Sources, colour: bool) -> String
 
 /// `1 error, 2 warnings`.
 pub fn counts(errors: usize, warnings: usize) -> String {
-    let count =
-        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    format!("{}, {}", count(errors, "error"), count(warnings, "warning"))
+    format!("{}, {}", plural(errors as u64, "error"), plural(warnings as u64, "warning"))
 }
 
 fn one(finding: &Diagnostic, sources: &Sources, renderer: &Renderer) -> String {

@@ -115,8 +115,11 @@ impl SourceFile {
 /// file is read.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads a file of at most [`CONFIG_BYTES_MAX`].
-pub(crate) fn read_file(path: &Path) -> Result<String, String> {
+/// Reads a configuration file, of at most 64 MiB.
+///
+/// # Errors
+/// A sentence that says why it cannot be read.
+pub fn read_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| format!("{shown}: cannot be read: {error}");
     if std::fs::metadata(path).map_err(unreadable)?.len() > CONFIG_BYTES_MAX {

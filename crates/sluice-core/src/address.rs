@@ -258,6 +258,11 @@ impl Cidr {
         address.is_ipv4() == self.network.is_ipv4() && mask(address, self.bits) == self.network
     }
 
+    /// The first address.
+    pub const fn network(&self) -> IpAddr {
+        self.network
+    }
+
     /// The prefix length; a longer prefix is more specific.
     pub const fn bits(&self) -> u8 {
         self.bits

@@ -132,14 +132,23 @@ pub struct Attempt {
     pub detail: Option<Box<str>>,
     /// The rule by which the failure led to another attempt, if there is one to name.
     pub retried: Option<&'static str>,
-    /// The priority of the endpoint in its cluster; 0 is the highest.
+    /// The place of the endpoint in its cluster, unless that has one only.
+    pub place: Option<Arc<EndpointPlace>>,
+}
+
+/// The place of an endpoint among those of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointPlace {
+    /// The priority; 0 is the highest.
     pub priority: u32,
+    /// The locality as text, if it has one.
+    pub locality: Option<Box<str>>,
 }
 
 impl Attempt {
     /// An attempt that reached its endpoint.
     pub const fn reached(endpoint: Arc<str>) -> Self {
-        Self { endpoint, failure: None, detail: None, retried: None, priority: 0 }
+        Self { endpoint, failure: None, detail: None, retried: None, place: None }
     }
 
     /// An attempt that failed.
@@ -149,13 +158,13 @@ impl Attempt {
         errno: Option<i32>,
         detail: Option<Box<str>>,
     ) -> Self {
-        Self { endpoint, failure: Some((why, errno)), detail, retried: None, priority: 0 }
+        Self { endpoint, failure: Some((why, errno)), detail, retried: None, place: None }
     }
 
-    /// The same attempt, at an endpoint of that priority.
+    /// The same attempt, at an endpoint in that place.
     #[must_use]
-    pub fn of_priority(self, priority: u32) -> Self {
-        Self { priority, ..self }
+    pub fn in_place(self, place: Option<Arc<EndpointPlace>>) -> Self {
+        Self { place, ..self }
     }
 
     /// The endpoint and its error as text, for the record's detail.
@@ -177,7 +186,7 @@ impl fmt::Display for Attempt {
             if let Some(detail) = &self.detail {
                 write!(f, ": {detail}")?;
             }
-            return self.show_priority(f);
+            return self.show_place(f);
         };
         write!(f, "{} {reason}", self.endpoint)?;
         if let Some(errno) = errno {
@@ -186,7 +195,7 @@ impl fmt::Display for Attempt {
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }
-        self.show_priority(f)?;
+        self.show_place(f)?;
         match self.retried {
             None => Ok(()),
             Some(rule) => write!(f, ", retried by {rule}"),
@@ -195,11 +204,17 @@ impl fmt::Display for Attempt {
 }
 
 impl Attempt {
-    /// Only of a backup: most clusters have one priority.
-    fn show_priority(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.priority {
-            0 => Ok(()),
-            priority => write!(f, ", priority {priority}"),
+    /// Most clusters have one priority and no localities.
+    fn show_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(EndpointPlace { priority, locality }) = self.place.as_deref() else {
+            return Ok(());
+        };
+        if *priority > 0 {
+            write!(f, ", priority {priority}")?;
+        }
+        match locality {
+            None => Ok(()),
+            Some(locality) => write!(f, ", locality {locality}"),
         }
     }
 }
@@ -329,13 +344,18 @@ mod tests {
     use crate::reason::end;
 
     #[test]
-    fn an_attempt_names_its_end_and_the_priority_of_a_backup() {
+    fn an_attempt_names_its_end_and_the_place_of_its_endpoint() {
         let reached = || Attempt::reached("a:1".into());
         assert_eq!(reached().to_string(), "a:1 ok");
-        assert_eq!(reached().of_priority(2).to_string(), "a:1 ok, priority 2");
+        let place = |priority, locality: Option<&str>| {
+            Some(Arc::new(EndpointPlace { priority, locality: locality.map(Into::into) }))
+        };
+        assert_eq!(reached().in_place(place(2, None)).to_string(), "a:1 ok, priority 2");
+        let near = reached().in_place(place(0, Some("eu/eu-1a")));
+        assert_eq!(near.to_string(), "a:1 ok, locality eu/eu-1a");
         let failed = Attempt::failed("a:1".into(), end::IDLE, Some(5), Some("late".into()));
-        let failed = Attempt { retried: Some("reset"), ..failed.of_priority(1) };
-        let expected = "a:1 end.idle (errno 5): late, priority 1, retried by reset";
+        let failed = Attempt { retried: Some("reset"), ..failed.in_place(place(1, Some("b"))) };
+        let expected = "a:1 end.idle (errno 5): late, priority 1, locality b, retried by reset";
         assert_eq!(failed.to_string(), expected);
     }
 }

@@ -111,6 +111,20 @@ impl Diags {
         }));
     }
 
+    /// An unknown field stands for the one at `path`: that this one is missing is no finding of its own.
+    pub fn stands_for(&mut self, path: &str) {
+        self.items.retain(|item| item.code != "missing-field" || item.path != path);
+    }
+
+    /// Whether the section at `path` has an unknown field. It may be what the section seems to lack.
+    pub fn has_unknown(&self, path: impl ToString) -> bool {
+        let section = path.to_string();
+        self.items.iter().any(|item| {
+            let parent = item.path.rsplit_once('.').map_or("", |(parent, _)| parent);
+            item.code == "unknown-field" && parent == section
+        })
+    }
+
     /// Whether any finding is an error.
     pub fn has_errors(&self) -> bool {
         self.items.iter().any(|item| item.severity == Severity::Error)

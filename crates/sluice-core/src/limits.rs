@@ -71,8 +71,13 @@ limits! {
     MirrorBytes = "mirror_body_bytes", 256 * KIB, 0, 256 * MIB, Bytes, "The body of a request that is copied (`mirror`); a request with a larger body is not copied.";
     SideCallReserve = "side_call_reserve_percent", 10, 1, 90, Count, "Percentage of the connections, requests and streams that `limits` and `reuse.streams` of a cluster allow which is reserved for side calls, once filters call the cluster; at least one, if more than one is allowed. Other requests have the rest.";
     Fetches = "fetches", 32, 1, 4096, Count, "Attempts in flight to fetch content for filters, such as keys or lists; at the bound further ones wait.";
+    LookupBytes = "lookup_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "A file that values are looked up in, such as a table or a database of addresses; a larger one cannot be used.";
     JwtBytes = "jwt_bytes", 16 * KIB, 256, MIB, Bytes, "A token of the filter `jwt`; a larger one is refused (`jwt.malformed`).";
     JwtCache = "jwt_cache_bytes", 8 * MIB, 0, 1024 * MIB, Bytes, "Tokens that a worker remembers as verified; at the bound those not used for longest are forgotten, and verified again when they are used.";
+    OidcSession = "oidc_session_bytes", 16 * KIB, KIB, 64 * KIB, Bytes, "The session of a login (`oidc`) as it is in cookies, in as many as it takes; a larger one is not made (`oidc.too_large`), and is no session in a request.";
+    OidcFlows = "oidc_logins", 4, 1, 16, Count, "Logins of a browser on their way, in cookies; at the bound the one that began first is given up.";
+    OidcRenewals = "oidc_renewals", 1024, 1, 1_000_000, Count, "Sessions per worker whose tokens are being renewed, or were less than a minute ago; at the bound those that have been renewed are forgotten, and if all are in flight a further one is refused (`oidc.unavailable`).";
+    OidcTokens = "oidc_token_cache_bytes", 4 * MIB, 0, 1024 * MIB, Bytes, "Answers of a provider about opaque tokens that a worker remembers (`introspection`); at the bound those not used for longest are forgotten, and the provider is asked again.";
     PasswordThreads = "password_threads", 2, 1, 256, Count, "Passwords that the filter `basic_auth` hashes at once, per worker, on threads beside it; further requests wait.";
     PasswordQueue = "password_queue", 64, 1, 65_536, Count, "Requests per worker whose password is hashed or waits for that; at the bound a further one gets 503 (`basic.busy`).";
     PasswordsOfSource = "password_queue_of_source", 8, 1, 65_536, Count, "The same, of one source: an IPv4 address or an IPv6 /64. At the bound a further request of the source gets 503 (`basic.busy`).";

@@ -171,6 +171,11 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     Ok(Rate { count, per: Duration::from_secs(per) })
 }
 
+/// Writes a number of things: `1 endpoint`, `2 endpoints`.
+pub fn plural(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Formats a rate as [`parse_rate`] reads it.
 pub fn show_rate(rate: Rate) -> String {
     let unit = match rate.per.as_secs() {
@@ -444,6 +449,12 @@ impl std::fmt::Display for WordPattern {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn things_are_counted_in_words() {
+        let counted = [0, 1, 2].map(|count| plural(count, "endpoint"));
+        assert_eq!(counted, ["0 endpoints", "1 endpoint", "2 endpoints"]);
+    }
 
     #[test]
     fn durations_read_as_written() {

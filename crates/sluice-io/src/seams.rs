@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 use sluice_core::{ConnInfo, Facts, LocalFuture, Protocol, Reason, Verdict};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::byte_filter::ByteFilter;
 use crate::stream::Stream;
@@ -51,6 +52,12 @@ pub trait ConnectionFilterPlan: Send + Sync + Debug {
     /// Whether the filter has a [`ByteFilter`] for its connections. Only a relay moves bytes through filters, so that it is
     /// an error on chains that serve HTTP and for UDP.
     fn filters_bytes(&self) -> bool {
+        false
+    }
+
+    /// Whether this filter may count in the series with these labels, which have values of its settings, such as names
+    /// of policies. Such series leave when no filter in force counts in them.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
         false
     }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
+use sluice_core::Side;
 use sluice_core::connection::TlsFacts;
 use sluice_core::limits::Limit;
 
@@ -141,7 +142,8 @@ impl TlsStream {
                 return Poll::Ready(Ok(0));
             }
             let got = worker.with_cipher(|cipher| self.read_and_feed(cx, worker, cipher, into));
-            match ready!(got).map_err(HandshakeError::into_io)? {
+            let peer = self.session.peer();
+            match ready!(got).map_err(|error| error.into_io(peer))? {
                 Got::Clear(0) => {}
                 Got::Clear(count) => return Poll::Ready(Ok(count)),
                 Got::End => {
@@ -235,7 +237,7 @@ impl TlsStream {
             let count = self
                 .session
                 .encrypt(&mut self.partial, data, cipher)
-                .map_err(HandshakeError::into_io)?;
+                .map_err(|error| error.into_io(self.session.peer()))?;
             self.raw.send(cx, &worker.buffers, &cipher[..count])
         })
     }
@@ -316,10 +318,13 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    fn into_io(self) -> io::Error {
+    fn into_io(self, peer: Side) -> io::Error {
         match self {
             Self::Io(error) => error,
-            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+            Self::Tls(error) => {
+                let detail = sluice_tls::in_words(&error, peer);
+                io::Error::new(io::ErrorKind::InvalidData, detail)
+            }
             Self::TooLarge | Self::NotTls(_) => {
                 io::Error::new(io::ErrorKind::InvalidData, self.to_string())
             }

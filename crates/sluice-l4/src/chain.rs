@@ -11,6 +11,7 @@ use std::time::Duration;
 use sluice_core::Name;
 use sluice_io::{ConnectionFilter, ConnectionFilterPlan, Inspector, StreamHandler, WorkerCx};
 use sluice_telemetry::Counter;
+use sluice_telemetry::metrics::SeriesLabels;
 use sluice_tls::ServerTls;
 
 use crate::inspect::Needs;
@@ -66,6 +67,11 @@ pub struct InnerPlan {
 
 /// A handler of streams, shared by all workers.
 pub trait HandlerPlan: Send + Sync + Debug {
+    /// Whether the handler, or a filter of it, may count in the series with these labels.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
+        false
+    }
+
     /// The handler on one worker.
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler>;
 }
@@ -97,6 +103,20 @@ enum ChainPath {
 pub(crate) struct ChainOnWorker {
     pub(crate) inspectors: Vec<Rc<dyn Inspector>>,
     pub(crate) chains: Vec<Rc<Chain>>,
+}
+
+impl ChainPlan {
+    /// Whether the chain, or a filter or inner chain of it, may count in the series with these labels.
+    pub(crate) fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let inner = match &self.transport {
+            Transport::Terminate(Termination { inner: Some(inner), .. }) => &*inner.chains,
+            _ => &[],
+        };
+        series.get("chain") == Some(&self.name)
+            || self.filters.iter().any(|filter| filter.counts_in(series))
+            || self.handler.as_ref().is_some_and(|handler| handler.counts_in(series))
+            || inner.iter().any(|chain| chain.counts_in(series))
+    }
 }
 
 impl Chain {

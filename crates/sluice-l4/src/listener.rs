@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sluice_core::{Cidr, Name, Reason};
 use sluice_io::{ConnectionFilter, ConnectionFilterPlan, Inspector, WorkerCx};
+use sluice_telemetry::metrics::SeriesLabels;
 use sluice_telemetry::{Counter, CounterSet, Gauge, Histogram};
 
 use crate::chain::{Chain, Chains};
@@ -31,6 +32,14 @@ pub struct ListenerPlan {
     pub table: ChainTable,
     /// The chains.
     pub chains: Arc<Chains>,
+}
+
+impl ListenerPlan {
+    /// Whether a chain or filter of the listener may count in the series with these labels.
+    pub fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.filters.iter().any(|filter| filter.counts_in(series))
+            || self.chains.iter().any(|chain| chain.counts_in(series))
+    }
 }
 
 /// How a PROXY header is accepted.

@@ -14,9 +14,16 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 
+use sluice_telemetry::metrics::{SeriesLabels, other};
+
 pub use decisions::RbacCounters;
 pub use formula::{Formula, Lean, PolicyCondition, PolicyKey, SubjectKey};
 use index::PolicyIndex;
+
+use crate::metrics;
+
+/// How decisions are counted that no policy made.
+const NO_POLICY: &str = "none";
 
 /// Everything that one use of the filter says.
 #[derive(Debug)]
@@ -39,12 +46,24 @@ pub struct RbacRules<C: PolicyCondition> {
 }
 
 impl<C: PolicyCondition> Rbac<C> {
-    /// Whether a policy has a condition of some kind.
-    pub fn contains(&self, kind: impl Fn(&C) -> bool) -> bool {
+    fn policies(&self) -> impl Iterator<Item = &(Arc<str>, Formula<C>)> {
         let rules = [Some(&self.enforced), self.shadow.as_ref()].into_iter().flatten();
         let sets = rules.flat_map(|rules| [Some(&rules.deny), rules.allow.as_ref()]);
-        let mut sets = sets.flatten().chain([&self.log]);
-        sets.any(|set| set.policies.iter().any(|(_, formula)| formula.contains(&kind)))
+        sets.flatten().chain([&self.log]).flat_map(|set| &set.policies)
+    }
+
+    /// Whether a policy has a condition of some kind.
+    pub fn contains(&self, kind: impl Fn(&C) -> bool) -> bool {
+        self.policies().any(|(_, formula)| formula.contains(&kind))
+    }
+
+    /// Whether decisions are counted in the series with these labels.
+    pub fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let counts = |policy: &str| {
+            let shared = policy == NO_POLICY || policy == &*other();
+            shared || self.policies().any(|(name, _)| &**name == policy)
+        };
+        series.metric == metrics::RBAC.name && series.get("policy").is_some_and(counts)
     }
 }
 

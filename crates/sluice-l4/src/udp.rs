@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sluice_core::Name;
 use sluice_io::ConnectionFilterPlan;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::relay::Hash;
 use crate::select::ChainTable;
@@ -39,6 +40,16 @@ pub struct UdpPlan {
     pub chains: Vec<FlowChainPlan>,
     /// Whether a chain matches on the content of a QUIC ClientHello.
     pub named: bool,
+}
+
+impl UdpPlan {
+    /// Whether a chain or filter of the listener may count in the series with these labels.
+    pub fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let chains = self.chains.iter();
+        let mut filters = self.filters.iter().chain(chains.clone().flat_map(|of| &of.filters));
+        filters.any(|filter| filter.counts_in(series))
+            || chains.map(|chain| &*chain.name).any(|name| series.get("chain") == Some(name))
+    }
 }
 
 /// A chain of a UDP listener.

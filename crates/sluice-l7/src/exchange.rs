@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sluice_codec::head_pool::PooledHead;
@@ -19,6 +20,7 @@ use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
+use sluice_upstream::{ClusterHandle, EndpointState};
 use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
@@ -136,7 +138,7 @@ pub async fn run(exchange: Exchange) -> HttpStream {
 pub(crate) struct RouteTarget {
     snapshot: Rc<RouteSnapshot>,
     place: (usize, usize),
-    cluster: std::sync::Arc<sluice_upstream::Cluster>,
+    cluster: Arc<sluice_upstream::Cluster>,
     /// The place of the share of a split.
     share: usize,
 }
@@ -197,6 +199,8 @@ pub(crate) struct RequestTask {
     response_charge: Option<Box<Charge>>,
     /// The attempt in flight.
     pending: Option<Pending>,
+    /// Whose trailers may report its load.
+    reporting: Option<Box<(Rc<ClusterHandle>, Arc<EndpointState>)>>,
     handshake: websocket::Handshake,
     random: u64,
     /// What the request has passed within this process; `None` until it is looked up.
@@ -232,6 +236,7 @@ impl RequestTask {
             original_path: String::new(),
             source: downstream.conn.info.source(),
             route: None,
+            destination: None,
             cluster: None,
             attempts: SmallVec::new(),
             side_calls: Vec::new(),
@@ -263,6 +268,7 @@ impl RequestTask {
             following: None,
             response_charge: None,
             pending: None,
+            reporting: None,
             handshake: websocket::Handshake::default(),
             deadlines: Deadlines::new(manager.plan.options.body_timeout, filter_wait(worker)),
             hops: None,

@@ -14,6 +14,7 @@ use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
 use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
 use crate::record::{ConnFacts, Summary, View};
@@ -30,14 +31,20 @@ pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
+pub mod fault;
+mod generations;
+pub mod geo;
+pub mod global_rate_limit;
 pub mod grpc_stats;
 pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
+pub mod oidc;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
+pub mod set_values;
 pub mod step;
 pub mod sticky;
 
@@ -86,6 +93,12 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// can be read so.
     fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
         Vec::new()
+    }
+
+    /// Whether this filter may count in the series with these labels, which have values of its settings, such as names
+    /// of policies. Such series leave when no filter in force counts in them.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
+        false
     }
 
     /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or
@@ -346,7 +359,7 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
-    let all: [Arc<dyn FilterFactory<dyn HttpFilterPlan>>; 18] = [
+    let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
         Arc::new(Ready::<api_key::ApiKey>::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
@@ -354,16 +367,21 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<client_cert::ClientCert>::default()),
         Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
-        Arc::new(Ready::<error_pages::ErrorPages>::default()),
+        Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
+        Arc::new(Ready::<fault::settings::FaultInjection>::default()),
+        Arc::new(Ready::<geo::Geo>::default()),
+        Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),
         Arc::new(Ready::<grpc_stats::GrpcStats>::default()),
         Arc::new(Ready::<health_check::HealthCheck>::default()),
         Arc::new(Ready::<inject_credentials::InjectCredentials>::default()),
         Arc::new(Ready::<jwt::settings::Jwt>::default()),
+        Arc::new(Ready::<oidc::settings::Oidc>::default()),
         Arc::new(rate_limit::RateLimitFactory::default()),
         Arc::new(Ready::<rbac::RequestPolicies>::default()),
         Arc::new(Ready::<request_id::RequestId>::default()),
         Arc::new(Ready::<set_headers::Layers>::default()),
+        Arc::new(Ready::<set_values::settings::SetValues>::default()),
         Arc::new(Ready::<sticky::Sticky>::default()),
     ];
     all.into_iter().collect()

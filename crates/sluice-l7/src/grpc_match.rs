@@ -19,8 +19,12 @@ impl GrpcMatch {
     pub fn fits(&self, head: &Head) -> bool {
         let mut parts = head.path_only().split('/').skip(1);
         let (service, method) = (parts.next(), parts.next());
-        head.is_grpc()
-            && self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
+        head.is_grpc() && self.fits_names(service, method)
+    }
+
+    /// Whether it is this service and method.
+    pub fn fits_names(&self, service: Option<&str>, method: Option<&str>) -> bool {
+        self.service.as_deref().is_none_or(|wanted| service == Some(wanted))
             && self.method.as_deref().is_none_or(|wanted| method == Some(wanted))
     }
 }

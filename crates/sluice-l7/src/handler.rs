@@ -12,6 +12,7 @@ use sluice_core::{LocalFuture, Reason};
 use sluice_io::{Conn, Stream, StreamHandler, WorkerCx};
 use sluice_l4::HandlerPlan;
 use sluice_l4::inspect::http::{HTTP1, HTTP2};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::errors::{self, At};
@@ -51,6 +52,10 @@ impl HttpHandler {
 }
 
 impl HandlerPlan for HttpPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.counts_in(series)
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn StreamHandler> {
         HttpHandler::new(self, worker)
     }

@@ -156,7 +156,7 @@ pub fn lenient(path: &str) -> Option<String> {
 }
 
 /// Decodes what stands for a visible ASCII character, and leaves the rest.
-fn decode_graphic(text: &str) -> String {
+pub(crate) fn decode_graphic(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('%') {

@@ -11,7 +11,7 @@ use sluice_core::SharedValues;
 use sluice_core::connection::{ClientCertFacts, TlsFacts};
 
 sluice_core::values! {
-    WHO: Arc<Identity> = "auth.identity", "Who made the request, as the filter that verified it found out: `jwt:PROVIDER/SUBJECT`, `basic:USER` or `api_key:NAME`.";
+    WHO: Arc<Identity> = "auth.identity", "Who made the request, as the filter that verified it found out: `jwt:PROVIDER/SUBJECT`, `oidc:PROVIDER/SUBJECT`, `basic:USER` or `api_key:NAME`.";
 }
 
 /// How an identity was proved.
@@ -19,6 +19,8 @@ sluice_core::values! {
 pub enum Means {
     /// By a token.
     Jwt,
+    /// By a login at a provider of OpenID Connect.
+    Oidc,
     /// By a password.
     Basic,
     /// By a key.
@@ -32,6 +34,7 @@ impl Means {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Jwt => "jwt",
+            Self::Oidc => "oidc",
             Self::Basic => "basic",
             Self::ApiKey => "api_key",
             Self::Certificate => "certificate",

@@ -16,6 +16,7 @@ mod errors;
 pub mod exchange;
 mod failed_attempt;
 pub mod filters;
+pub mod form;
 pub mod future_pool;
 mod grpc_match;
 pub mod handler;
@@ -27,11 +28,14 @@ pub mod hygiene;
 pub mod identity;
 pub mod in_flight;
 pub mod json;
+mod load_report;
+pub mod lookup;
 pub mod metrics;
 pub mod path_match;
 mod path_value;
 pub mod plan;
 pub mod pools;
+pub mod proxy_status;
 pub mod reasons;
 pub mod record;
 pub mod regexes;
@@ -54,6 +58,7 @@ pub use plan::HttpPlan;
 pub use reply::Reply;
 pub use routes::{RetryPlan, RetryWhen, RouteCell, RouteTable};
 pub use runtime::Runtime;
+pub use side_calls::redis::resp;
 pub use side_calls::{
     GrpcCallError, GrpcMethod, GrpcRequest, GrpcStream, MetadataError, SideCallError, SideCalls,
     SideRequest, SideResponse,

@@ -24,7 +24,10 @@ sluice_telemetry::metrics! {
     GRPC_MESSAGES = "sluice_grpc_messages_total", Counter, ["service", "method", "direction"], "Messages of these calls: `request` or `response`.";
     RATE_SHADOWED = "sluice_http_rate_limit_shadowed_total", Counter, ["listener", "limit"], "Requests beyond a limit of the filter `rate_limit` that were let pass because it is not enforced for them.";
     JWT_TOKENS = "sluice_jwt_tokens_total", Counter, ["result"], "What became of tokens that the filter `jwt` looked at: `verified`, `known` because they had been verified before, or why they were refused, `jwt_missing` included, as in `response_code_details`.";
+    OIDC_RESULTS = "sluice_oidc_results_total", Counter, ["result"], "What the filter `oidc` did with requests: let them pass with a `session`, one that was `renewed`, or a token that was `introspected` or `known`; began a `login`, ended one (`logged_in`), ended a session (`logged_out`); or why it refused them or a login, as in `response_code_details`.";
     EXT_AUTHZ = "sluice_ext_authz_decisions_total", Counter, ["listener", "decision"], "Requests that a service decided about (`ext_authz`): `allowed` or `denied`; `failed` if it did not in time.";
+    GLOBAL_RATE = "sluice_global_rate_limit_decisions_total", Counter, ["listener", "decision"], "Requests and connections that a service for rate limits decided about (`global_rate_limit`): `allowed` or `limited`; `failed` if it did not in time.";
+    INJECTED_FAULTS = "sluice_http_faults_total", Counter, ["listener", "fault"], "Faults that the filter `fault` injected: `delay`, `abort`, `response_rate`; `limit` for requests that got none because of `max_active`.";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

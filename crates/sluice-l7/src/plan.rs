@@ -7,11 +7,14 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
 use sluice_core::Name;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::client_auth::OwnClientAuth;
 use crate::edge::Edge;
 use crate::filters::HttpFilterPlan;
 use crate::hygiene::Hygiene;
+use crate::metrics;
+use crate::proxy_status::ProxyStatus;
 use crate::routes::RouteCell;
 use crate::runtime::Runtime;
 
@@ -35,6 +38,21 @@ pub struct HttpPlan {
     pub options: HttpOptions,
 }
 
+impl HttpPlan {
+    /// Whether a filter of the chain, or of a rule in force, may count in the series with these labels.
+    pub(crate) fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let of_filter = |name: &str, plan: Option<&dyn HttpFilterPlan>| {
+            let replies = series.metric == metrics::FILTER_REPLIES.name;
+            (replies && series.get("filter") == Some(name))
+                || plan.is_some_and(|plan| plan.counts_in(series))
+        };
+        let table = self.routes.get();
+        let mut overrides = table.overrides.iter().flat_map(|set| &set.said);
+        self.filters.iter().any(|(name, plan)| of_filter(name, Some(&**plan)))
+            || overrides.any(|(name, said)| of_filter(name, said.own_plan()))
+    }
+}
+
 /// How HTTP is served to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
@@ -46,6 +64,8 @@ pub struct HttpOptions {
     pub h3: H3Options,
     /// Whether HTTP/1 and HTTP/2 clients are told that HTTP/3 is served on the same port.
     pub advertise_h3: bool,
+    /// What responses say about this hop (RFC 9209), if anything.
+    pub proxy_status: Option<ProxyStatus>,
     /// The HTTP versions that are served.
     pub versions: Versions,
     /// The normalisation of paths and header names.

@@ -14,6 +14,7 @@ use sluice_codec::h1::H1Stream;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::quic::QuicClients;
 use sluice_codec::{Multiplexed, Version};
+use sluice_core::value::plural;
 use sluice_core::{Moment, Name};
 use sluice_io::WorkerCx;
 use sluice_io::timers::Timer;
@@ -168,6 +169,8 @@ pub struct ConnectionNeeds<'a> {
     pub class: TrafficClass,
     /// Whether HTTP/3 will do where the cluster may use TCP as well.
     pub http3: bool,
+    /// The version of the request, where that decides.
+    pub version: Version,
     /// The options of HTTP/1.
     pub options: &'a Rc<H1Options>,
 }
@@ -266,7 +269,7 @@ impl ClusterPool {
                 self.counters.reused.increment();
                 return Ok(pooled);
             }
-            if let Some(connecting) = self.connecting(endpoint) {
+            if let Some(connecting) = self.connecting(endpoint, self.protocol(needs)) {
                 let made = Timer::new(&worker.timers).until(by, connecting.notified()).await;
                 made.map_err(|_| ConnectFailure::connect_timeout(timeout))?;
                 continue;
@@ -281,11 +284,10 @@ impl ClusterPool {
             match self.handle.claim_shared(class, endpoint) {
                 Ok(claim) => {
                     let Some(attempt) = &attempt else {
-                        return self.make_in_time(worker, endpoint, needs.options, claim).await;
+                        return self.make_in_time(worker, endpoint, needs, claim).await;
                     };
                     // Boxed, so that other requests have no room for it.
-                    let raced =
-                        self.unless_http3_is_first(worker, endpoint, needs.options, claim, attempt);
+                    let raced = self.unless_http3_is_first(worker, endpoint, needs, claim, attempt);
                     if let Some(pooled) = Box::pin(raced).await? {
                         return Ok(pooled);
                     }
@@ -307,6 +309,17 @@ impl ClusterPool {
         }
     }
 
+    /// What connections for such a request speak.
+    fn protocol(&self, needs: &ConnectionNeeds<'_>) -> HttpVersion {
+        let plan = self.handle.cluster.peek_plan();
+        match (plan.protocol, needs.version) {
+            (HttpVersion::Same, Version::Http10 | Version::Http11) => HttpVersion::Http1,
+            (HttpVersion::Same, Version::Http3) if plan.http3.follows => HttpVersion::Http3,
+            (HttpVersion::Same, Version::Http2 | Version::Http3) => HttpVersion::Http2,
+            (other, _) => other,
+        }
+    }
+
     /// The most requests that may wait for a connection.
     fn pending_max(&self) -> u64 {
         self.handle.cluster.peek_plan().pending_of(self.handle.class)
@@ -314,11 +327,10 @@ impl ClusterPool {
 
     /// The failure when no connection may be made and enough requests wait for an existing one.
     fn full(&self, why: sluice_core::Reason) -> ConnectFailure {
-        let pending = self.pending_max();
+        let pending = plural(self.pending_max(), "request");
         let shortage = self.handle.shortage(why).unwrap_or_default();
         let limit = BreakerLimit::Pending.word(self.handle.class);
-        let detail =
-            format!("{shortage}, and at most {pending} requests may wait (`limits.{limit}`)");
+        let detail = format!("{shortage}, and at most {pending} may wait (`limits.{limit}`)");
         ConnectFailure { why, errno: None, detail: Some(detail) }
     }
 
@@ -357,7 +369,8 @@ impl ClusterPool {
         }
         let now = worker.now();
         let plan = self.handle.cluster.peek_plan();
-        if plan.protocol != HttpVersion::Http1
+        let protocol = self.protocol(needs);
+        if protocol != HttpVersion::Http1
             && let Some(connection) =
                 self.take_shared(now, endpoint, needs, Multiplexed::is_stalled)
         {
@@ -366,7 +379,7 @@ impl ClusterPool {
             }
             return Some(PooledConn::Shared(connection));
         }
-        if matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3) {
+        if matches!(protocol, HttpVersion::Http2 | HttpVersion::Http3) {
             return None;
         }
         let idle = self.h1.take(endpoint, now, |pooled| pooled.stream.is_quiet(worker))?;

@@ -64,7 +64,7 @@ sluice_telemetry::operators! {
     TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, if TLS was terminated.";
     TLS_CIPHER = "DOWNSTREAM_TLS_CIPHER", "The cipher suite, if TLS was terminated.";
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
-    IDENTITY = "IDENTITY", "Who made the request: whom a filter has verified, or else the holder of the client's certificate. `jwt:PROVIDER/SUBJECT`, `basic:USER`, `api_key:NAME` or `certificate:NAME`.";
+    IDENTITY = "IDENTITY", "Who made the request: whom a filter has verified, or else the holder of the client's certificate. `jwt:PROVIDER/SUBJECT`, `oidc:PROVIDER/SUBJECT`, `basic:USER`, `api_key:NAME` or `certificate:NAME`.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
     SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure, the time it took, and the number of attempts if there were several.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
@@ -110,6 +110,7 @@ impl ConnFacts {
     /// The connection of a request from `source`, as policies see it.
     pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
         ConnSubject {
+            id: self.id,
             source,
             peer: self.peer,
             local: self.local,
@@ -155,6 +156,8 @@ pub struct Summary {
     pub source: Peer,
     /// The rule.
     pub route: Option<Name>,
+    /// The cluster that the rule forwards to, if it names a single one; known before filters run.
+    pub destination: Option<Name>,
     /// The cluster.
     pub cluster: Option<Name>,
     /// The attempts, in order.
@@ -255,7 +258,14 @@ impl View<'_> {
             name if name == DETAILS.name => {
                 owned(Some(&*summary.details).filter(|details| !details.is_empty()))
             }
-            name if name == FLAGS.name => owned(summary.reason.map(|r| r.def().envoy_flag)),
+            name if name == FLAGS.name => {
+                let flag = summary.reason.map(|reason| reason.def().envoy_flag);
+                match (flag, self.values.named("fault.delay")) {
+                    (None | Some("-"), Some(_)) => TemplateField::from("DI".to_owned()),
+                    (Some(flag), Some(_)) => TemplateField::from(format!("DI,{flag}")),
+                    (flag, None) => owned(flag),
+                }
+            }
             name if name == GRPC_STATUS.name => summary
                 .grpc_status
                 .map_or(TemplateField::Missing, |status| TemplateField::Number(status.into())),

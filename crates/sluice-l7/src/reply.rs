@@ -30,6 +30,8 @@ pub struct Reply {
     pub content_type: Cow<'static, str>,
     /// Whether the connection is closed after it.
     pub close: bool,
+    /// The gRPC status for gRPC clients; by default the one for `status`.
+    pub grpc_code: Option<GrpcCode>,
     /// Whether the headers of the response that it replaces stay, without those that describe its body.
     pub(crate) keeps_headers: bool,
     /// What a filter added after the body.
@@ -52,6 +54,7 @@ impl Reply {
             body: body.into(),
             content_type: Cow::Borrowed("text/plain; charset=utf-8"),
             close: false,
+            grpc_code: None,
             keeps_headers: false,
             trailers: None,
         }
@@ -97,7 +100,11 @@ impl Reply {
             head.append_known(Known::ContentType, grpc::CONTENT_TYPE);
             head.append_known(
                 Known::GrpcStatus,
-                grpc_status(self.status).number().to_string().as_bytes(),
+                self.grpc_code
+                    .unwrap_or_else(|| grpc_status(self.status))
+                    .number()
+                    .to_string()
+                    .as_bytes(),
             );
             let message = grpc::percent_encode(&self.body);
             if !message.is_empty() {

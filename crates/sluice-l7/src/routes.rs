@@ -113,6 +113,14 @@ pub enum Override {
 }
 
 impl Override {
+    /// The settings on their own; `None` if the filter is left out.
+    pub fn own_plan(&self) -> Option<&dyn HttpFilterPlan> {
+        match self {
+            Self::Skip => None,
+            Self::Over(plan) | Self::Instead(plan) => Some(&**plan),
+        }
+    }
+
     /// Returns the result of `self` nested within `outer`.
     #[must_use]
     pub fn within(&self, outer: &Self) -> Self {

@@ -33,6 +33,7 @@ mod grpc_stream;
 mod method;
 mod mirror;
 mod permits;
+pub(crate) mod redis;
 
 pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::GrpcStream;
@@ -247,11 +248,15 @@ impl SideCalls {
     ) -> Result<SideCallPermit, SideCallError> {
         let worker = &self.worker;
         let permit = SideCallPermits::enter(worker, self.hops.side_calls)?;
-        let now = worker.now();
-        let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
-        request.by =
-            self.by.map_or(by, |of_caller| by.min(before(of_caller.min(now.after(wait)), now)));
+        request.by = self.latest(by);
         Ok(permit)
+    }
+
+    /// When a call that may last until `by` ends at the latest: before its caller's time is over.
+    fn latest(&self, by: Moment) -> Moment {
+        let now = self.worker.now();
+        let wait = Duration::from_secs(self.worker.limits.get(Limit::FilterWait));
+        self.by.map_or(by, |of_caller| by.min(before(of_caller.min(now.after(wait)), now)))
     }
 
     /// The error of a call that began at `began` and is out of time.

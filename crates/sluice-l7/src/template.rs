@@ -1,5 +1,7 @@
 //! Texts with `%OPERATOR%`s, in header values and bodies.
 
+use sluice_core::settings::{Plain, Shape, bind_verbatim};
+use sluice_core::{Diags, Node, Path, Setting};
 use sluice_telemetry::Template as Pattern;
 
 use crate::record::{OPERATORS, View};
@@ -41,5 +43,26 @@ impl HttpTemplate {
 impl PartialEq for HttpTemplate {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
+    }
+}
+
+impl Default for HttpTemplate {
+    /// The empty text.
+    fn default() -> Self {
+        Self { pattern: Pattern::Text(Vec::new()), source: String::new() }
+    }
+}
+
+impl Setting for HttpTemplate {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_verbatim(node, at, diags, "text", Self::parse)
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "text", example: "hello" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(self.source.clone())
     }
 }

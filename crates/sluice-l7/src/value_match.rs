@@ -4,6 +4,7 @@
 
 use std::any::Any;
 
+use sluice_codec::Head;
 use sluice_core::settings::{Plain, Shape, bind_scalar, bind_verbatim, entries_of, wrong_kind};
 use sluice_core::values::{SharedValue, check_name};
 use sluice_core::{Diags, Node, Path, Setting, Value};
@@ -125,6 +126,20 @@ impl Setting for ValueMatch {
 /// Value conditions by name: of headers, query parameters or cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Values(pub Vec<(String, ValueMatch)>);
+
+impl Values {
+    /// Whether the headers of a request fulfil all conditions, `host` among them.
+    pub fn fit(&self, head: &Head) -> bool {
+        self.0.iter().all(|(name, wanted)| {
+            let is_host = name.eq_ignore_ascii_case("host");
+            let name = name.to_ascii_lowercase();
+            wanted.fits(match is_host {
+                true => Some(head.authority().as_bytes()),
+                false => head.get_named(name.as_bytes()),
+            })
+        })
+    }
+}
 
 impl PartialEq for Values {
     fn eq(&self, other: &Self) -> bool {

@@ -13,6 +13,7 @@ use sluice_l7::runtime::{Origin, RuntimeKind, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_tls::LoadError;
 use sluice_upstream::ClusterPlan;
+use sluice_upstream::plan::EndpointPlan;
 use sluice_upstream::registry::ClusterChanges;
 
 use crate::compile::{Inputs, ListenerSnapshot, SecretContent, Surroundings};
@@ -107,6 +108,15 @@ pub struct Staged {
     present: Vec<(Kind, Name)>,
 }
 
+/// A field of a resource, and where the resource came from.
+#[derive(Clone, Debug)]
+pub struct FieldPlace<'a> {
+    /// Where the resource came from.
+    pub from: &'a Provenance,
+    /// The path of the field in the resource.
+    pub field: String,
+}
+
 impl Staged {
     /// The clusters and secrets that filters name once the batch is in force.
     pub fn named<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a (Kind, Name)> {
@@ -144,6 +154,30 @@ impl Staged {
         });
         let gone = self.removed.iter().filter(|(kind, _)| *kind == Kind::Listener);
         set.chain(gone.map(|(_, name)| (Arc::clone(name), None))).collect()
+    }
+
+    /// The endpoints that are set, by cluster: with the plan of the cluster, and where each endpoint is written.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&ClusterPlan, &EndpointPlan, FieldPlace<'_>)> {
+        self.set.iter().flat_map(|((kind, name), held)| {
+            let listed = match &held.resource {
+                Resource::Endpoints(endpoints) if *kind == Kind::Endpoints => &**endpoints,
+                _ => &[],
+            };
+            let cluster = self.set.get(&(Kind::Cluster, Arc::clone(name)));
+            let of_cluster = cluster.and_then(|held| match (&held.compiled, &held.resource) {
+                (Compiled::Cluster(plan), Resource::Cluster(cluster)) => Some((&**plan, cluster)),
+                _ => None,
+            });
+            of_cluster.into_iter().flat_map(move |(plan, cluster)| {
+                (0..).zip(listed).map(move |(place, endpoint): (usize, _)| {
+                    let field = match &cluster.endpoint_file {
+                        Some(_) => "endpoints_file".to_owned(),
+                        None => format!("endpoints[{place}].address"),
+                    };
+                    (plan, endpoint, FieldPlace { from: &held.from, field })
+                })
+            })
+        })
     }
 
     /// Gives up a change of a listener that its sockets do not allow.

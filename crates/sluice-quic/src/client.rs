@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sluice_core::{LocalFuture, Reason};
+use sluice_core::{LocalFuture, Reason, Side};
 use sluice_io::Conn;
 use sluice_io::timers::Timer;
 use sluice_l4::quic::QuicClient;
@@ -51,8 +51,10 @@ impl QuicClient for Client {
             let server = server.map_err(|error| (reasons::QUIC_PROTOCOL, error))?;
             let began = conn.worker.clock.wall(conn.info.started);
             let accepted = incoming.accept_handshake(&server, conn.info.id, began).await;
-            let (connection, unfinished) =
-                accepted.map_err(|error| (reasons::QUIC_PROTOCOL, error.to_string()))?;
+            let (connection, unfinished) = accepted.map_err(|error| {
+                let detail = sluice_tls::in_words(&error, Side::Downstream);
+                (reasons::QUIC_PROTOCOL, detail)
+            })?;
             if let Some(ended) = unfinished {
                 bound_early_handshake(ended, handshake, &conn);
             }

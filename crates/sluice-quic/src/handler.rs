@@ -9,9 +9,15 @@ use std::rc::Rc;
 use quinn::Connection;
 use sluice_core::{LocalFuture, Reason};
 use sluice_io::{Conn, WorkerCx};
+use sluice_telemetry::metrics::SeriesLabels;
 
 /// A handler of QUIC connections, shared by all workers.
 pub trait QuicHandlerPlan: Send + Sync + Debug {
+    /// Whether the handler, or a filter of it, may count in the series with these labels.
+    fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
+        false
+    }
+
     /// Creates the handler on one worker.
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn QuicHandler>;
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sluice_core::connection::PathFacts;
 use sluice_io::WorkerCx;
 use sluice_l4::{Listener, ListenerPlan, Transport};
+use sluice_telemetry::metrics::SeriesLabels;
 use sluice_telemetry::{Counter, Histogram};
 
 use crate::endpoint::QuicServer;
@@ -28,6 +29,14 @@ pub struct QuicListenerPlan {
     pub handlers: Vec<Arc<dyn QuicHandlerPlan>>,
     /// The QUIC options.
     pub options: QuicOptions,
+}
+
+impl QuicListenerPlan {
+    /// Whether a chain, filter or handler of the listener may count in the series with these labels.
+    pub fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.listener.counts_in(series)
+            || self.handlers.iter().any(|handler| handler.counts_in(series))
+    }
 }
 
 /// A listener that terminates QUIC, on one worker.

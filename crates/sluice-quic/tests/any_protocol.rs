@@ -74,6 +74,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
         certificate: None,
         alpn: vec![alpn.as_bytes().to_vec()],
         min_version: TlsVersion::V1_3,
+        http2: false,
         http3: false,
     };
     let chain = ChainPlan {

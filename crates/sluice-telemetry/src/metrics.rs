@@ -14,6 +14,7 @@ use std::time::Duration;
 mod counter_set;
 mod facade;
 mod forget;
+pub use forget::{NameLabels, SeriesLabels};
 mod prometheus;
 
 pub use counter_set::{CounterSet, SeriesSet, other};

@@ -106,6 +106,22 @@ pub fn get<'a>(host: &'a str, path: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![(":method", "GET"), (":scheme", "http"), (":authority", host), (":path", path)]
 }
 
+/// The status of a response by its header block: 200 is an index, others are a literal, RFC 7541 appendix A.
+///
+/// # Panics
+/// When the block begins with something else.
+#[track_caller]
+pub fn status(block: &[u8]) -> u16 {
+    match block {
+        [0x88, ..] => 200,
+        [_, 3, digits @ ..] => {
+            let digits = digits.first_chunk::<3>().and_then(|text| str::from_utf8(text).ok());
+            digits.and_then(|text| text.parse().ok()).expect("a status")
+        }
+        other => panic!("no status begins {other:?}"),
+    }
+}
+
 /// A client connection.
 #[derive(Debug)]
 pub struct H2 {

@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "a test kit panics to fail the test")]
 
+pub mod browser;
 pub mod certificates;
 pub mod frames;
 pub mod http;
 pub mod http3;
+pub mod identity_provider;
 pub mod lossy;
+pub mod mmdb;
 pub mod origin;
 pub mod peers;
 pub mod quic_server;
@@ -20,7 +23,9 @@ pub mod tokens;
 pub mod tools;
 pub mod wait;
 
+pub use browser::Browser;
 pub use certificates::Authority;
+pub use identity_provider::IdentityProvider;
 pub use origin::Origin;
 pub use quic_server::QuicServer;
 /// The library that [`QuicServer`] runs on.

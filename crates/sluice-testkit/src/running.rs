@@ -20,6 +20,7 @@ pub struct Sluice {
     warnings: Vec<String>,
     user: Option<u32>,
     files: Option<u32>,
+    connect_error: Option<i32>,
     watch: bool,
     takeover: bool,
     binary: PathBuf,
@@ -36,6 +37,7 @@ impl Default for Sluice {
             warnings: Vec::new(),
             user: None,
             files: None,
+            connect_error: None,
             watch: false,
             takeover: false,
             binary: Self::binary(),
@@ -44,6 +46,23 @@ impl Default for Sluice {
         }
     }
 }
+
+/// Has the kernel answer `connect` with an error (a seccomp filter, which `exec` keeps), then runs the rest of its
+/// arguments.
+const CONNECT_FAILS: &str = r#"
+import ctypes, os, platform, struct, sys
+connect = {"x86_64": 42, "aarch64": 203}[platform.machine()]
+step = lambda code, yes, no, value: struct.pack("HBBI", code, yes, no, value)
+error = 0x00050000 | int(sys.argv[1])
+steps = step(0x20, 0, 0, 0) + step(0x15, 0, 1, connect) + step(0x06, 0, 0, error) + step(0x06, 0, 0, 0x7FFF0000)
+code = ctypes.create_string_buffer(steps, len(steps))
+program = struct.pack("HxxxxxxP", len(steps) // 8, ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+for call in [(38, 1, 0, 0, 0), (22, 2, program, 0, 0)]:
+    if libc.prctl(*call) != 0:
+        sys.exit("prctl: " + os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[2], sys.argv[2:])
+"#;
 
 impl Sluice {
     /// A Sluice with two workers.
@@ -128,6 +147,26 @@ impl Sluice {
         self
     }
 
+    /// Each `connect(2)` fails with this error, as if the kernel had said so.
+    pub const fn connect_fails(mut self, errno: i32) -> Self {
+        self.connect_error = Some(errno);
+        self
+    }
+
+    /// The command without its arguments.
+    fn command(&self) -> Command {
+        if let Some(errno) = self.connect_error {
+            let mut python = crate::tools::python(Path::new("-c"));
+            python.arg(CONNECT_FAILS).arg(errno.to_string()).arg(&self.binary);
+            return python;
+        }
+        let Some(files) = self.files else { return Command::new(&self.binary) };
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(limited).arg(&self.binary);
+        shell
+    }
+
     /// Starts with `yaml`, plus an admin address and records in a file; waits until it is ready.
     pub fn start(self, yaml: &str) -> Running {
         let config = self.folder().join("sluice.yaml");
@@ -140,15 +179,7 @@ impl Sluice {
         let report = self.folder().join("report");
         let log = self.folder().join("log");
         let log_file = std::fs::File::create(&log).expect("the log file");
-        let mut command = match self.files {
-            Some(files) => {
-                let mut shell = Command::new("sh");
-                let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
-                shell.arg("-c").arg(limited).arg(&self.binary);
-                shell
-            }
-            None => Command::new(&self.binary),
-        };
+        let mut command = self.command();
         command
             .args(["run", "--workers", &self.workers.to_string(), "--log-format", "json"])
             .args((!self.watch).then_some("--no-watch"))

@@ -62,6 +62,20 @@ pub fn have_modules(modules: &[&str]) -> bool {
     all_there(&missing)
 }
 
+/// The folder with these modules for Node, in the build directory; `None` if one is missing, or Node is; see [`have`].
+pub fn node_modules(modules: &[&str]) -> Option<PathBuf> {
+    let test = std::env::current_exe().unwrap_or_default();
+    let folder = test.ancestors().map(|folder| folder.join("peers/node_modules"));
+    let mut folder = folder.filter(|folder| folder.exists());
+    let folder = folder.next().unwrap_or_default();
+    let missing = modules.iter().filter(|module| !folder.join(module).exists());
+    let mut missing: Vec<String> = missing.map(|module| format!("npm {module}")).collect();
+    if find("node").is_none() {
+        missing.push("node".into());
+    }
+    all_there(&missing).then_some(folder)
+}
+
 /// Starts a server that prints its port as the first line, and exits when its input ends.
 #[track_caller]
 pub fn serve_on_its_port(command: &mut Command) -> (Process, SocketAddr) {

@@ -41,24 +41,10 @@ pub struct ClientPlan {
     pub alpn: Vec<Vec<u8>>,
     /// The minimum version.
     pub min_version: TlsVersion,
+    /// Whether HTTP/2 is spoken too, on connections that offer nothing else.
+    pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
-}
-
-/// Describes why a handshake with an endpoint failed, with a hint where to look.
-pub fn cause(error: &rustls::Error) -> String {
-    use rustls::{CertificateError, Error, InvalidMessage};
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!(
-                "{error}: the certificate is not signed by an authority that the cluster's `tls` trusts"
-            )
-        }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the endpoint sent bytes that are not TLS; does it speak TLS on this port?".to_owned()
-        }
-        error => error.to_string(),
-    }
 }
 
 /// The TLS configuration of a cluster.
@@ -69,6 +55,8 @@ pub struct ClientTls {
     /// The same for QUIC, if both are used: it offers HTTP/3, and its sessions are its own, since a ticket of TCP is none
     /// for QUIC (RFC 9001 §4.5).
     quic: Option<Arc<ClientConfig>>,
+    /// The same for connections that offer HTTP/2 only, if there are others.
+    http2: Option<Arc<Self>>,
     /// The name sent and verified, unless the endpoint's own is used.
     pub sni: Option<ServerName<'static>>,
 }
@@ -77,6 +65,11 @@ impl ClientTls {
     /// The rustls configuration of connections over QUIC.
     pub fn for_quic(&self) -> &Arc<ClientConfig> {
         self.quic.as_ref().unwrap_or(&self.config)
+    }
+
+    /// The configuration of connections for HTTP/2.
+    pub fn for_http2(&self) -> &Self {
+        self.http2.as_deref().unwrap_or(self)
     }
 
     /// Builds the configuration.
@@ -104,8 +97,14 @@ impl ClientTls {
             quic.resumption = Resumption::default();
             Arc::new(quic)
         });
+        let http2 = plan.http2.then(|| {
+            let mut http2 = config.clone();
+            http2.alpn_protocols = vec![b"h2".to_vec()];
+            let sni = plan.sni.clone();
+            Arc::new(Self { config: Arc::new(http2), quic: None, http2: None, sni })
+        });
         config.alpn_protocols = plan.alpn;
-        Ok(Self { config: Arc::new(config), quic, sni: plan.sni })
+        Ok(Self { config: Arc::new(config), quic, http2, sni: plan.sni })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Certificates, keys, and the rustls configurations built from them.
 //!
 //! Owns: loading and checking of certificate files, the store that survives reloads, server and client configurations,
-//! the selection of a certificate by name, session tickets.
+//! the selection of a certificate by name, session tickets, words for errors.
 //! Refuses to know: sockets, and when handshakes take place.
 //! Keeps: a certificate that does not load, or does not match its key, never replaces one that works.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod quic;
 pub mod reasons;
 pub mod server;
 pub mod store;
+mod words;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use material::{CertificateInfo, LoadError, client_facts};
 pub use quic::InitialKeys;
 pub use server::{ClientAuth, EarlySessions, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};
+pub use words::in_words;
 
 /// The cryptography provider for everything here: AWS-LC, with post-quantum key exchange preferred.
 pub fn provider() -> Arc<CryptoProvider> {

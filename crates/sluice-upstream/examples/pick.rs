@@ -20,10 +20,11 @@ use sluice_upstream::{
     EndpointTraits, Locality, SubsetKey, Target,
 };
 
-const ALL: [Balance; 6] = [
+const ALL: [Balance; 7] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
     Balance::PeakEwma,
+    Balance::LoadReports,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub mod aperture;
 pub mod load_balancer;
+pub mod load_reports;
 pub mod priorities;
 pub mod slow_start;
 pub mod subsets;
@@ -18,6 +19,7 @@ pub mod zones;
 
 pub use aperture::AperturePlan;
 pub use load_balancer::LoadBalancer;
+pub use load_reports::{LoadReport, LoadReportsPlan};
 pub use priorities::FailoverPlan;
 pub use slow_start::SlowStartPlan;
 pub use subsets::SubsetsPlan;
@@ -32,6 +34,8 @@ sluice_core::choice! {
         LeastRequest = "least_request",
         /// Of two random endpoints, the one with the lower latency for its load and weight.
         PeakEwma = "peak_ewma",
+        /// In turn, by weight, which follows from the load that endpoints report with their responses (ORCA).
+        LoadReports = "load_reports",
         /// At random, by weight.
         Random = "random",
         /// By hash on a ring; adding or removing an endpoint moves few hashes to other endpoints.
@@ -59,7 +63,7 @@ pub struct BalancingPlan {
 }
 
 /// A balancer and its settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BalancePlan {
     /// In turn, by weight.
     #[default]
@@ -68,6 +72,8 @@ pub enum BalancePlan {
     LeastRequest(LeastRequestPlan),
     /// The fastest of two random endpoints, by latency and load.
     PeakEwma(PeakEwmaPlan),
+    /// In turn, by weight, which follows from reports of endpoints.
+    LoadReports(Arc<LoadReportsPlan>),
     /// At random, by weight.
     Random,
     /// By hash on a ring.
@@ -145,6 +151,7 @@ impl BalancePlan {
             Self::RoundRobin => Balance::RoundRobin,
             Self::LeastRequest(_) => Balance::LeastRequest,
             Self::PeakEwma(_) => Balance::PeakEwma,
+            Self::LoadReports(_) => Balance::LoadReports,
             Self::Random => Balance::Random,
             Self::RingHash(_) => Balance::RingHash,
             Self::Maglev(_) => Balance::Maglev,
@@ -161,7 +168,11 @@ impl BalancePlan {
         match self {
             Self::RingHash(RingPlan { load_max, .. })
             | Self::Maglev(MaglevPlan { load_max, .. }) => *load_max,
-            Self::RoundRobin | Self::LeastRequest(_) | Self::PeakEwma(_) | Self::Random => None,
+            Self::RoundRobin
+            | Self::LeastRequest(_)
+            | Self::PeakEwma(_)
+            | Self::LoadReports(_)
+            | Self::Random => None,
         }
     }
 }
@@ -173,6 +184,7 @@ impl From<Balance> for BalancePlan {
             Balance::RoundRobin => Self::RoundRobin,
             Balance::LeastRequest => Self::LeastRequest(LeastRequestPlan::default()),
             Balance::PeakEwma => Self::PeakEwma(PeakEwmaPlan::default()),
+            Balance::LoadReports => Self::LoadReports(Arc::default()),
             Balance::Random => Self::Random,
             Balance::RingHash => Self::RingHash(RingPlan::default()),
             Balance::Maglev => Self::Maglev(MaglevPlan::default()),

@@ -151,24 +151,10 @@ impl Membership {
         self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
     }
 
-    /// Whether a pick is not made among all members: with subsets, or if clients name the endpoints.
-    fn is_divided(&self) -> bool {
-        self.subsets.is_some() || self.hosts.is_some()
-    }
-
-    /// Whether `endpoint` is a member that gets traffic.
-    fn offers(&self, endpoint: &Arc<EndpointState>) -> bool {
-        let index = self.with_id(endpoint.id);
-        index.is_some_and(|index| {
-            Arc::ptr_eq(&self.endpoints[index as usize], endpoint)
-                && self.balancer.offers(index, endpoint)
-        })
-    }
-
-    /// The members that get traffic.
-    fn served(&self) -> impl Iterator<Item = &Arc<EndpointState>> {
-        let all = (0..).zip(&*self.endpoints);
-        all.filter(|(index, endpoint)| self.balancer.offers(*index, endpoint)).map(|(_, it)| it)
+    /// The index of this endpoint, if it is a member.
+    fn index_of(&self, endpoint: &Arc<EndpointState>) -> Option<u32> {
+        let index = self.with_id(endpoint.id)?;
+        Arc::ptr_eq(&self.endpoints[index as usize], endpoint).then_some(index)
     }
 
     /// The index of the endpoint with this ID.
@@ -365,6 +351,7 @@ impl Cluster {
             };
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
+            endpoint.reported.track(plan.balancing.balance.kind() == Balance::LoadReports);
             endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());

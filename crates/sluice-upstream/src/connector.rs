@@ -5,20 +5,21 @@
 //! preface. Keeps: each endpoint is attempted once per connection; every attempt is in the connection's record; nothing
 //! from the client is sent before an attempt has succeeded, so that a retry is always safe.
 
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use sluice_core::Reason;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
+use sluice_core::{Reason, Side};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
 use sluice_sys::socket::{
@@ -77,7 +78,7 @@ pub async fn connect(
 ) -> Result<Connected, Reason> {
     let (handle, first) = if handle.cluster.forwards() {
         let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
-        (Rc::clone(handle), claim_host(handle, conn, name).await)
+        (Rc::clone(handle), claim_host(handle, conn, client, name).await)
     } else {
         pick_first(handle, conn, client, affinity).await
     };
@@ -114,7 +115,8 @@ pub async fn connect(
         let by = started.after(plan.connect_timeout);
         let continued = endpoint.may_continue();
         let opened = |target: SocketAddr, socket: &OwnedFd| enter_hop(conn, target, socket);
-        let reaching = reach_with(&plan, &endpoint, &conn.worker, &preface, opened);
+        let reaching =
+            reach_with((&plan, plan.tls.as_ref()), &endpoint, &conn.worker, &preface, opened);
         let outcome = match conn.until(by, reaching).await {
             // It is not among the connections that were closed when the endpoint became unhealthy.
             Ok(Ok(_)) if continued && plan.closes_on(&endpoint) => {
@@ -128,7 +130,7 @@ pub async fn connect(
             Ok(_) => Attempt::reached(name),
             Err(failure) => failure.attempt(name),
         }
-        .of_priority(endpoint.priority());
+        .in_place(endpoint.place());
         if let Some(cause) = attempt.cause() {
             conn.info.note(cause);
         }
@@ -185,21 +187,30 @@ async fn pick(
         Err(why) if why == reasons::LIMIT && handle.has_queue() => {
             let tried = Tried::endpoints(tried);
             // Boxed, so that connections that do not wait have no room for it.
-            let mut waiting = Box::pin(handle.wait_for_room(&conn.worker, affinity, tried));
-            poll_fn(|cx| match client.poll_gone(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(end::DOWNSTREAM_CLOSED)),
-                Poll::Pending => waiting.as_mut().poll(cx),
-            })
-            .await
+            let waiting = Box::pin(handle.wait_for_room(&conn.worker, affinity, tried));
+            unless_gone(client, waiting).await
         }
         picked => picked,
     }
+}
+
+/// The outcome of a wait in a queue, unless the client leaves before.
+async fn unless_gone(
+    client: &Stream,
+    mut waiting: Pin<Box<impl Future<Output = Result<Claim, Reason>>>>,
+) -> Result<Claim, Reason> {
+    poll_fn(|cx| match client.poll_gone(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(end::DOWNSTREAM_CLOSED)),
+        Poll::Pending => waiting.as_mut().poll(cx),
+    })
+    .await
 }
 
 /// Claims the host that the client named by the server name of its TLS.
 async fn claim_host(
     handle: &Rc<ClusterHandle>,
     conn: &Conn,
+    client: &Stream,
     name: Option<&str>,
 ) -> Result<Claim, Reason> {
     let failed = |failure: ForwardFailure| {
@@ -215,7 +226,13 @@ async fn claim_host(
     let forward = plan.forward.as_ref().ok_or(reasons::NO_ENDPOINT)?;
     let host = forward.host(name, HTTPS).map_err(failed)?;
     let endpoint = handle.endpoint_of(&conn.worker, &host).await.map_err(failed)?;
-    handle.claim_named(&conn.worker, &endpoint)
+    match handle.claim_named(&conn.worker, &endpoint) {
+        Err(why) if why == reasons::LIMIT && handle.has_queue() => {
+            let waiting = Box::pin(handle.wait_for_named_room(&conn.worker, &endpoint));
+            unless_gone(client, waiting).await
+        }
+        claimed => claimed,
+    }
 }
 
 /// The usual port of what is in TLS.
@@ -259,7 +276,8 @@ impl ConnectFailure {
 
     /// A TLS or QUIC error of an endpoint.
     pub fn of_tls(error: &dyn std::fmt::Display) -> Self {
-        Self { why: reasons::TLS, errno: None, detail: Some(error.to_string()) }
+        let detail = sluice_tls::in_words(error, Side::Upstream);
+        Self { why: reasons::TLS, errno: None, detail: Some(detail) }
     }
 
     /// The failed attempt on `endpoint`, for the record.
@@ -324,12 +342,26 @@ pub async fn reach(
     worker: &WorkerCx,
     preface: &Preface,
 ) -> Result<Stream, ConnectFailure> {
-    let (stream, ()) = reach_with(plan, endpoint, worker, preface, |_, _| Ok(())).await?;
+    reach_by(plan, plan.tls.as_ref(), endpoint, worker, preface).await
+}
+
+/// The same with this TLS in place of that of the plan.
+///
+/// # Errors
+/// Why the endpoint was not reached.
+pub async fn reach_by(
+    plan: &ClusterPlan,
+    tls: Option<&ClientTls>,
+    endpoint: &EndpointState,
+    worker: &WorkerCx,
+    preface: &Preface,
+) -> Result<Stream, ConnectFailure> {
+    let (stream, ()) = reach_with((plan, tls), endpoint, worker, preface, |_, _| Ok(())).await?;
     Ok(stream)
 }
 
 async fn reach_with<N: Default>(
-    plan: &ClusterPlan,
+    (plan, tls): (&ClusterPlan, Option<&ClientTls>),
     endpoint: &EndpointState,
     worker: &WorkerCx,
     preface: &Preface,
@@ -337,7 +369,7 @@ async fn reach_with<N: Default>(
 ) -> Result<(Stream, N), ConnectFailure> {
     let (mut raw, noted) = open_with(plan, endpoint, &worker.reactor, opened).await?;
     send_preface(&mut raw, worker, preface).await?;
-    let stream = match &plan.tls {
+    let stream = match tls {
         Some(tls) => secure(raw, tls, endpoint, worker).await?,
         None => Stream::Raw(raw),
     };
@@ -363,7 +395,6 @@ pub async fn secure(
         HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             failed(&"the endpoint closed the connection during the TLS handshake")
         }
-        HandshakeError::Tls(error) => failed(&sluice_tls::client::cause(&error)),
         error => failed(&error),
     })?;
     Ok(Stream::Tls(Box::new(stream)))

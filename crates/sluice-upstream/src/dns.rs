@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 use crate::hops;
 use crate::metrics;
 use crate::name_state::{LookupOutcome, NameState};
-use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
+use crate::plan::{ClusterPlan, DnsPlan, EndpointPlan, ResolutionMode};
 
 mod lookup;
 mod on_demand;
@@ -57,6 +57,14 @@ impl fmt::Display for DnsName {
             Self::Service(name) => write!(f, "srv://{name}"),
         }
     }
+}
+
+/// Looks a name up once; says why if it does not exist or has no address. Nothing is said of a name server that fails or
+/// does not answer. Must run in a `LocalSet`.
+pub async fn why_unresolved(plan: &DnsPlan, name: &DnsName) -> Option<String> {
+    let failure = lookup(plan, name).await.err()?;
+    let is_answer = matches!(failure.outcome, LookupOutcome::NxDomain | LookupOutcome::NoData);
+    is_answer.then_some(failure.message)
 }
 
 /// The names among `endpoints`.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
+use sluice_core::connection::EndpointPlace;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +25,7 @@ mod ejection;
 mod http3;
 mod latency;
 mod load;
+mod reported_weight;
 mod traits;
 
 pub use checked::{ConnectTo, EndpointCheck};
@@ -38,6 +40,7 @@ pub(crate) use load::CountedLoad;
 use load::EndpointLoad;
 pub(crate) use load::count_below;
 pub use load::{EndpointLimits, LoadKind};
+pub use reported_weight::ReportedWeight;
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -118,6 +121,8 @@ pub struct EndpointState {
     pub(crate) counts: OutlierCounts,
     /// How fast it responds, if its balancer asks for it.
     pub latency: PeakLatency,
+    /// What it reports of its load, if its balancer asks for it.
+    pub reported: ReportedWeight,
     unhealthy: AtomicBool,
     degraded: AtomicBool,
     /// Whether its first check has no result yet.
@@ -139,8 +144,8 @@ pub struct EndpointState {
     alternates: ArcSwapOption<Vec<SocketAddr>>,
     /// See [`EndpointTraits::check`].
     check: ArcSwapOption<EndpointCheck>,
-    /// See [`EndpointTraits::priority`].
-    priority: AtomicU32,
+    /// Where it is in its cluster; `None` if it has the highest priority and no locality.
+    place: ArcSwapOption<EndpointPlace>,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -191,6 +196,7 @@ impl EndpointState {
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
+            reported: ReportedWeight::default(),
             unhealthy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             unchecked: AtomicBool::new(false),
@@ -204,7 +210,7 @@ impl EndpointState {
             http3: Http3Memory::default(),
             alternates: ArcSwapOption::empty(),
             check: ArcSwapOption::empty(),
-            priority: AtomicU32::new(0),
+            place: ArcSwapOption::empty(),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
@@ -242,13 +248,18 @@ impl EndpointState {
 
     /// Sets what the endpoint itself needs of what its cluster says of it.
     pub(crate) fn set_traits(&self, traits: &EndpointTraits) {
-        self.priority.store(traits.priority, Relaxed);
+        let place = EndpointPlace {
+            priority: traits.priority,
+            locality: traits.locality.as_ref().map(|locality| locality.to_string().into()),
+        };
+        let has_place = place != EndpointPlace::default();
+        self.place.store(has_place.then(|| Arc::new(place)));
         self.set_check(traits.check.clone());
     }
 
-    /// Its priority in the cluster; 0 is the highest.
-    pub fn priority(&self) -> u32 {
-        self.priority.load(Relaxed)
+    /// Its place in the cluster; `None` if it has the highest priority and no locality.
+    pub fn place(&self) -> Option<Arc<EndpointPlace>> {
+        self.place.load_full()
     }
 
     /// Sets what differs in the checks of the endpoint from those of its cluster.

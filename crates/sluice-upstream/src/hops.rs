@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use sluice_core::value::plural;
 use sluice_sys::socket::{begin_connect, bind, datagrams_to, local_address};
 
 /// The transport of an address.
@@ -97,7 +98,8 @@ pub struct Looped {
 
 impl fmt::Display for Looped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it has passed {} listeners of this process (`limits.own_hops`)", self.hops_max)
+        let listeners = plural(self.hops_max, "listener");
+        write!(f, "it has passed {listeners} of this process (`limits.own_hops`)")
     }
 }
 

@@ -16,6 +16,7 @@ sluice_telemetry::metrics! {
     OVERRIDDEN = "sluice_cluster_endpoints_overridden", Gauge, ["cluster"], "Endpoints whose state or weight an operator has overridden, members of the cluster or not.";
     CHECKS = "sluice_health_checks_total", Counter, ["cluster", "result"], "Active health checks, by result.";
     HEALTH_CHANGES = "sluice_health_changes_total", Counter, ["cluster", "to"], "Endpoints that became healthy or unhealthy, by the new state.";
+    LOAD_REPORTS = "sluice_cluster_load_reports_total", Counter, ["cluster", "result"], "Reports of load (ORCA) with responses of endpoints, for the balancer load_reports, by result: used, incomplete (without requests per second or utilization) or malformed.";
     EJECTIONS = "sluice_cluster_ejections_total", Counter, ["cluster", "kind"], "Ejections of endpoints, by what became of their traffic: connect_failures, consecutive_5xx, consecutive_gateway_errors, success_rate, failure_percentage, connect_success_rate, connect_failure_percentage, silence or latency.";
     NOT_ENFORCED = "sluice_cluster_ejections_not_enforced_total", Counter, ["cluster", "kind"], "Faults for which endpoints were not ejected because `enforce` is below 100 %, by the same kinds.";
     SESSIONS = "sluice_cluster_sessions_total", Counter, ["cluster", "result"], "Connections and requests of sticky sessions, by result: kept (the session's endpoint), moved (another, as it could not be used), refused (`strict`); and forgotten: sources that were forgotten early, at the limit `source_table_entries`.";

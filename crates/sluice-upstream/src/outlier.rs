@@ -12,7 +12,7 @@ use sluice_core::{Moment, Reason, reason};
 use sluice_io::WorkerCx;
 use sluice_telemetry::Shard;
 
-use crate::balance::BalancePlan;
+use crate::balance::{BalancePlan, LoadReport};
 use crate::cluster::{Cluster, ClusterHandle};
 use crate::endpoint::{EjectionKind, EndpointState};
 use crate::metrics;
@@ -112,6 +112,29 @@ impl ClusterHandle {
         {
             endpoint.latency.observe(took, worker.now(), plan.decay);
         }
+    }
+
+    /// Notes what `endpoint` reports of its load; `None` if the report cannot be read. For a balancer that goes by it.
+    pub fn note_load_report(
+        &self,
+        worker: &WorkerCx,
+        endpoint: &EndpointState,
+        report: Option<&LoadReport>,
+    ) {
+        let plan = self.cluster.peek_plan();
+        let BalancePlan::LoadReports(plan) = &plan.balancing.balance else { return };
+        let weight = report.map(|report| plan.weight(report));
+        let result = match weight {
+            None => "malformed",
+            Some(None) => "incomplete",
+            Some(Some(weight)) => {
+                endpoint.reported.note(weight);
+                "used"
+            }
+        };
+        self.load_reports.count(&result, |result| {
+            worker.shard.counter(&metrics::LOAD_REPORTS, &[&self.cluster.name, result])
+        });
     }
 
     /// Notes that an attempt to reach `endpoint` failed. Only faults of the endpoint itself are counted as its failures

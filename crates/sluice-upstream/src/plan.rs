@@ -173,12 +173,6 @@ impl ClusterSettings {
         }
     }
 
-    /// Whether an endpoint is not picked among all of the cluster, which a queue needs: there are subsets, or clients name
-    /// the endpoints.
-    pub const fn picks_among_parts(&self) -> bool {
-        self.forward.is_some() || self.balancing.subsets.is_some()
-    }
-
     /// Whether the cluster counts `load`: requests only if a limit or the balancer needs it.
     pub fn counts(&self, load: LoadKind, class: BreakerClass) -> bool {
         match load {

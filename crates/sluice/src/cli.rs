@@ -44,6 +44,9 @@ pub(crate) enum Command {
     Connection(ConnectionCommand),
     /// Have a running Sluice log more or less.
     Log(LogLevelCommand),
+    /// Run a file of Envoy (`sluice envoy -- -c FILE`), translate it, or say what of it is supported.
+    #[cfg(feature = "envoy")]
+    Envoy(EnvoyCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
     /// Create a self-signed certificate and its private key, for testing.
@@ -246,6 +249,9 @@ pub(crate) struct Check {
     /// Show all errors and warnings, not only the first 20 of each.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Do not look up the host names of endpoints. Otherwise names that do not exist are reported, after 2 s at most.
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
@@ -259,6 +265,9 @@ pub(crate) struct Explain {
     /// The same as FILE, as an option.
     #[arg(short, long = "config", value_name = "FILE", conflicts_with = "file")]
     pub(crate) config: Option<PathBuf>,
+    /// Mark the values that are defaults, and name the settings that are not in force.
+    #[arg(long, conflicts_with_all = ["limits", "reasons", "operators"])]
+    pub(crate) defaults: bool,
     /// List the limits with name, default, range and meaning.
     #[arg(long)]
     pub(crate) limits: bool,
@@ -271,6 +280,45 @@ pub(crate) struct Explain {
     /// Output format.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
+}
+
+/// Files of Envoy.
+#[cfg(feature = "envoy")]
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(crate) struct EnvoyCommand {
+    #[command(subcommand)]
+    pub(crate) task: Option<EnvoyTask>,
+    /// Write events to this file, as `run --report` does.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
+    /// Envoy's own flags.
+    #[arg(last = true, value_name = "FLAGS")]
+    pub(crate) flags: Vec<String>,
+}
+
+/// What is done with files of Envoy, other than running one.
+#[cfg(feature = "envoy")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvoyTask {
+    /// Say of each file whether it loads and what it waits for, by type and field, and count both over all files.
+    Coverage {
+        /// Bootstraps, in YAML or JSON.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Take fields that messages do not have for warnings.
+        #[arg(long)]
+        allow_unknown_static_fields: bool,
+    },
+    /// Print a file in the native form, with its differences from Envoy as comments.
+    Translate {
+        /// A bootstrap, in YAML or JSON.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Take fields that messages do not have for warnings.
+        #[arg(long)]
+        allow_unknown_static_fields: bool,
+    },
 }
 
 #[derive(Debug, Args)]

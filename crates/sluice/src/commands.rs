@@ -10,6 +10,8 @@ use crate::cli::{Cli, Command};
 mod cert;
 mod check;
 mod demo;
+#[cfg(feature = "envoy")]
+mod envoy;
 mod explain;
 mod operate;
 mod run;
@@ -28,6 +30,8 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
             print(&sluice_config::reference::markdown());
             Ok(ExitCode::SUCCESS)
         }
+        #[cfg(feature = "envoy")]
+        Command::Envoy(command) => envoy::run(&command, extensions),
         Command::Demo(options) => demo::run(&options),
         Command::Endpoint(options) => operate::endpoint(&options),
         Command::Listener(options) => operate::listener(&options),

@@ -5,7 +5,7 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ mod drain;
 mod endpoint_files;
 mod fetches;
 mod fixed;
+mod form;
 mod log_level;
 mod overrides;
 mod pages;
@@ -59,12 +60,14 @@ mod sockets;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod unused_names;
 mod vitals;
 mod watch;
 
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+pub(crate) use form::ConfigForm;
 use log_level::LogOverride;
 use pauses::Pauses;
 use reload::ReloadFailure;
@@ -346,37 +349,6 @@ impl Control {
         if self.vitals.tell_certificates(&self.builder.around.certs) {
             self.names_left.set(true);
         }
-    }
-
-    /// Removes the series of listeners, clusters, rules, endpoints and certificates that are no longer in use.
-    /// A series stays while something still counts in it.
-    fn forget_names(&self) {
-        if !self.names_left.get() {
-            return;
-        }
-        let store = self.store.borrow();
-        let tables = store.routes().map(|(_, model, _)| model);
-        let rules: HashSet<&str> =
-            tables.flat_map(|table| table.rules()).map(|rule| &*rule.name).collect();
-        let clusters = self.clusters.borrow();
-        let members: Vec<_> = clusters.iter().map(|cluster| cluster.members()).collect();
-        let endpoints: HashSet<&str> = members
-            .iter()
-            .flat_map(|members| members.endpoints.iter())
-            .map(|endpoint| &*endpoint.name)
-            .collect();
-        let mut fetches: HashSet<String> = HashSet::new();
-        self.builder.around.fetches.each(|name, _, _| fetches.extend([name.to_owned()]));
-        let left = self.registry.forget(|label, value| match label {
-            "listener" => !store.contains(Kind::Listener, value),
-            "cluster" => !store.contains(Kind::Cluster, value),
-            "route" => value != "other" && !rules.contains(value),
-            "endpoint" => value != "other" && !endpoints.contains(value),
-            "fetch" => !fetches.contains(value),
-            "certificate" => !self.vitals.knows_certificate(value),
-            _ => false,
-        });
-        self.names_left.set(left);
     }
 
     /// The metrics as Prometheus text.

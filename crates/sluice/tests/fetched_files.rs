@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_core::limits::Limit;
 use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l4::filters::{
@@ -59,7 +60,8 @@ impl FilterFactory<dyn ConnectionFilterPlan> for Factory {
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let Sources { path } = context.bind(settings)?;
         let path = context.path(&path, "path")?;
-        let addresses = context.fetch(FileOrigin { path }, FetchSchedule::default());
+        let addresses = context
+            .fetch(FileOrigin { path, limit: Limit::SideCallBytes }, FetchSchedule::default());
         Some(Arc::new(Listed { addresses }))
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod envoy;
 pub mod packages;
 pub mod rules;
 pub mod shell;

@@ -32,6 +32,8 @@ enum Task {
     Layers,
     /// Write the generated documents.
     Docs,
+    /// Compile the definitions of Envoy's messages.
+    EnvoyProtos,
     /// Compare with HAProxy, nginx, Envoy and Caddy where they are installed.
     Bench {
         /// Which group: l4, http, h3 or config.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Task::Lint => lint(),
         Task::Layers => layers(),
         Task::Docs => docs(),
+        Task::EnvoyProtos => xtask::envoy::protos(),
         Task::Bench { group, rounds, only } => bench(&group, rounds, &only),
         Task::Fuzz { minutes, only } => fuzz(minutes, &only),
     };

@@ -23,6 +23,8 @@ const WANTED: &[(&str, &str)] = &[
     ("nghttp", "nghttp2-client"),
     ("gtlsclient", "ngtcp2-client"),
     ("chromium", "chromium"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 
 /// The modules of the system's Python that test peers use, and their packages.
@@ -35,6 +37,9 @@ const MODULES: &[(&str, &str)] = &[
 /// Modules that the system does not package; they are installed in the build directory.
 const FROM_PYPI: &[(&str, &str)] =
     &[("aioquic", "aioquic>=1.2,<2"), ("envoy.service.auth.v3", "xds-protos>=1.60,<2")];
+
+/// Modules for Node; they are installed in the build directory.
+const FROM_NPM: &[(&str, &str)] = &[("oidc-provider", "oidc-provider@8.8.1")];
 
 /// Whether the system's Python has a module.
 fn has_module(module: &str) -> bool {
@@ -78,10 +83,29 @@ fn install_from_pypi() {
     }
 }
 
+/// Installs the modules for Node that are missing.
+#[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
+fn install_from_npm() {
+    let folder = shell::target().join("peers");
+    let is_missing = |module: &str| !folder.join("node_modules").join(module).exists();
+    let missing = FROM_NPM.iter().filter(|(module, _)| is_missing(module));
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if missing.is_empty() || !is_there("npm") {
+        return;
+    }
+    let folder = folder.display().to_string();
+    let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", &folder];
+    let args = [&quiet[..], &missing].concat();
+    if let Err(error) = shell::run(&mut shell::command("npm", &args)) {
+        println!("MISSING: {}: {error:#}", missing.join(" "));
+    }
+}
+
 /// Installs what is missing, as root on Debian; elsewhere reports it and continues.
 pub fn install() {
     install_packages();
     install_from_pypi();
+    install_from_npm();
 }
 
 #[allow(clippy::print_stdout, reason = "a developer wants to see what is installed")]

@@ -15,6 +15,7 @@ pub use pages::paths;
 /// The crates from the bottom up. A crate may depend on those before it, never on those after it.
 pub const LAYERS: &[&str] = &[
     "sluice-core",
+    "sluice-expr",
     "sluice-sys",
     "sluice-telemetry",
     "sluice-tls",
@@ -26,6 +27,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-l7",
     "sluice-model",
     "sluice-config",
+    "sluice-envoy",
     "sluice-admin",
     "sluice",
 ];
@@ -203,7 +205,8 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-l4/src/filters/buckets.rs", "limits per source hold over all workers"),
     ("sluice-l4/src/filters/connection_limit.rs", "the table above"),
     ("sluice-l4/src/filters/rate_limit.rs", "the table above"),
-    ("sluice-l7/src/filters/rate_limit.rs", "the table above"),
+    ("sluice-l7/src/filters/rate_limit/filter.rs", "the table above"),
+    ("sluice-l7/src/filters/global_rate_limit/service.rs", "the table above"),
     ("sluice-l4/src/filters/fetch/registry.rs", "taken when a configuration is built"),
     ("sluice-l4/src/quic/ids.rs", "clients that change their address may reach another worker"),
     ("sluice-l7/src/runtime.rs", "taken to change a value; readers have a snapshot"),

@@ -9,7 +9,7 @@
 use crate::parse_error::ParseError;
 
 /// Bytes of the extensions of one chunk.
-const EXTENSION_MAX: u16 = 4096;
+pub(crate) const EXTENSION_MAX: u16 = 4096;
 
 /// Digits of a chunk size: 15 exceed any body by far, and cannot overflow.
 const SIZE_DIGITS_MAX: u8 = 15;
@@ -21,6 +21,8 @@ pub struct Chunked {
     size: u64,
     digits: u8,
     extension: u16,
+    /// Bytes of the stream that were read.
+    passed: u64,
     /// The trailer lines, including the empty line at the end.
     #[allow(clippy::box_collection, reason = "every connection has room for it, and few have any")]
     trailers: Option<Box<Vec<u8>>>,
@@ -78,8 +80,13 @@ impl Chunked {
             }
             let Some(byte) = bytes.get(at).copied() else { break };
             at = at.saturating_add(1);
-            self.state = self.step(byte, trailer_bytes_max)?;
+            let next = self.step(byte, trailer_bytes_max);
+            if next.is_err() {
+                self.passed = self.passed.saturating_add(at as u64);
+            }
+            self.state = next?;
         }
+        self.passed = self.passed.saturating_add(at as u64);
         Ok(ChunkPiece { data, read: at })
     }
 
@@ -140,6 +147,11 @@ impl Chunked {
             }
             ChunkState::Data | ChunkState::Done => self.state,
         })
+    }
+
+    /// Returns the number of bytes read; after an error, including the byte at fault.
+    pub fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Whether the last chunk and the trailers have been read.

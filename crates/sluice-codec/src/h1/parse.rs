@@ -15,8 +15,6 @@ use crate::head::{Head, Method, TextSpan, Version, decimal};
 use crate::names::{Known, is_field_value, is_host_byte, is_token, is_token_byte};
 use crate::parse_error::ParseError;
 
-pub(crate) mod place;
-
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
@@ -31,6 +29,9 @@ impl Default for HeadLimits {
         Self { bytes: 60 << 10, fields: 100 }
     }
 }
+
+/// `Connection` headers of one head.
+pub(crate) const CONNECTIONS_MAX: usize = 4;
 
 /// Empty lines that are skipped before a request, RFC 9112 §2.2.
 const EMPTY_LINES: usize = 4;
@@ -450,7 +451,7 @@ fn fields(
     let mut found = FieldFacts::default();
     // Headers that `Connection` names are removed at the end.
     let mut names_others = false;
-    let mut connection: [TextSpan; 4] = [TextSpan::default(); 4];
+    let mut connection = [TextSpan::default(); CONNECTIONS_MAX];
     let mut connections = 0_usize;
     while let Some(line) = lines.next() {
         let (name, value, known) = field(&line)?;
@@ -575,6 +576,11 @@ fn field(line: &Line<'_>) -> Result<(TextSpan, TextSpan, Option<Known>), ParseEr
     }
     let value_at = line.start.saturating_add(name.len()).saturating_add(1).saturating_add(lead);
     Ok((TextSpan::new(line.start, name.len()), TextSpan::new(value_at, value.len()), known))
+}
+
+/// Returns the fault in a header line on its own.
+pub(crate) fn fault_of_line(text: &[u8]) -> Option<ParseError> {
+    field(&Line { text, start: 0 }).err()
 }
 
 /// Returns the fault in a name.

@@ -14,6 +14,7 @@ use crate::h1::chunked::Chunked;
 use crate::h1::parse::{HeadLimits, Scan};
 use crate::head::{Head, Method, Version};
 
+mod place;
 mod receiving;
 mod sending;
 

@@ -76,6 +76,8 @@ pub struct H2Machine {
     // --- receiving ---
     reading: Reading,
     block: Option<PartialBlock>,
+    /// Since when a frame other than DATA, or a header block, has arrived in part.
+    partial_since: Option<Moment>,
     decoder: HpackDecoder,
     pieces: PieceTable,
     recv: RecvWindow,
@@ -172,6 +174,7 @@ impl H2Machine {
             budget: FrameBudget::new(now),
             reading: Reading::start(role),
             block: None,
+            partial_since: None,
             decoder: HpackDecoder::new(TABLE_BYTES),
             pieces: PieceTable::new(supply.buffers.clone()),
             recv,
@@ -218,6 +221,11 @@ impl H2Machine {
             Role::Server => !matches!(self.reading, Reading::Preface(_)),
             Role::Client => self.greeted,
         }
+    }
+
+    /// Since when the peer has been sending a frame other than DATA, or a header block, that has not arrived whole.
+    pub const fn partial_since(&self) -> Option<Moment> {
+        self.partial_since
     }
 
     /// Why the connection has ended, if it has.

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use sluice_core::Moment;
 use sluice_core::limits::Limit;
 use sluice_io::{Conn, Stream, WorkerCx};
 
@@ -80,6 +81,16 @@ impl H2Server {
     /// Notifies the client (GOAWAY) to open no more streams; open streams continue.
     pub fn drain(&mut self) {
         self.0.shared().with(H2Machine::drain);
+    }
+
+    /// Since when the client has been sending request headers, or another frame but DATA, that have not arrived whole.
+    pub fn partial_since(&self) -> Option<Moment> {
+        self.0.shared().look(H2Machine::partial_since)
+    }
+
+    /// Ends the connection, because that took too long.
+    pub fn overdue(&mut self) {
+        self.0.shared().with(H2Machine::overdue);
     }
 
     /// Sends a PING to check that the client is still there.

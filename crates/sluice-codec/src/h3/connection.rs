@@ -13,6 +13,7 @@ use std::task::Waker;
 use quinn::{
     Connection, ConnectionError, ReadExactError, RecvStream, SendStream, TransportErrorCode, VarInt,
 };
+use sluice_core::Side;
 use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
 
@@ -205,7 +206,9 @@ pub(crate) fn error_of(error: &ConnectionError) -> HttpError {
         ConnectionError::TransportError(_) => ErrorKind::Malformed(400),
         _ => ErrorKind::Reset,
     };
-    HttpError::new(kind, format!("quic: {error}"))
+    // Only what the peer says of a handshake can still be heard here, and that is about us.
+    let detail = sluice_tls::in_words(error, Side::Local);
+    HttpError::new(kind, format!("quic: {detail}"))
 }
 
 /// Accepts the unidirectional streams that the peer opens.

@@ -139,6 +139,14 @@ mod tests {
     const GET: [(&str, &str); 4] =
         [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x?y")];
 
+    const CHAT: [(&str, &str); 5] = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", "a"),
+        (":path", "/chat"),
+    ];
+
     #[test]
     fn a_request_is_taken_apart() {
         let head = read(
@@ -148,14 +156,7 @@ mod tests {
         .unwrap();
         assert_eq!((head.method_text(), head.authority(), head.path()), ("GET", "a.test", "/x?y"));
         assert_eq!(head.get(Known::Cookie), Some(&b"a=1; b=2"[..]));
-        let chat = read(&[
-            (":method", "CONNECT"),
-            (":protocol", "websocket"),
-            (":scheme", "https"),
-            (":authority", "a"),
-            (":path", "/chat"),
-        ]);
-        assert_eq!(chat.unwrap().upgrade(), Some("websocket"));
+        assert_eq!(read(&CHAT).unwrap().upgrade(), Some("websocket"));
         let tunnel = read(&[(":method", "CONNECT"), (":authority", "a:1")]).unwrap();
         assert_eq!((tunnel.method(), tunnel.authority()), (Method::Connect, "a:1"));
     }
@@ -163,6 +164,8 @@ mod tests {
     #[test]
     fn what_may_not_be_is_refused() {
         let with = |more: &[(&'static str, &'static str)]| [&GET[..], more].concat();
+        let chat = |more: &[(&'static str, &'static str)]| [&CHAT[..], more].concat();
+        let to = |authority| [&GET[..2], &[(":authority", authority)], &GET[3..]].concat();
         for (fields, detail) in [
             (with(&[("X-Upper", "1")]), "http3.field_name_malformed"),
             (with(&[("", "1")]), "http3.field_name_malformed"),
@@ -193,6 +196,13 @@ mod tests {
                 vec![(":method", "CONNECT"), (":authority", "a:1"), (":path", "/")],
                 "http3.connect_malformed",
             ),
+            (
+                vec![(":method", "CONNECT"), (":authority", "a:1"), ("content-length", "1")],
+                "http3.connect_with_content_length",
+            ),
+            (chat(&[("content-length", "0")]), "http3.connect_with_content_length"),
+            (to("a:b"), "http3.authority_malformed"),
+            (to("[::1"), "http3.authority_malformed"),
         ] {
             match read(&fields) {
                 Err(SectionRefusal::Message(error)) => {
@@ -201,6 +211,28 @@ mod tests {
                 other => panic!("{fields:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_response_has_a_status_and_no_other_version_to_switch_to() {
+        let detail = |fields: &[(&str, &str)]| {
+            let mut head = Head::default();
+            match response(&section(fields), BOUNDS, &mut head) {
+                Ok(()) => String::new(),
+                Err(SectionRefusal::Message(error)) => error.detail().to_owned(),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        for status in ["100", "103", "200", "999"] {
+            assert_eq!(detail(&[(":status", status)]), "");
+        }
+        for status in ["101", "099"] {
+            assert_eq!(detail(&[(":status", status)]), "http3.status_malformed", "{status}");
+        }
+        for status in ["1000", "2OO", ""] {
+            assert_eq!(detail(&[(":status", status)]), "http3.pseudo_field_malformed", "{status}");
+        }
+        assert_eq!(detail(&[("x", "1")]), "http3.status_malformed");
     }
 
     #[test]

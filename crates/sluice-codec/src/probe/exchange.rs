@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use sluice_io::{Stream, WorkerCx};
-use sluice_upstream::connector::reach;
+use sluice_upstream::connector::reach_by;
 use sluice_upstream::health::CheckError;
 use sluice_upstream::plan::{ClusterPlan, HttpVersion};
 use sluice_upstream::{EndpointState, Preface};
@@ -24,6 +24,7 @@ use crate::h1::{H1Stream, Role};
 use crate::h2::{H2Client, H2Options};
 use crate::h3::H3Client;
 use crate::head::Head;
+use crate::names::Known;
 use crate::quic::QuicClients;
 use crate::stream::HttpStream;
 
@@ -89,7 +90,7 @@ impl CheckExchange {
         }
         let (mut stream, connection, answer) = match started {
             Some(started) => started,
-            None => self.start(self.open().await?, &head, body).await?,
+            None => self.start(self.open(is_grpc(&head)).await?, &head, body).await?,
         };
         let mut rest = ProbeResponse::default();
         if wants_body || keep {
@@ -113,15 +114,20 @@ impl CheckExchange {
         Ok((answer, rest))
     }
 
-    async fn open(&self) -> Result<KeptConnection, CheckError> {
+    async fn open(&self, is_grpc: bool) -> Result<KeptConnection, CheckError> {
         let Self { plan, endpoint, worker, .. } = self;
         if plan.protocol == HttpVersion::Http3 {
             let client = QuicClients::default().reach(plan, endpoint, None, worker, ()).await?;
             return Ok(KeptConnection::H3(client));
         }
-        let stream = reach(plan, endpoint, worker, &Preface::default()).await?;
+        let follows = plan.protocol == HttpVersion::Same && is_grpc;
+        let tls = plan.tls.as_ref();
+        let tls = tls.map(|tls| if follows { tls.for_http2() } else { tls });
+        let preface = Preface::default();
+        let stream = reach_by(plan, tls, endpoint, worker, &preface).await?;
         let h2 = match (plan.protocol, &stream) {
             (HttpVersion::Http2, _) => true,
+            (HttpVersion::Same, _) => is_grpc,
             (HttpVersion::Auto, Stream::Tls(tls)) => tls.facts().alpn.as_deref() == Some(b"h2"),
             _ => false,
         };
@@ -203,4 +209,9 @@ impl CheckExchange {
 #[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn told(error: HttpError) -> CheckError {
     CheckError::Endpoint(error.to_string())
+}
+
+/// Whether a request is one of gRPC, which needs HTTP/2.
+fn is_grpc(head: &Head) -> bool {
+    head.get(Known::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }

@@ -7,6 +7,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use sluice_core::Side;
 use sluice_core::connection::TlsFacts;
 
 use super::HandshakeError;
@@ -103,6 +104,11 @@ impl Session {
     /// Whether it is the server side.
     pub(super) const fn is_server(&self) -> bool {
         matches!(self, Self::Server(_))
+    }
+
+    /// The side that the connection leads to.
+    pub(super) const fn peer(&self) -> Side {
+        if self.is_server() { Side::Downstream } else { Side::Upstream }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {

@@ -42,6 +42,7 @@ fn certified(min_version: TlsVersion) -> Certified {
         certificate: None,
         alpn: vec![b"echo".to_vec()],
         min_version,
+        http2: false,
         http3: false,
     };
     let client = ClientTls::build(plan, &mut authorities);

@@ -6,8 +6,8 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use sluice_core::Reason;
 use sluice_core::reason::end;
+use sluice_core::{Reason, Side};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Stream, TlsStream};
 use sluice_tls::reasons as tls_reasons;
@@ -39,13 +39,14 @@ pub(super) async fn terminate(
         conn.info.note(detail);
         reason
     };
+    let in_words = |error: &dyn std::fmt::Display| sluice_tls::in_words(error, Side::Downstream);
     let mut tls = TlsStream::server(raw, &termination.tls)
-        .map_err(|error| failed(tls_reasons::PROTOCOL, &error))?;
+        .map_err(|error| failed(tls_reasons::PROTOCOL, &in_words(&error)))?;
     let accepting = poll_fn(|cx| tls.poll_handshake(cx, &conn.worker));
     match conn.until(started.after(termination.timeout), accepting).await {
         Err(_) => Err(failed(tls_reasons::TIMEOUT, &"the handshake was not complete in time")),
         Ok(Err(HandshakeError::Tls(error))) => {
-            Err(failed(tls_reasons::of_server_error(&error), &error))
+            Err(failed(tls_reasons::of_server_error(&error), &in_words(&error)))
         }
         Ok(Err(HandshakeError::Io(error))) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             Err(failed(

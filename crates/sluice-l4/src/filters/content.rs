@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sluice_core::limits::Limit;
 use sluice_core::{Name, SecretText};
 
 /// A type that a secret or fetched content is parsed to.
@@ -18,6 +19,9 @@ pub trait Content: Sized + Send + Sync + 'static {
     /// # Errors
     /// What is wrong, in a form such as `line 3 has no colon`. The message is logged: it must not contain the content.
     fn parse(content: &[u8]) -> Result<Self, String>;
+
+    /// The largest file that it is read from.
+    const LIMIT: Limit = Limit::SideCallBytes;
 
     /// How long fetched content can be used, if it says so itself. It is fetched again before that, and no less often
     /// than its schedule says.

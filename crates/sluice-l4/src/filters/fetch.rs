@@ -149,6 +149,8 @@ impl FetchKey {
 pub struct FileOrigin {
     /// The path; see [`CheckContext::path`](crate::filters::CheckContext::path).
     pub path: PathBuf,
+    /// The limit on its size; that of the content, [`Content::LIMIT`].
+    pub limit: Limit,
 }
 
 impl FetchOrigin for FileOrigin {
@@ -157,9 +159,10 @@ impl FetchOrigin for FileOrigin {
     }
 
     fn fetch(&self, worker: &Rc<WorkerCx>, _by: Moment) -> LocalFuture<Result<Vec<u8>, String>> {
-        let (path, max) = (self.path.clone(), worker.limits.get(Limit::SideCallBytes));
+        let (path, limit) = (self.path.clone(), self.limit);
+        let max = worker.limits.get(limit);
         Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || read(&path, max)).await;
+            let read = tokio::task::spawn_blocking(move || read(&path, max, limit)).await;
             read.unwrap_or_else(|_| Err("reading it failed".into()))
         })
     }
@@ -170,7 +173,7 @@ impl FetchOrigin for FileOrigin {
 }
 
 /// The content of a file of at most `max` bytes.
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+fn read(path: &Path, max: u64, limit: Limit) -> Result<Vec<u8>, String> {
     use std::io::Read as _;
     let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
     // Opening a pipe would block.
@@ -181,7 +184,7 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(max.saturating_add(1)).read_to_end(&mut content).map_err(unreadable)?;
     if content.len() as u64 > max {
-        return Err(format!("has more than {max} bytes (`limits.side_call_bytes`)"));
+        return Err(format!("has more than {max} bytes (`limits.{}`)", limit.def().name));
     }
     Ok(content)
 }

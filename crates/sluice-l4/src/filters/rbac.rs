@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Node, Setting, Shape, ValueDef, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use super::{CheckContext, FilterFactory, FilterOwner};
 use crate::rbac::conn::{ConnCondition, ConnSubject, ConnectionCondition};
@@ -45,7 +46,8 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
         if matches!(context.owner, FilterOwner::Listener(_))
             && rbac.contains(ConnCondition::needs_chain)
         {
-            let message = "`sni` and `certificate` are not known before a chain is selected";
+            let message =
+                "the server name and certificates are not known before a chain is selected";
             let finding = context.diags.error("bad-value", settings.span, context.at, message);
             finding.help("move the filter from the listener to the `filters` of its chains");
             return None;
@@ -58,6 +60,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
 struct ConnectionRbacPlan(Arc<Rbac<ConnCondition>>);
 
 impl ConnectionFilterPlan for ConnectionRbacPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.0.counts_in(series)
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(ConnectionRbacFilter {
             rbac: Arc::clone(&self.0),

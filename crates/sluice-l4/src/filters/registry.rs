@@ -239,7 +239,7 @@ impl<'a> CheckContext<'a> {
     /// Declares the content of the file that the field `key` names. It is read and checked now, so that it is there from
     /// the beginning, and again whenever it changes.
     pub fn file<T: Content>(&mut self, path: &Spanned<PathBuf>, key: &str) -> Option<Fetched<T>> {
-        let origin = FileOrigin { path: self.path(&path.value, key)? };
+        let origin = FileOrigin { path: self.path(&path.value, key)?, limit: T::LIMIT };
         match self.names.fetches().declare_file(origin) {
             Ok(fetched) => Some(fetched),
             Err(problem) => {

@@ -7,10 +7,14 @@
 use sluice_core::connection::{ClientCertFacts, ConnInfo, Peer, TlsFacts};
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, ConnValues, section};
+use sluice_expr::Expression;
 
+use self::expression::ConnExpression;
 use super::settings::ConditionSettings;
 use super::{Formula, Lean, PolicyCondition, PolicyKey, SubjectKey};
 use crate::inspect::tls;
+
+pub mod expression;
 
 section! {
     /// A condition on connections. All given fields must match, and of a list, any value.
@@ -26,6 +30,8 @@ section! {
         /// Names in the client's certificate (URI or DNS name) or its subject: exact, prefix*, *suffix (of names only), or *
         /// for any certificate.
         pub certificate: Vec<CertificateName>,
+        /// An expression in CEL that must be true, over `source`, `destination`, `connection` and `metadata`.
+        pub when: Option<ConnExpression>,
         /// All of these conditions.
         pub all: Vec<ConnectionCondition>,
         /// Any of these conditions.
@@ -108,6 +114,8 @@ pub enum ConnCondition {
     Sni(Vec<NamePattern>),
     /// The names of the client's certificate, any of these.
     Certificate(Vec<CertificateName>),
+    /// An expression.
+    When(Box<Expression>),
 }
 
 /// What conditions on connections compare.
@@ -126,6 +134,8 @@ pub enum ConnDimension {
 /// A connection as policies see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnSubject<'a> {
+    /// The number of the connection.
+    pub id: u64,
     /// The source.
     pub source: Peer,
     /// The remote address of the socket.
@@ -144,6 +154,7 @@ impl<'a> ConnSubject<'a> {
     /// A connection of any kind.
     pub fn of(info: &'a ConnInfo) -> Self {
         Self {
+            id: info.id,
             source: info.source(),
             peer: info.peer,
             local: info.destination(),
@@ -197,21 +208,29 @@ impl ConditionSettings for ConnectionCondition {
     type Condition = ConnCondition;
 
     fn formula(&self) -> Formula<ConnCondition> {
-        let Self { source, peer, port, sni, certificate, all, any, not } = self;
+        let Self { source, peer, port, sni, certificate, when, all, any, not } = self;
         let own = conn_conditions(source, peer, port, sni, certificate);
-        combine(own, all, any, not.as_deref())
+        let when = when.clone().map(|when| ConnCondition::When(Box::new(when.0)));
+        combine(own.chain(when), all, any, not.as_deref())
     }
 }
 
 impl ConnCondition {
     /// Whether it is about what only the selection of a chain or TLS reveals.
-    pub const fn needs_chain(&self) -> bool {
-        matches!(self, Self::Sni(_)) || self.is_of_certificate()
+    pub fn needs_chain(&self) -> bool {
+        match self {
+            Self::Sni(_) => true,
+            Self::When(when) => expression::needs_chain(when),
+            _ => self.is_of_certificate(),
+        }
     }
 
     /// Whether it is about the client's certificate.
-    pub const fn is_of_certificate(&self) -> bool {
-        matches!(self, Self::Certificate(_))
+    pub fn is_of_certificate(&self) -> bool {
+        match self {
+            Self::When(when) => expression::is_of_certificate(when),
+            _ => matches!(self, Self::Certificate(_)),
+        }
     }
 }
 
@@ -242,6 +261,7 @@ impl PolicyCondition for ConnCondition {
                 let client = subject.client();
                 client.is_some_and(|client| names.iter().any(|name| name.fits(client)))
             }
+            Self::When(when) => expression::fulfils(when, subject, lean),
         }
     }
 
@@ -254,7 +274,7 @@ impl PolicyCondition for ConnCondition {
         match self {
             Self::Source(of) => blocks(ConnDimension::Source, of),
             Self::Peer(of) => blocks(ConnDimension::Peer, of),
-            Self::Port(_) => None,
+            Self::Port(_) | Self::When(_) => None,
             Self::Sni(names) => {
                 let keys = names.iter().map(|name| match name {
                     NamePattern::Exact(name) => text(name),

@@ -11,7 +11,7 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::CounterSet;
 use sluice_telemetry::metrics::other;
 
-use super::{PolicyCondition, Rbac, RbacRuling};
+use super::{NO_POLICY, PolicyCondition, Rbac, RbacRuling};
 use crate::metrics;
 
 sluice_core::values! {
@@ -66,7 +66,7 @@ impl RbacCounters {
         let bound = worker.limits.size(Limit::RbacSeries);
         let listener = owner.split('/').next().unwrap_or_default().into();
         let counts = CounterSet::bounded(bound, |(_, result)| (other(), *result));
-        Self { listener, counts, none: "none".into() }
+        Self { listener, counts, none: NO_POLICY.into() }
     }
 
     /// Judges a subject, counts and notes what comes of it; returns the ruling of the rules in force.

@@ -46,7 +46,7 @@ fn judged<R>(
 ) -> R {
     let (values, tls) = (ConnValues::default(), tls(names));
     let (peer, local) = (ip("198.51.100.1"), ip("127.0.0.1"));
-    judge(&ConnSubject { source, peer, local, sni, tls: Some(&tls), values: &values })
+    judge(&ConnSubject { id: 7, source, peer, local, sni, tls: Some(&tls), values: &values })
 }
 
 fn rules(

@@ -187,7 +187,7 @@ impl UdpListener {
             Ok(_) => Attempt::reached(name),
             Err((why, errno)) => Attempt::failed(name, *why, *errno, None),
         };
-        info.reach().attempts.borrow_mut().push(attempt.of_priority(endpoint.priority()));
+        info.reach().attempts.borrow_mut().push(attempt.in_place(endpoint.place()));
         let upstream = opened.map_err(|(why, _)| {
             claim.handle().note_failure(worker, endpoint, why);
             why

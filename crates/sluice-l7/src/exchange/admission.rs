@@ -86,6 +86,12 @@ impl RequestTask {
     ) -> Rc<FilterList> {
         let rule = found.map(|(host, rule)| &snapshot.table.virtual_hosts[host].rules[rule]);
         self.summary.route = rule.map(|rule| rule.name.clone());
+        self.summary.destination = match rule.map(|rule| &rule.action) {
+            Some(Action::Cluster(index)) => {
+                Some(snapshot.table.clusters[*index as usize].name.clone())
+            }
+            _ => None,
+        };
         if let Some(rule) = rule {
             self.deadlines.configure(&rule.options.timeouts, self.began);
         }

@@ -61,7 +61,7 @@ impl RequestTask {
         let detail = Looped { hops_max: max }.to_string();
         let (why, said) = (upstream_reasons::LOOP, Some(detail.as_str().into()));
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), why, None, said);
-        self.note(attempt.of_priority(endpoint.priority()));
+        self.note(attempt.in_place(endpoint.place()));
         self.summary.detail = Some(detail.into());
         let text = self.failure_body("loop detected", upstream_reasons::LOOP);
         Err(Stop::reply(Reply::new(508, upstream_reasons::LOOP, "loop_detected", text)))
@@ -79,7 +79,8 @@ impl RequestTask {
         let h1 = Rc::clone(&self.manager.h1);
         let tunnels = self.is_tunnel() && pool.handle.cluster.forwards();
         let class = TrafficClass::Request;
-        let needs = ConnectionNeeds { class, http3: true, options: &h1 };
+        let version = self.summary.version;
+        let needs = ConnectionNeeds { class, http3: true, version, options: &h1 };
         let idle = || pool.take_idle(&worker, endpoint, &needs);
         let pooled = match (!tunnels).then(idle).flatten() {
             Some(pooled) => {

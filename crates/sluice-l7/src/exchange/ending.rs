@@ -44,8 +44,8 @@ impl RequestTask {
                 {
                     self.manager.count_protocol_error(&error);
                     self.summary.detail = Some(error.detail().into());
-                    let body = format!("{}\n", error.detail());
-                    let reply = Reply::new(status, reason, error.detail().to_owned(), body);
+                    let code = error.code_or_detail();
+                    let reply = Reply::new(status, reason, code.to_owned(), format!("{code}\n"));
                     return self.answer(stream, Box::new(reply.closing())).await;
                 }
                 self.finish(reason, "downstream_remote_disconnect");
@@ -72,6 +72,8 @@ impl RequestTask {
     async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
         // What was received of another response is not sent any more.
         (self.waiting_download, self.response_charge) = (None, None);
+        let is_endpoints = self.has_response && self.summary.response_start.is_some();
+        let received = is_endpoints.then(|| self.response.status());
         loop {
             self.summary.reason = Some(reply.reason);
             self.summary.details = reply.details.clone();
@@ -96,6 +98,9 @@ impl RequestTask {
             self.summary.status = self.response.status();
             self.note_grpc_status_of_head();
             self.advertise();
+            if let Some(status) = &self.manager.plan.options.proxy_status {
+                status.note_reply(&self.summary, received, &mut self.response);
+            }
             let worker = Rc::clone(self.worker());
             let has_body = !reply.body.is_empty() && self.method != Method::Head;
             let end = !has_body && reply.trailers.is_none();
@@ -197,10 +202,9 @@ fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
 /// Responds to an HTTP/1 message that could not be read as a request.
 pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error: &HttpError) {
     let Some(status) = error.status() else { return };
-    let body = format!("{}\n", error.detail());
-    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
-    let mut head = Head::default();
-    reply.apply_to(&mut head, false);
+    let code = error.code_or_detail();
+    let reply = Reply::new(status, reasons::MALFORMED, code.to_owned(), format!("{code}\n"));
+    let head = refusal_head(manager, &reply);
     let body = Body::Shared(reply.body.clone());
     let worker = &manager.worker;
     // An error, here or below, means that the client has gone; the response is lost with it.
@@ -211,6 +215,15 @@ pub(crate) async fn refuse(manager: &ConnectionManager, h1: &mut H1Stream, error
         Poll::Ready(h1.send_data(cx, worker, body, true))
     })
     .await;
+}
+
+fn refusal_head(manager: &ConnectionManager, reply: &Reply) -> Head {
+    let mut head = Head::default();
+    reply.apply_to(&mut head, false);
+    if let Some(status) = &manager.plan.options.proxy_status {
+        status.note_refusal(reply.reason, &mut head);
+    }
+    head
 }
 
 /// Responds on an HTTP/3 stream on which no request could be read, if the request was too large or too late; resets any
@@ -224,10 +237,9 @@ pub(crate) async fn refuse_stream(
     if !matches!(status, 408 | 431) {
         return stream.reset(code::MESSAGE_ERROR);
     }
-    let body = format!("{}\n", error.detail());
-    let reply = Reply::new(status, reasons::MALFORMED, error.detail().to_owned(), body);
-    let mut head = Head::default();
-    reply.apply_to(&mut head, false);
+    let code = error.code_or_detail();
+    let reply = Reply::new(status, reasons::MALFORMED, code.to_owned(), format!("{code}\n"));
+    let head = refusal_head(manager, &reply);
     if stream.send_head(&head, false).is_err() {
         return stream.reset(code::INTERNAL_ERROR);
     }

@@ -31,6 +31,7 @@ use crate::errors::Cause;
 use crate::failed_attempt::{
     FailedAttempt, FailureDetail, endpoint_left, no_endpoint, retried_response,
 };
+use crate::load_report::report_in;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
@@ -161,11 +162,8 @@ impl RequestTask {
         if forwarding.options.attempt_in_request {
             self.number_attempt();
         }
-        self.pending = Some(Pending::connecting(
-            Arc::clone(&endpoint.name),
-            endpoint.priority(),
-            worker.now(),
-        ));
+        self.pending =
+            Some(Pending::connecting(Arc::clone(&endpoint.name), endpoint.place(), worker.now()));
         let guard = self.guard_attempt(&pool, &endpoint);
         let connected = {
             let host = &forwarding.options.host;
@@ -230,8 +228,22 @@ impl RequestTask {
     }
 
     /// Records a response, whose headers came after `took`.
-    pub(super) fn note_response(&self, pool: &ClusterPool, up: &UpstreamStream, took: Duration) {
+    pub(super) fn note_response(
+        &mut self,
+        pool: &Rc<ClusterPool>,
+        up: &UpstreamStream,
+        took: Duration,
+    ) {
         let endpoint = &up.endpoint;
+        self.reporting = None;
+        if endpoint.reported.is_tracked() {
+            let report = report_in(&self.response);
+            if let Some(report) = &report {
+                pool.handle.note_load_report(self.worker(), endpoint, report.as_ref());
+            } else {
+                self.reporting = Some(Box::new((Rc::clone(&pool.handle), Arc::clone(endpoint))));
+            }
+        }
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(self.worker(), endpoint);
         }
@@ -252,7 +264,7 @@ impl RequestTask {
         let endpoint = &sent.up.endpoint;
         let detail = Some(format!("status {}, followed", self.response.status()).into());
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
-        self.note(attempt.of_priority(endpoint.priority()));
+        self.note(attempt.in_place(endpoint.place()));
         if sent.up.stream.is_received() {
             sent.up.finish(self.worker(), &sent.pool, self.upload.is_sent());
         } else {
@@ -275,6 +287,10 @@ impl RequestTask {
         }
         if forwarding.options.attempts_in_response {
             self.show_attempts();
+        }
+        // It says where the endpoint can be reached, which clients cannot.
+        if self.response.get(Known::AltSvc).is_some() {
+            self.response.remove(Known::AltSvc.text().as_bytes());
         }
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
@@ -352,8 +368,14 @@ impl RequestTask {
         forwarding: &Forwarding,
     ) -> Result<Result<(Arc<EndpointState>, RequestClaim), Reason>, AttemptError> {
         let worker = Rc::clone(self.worker());
+        let handle = &forwarding.pool.handle;
         let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
-        let waiting = forwarding.pool.handle.wait_for_request(&worker, affinity);
+        let waiting = async {
+            match &forwarding.named {
+                Some(endpoint) => handle.wait_for_named_request(&worker, endpoint).await,
+                None => handle.wait_for_request(&worker, affinity).await,
+            }
+        };
         let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
         waited.ok_or_else(|| self.overall_timed_out().into())
     }
@@ -391,7 +413,7 @@ impl RequestTask {
         if let AttemptError::Failed(failed) | AttemptError::Unwanted(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
-            self.note(attempt.of_priority(endpoint.priority()));
+            self.note(attempt.in_place(endpoint.place()));
             forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
         }
         error

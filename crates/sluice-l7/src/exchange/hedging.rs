@@ -179,8 +179,8 @@ impl RequestTask {
         let Ok(sent) = self.unless_followed(sent, forwarding) else {
             return Ok(ForwardOutcome::Redirected);
         };
-        let priority = endpoint.priority();
-        self.pending = Some(Pending::late(Arc::clone(&endpoint.name), priority, sent.up.sent_at));
+        let place = endpoint.place();
+        self.pending = Some(Pending::late(Arc::clone(&endpoint.name), place, sent.up.sent_at));
         self.accept(down, forwarding, sent).await
     }
 

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use sluice_core::connection::Attempt;
+use sluice_core::connection::{Attempt, EndpointPlace};
 use sluice_core::{Moment, Reason};
 
 /// An attempt in flight.
 #[derive(Debug)]
 pub(super) struct Pending {
     endpoint: Arc<str>,
-    priority: u32,
+    place: Option<Arc<EndpointPlace>>,
     since: Moment,
     sent: bool,
     /// Whether it went on after its time was over.
@@ -20,14 +20,22 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// An attempt that takes or makes a connection to `endpoint`, of that priority, since `now`.
-    pub(super) const fn connecting(endpoint: Arc<str>, priority: u32, now: Moment) -> Self {
-        Self { endpoint, priority, since: now, sent: false, late: false }
+    /// An attempt that takes or makes a connection to `endpoint`, in that place, since `now`.
+    pub(super) const fn connecting(
+        endpoint: Arc<str>,
+        place: Option<Arc<EndpointPlace>>,
+        now: Moment,
+    ) -> Self {
+        Self { endpoint, place, since: now, sent: false, late: false }
     }
 
     /// An attempt that went on after its time was over; its request headers were sent at `sent_at`.
-    pub(super) const fn late(endpoint: Arc<str>, priority: u32, sent_at: Moment) -> Self {
-        Self { endpoint, priority, since: sent_at, sent: true, late: true }
+    pub(super) const fn late(
+        endpoint: Arc<str>,
+        place: Option<Arc<EndpointPlace>>,
+        sent_at: Moment,
+    ) -> Self {
+        Self { endpoint, place, since: sent_at, sent: true, late: true }
     }
 
     /// Notes that the request headers were sent at `now`.
@@ -40,7 +48,7 @@ impl Pending {
     pub(super) fn reached(self, now: Moment) -> Attempt {
         let lasted = || now.since(self.since).as_millis();
         let detail = self.late.then(|| format!("late, after {} ms", lasted()).into());
-        let attempt = Attempt::reached(self.endpoint).of_priority(self.priority);
+        let attempt = Attempt::reached(self.endpoint).in_place(self.place);
         Attempt { detail, ..attempt }
     }
 
@@ -54,7 +62,7 @@ impl Pending {
         };
         let detail = format!("{doing} for {} ms", now.since(self.since).as_millis());
         let attempt = Attempt::failed(self.endpoint, why, None, Some(detail.into()));
-        attempt.of_priority(self.priority)
+        attempt.in_place(self.place)
     }
 }
 
@@ -70,7 +78,7 @@ mod tests {
     fn the_record_shows_what_was_awaited_and_for_how_long() {
         let began = Clock::held().now();
         let at = |ms| began.after(Duration::from_millis(ms));
-        let pending = || Pending::connecting("e:1".into(), 0, began);
+        let pending = || Pending::connecting("e:1".into(), None, began);
         let shown = |pending: Pending, whole| {
             pending.ended(crate::reasons::CANCELLED, at(30), whole).to_string()
         };
@@ -80,7 +88,8 @@ mod tests {
         let text = "e:1 downstream.cancelled: waiting for the response for 20 ms";
         assert_eq!(shown(sent, true), text);
         assert_eq!(pending().reached(at(30)).to_string(), "e:1 ok");
-        let late = Pending::late("e:1".into(), 1, at(10));
+        let place = Some(Arc::new(EndpointPlace { priority: 1, locality: None }));
+        let late = Pending::late("e:1".into(), place, at(10));
         assert_eq!(late.reached(at(30)).to_string(), "e:1 ok: late, after 20 ms, priority 1");
     }
 }

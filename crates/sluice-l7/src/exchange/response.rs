@@ -189,6 +189,9 @@ impl RequestTask {
         }
         self.summary.status = self.response.status();
         self.advertise();
+        if let Some(status) = &self.manager.plan.options.proxy_status {
+            status.note_forwarded(&mut self.response);
+        }
         let end = !tunnel && up.stream.is_received() && self.waiting_download.is_none();
         self.repair_response_length(end);
         let close = self.downstream.is_ending(&worker);

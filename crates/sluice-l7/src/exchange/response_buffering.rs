@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use sluice_codec::{HttpStream, Known, Method};
 use sluice_core::Moment;
+use sluice_core::value::plural;
 
 use super::body::{FailedSide, cut};
 use super::deadlines::Deadline;
@@ -204,7 +205,8 @@ impl RequestTask {
     fn too_large(&mut self, asked: &Buffering) -> Stop {
         let Buffering { name, max, .. } = asked;
         self.manager.count_filter_reply(name);
-        self.summary.detail = Some(format!("more than {max} bytes for the filter {name}").into());
+        let bound = plural(*max as u64, "byte");
+        self.summary.detail = Some(format!("more than {bound} for the filter {name}").into());
         let why = reasons::RESPONSE_TOO_LARGE;
         let body = self.failure_body("the response is too large", why);
         Stop::reply(Reply::new(500, why, "response_payload_too_large", body))

@@ -133,16 +133,17 @@ impl CredentialSource {
                     own == name.as_bytes() && in_header(name, value).is_some()
                 });
             }
-            Self::Cookie(name) => remove_cookie(head, name.as_bytes()),
+            Self::Cookie(name) => remove_cookies(head, |own| own == name.as_bytes()),
             Self::Query(name) => remove_parameter(head, name),
         }
     }
 }
 
-fn remove_cookie(head: &mut Head, name: &[u8]) {
+/// Takes the cookies whose names are these out of a request.
+pub(super) fn remove_cookies(head: &mut Head, is_named: impl Fn(&[u8]) -> bool) {
     let is_it = |pair: &&[u8]| {
         let own = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-        own.trim_ascii() == name
+        is_named(own.trim_ascii())
     };
     let values = head.fields().filter(|(own, _)| *own == b"cookie").map(|(_, value)| value);
     let left: Vec<Vec<u8>> = values

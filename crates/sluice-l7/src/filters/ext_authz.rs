@@ -30,7 +30,7 @@ use crate::reasons;
 use crate::reply::Reply;
 use crate::words::{EditableHeader, bind_by_name};
 
-mod answer;
+pub(super) mod answer;
 pub(crate) mod messages;
 mod over_http;
 pub(crate) mod question;

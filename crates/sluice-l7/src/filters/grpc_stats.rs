@@ -11,7 +11,7 @@ use sluice_codec::{Body, Head};
 use sluice_core::Node;
 use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
-use sluice_telemetry::metrics::other;
+use sluice_telemetry::metrics::{SeriesLabels, other};
 use sluice_telemetry::{Counter, CounterSet, SeriesSet};
 
 use super::{
@@ -48,6 +48,15 @@ impl PlanSettings for GrpcStats {
 struct GrpcStatsPlan(Arc<[GrpcMatch]>);
 
 impl HttpFilterPlan for GrpcStatsPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let of_calls = [metrics::GRPC_CALLS.name, metrics::GRPC_MESSAGES.name];
+        let name = series.get("service").zip(series.get("method"));
+        name.filter(|_| of_calls.contains(&series.metric)).is_some_and(|(service, method)| {
+            let shared = service == &*other();
+            shared || self.0.iter().any(|of| of.fits_names(Some(service), Some(method)))
+        })
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>, _owner: &str) -> Rc<dyn HttpFilter> {
         let bound = worker.limits.size(Limit::GrpcSeries);
         let calls = SeriesSet::bounded(bound, |_| GrpcMethodName::other());

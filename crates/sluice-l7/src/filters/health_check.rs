@@ -221,10 +221,7 @@ enum ProbeState {
 
 impl ProbeTerms {
     fn includes(&self, head: &Head) -> bool {
-        head.path_only() == self.path
-            && self.headers.0.iter().all(|(name, wanted)| {
-                wanted.fits(head.get_named(name.to_ascii_lowercase().as_bytes()))
-            })
+        head.path_only() == self.path && self.headers.fit(head)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::words::EditableHeader;
 
 pub mod oauth2;
 
-use oauth2::{AccessToken, ClientAuthentication, TokenOrigin};
+use oauth2::{AccessToken, ClientAuthentication, OauthClient, TokenOrigin};
 
 sluice_core::section! {
     /// Adds a credential to requests, for the service behind. Exactly one of `secret` and `oauth2` is required.
@@ -138,9 +138,11 @@ fn oauth2(
         cluster,
         path: own.path.clone(),
         host: own.host.clone(),
-        client_id: own.client_id.clone(),
-        client_secret: context.secret(&own.client_secret, "client_secret")?,
-        authentication: own.authentication,
+        client: OauthClient {
+            id: own.client_id.clone(),
+            secret: Some(context.secret(&own.client_secret, "client_secret")?),
+            authentication: own.authentication,
+        },
         scopes: own.scopes.clone(),
     };
     let (timeout, refetch_after) = (own.timeout, own.refetch_after);

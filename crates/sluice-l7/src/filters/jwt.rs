@@ -19,7 +19,7 @@ mod cache;
 pub mod claims;
 mod filter;
 pub mod keys;
-mod provider;
+pub(super) mod provider;
 pub mod settings;
 pub mod token;
 mod verified;

@@ -1,48 +1,75 @@
 //! `rate_limit`: limits the rate of requests, in total or by parts of them.
 //!
-//! Owns: the buckets, across all workers and reloads. Refuses to know: how a part of a request is read. Keeps: the table of
-//! buckets is bounded, and no flood of other requests gives a client back what it has used; a client that has waited long
-//! enough is let in, and none is faster than the rate.
+//! Owns: the settings, and the buckets across all workers and reloads. Refuses to know: how a part of a request is read.
+//! Keeps: the table of buckets is bounded, and no flood of other requests gives a client back what it has used; a client
+//! that has waited long enough is let in, and none is faster than the rate.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_codec::Head;
-use sluice_core::settings::Plain;
+use sluice_core::settings::{Plain, Short, ShortForm};
 use sluice_core::value::{Percent, Rate};
-use sluice_core::{Diags, Node, Path, Setting, Shape, ValueDef};
+use sluice_core::{Diags, Name, Node, Path, SecretSource, Setting, Shape, Spanned, ValueDef};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
-use sluice_telemetry::{Counter, CounterSet};
+use sluice_l4::filters::buckets::{PerOwner, RateTable};
+use sluice_telemetry::metrics::SeriesLabels;
 
-use self::fields::RateFields;
+use self::filter::RateLimitFilter;
 use self::keys::RateKey;
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
 use crate::metrics;
-use crate::reasons;
-use crate::reply::Reply;
 use crate::runtime::RuntimeKind;
+use crate::side_calls::redis::line::RedisServer;
 
-mod fields;
+pub(super) mod fields;
+mod filter;
 pub mod keys;
+mod shared;
 
 sluice_core::values! {
     SHADOWED: Arc<str> = "rate_limit.shadow", "The limit of the filter `rate_limit` that the request exceeds, and that is not enforced for it.";
+    FALLBACK: Arc<str> = "rate_limit.fallback", "The limit of the filter `rate_limit` that is counted in Redis and could not be asked about this request.";
+}
+
+sluice_core::choice! {
+    /// When what was counted is forgotten.
+    pub enum RateWindow {
+        /// Bit by bit.
+        Sliding = "sliding",
+        /// All of it at each full second, minute, hour or day (UTC): a quota.
+        Aligned = "aligned",
+    }
+}
+
+sluice_core::choice! {
+    /// What becomes of what a counter of a fleet does not decide about: it cannot be reached, is late, or fails.
+    pub enum WithoutDecision {
+        /// It passes.
+        Allow = "allow",
+        /// It is refused.
+        Deny = "deny",
+        /// It is counted in this process.
+        Local = "local",
+    }
 }
 
 sluice_core::section! {
     /// Limits the rate of requests.
     pub struct RateLimit {
         /// The name in records and fields; if omitted, that of its keys.
-        pub name: Option<sluice_core::Name>,
+        pub name: Option<Name>,
         /// The sustained rate.
         pub requests: Rate,
         /// How many requests may arrive at once; the count of the rate by default.
         pub burst: Option<u32>,
-        /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME,
-        /// path, path/SEGMENTS, host or method; of a list, those that are alike in all.
+        /// When what was counted is forgotten.
+        pub window: RateWindow = "sliding",
+        /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME,
+        /// value:NAME, path, path/SEGMENTS, host, method, route or cluster; of a list, those that are alike in all.
         pub per: Vec<RateKey>,
+        /// The Redis server that counts for a whole fleet.
+        pub redis: Option<Short<RedisCounter>>,
         /// The share of the requests beyond the rate that is refused; the others are recorded and counted.
         pub enforce: Percent = "100%",
         /// Whether responses say how much is left, in the headers of the IETF draft: `RateLimit` and `RateLimit-Policy`.
@@ -53,6 +80,40 @@ sluice_core::section! {
         /// The status of the response to a refused request, from 400 to 599.
         pub status: u16 = "429",
     }
+}
+
+sluice_core::section! {
+    /// A Redis server that counts.
+    pub struct RedisCounter {
+        /// The cluster of the server.
+        pub cluster: Spanned<Name>,
+        /// The user, if it is not the default one.
+        pub user: Option<String>,
+        /// The password.
+        pub password: Option<SecretSource>,
+        /// What the keys begin with.
+        pub prefix: String = "sluice",
+        /// The time for the reply.
+        pub timeout: Duration = "20ms",
+        /// What becomes of a request that the server does not decide about: `local` counts it in this process, at the same
+        /// rate.
+        pub on_error: WithoutDecision = "local",
+    }
+}
+
+impl ShortForm for RedisCounter {
+    const KEY: &'static str = "cluster";
+}
+
+/// What became of a request at a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counted {
+    /// How long the request would have to wait, if it exceeds the limit.
+    excess: Option<Duration>,
+    /// How many more requests may follow at once.
+    left: u32,
+    /// After how long nothing counts any more.
+    reset: Duration,
 }
 
 /// One limit or several, each of which a request must keep.
@@ -69,6 +130,10 @@ impl Setting for RateLimits {
         if all.iter().any(|limit| !(400..600).contains(&limit.status)) {
             let at = at.key("status");
             diags.error("bad-value", node.span, at, "`status` must be from 400 to 599");
+            return None;
+        }
+        if let Some((key, message)) = all.iter().find_map(RateLimit::mistake) {
+            diags.error("bad-value", node.span, at.key(key), message);
             return None;
         }
         let mut names: Vec<String> = all.iter().map(RateLimit::name).collect();
@@ -91,6 +156,25 @@ impl Setting for RateLimits {
 }
 
 impl RateLimit {
+    fn mistake(&self) -> Option<(&'static str, &'static str)> {
+        let aligned = self.window == RateWindow::Aligned;
+        if self.burst.is_some() && aligned {
+            return Some((
+                "burst",
+                "`burst` has no effect on a window that is aligned: all of it may be used at once",
+            ));
+        }
+        if self.burst.is_some() && self.redis.is_some() {
+            return Some((
+                "burst",
+                "`burst` has no effect on a limit in Redis, where all of a window may be used at once",
+            ));
+        }
+        let redis = self.redis.as_ref()?;
+        let nameless = redis.user.is_some() && redis.password.is_none();
+        nameless.then_some(("redis", "`user` needs the `password`"))
+    }
+
     fn name(&self) -> String {
         if let Some(name) = &self.name {
             return name.to_string();
@@ -131,129 +215,52 @@ impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn HttpFilterPlan>> {
         let RateLimits(limits) = context.bind(settings)?;
+        let with_servers = limits.into_iter().map(|limit| {
+            let server = match limit.redis.as_deref() {
+                Some(redis) => Some(server(redis, context)?),
+                None => None,
+            };
+            Some((limit, server))
+        });
+        let limits = with_servers.collect::<Option<_>>()?;
         Some(Arc::new(RateLimitPlan { limits, buckets: self.buckets.clone() }))
     }
 }
 
+/// The server that a limit is counted at.
+fn server(settings: &RedisCounter, context: &mut CheckContext<'_>) -> Option<RedisServer> {
+    let at = context.at.key("redis");
+    let mut context = context.within(&at);
+    let cluster = context.cluster(&settings.cluster, "cluster")?;
+    let password = match &settings.password {
+        Some(source) => Some(context.secret(source, "password")?),
+        None => None,
+    };
+    Some(RedisServer { cluster, user: settings.user.clone(), password })
+}
+
 #[derive(Debug)]
 struct RateLimitPlan {
-    limits: Vec<RateLimit>,
+    limits: Vec<(RateLimit, Option<RedisServer>)>,
     buckets: PerOwner<RateTable<u128>>,
 }
 
 impl HttpFilterPlan for RateLimitPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        series.metric == metrics::RATE_SHADOWED.name
+            && self.limits.iter().any(|(limit, _)| series.get("limit") == Some(&*limit.name()))
+    }
+
     fn is_guard(&self) -> bool {
         true
     }
 
     fn runtime_keys(&self) -> Vec<(&str, RuntimeKind)> {
-        let keys = self.limits.iter().filter_map(|limit| limit.runtime.as_deref());
+        let keys = self.limits.iter().filter_map(|(limit, _)| limit.runtime.as_deref());
         keys.map(|key| (key, RuntimeKind::Number)).collect()
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
-        let limit = |settings: &RateLimit| {
-            let name: Arc<str> = settings.name().into();
-            // A limit keeps its buckets if others are added or removed.
-            let owner = format!("{owner}#{name}");
-            let buckets = self.buckets.of(&owner, worker, RateTable::new);
-            LimitOnWorker { settings: settings.clone(), name, buckets }
-        };
-        Rc::new(RateLimitFilter {
-            limits: self.limits.iter().map(limit).collect(),
-            forgotten: forgotten(worker),
-            shadowed: CounterSet::default(),
-            listener: owner.split('/').next().unwrap_or_default().into(),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct LimitOnWorker {
-    settings: RateLimit,
-    name: Arc<str>,
-    buckets: Arc<Mutex<RateTable<u128>>>,
-}
-
-#[derive(Debug)]
-struct RateLimitFilter {
-    limits: Vec<LimitOnWorker>,
-    forgotten: Counter,
-    shadowed: CounterSet<Arc<str>>,
-    listener: Box<str>,
-}
-
-impl HttpFilter for RateLimitFilter {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        let mut fields = RateFields::default();
-        for limit in &self.limits {
-            let Some(wait) = self.excess(limit, cx, head, &mut fields) else { continue };
-            if cx.worker.random_below(100) < usize::from(limit.settings.enforce.0) {
-                return HeadStep::reply(limit.refusal(wait, fields));
-            }
-            cx.values.set(&SHADOWED, Arc::clone(&limit.name));
-            self.shadowed.count(&limit.name, |name| {
-                cx.worker.shard.counter(&metrics::RATE_SHADOWED, &[&self.listener, name])
-            });
-        }
-        if !fields.is_empty() {
-            *cx.state = Some(Box::new(fields));
-        }
-        HeadStep::Continue
-    }
-
-    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
-        let fields = cx.state.as_ref().and_then(|state| state.downcast_ref::<RateFields>());
-        if let Some(fields) = fields {
-            for (name, value) in fields.headers() {
-                head.append(name.as_bytes(), value.as_bytes());
-            }
-        }
-        ResponseStep::Continue
-    }
-}
-
-impl RateLimitFilter {
-    /// Counts a request; returns how long it would have to wait if it exceeds the limit.
-    fn excess(
-        &self,
-        limit: &LimitOnWorker,
-        cx: &Cx<'_>,
-        head: &Head,
-        fields: &mut RateFields,
-    ) -> Option<Duration> {
-        let settings = &limit.settings;
-        let Rate { mut count, per } = settings.requests;
-        if let Some(live) = settings.runtime.as_deref().and_then(|key| cx.runtime.number(key)) {
-            count = u32::try_from(live).unwrap_or(u32::MAX);
-        }
-        if count == 0 {
-            return Some(per);
-        }
-        let (every, burst) = (per / count, settings.burst.unwrap_or(count).max(1));
-        let mut text = Vec::new();
-        settings.per.iter().for_each(|key| key.append(cx, head, &mut text));
-        let now = cx.worker.now();
-        let mut buckets = limit.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = if text.is_empty() { 0 } else { buckets.number_of(&text) };
-        let (bucket, taken, forgot) = buckets.take(key, now, every, burst);
-        if forgot {
-            self.forgotten.increment();
-        }
-        if settings.fields {
-            fields.add(&limit.name, bucket, now, every, burst);
-        }
-        (!taken).then(|| bucket.wait(now, every, burst))
-    }
-}
-
-impl LimitOnWorker {
-    /// Refuses a request and tells the client when to retry.
-    fn refusal(&self, wait: Duration, fields: RateFields) -> Reply {
-        let status = self.settings.status;
-        let body = "too many requests\n";
-        let reply = Reply::new(status, reasons::RATE, "local_rate_limited", body);
-        let reply = reply.with("retry-after", (wait.as_secs() + 1).to_string());
-        fields.headers().into_iter().fold(reply, |reply, (name, value)| reply.with(name, value))
+        Rc::new(RateLimitFilter::new(&self.limits, &self.buckets, worker, owner))
     }
 }

@@ -13,6 +13,7 @@ use sluice_core::{Node, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::rbac::settings::RbacSettings;
 use sluice_l4::rbac::{Rbac, RbacCounters, decisions};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use self::request::{RequestCondition, RequestMatch, RequestSubject};
 use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
@@ -47,6 +48,10 @@ impl PlanSettings for RequestPolicies {
 struct RbacPlan(Arc<Rbac<RequestMatch>>);
 
 impl HttpFilterPlan for RbacPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.0.counts_in(series)
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

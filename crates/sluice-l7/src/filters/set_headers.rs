@@ -60,6 +60,18 @@ impl Setting for Layers {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderTemplates(BTreeMap<String, HttpTemplate>);
 
+impl HeaderTemplates {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The names and values.
+    pub(super) fn into_vec(self) -> Vec<(String, HttpTemplate)> {
+        self.0.into_iter().collect()
+    }
+}
+
 impl Setting for HeaderTemplates {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let entries = entries_of(node, at, diags, "a map of headers, such as `x-edge: a`")?;
@@ -109,7 +121,7 @@ impl OfSettings for Layers {
 }
 
 /// Removes control characters that an operator brought in, which could end the header.
-fn clean(value: String) -> String {
+pub(super) fn clean(value: String) -> String {
     if is_field_value(value.as_bytes()) {
         value
     } else {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use sluice_codec::h1::H1Stream;
 use sluice_codec::{ErrorKind, Head, HttpError, HttpStream};
 use sluice_core::reason::end;
+use sluice_core::value::show_duration;
 use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
 
@@ -239,7 +240,9 @@ fn poll_head(
         false => AfterExchange::End(reasons::KEEPALIVE_IDLE),
         true if h1.unparsed().is_empty() => AfterExchange::End(reasons::HEAD_TIMEOUT),
         true => {
-            AfterExchange::ParseError(HttpError::coded(ErrorKind::Timeout, "http1.head_timeout"))
+            let (code, timeout) = ("http1.head_timeout", show_duration(options.head_timeout));
+            let detail = format!("{code}: not complete within `head_timeout` ({timeout})");
+            AfterExchange::ParseError(HttpError::coded_with(ErrorKind::Timeout, code, detail))
         }
     })
 }

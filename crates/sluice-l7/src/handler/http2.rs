@@ -139,7 +139,11 @@ impl ConnectionCare {
                 return Poll::Pending;
             }
             Poll::Ready(Some(Err(error))) => {
-                if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
+                let of_client = matches!(
+                    error.kind(),
+                    ErrorKind::Malformed(_) | ErrorKind::Flood | ErrorKind::Timeout
+                );
+                if of_client {
                     handler.manager.count_protocol_error(&error);
                 }
                 return Poll::Ready(Event::End(end_reason(conn, &error)));
@@ -153,6 +157,12 @@ impl ConnectionCare {
             self.asked = None;
         }
         let now = worker.now();
+        let whole_by = server.partial_since().map(|begun| begun.after(options.head_timeout));
+        if whole_by.is_some_and(|by| by <= now) {
+            server.overdue();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let open = downstream.open.get() > 0;
         if std::mem::replace(&mut self.used, open) && !open {
             self.idle_since = now;
@@ -203,7 +213,7 @@ impl ConnectionCare {
             }
         }
         if self.drained.is_none() || self.expired_at.is_some() {
-            conn.deadline.set(due);
+            conn.deadline.set(whole_by.map_or(due, |by| by.min(due)));
         }
         let _ = conn.deadline.poll(cx);
         Poll::Pending

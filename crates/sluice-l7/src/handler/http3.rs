@@ -15,6 +15,7 @@ use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_io::timers::Timer;
 use sluice_io::{Conn, WorkerCx};
 use sluice_quic::{Connection, QuicHandler, QuicHandlerPlan};
+use sluice_telemetry::metrics::SeriesLabels;
 
 use super::{HttpHandler, end_reason};
 use crate::connection_manager::DownstreamConn;
@@ -26,6 +27,10 @@ use crate::reasons;
 pub(super) const DELIVERY_TIME: Duration = Duration::from_secs(5);
 
 impl QuicHandlerPlan for HttpPlan {
+    fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        self.counts_in(series)
+    }
+
     fn on_worker(&self, worker: &Rc<WorkerCx>) -> Rc<dyn QuicHandler> {
         HttpHandler::new(self, worker)
     }

@@ -1,8 +1,10 @@
 //! Connections of clients over socket pairs, in front of scripted endpoints, on a clock that only the test advances.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{ErrorKind as IoErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::task::Poll;
 use std::time::Duration;
 
 use sluice_codec::scripted::ScriptedPeer;
@@ -102,6 +104,29 @@ impl Bench {
         self.worker.clock.advance(time);
         self.worker.timers.expire();
         turns().await;
+    }
+
+    /// Sends requests that are responded to with 200; returns the most that were served while another task of the worker
+    /// waited for its turn.
+    async fn most_in_a_row(&self, client: &mut Client, requests: &[u8], count: i64) -> i64 {
+        let served = {
+            let registry = self.registry.clone();
+            move || registry.value(metrics::CLUSTER_REQUESTS.name, &["app", "2xx"]).unwrap_or(0)
+        };
+        client.socket.write_all(requests).unwrap();
+        let (mut before, mut most) = (0, 0);
+        // It is always ready, behind the tasks that were ready before it.
+        let other = poll_fn(move |cx| {
+            let now = served();
+            most = most.max(now - before);
+            before = now;
+            if now == count {
+                return Poll::Ready(most);
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        tokio::task::spawn_local(other).await.unwrap()
     }
 
     /// The number of messages that were refused with this code.

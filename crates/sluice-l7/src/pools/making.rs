@@ -7,20 +7,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Multiplexed;
-use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h1::{H1Stream, Role};
 use sluice_codec::h2::{ENDPOINT_FIELDS_MAX, H2Client, H2Options};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::connector::{ConnectFailure, reach};
+use sluice_upstream::connector::{ConnectFailure, reach_by};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::{ClusterSettings, Http2Plan, HttpVersion};
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{EndpointState, Preface};
 
 use super::shared::{Connecting, EndpointPool};
-use super::{ClusterPool, PoolTicket, PooledConn, TakenH1};
+use super::{ClusterPool, ConnectionNeeds, PoolTicket, PooledConn, TakenH1};
 
 impl ClusterPool {
     /// Makes a connection within `connect_timeout`.
@@ -28,12 +27,12 @@ impl ClusterPool {
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        options: &Rc<H1Options>,
+        needs: &ConnectionNeeds<'_>,
         claim: Claim,
     ) -> Result<PooledConn, ConnectFailure> {
         let timeout = self.handle.cluster.peek_plan().connect_timeout;
         let by = worker.now().after(timeout);
-        let connecting = self.make(worker, endpoint, options, claim);
+        let connecting = self.make(worker, endpoint, needs, claim);
         let made = Timer::new(&worker.timers).until(by, connecting).await;
         made.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(timeout)))
             .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
@@ -43,24 +42,30 @@ impl ClusterPool {
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        options: &Rc<H1Options>,
+        needs: &ConnectionNeeds<'_>,
         claim: Claim,
     ) -> Result<PooledConn, ConnectFailure> {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let started = worker.now();
         // If TLS decides, it is only known afterwards whether the connection is shared; then no request waits for it.
-        let shares = matches!(plan.protocol, HttpVersion::Http2 | HttpVersion::Http3);
-        let connecting = shares.then(|| Connecting::begin(self, endpoint, started));
-        let connection = if plan.protocol == HttpVersion::Http3 {
+        let protocol = self.protocol(needs);
+        let shares = matches!(protocol, HttpVersion::Http2 | HttpVersion::Http3);
+        let connecting = shares.then(|| Connecting::begin(self, endpoint, protocol, started));
+        let connection = if protocol == HttpVersion::Http3 {
             Multiplexed::H3(self.quic.reach(&plan, endpoint, None, worker, claim).await?)
         } else {
-            let stream = reach(&plan, endpoint, worker, &Preface::default()).await?;
+            let tls = plan.tls.as_ref().map(|tls| match protocol {
+                HttpVersion::Http2 => tls.for_http2(),
+                _ => tls,
+            });
+            let preface = Preface::default();
+            let stream = reach_by(&plan, tls, endpoint, worker, &preface).await?;
             endpoint.note_local(HopTransport::Stream, || stream.raw().local_address()?.ip().into());
-            let shared = shares || (plan.protocol == HttpVersion::Auto && agreed_on_h2(&stream));
+            let shared = shares || (protocol == HttpVersion::Auto && agreed_on_h2(&stream));
             if !shared {
                 self.handle.note_connected(worker, endpoint, started);
-                let stream = H1Stream::new(stream, Role::Client, Rc::clone(options));
+                let stream = H1Stream::new(stream, Role::Client, Rc::clone(needs.options));
                 let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
                 return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
             }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use sluice_codec::h1::stream::H1Options;
 use sluice_codec::{Head, Known, Multiplexed, Version};
 use sluice_core::Moment;
 use sluice_io::WorkerCx;
@@ -110,11 +109,11 @@ impl ClusterPool {
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
-        options: &Rc<H1Options>,
+        needs: &ConnectionNeeds<'_>,
         claim: Claim,
         attempt: &Http3Attempt,
     ) -> Result<Option<PooledConn>, ConnectFailure> {
-        let making = self.make_in_time(worker, endpoint, options, claim);
+        let making = self.make_in_time(worker, endpoint, needs, claim);
         if !attempt.is(AttemptState::Running) {
             let pooled = making.await?;
             self.note_tcp_works(worker, endpoint, attempt);

@@ -1,7 +1,7 @@
 //! Connections to one endpoint that carry many requests: HTTP/2 and HTTP/3.
 //!
-//! Owns: the open connections, and the one being made. Refuses to know: how it is made. Keeps: only one connection is
-//! being made at a time; waiting requests are notified when that succeeds or fails.
+//! Owns: the open connections, and those being made. Refuses to know: how they are made. Keeps: only one connection of a
+//! version is being made at a time; waiting requests are notified when that succeeds or fails.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use sluice_codec::{Multiplexed, Version};
 use sluice_core::Moment;
 use sluice_upstream::EndpointState;
 use sluice_upstream::cluster::TrafficClass;
+use sluice_upstream::plan::HttpVersion;
 use sluice_upstream::pool::Idle;
 use tokio::sync::Notify;
 
@@ -21,8 +22,8 @@ use super::{ClusterPool, ConnectionNeeds};
 pub(super) struct EndpointPool {
     pub(super) endpoint: Arc<EndpointState>,
     pub(super) open: Vec<Idle<Multiplexed>>,
-    /// Set while a connection is being made; notified when that ends.
-    pub(super) connecting: Option<Rc<Notify>>,
+    /// Set while a connection over HTTP/2 or HTTP/3 is being made; notified when that ends.
+    connecting: [Option<Rc<Notify>>; 2],
     /// Set while HTTP/3 is attempted beside TCP.
     pub(super) attempt: Option<Rc<Http3Attempt>>,
     pub(super) idle_since: Moment,
@@ -33,9 +34,17 @@ impl EndpointPool {
         Self {
             endpoint: Arc::clone(endpoint),
             open: Vec::new(),
-            connecting: None,
+            connecting: [None, None],
             attempt: None,
             idle_since: now,
+        }
+    }
+}
+
+impl EndpointPool {
+    fn set_connecting(&mut self, protocol: HttpVersion, done: Option<Rc<Notify>>) {
+        if let Some(place) = place_of(protocol) {
+            self.connecting[place] = done;
         }
     }
 }
@@ -49,7 +58,9 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
         avoided: impl Fn(&Multiplexed) -> bool,
     ) -> Option<Multiplexed> {
-        let reuse = &self.handle.cluster.peek_plan().reuse;
+        let plan = self.handle.cluster.peek_plan();
+        let reuse = &plan.reuse;
+        let only = (plan.protocol == HttpVersion::Same).then(|| self.protocol(needs));
         let streams_max = self.streams_open_to(needs.class, reuse.streams_max);
         let generation = self.handle.cluster.generation();
         let mut endpoint_pools = self.shared.borrow_mut();
@@ -58,6 +69,7 @@ impl ClusterPool {
         let idle = endpoint_pool.open.iter_mut().find_map(|idle| {
             let fits = idle.may_go_on(reuse, generation, now)
                 && (needs.http3 || idle.connection.version() != Version::Http3)
+                && only.is_none_or(|only| speaks(&idle.connection, only))
                 && idle.connection.has_room(streams_max)
                 && !avoided(&idle.connection);
             fits.then_some(idle)
@@ -70,15 +82,38 @@ impl ClusterPool {
         usize::try_from(self.handle.open_to(class, max as u64)).unwrap_or(max)
     }
 
-    pub(super) fn connecting(&self, endpoint: &Arc<EndpointState>) -> Option<Rc<Notify>> {
-        self.shared.borrow().get(&endpoint.name)?.connecting.clone()
+    /// Notified when the connection that is being made over this version has been made or has failed.
+    pub(super) fn connecting(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        protocol: HttpVersion,
+    ) -> Option<Rc<Notify>> {
+        let pools = self.shared.borrow();
+        pools.get(&endpoint.name)?.connecting[place_of(protocol)?].clone()
+    }
+}
+
+/// The place of what is being made over a version that requests share.
+const fn place_of(protocol: HttpVersion) -> Option<usize> {
+    match protocol {
+        HttpVersion::Http2 => Some(0),
+        HttpVersion::Http3 => Some(1),
+        HttpVersion::Http1 | HttpVersion::Auto | HttpVersion::Same => None,
+    }
+}
+
+/// Whether a connection speaks exactly this version.
+const fn speaks(connection: &Multiplexed, protocol: HttpVersion) -> bool {
+    match connection {
+        Multiplexed::H2(_) => matches!(protocol, HttpVersion::Http2),
+        Multiplexed::H3(_) => matches!(protocol, HttpVersion::Http3),
     }
 }
 
 impl EndpointPool {
     /// Whether a connection is being made.
-    pub(super) const fn is_connecting(&self) -> bool {
-        self.connecting.is_some() || self.attempt.is_some()
+    pub(super) fn is_connecting(&self) -> bool {
+        self.connecting.iter().any(Option::is_some) || self.attempt.is_some()
     }
 }
 
@@ -86,6 +121,7 @@ impl EndpointPool {
 pub(super) struct Connecting {
     pool: Rc<ClusterPool>,
     endpoint: Arc<str>,
+    protocol: HttpVersion,
     done: Rc<Notify>,
 }
 
@@ -93,6 +129,7 @@ impl Connecting {
     pub(super) fn begin(
         pool: &Rc<ClusterPool>,
         endpoint: &Arc<EndpointState>,
+        protocol: HttpVersion,
         now: Moment,
     ) -> Self {
         let done = Rc::new(Notify::new());
@@ -100,15 +137,15 @@ impl Connecting {
         let endpoint_pool = endpoint_pools
             .entry(Arc::clone(&endpoint.name))
             .or_insert_with(|| EndpointPool::new(endpoint, now));
-        endpoint_pool.connecting = Some(Rc::clone(&done));
-        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), done }
+        endpoint_pool.set_connecting(protocol, Some(Rc::clone(&done)));
+        Self { pool: Rc::clone(pool), endpoint: Arc::clone(&endpoint.name), protocol, done }
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
         if let Some(endpoint_pool) = self.pool.shared.borrow_mut().get_mut(&self.endpoint) {
-            endpoint_pool.connecting = None;
+            endpoint_pool.set_connecting(self.protocol, None);
         }
         self.done.notify_waiters();
     }

@@ -89,7 +89,7 @@ async fn settled<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
 
 impl Bench {
     const fn needs(&self, class: TrafficClass) -> ConnectionNeeds<'_> {
-        ConnectionNeeds { class, http3: true, options: &self.options }
+        ConnectionNeeds { class, http3: true, version: Version::Http11, options: &self.options }
     }
 
     /// Takes a connection as the pool does outside of tests.
@@ -221,7 +221,7 @@ fn requests_wait_for_a_connection_up_to_a_bound() {
         let third = bench.take(TrafficClass::Request).await.unwrap_err();
         assert_eq!(third.why, upstream_reasons::LIMIT);
         let detail = third.detail.unwrap();
-        assert!(detail.contains("at most 1 requests may wait (`limits.pending`)"), "{detail}");
+        assert!(detail.contains("at most 1 request may wait (`limits.pending`)"), "{detail}");
         bench.exchanges(pooled, &mut endpoint).await;
         let pooled = second.await.unwrap();
         assert!(is_reused(&pooled));
@@ -302,7 +302,7 @@ fn an_endpoint_that_cannot_be_reached_fails_every_request_that_waits() {
                     for failed in [one, other] {
                         assert_eq!(failed.unwrap_err().why, upstream_reasons::REFUSED);
                     }
-                    assert!(bench.pool.connecting(&bench.endpoint).is_none());
+                    assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_none());
                 }
             },
         );
@@ -330,7 +330,7 @@ fn one_connection_is_made_for_requests_that_come_together() {
             tokio::join!(bench.take(TrafficClass::Request), bench.take(TrafficClass::Request));
         let (_one, _other) = (shared(one.unwrap()), shared(other.unwrap()));
         let _endpoint = bench.accepts().await;
-        assert!(bench.pool.connecting(&bench.endpoint).is_none());
+        assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_none());
         shared(bench.takes().await);
         assert_eq!(bench.reused(), 2);
         assert_eq!(bench.pool.shared.borrow()[&bench.endpoint.name].open[0].requests, 3);
@@ -381,21 +381,26 @@ fn a_part_of_the_streams_is_reserved_for_the_calls_of_filters() {
 }
 
 #[test]
-fn a_connection_that_is_avoided_is_taken_only_if_no_other_may_be_made() {
-    on_bench(http2, async |bench| {
-        shared(bench.takes().await);
-        let take = |avoided: bool| {
-            let now = bench.worker.now();
-            bench.pool.take_shared(
-                now,
-                &bench.endpoint,
-                &bench.needs(TrafficClass::Request),
-                |_| avoided,
-            )
+fn a_connection_with_blocked_streams_is_taken_only_if_no_other_may_be_made() {
+    for connections_max in [1, 2] {
+        let settings = |settings: &mut ClusterSettings| {
+            http2(settings);
+            settings.connections_max = Some(connections_max);
         };
-        assert!(take(true).is_none());
-        assert!(take(false).is_some());
-    });
+        on_bench(settings, async |bench| {
+            let head = Head::request("GET", "http", "app.test", "/");
+            let mut stalled = shared(bench.takes().await);
+            let mut stream = stalled.open(&head, true).await.unwrap();
+            assert!(bench.take_idle().is_some());
+            stream.set_blocked(&bench.worker, true, false).unwrap();
+            assert!(bench.take_idle().is_none());
+            let mut other = shared(bench.takes().await);
+            let _stream = other.open(&head, true).await.unwrap();
+            assert_eq!(stalled.open_streams(), if connections_max == 1 { 2 } else { 1 });
+            stream.set_blocked(&bench.worker, false, false).unwrap();
+            assert!(bench.take_idle().is_some());
+        });
+    }
 }
 
 #[test]
@@ -502,11 +507,32 @@ fn the_sweep_closes_shared_connections_that_nobody_may_use() {
 fn the_sweep_leaves_a_connection_alone_that_is_being_made() {
     on_bench(http2, async |bench| {
         let now = bench.worker.now();
-        let connecting = Connecting::begin(&bench.pool, &bench.endpoint, now);
+        let connecting = Connecting::begin(&bench.pool, &bench.endpoint, HttpVersion::Http2, now);
         assert!(bench.pool.sweep(&bench.worker));
-        assert!(bench.pool.connecting(&bench.endpoint).is_some());
+        assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_some());
         drop(connecting);
         assert!(!bench.pool.sweep(&bench.worker));
+    });
+}
+
+#[test]
+fn who_needs_another_version_does_not_wait_for_a_connection_that_is_being_made() {
+    let same = |settings: &mut ClusterSettings| settings.protocol = HttpVersion::Same;
+    on_bench(same, async |bench| {
+        let (pool, now) = (&bench.pool, bench.worker.now());
+        let waits = |version| pool.connecting(&bench.endpoint, version).is_some();
+        let http2 = Connecting::begin(pool, &bench.endpoint, HttpVersion::Http2, now);
+        assert_eq!([waits(HttpVersion::Http1), waits(HttpVersion::Http3)], [false, false]);
+        let http3 = Connecting::begin(pool, &bench.endpoint, HttpVersion::Http3, now);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [true, true]);
+        // One over HTTP/1, although others are in flight.
+        let taken = bench.takes().await;
+        assert!(matches!(taken, PooledConn::H1(_)));
+        bench.accepts().await;
+        drop(http2);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [false, true]);
+        drop(http3);
+        assert_eq!([waits(HttpVersion::Http2), waits(HttpVersion::Http3)], [false, false]);
     });
 }
 

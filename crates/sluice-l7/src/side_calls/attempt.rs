@@ -17,6 +17,7 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream, Known, Version};
 use sluice_core::Moment;
 use sluice_core::limits::Limit;
+use sluice_core::value::plural;
 use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
@@ -147,7 +148,8 @@ impl SideCalls {
             CallKind::Http | CallKind::Grpc => TrafficClass::SideCall,
             CallKind::Mirror => TrafficClass::Request,
         };
-        let needs = ConnectionNeeds { class, http3: !is_grpc, options: &options };
+        let version = if is_grpc { Version::Http2 } else { request.head.version() };
+        let needs = ConnectionNeeds { class, http3: !is_grpc, version, options: &options };
         let pooled = match pool.take_idle(worker, endpoint, &needs) {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -296,7 +298,10 @@ impl SideCalls {
                     let len = all.len() + body.len();
                     if len > max {
                         sluice_l4::metrics::count_limit(worker, Limit::SideCallBytes);
-                        let detail = format!("more than {max} bytes (`limits.side_call_bytes`)");
+                        let detail = format!(
+                            "more than {} (`limits.side_call_bytes`)",
+                            plural(max as u64, "byte")
+                        );
                         let detail = Some(detail.into());
                         return Err(final_failure(reasons::SIDE_CALL_TOO_LARGE, detail));
                     }

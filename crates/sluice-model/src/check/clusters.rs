@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Endpoint, Name, Path, Setting as _, Spanned};
+use sluice_upstream::Balance;
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use crate::model::cluster::CheckedBy;
@@ -150,6 +151,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     let outlier = cluster.outlier.0.as_ref();
     let said = [
         ("http2", cluster.http2.is_some()),
+        ("balance.load_reports", cluster.balance.0.kind() == Balance::LoadReports),
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
@@ -190,19 +192,12 @@ fn queue(
     let Some(section) = &limits.queue else { return };
     let at = at.key("limits");
     let at = at.key("queue");
-    for (key, is_set, help) in [
-        ("subsets", cluster.subsets.is_some(), "make a cluster of its own for each subset"),
-        ("forward", cluster.forward.is_some(), "list `endpoints`"),
-    ] {
-        if is_set {
-            let message = format!(
-                "`queue` has no meaning with `{key}`: what waits may use any endpoint of the cluster"
-            );
-            diags
-                .error("wrong-kind", section.span, at, message)
-                .help(format!("remove `queue`, or {help}"));
-            return;
-        }
+    if cluster.forward.is_some() && !section.sticky_timeout.0.is_zero() {
+        let message =
+            "`sticky_timeout` has no meaning with `forward`: what waits is for one host only";
+        diags
+            .error("wrong-kind", section.span, at.key("sticky_timeout"), message)
+            .help("remove it");
     }
     if section.sticky_timeout.0 > section.timeout {
         diags

@@ -3,6 +3,7 @@
 //! Owns: what it needs, what it excludes, and where it would do nothing. Refuses to know: how much traffic a zone gets.
 
 use sluice_core::settings::Short;
+use sluice_core::value::plural;
 use sluice_core::{Diags, Endpoint, Path, Spanned};
 
 use crate::sections::{Cluster, Config};
@@ -100,7 +101,10 @@ pub(super) fn zone_aware(
     let all_fixed = cluster.endpoints.iter().all(|entry| fixed(&entry.0.address.value));
     let (count, least) = (cluster.endpoints.len(), section.min_endpoints.get());
     if all_fixed && count < least as usize {
-        let message = format!("zones are ignored: {count} endpoints are fewer than {least}");
+        let message = format!(
+            "zones are ignored: the cluster has {}, fewer than {least}",
+            plural(count as u64, "endpoint")
+        );
         diags
             .warning("useless-setting", section.span, here, message)
             .help("lower `min_endpoints`, or remove `zone_aware`");

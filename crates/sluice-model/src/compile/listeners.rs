@@ -15,6 +15,7 @@ use sluice_l4::{
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_quic::QuicListenerPlan;
+use sluice_telemetry::metrics::SeriesLabels;
 
 use super::filter_names::only_for_relays;
 use super::http::HttpContext;
@@ -48,6 +49,18 @@ pub enum PlanKind {
     Datagram(Arc<UdpPlan>),
     /// QUIC connections.
     Quic(Arc<QuicListenerPlan>),
+}
+
+impl ListenerSnapshot {
+    /// Whether a chain, filter or handler of the listener may count in the series with these labels.
+    pub fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
+        let own = match &self.plan {
+            PlanKind::Stream(plan) => plan.counts_in(series),
+            PlanKind::Datagram(plan) => plan.counts_in(series),
+            PlanKind::Quic(plan) => plan.counts_in(series),
+        };
+        own || self.quic.as_ref().is_some_and(|quic| quic.counts_in(series))
+    }
 }
 
 impl Compiler<'_> {

@@ -100,7 +100,7 @@ impl Compiler<'_> {
             }
         }
         for (_, filter) in table.overrides.iter().flat_map(|set| &set.said) {
-            if let Override::Over(plan) | Override::Instead(plan) = filter {
+            if let Some(plan) = filter.own_plan() {
                 let of_plan = plan.runtime_keys().into_iter();
                 keys.extend(of_plan.map(|(key, kind)| (key.to_owned(), kind)));
             }

@@ -141,6 +141,7 @@ fn files_that_do_not_load_are_named_at_their_field() {
         certificate: None,
         alpn: Vec::new(),
         min_version: sluice_tls::TlsVersion::V1_2,
+        http2: false,
         http3: false,
     };
     let settings = sluice_upstream::plan::ClusterSettings::bare();

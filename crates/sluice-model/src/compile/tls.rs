@@ -68,13 +68,14 @@ impl Compiler<'_> {
             None => None,
             Some(source) => Some(self.certificate(source, &at.key("certificate"), diags)?),
         };
-        let ClientTls { verify, sni, certificate: _, alpn, min_version, http3 } = &**tls;
+        let ClientTls { verify, sni, certificate: _, alpn, min_version, http2, http3 } = &**tls;
         let plan = ClientPlan {
             verify: verify.clone(),
             sni: sni.clone(),
             certificate,
             alpn: alpn.clone(),
             min_version: *min_version,
+            http2: *http2,
             http3: *http3,
         };
         let mut shared = self.shared.borrow_mut();

@@ -84,6 +84,8 @@ pub struct ClientTls {
     pub alpn: Vec<Vec<u8>>,
     /// The oldest version accepted.
     pub min_version: TlsVersion,
+    /// Whether HTTP/2 is spoken too, on connections that offer nothing else.
+    pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
 }

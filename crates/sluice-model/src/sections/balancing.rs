@@ -11,7 +11,9 @@ use sluice_core::settings::{
 };
 use sluice_core::value::{Decimal, FactorPercent, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Span, Spanned, Value, section};
-use sluice_upstream::balance::{BalancePlan, LeastRequestPlan, MaglevPlan, PeakEwmaPlan, RingPlan};
+use sluice_upstream::balance::{
+    BalancePlan, LeastRequestPlan, LoadReportsPlan, MaglevPlan, PeakEwmaPlan, RingPlan,
+};
 use sluice_upstream::cluster::SESSION_MAX;
 use sluice_upstream::endpoint::PRIORITY_MAX;
 use sluice_upstream::{Balance, Locality};
@@ -25,6 +27,8 @@ section! {
         pub least_request: Option<LeastRequest>,
         /// The fastest of two random endpoints, by latency and load.
         pub peak_ewma: Option<PeakEwma>,
+        /// In turn, by weight, which follows from the load that endpoints report with their responses (ORCA).
+        pub load_reports: Option<LoadReports>,
         /// At random, by weight.
         pub random: Option<Empty>,
         /// By hash on a ring.
@@ -49,6 +53,23 @@ section! {
     pub struct PeakEwma {
         /// How fast the average latency of an endpoint forgets: after this time, a measurement counts for about a third.
         pub decay: Duration = "10s",
+    }
+}
+
+section! {
+    /// The settings of `load_reports`.
+    pub struct LoadReports {
+        /// How long an endpoint must have reported before its weight counts.
+        pub blackout: OrZero = "10s",
+        /// How long after its last report the weight of an endpoint counts.
+        pub expiry: Duration = "3m",
+        /// The time between updates of the weights; at least 100ms.
+        pub update: Duration = "1s",
+        /// How much errors count against an endpoint: the utilization grows by this part of the share of errors.
+        pub error_penalty: Decimal = "1",
+        /// The metrics that tell the utilization where the application does not, such as `named_metrics.queue`; the highest
+        /// counts. If omitted, that of the CPU.
+        pub metrics: Vec<String>,
     }
 }
 
@@ -137,7 +158,7 @@ section! {
 }
 
 /// A balancer: a word, or a map with its settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balancer(pub BalancePlan);
 
 impl Setting for Balancer {
@@ -148,15 +169,22 @@ impl Setting for Balancer {
         let settings = BalancerSettings::bind(node, at, diags)?;
         let chosen = settings.chosen();
         if let [plan] = chosen.as_slice() {
-            return plan.map(Self).or_else(|| {
-                let message = "`max_size` must not be less than `min_size`";
-                diags.error("bad-value", node.span, at.key("ring_hash"), message);
+            return plan.clone().map(Self).or_else(|| {
+                let (key, message) = match settings.load_reports {
+                    Some(_) => {
+                        ("load_reports", "`update` must be at least 100ms, and less than `expiry`")
+                    }
+                    None => ("ring_hash", "`max_size` must not be less than `min_size`"),
+                };
+                diags.error("bad-value", node.span, at.key(key), message);
                 None
             });
         }
         diags
             .error("short-and-long", node.span, at, "`balance` must name one balancer")
-            .help("write one of round_robin, least_request, peak_ewma, random, ring_hash, maglev");
+            .help(
+                "write one of round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev",
+            );
         None
     }
 
@@ -169,18 +197,26 @@ impl Setting for Balancer {
         if self.0 == BalancePlan::from(self.0.kind()) {
             return Plain::Text(word.into());
         }
-        let settings = match self.0 {
-            BalancePlan::LeastRequest(LeastRequestPlan { choices, bias }) => {
+        let settings = match &self.0 {
+            BalancePlan::LoadReports(plan) => LoadReports {
+                blackout: OrZero(plan.blackout),
+                expiry: plan.expiry,
+                update: plan.update,
+                error_penalty: Decimal(plan.error_penalty),
+                metrics: plan.metrics.iter().map(ToString::to_string).collect(),
+            }
+            .show(),
+            &BalancePlan::LeastRequest(LeastRequestPlan { choices, bias }) => {
                 LeastRequest { choices: OrNone(choices.map(Choices)), bias: Decimal(bias) }.show()
             }
-            BalancePlan::PeakEwma(PeakEwmaPlan { decay }) => PeakEwma { decay }.show(),
-            BalancePlan::RingHash(RingPlan { size_min, size_max, load_max }) => RingHash {
+            &BalancePlan::PeakEwma(PeakEwmaPlan { decay }) => PeakEwma { decay }.show(),
+            &BalancePlan::RingHash(RingPlan { size_min, size_max, load_max }) => RingHash {
                 min_size: RingSize(size_min),
                 max_size: RingSize(size_max),
                 max_load: OrNone(load_max.map(FactorPercent)),
             }
             .show(),
-            BalancePlan::Maglev(MaglevPlan { slots, load_max }) => Maglev {
+            &BalancePlan::Maglev(MaglevPlan { slots, load_max }) => Maglev {
                 table_size: TableSize(slots),
                 max_load: OrNone(load_max.map(FactorPercent)),
             }
@@ -191,10 +227,31 @@ impl Setting for Balancer {
     }
 }
 
+impl LoadReports {
+    /// The plan, unless the settings contradict each other.
+    fn plan(&self) -> Option<BalancePlan> {
+        let Self { blackout, expiry, update, error_penalty, metrics } = self;
+        let plan = LoadReportsPlan {
+            blackout: blackout.0,
+            expiry: *expiry,
+            update: *update,
+            error_penalty: error_penalty.0,
+            metrics: metrics.iter().map(|name| name.as_str().into()).collect(),
+        };
+        let fits = plan.update >= UPDATE_MIN && plan.update < plan.expiry;
+        fits.then(|| BalancePlan::LoadReports(plan.into()))
+    }
+}
+
+/// The shortest time between updates of weights, as in Envoy.
+const UPDATE_MIN: Duration = Duration::from_millis(100);
+
 impl BalancerSettings {
     /// The balancers that are given; `None` for one whose settings contradict each other.
     fn chosen(&self) -> Vec<Option<BalancePlan>> {
-        let Self { round_robin, least_request, peak_ewma, random, ring_hash, maglev } = self;
+        let Self { round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev } =
+            self;
+        let load_reports = load_reports.as_ref().map(LoadReports::plan);
         let round_robin = round_robin.map(|Empty| Some(BalancePlan::RoundRobin));
         let random = random.map(|Empty| Some(BalancePlan::Random));
         let least_request = least_request.as_ref().map(|LeastRequest { choices, bias }| {
@@ -213,7 +270,7 @@ impl BalancerSettings {
             let load_max = max_load.0.map(|percent| percent.0);
             Some(BalancePlan::Maglev(MaglevPlan { slots: table_size.0, load_max }))
         });
-        [round_robin, least_request, peak_ewma, random, ring_hash, maglev]
+        [round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev]
             .into_iter()
             .flatten()
             .collect()

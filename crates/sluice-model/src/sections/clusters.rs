@@ -44,7 +44,7 @@ section! {
         /// serve. If omitted, localities are not told apart.
         pub localities: LocalityWeights,
         /// Zone-aware routing: endpoints in the zone of this process are preferred; needs `node`. `round_robin`,
-        /// `random`, `least_request` and `peak_ewma` only.
+        /// `random`, `least_request`, `peak_ewma` and `load_reports` only.
         pub zone_aware: Option<Spanned<Short<ZoneAware>>>,
         /// Aperture (random subsetting): this process uses only so many endpoints of each priority, others use others. For
         /// large clusters with many processes in front. Not with `localities`, `zone_aware` or a balancer that goes by a
@@ -61,7 +61,7 @@ section! {
         /// HTTP/2: flow-control windows and pings.
         pub http2: Option<Spanned<ClusterHttp2>>,
         /// HTTP/3: idle timeout, pings, flow-control windows, congestion control. With `protocol: auto`, `true` attempts
-        /// HTTP/3 beside TCP.
+        /// HTTP/3 beside TCP; with `protocol: same`, requests over HTTP/3 go on over HTTP/3.
         pub http3: Option<Spanned<Short<ClusterHttp3>>>,
         /// How long establishing a connection may take, TLS handshake included.
         pub connect_timeout: Duration = "5s",
@@ -128,6 +128,8 @@ choice! {
         Http3 = "http3",
         /// The version negotiated in the TLS handshake (ALPN); with `http3`, also HTTP/3.
         Auto = "auto",
+        /// That of each request. Requests over HTTP/3 use HTTP/2, unless `http3` is set too.
+        Same = "same",
     }
 }
 
@@ -242,10 +244,15 @@ impl Setting for OnEndpointRemoved {
 }
 
 impl Cluster {
+    /// Whether it speaks HTTP/3 as well as what TCP carries.
+    pub fn adds_http3(&self) -> bool {
+        matches!(self.protocol, ClusterProtocol::Auto | ClusterProtocol::Same)
+            && self.http3.as_ref().is_some_and(|http3| http3.enabled)
+    }
+
     /// Whether it attempts HTTP/3 beside TCP.
     pub fn races_http3(&self) -> bool {
-        self.protocol == ClusterProtocol::Auto
-            && self.http3.as_ref().is_some_and(|http3| http3.enabled)
+        self.protocol == ClusterProtocol::Auto && self.adds_http3()
     }
 }
 

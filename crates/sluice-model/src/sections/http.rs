@@ -3,12 +3,13 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
-use sluice_core::settings::{OrNone, OrZero, ShortForm, Size, Window};
+use sluice_core::settings::{OrNone, OrZero, Short, ShortForm, Size, Window};
 use sluice_core::value::Percent;
 use sluice_core::{Name, Spanned, choice, section};
 use sluice_l7::edge::{Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
 use sluice_l7::plan::Versions;
+use sluice_l7::proxy_status::ProxyStatus;
 
 use super::FilterUse;
 
@@ -41,6 +42,8 @@ section! {
         pub path: PathHygiene,
         /// What happens to header names with an underscore, which some servers read as a hyphen.
         pub underscores: Underscores = "keep",
+        /// The field `proxy-status` of responses (RFC 9209); none by default.
+        pub proxy_status: Option<Short<ProxyStatus>>,
         /// What happens to the case of header names.
         pub header_case: HeaderCase = "lower",
         /// Maximum size of the request headers; larger ones get a 431 response.

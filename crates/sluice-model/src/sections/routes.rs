@@ -25,7 +25,7 @@ pub use hashing::{HashKey, HashSource};
 pub use matching::{RouteMatch, RuntimeShare};
 pub use rewriting::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};
 pub use runtime::{RuntimeSection, RuntimeValues};
-pub use words::{HeaderName, MethodName, Text, Token, Upgrades};
+pub use words::{HeaderName, MethodName, Token, Upgrades};
 
 use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, FollowRedirects, Mirror, RulePriority};

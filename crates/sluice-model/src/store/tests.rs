@@ -270,6 +270,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
         certificate: None,
         alpn: Vec::new(),
         min_version: sluice_tls::TlsVersion::V1_2,
+        http2: false,
         http3: false,
     };
     let settings = ClusterSettings::bare();
@@ -311,6 +312,7 @@ fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams()
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
+            http2: false,
             http3: false,
         };
         let settings = ClusterSettings::bare();
@@ -445,6 +447,7 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
+            http2: false,
             http3: false,
         };
         let cluster =

@@ -122,7 +122,7 @@ impl Context<'_> {
         let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
-                balance: balance.0,
+                balance: balance.0.clone(),
                 failover: failover_plan(failover),
                 localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
                     ([], None) => LocalityPlan::Ignored,
@@ -150,6 +150,7 @@ impl Context<'_> {
                 ClusterProtocol::Http2 => HttpVersion::Http2,
                 ClusterProtocol::Http3 => HttpVersion::Http3,
                 ClusterProtocol::Auto => HttpVersion::Auto,
+                ClusterProtocol::Same => HttpVersion::Same,
             },
             reuse: ReusePlan {
                 idle_timeout: *idle_timeout,
@@ -272,6 +273,9 @@ fn check_cluster(
             )
             .help("add `tls: true` to verify endpoints with the system's authorities, or `tls: { ca: FILE }`");
     }
+    if section.protocol == ClusterProtocol::Same {
+        check_same(section, at, diags);
+    }
     if let Some(http2) = &section.http2 {
         sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
     }
@@ -282,6 +286,27 @@ fn check_cluster(
         sockets::check(socket, section, &at.key("socket"), diags);
     }
     health::check(section, at, diags);
+}
+
+/// Reports what does not fit a cluster whose connections speak the version of each request.
+fn check_same(section: &Spanned<Short<sections::Cluster>>, at: &Path<'_>, diags: &mut Diags) {
+    if section.tls.as_ref().is_some_and(|tls| !tls.alpn.is_empty()) {
+        let message =
+            "`alpn` does not go with `protocol: same`, which offers the version of each request";
+        diags
+            .error("wrong-kind", section.span, at.key("tls").key("alpn"), message)
+            .help("remove `alpn`, or set another `protocol`");
+    }
+    if section.adds_http3() && section.tls.is_none() {
+        diags
+            .error(
+                "missing-field",
+                section.span,
+                at.key("tls"),
+                "HTTP/3 uses QUIC, which needs `tls`",
+            )
+            .help("add `tls`, or remove `http3`: requests over HTTP/3 then go on over HTTP/2");
+    }
 }
 
 fn high_limits(section: &sections::HighLimits) -> HighLimits {

@@ -39,7 +39,8 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
-            if section.endpoints.is_empty() && section.forward.is_none() {
+            let is_empty = section.endpoints.is_empty() && section.forward.is_none();
+            if is_empty && !diags.has_unknown(at) {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)

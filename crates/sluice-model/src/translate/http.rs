@@ -7,6 +7,7 @@ use sluice_codec::h1::parse::HeadLimits;
 use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
+use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
@@ -46,6 +47,7 @@ fn options(
         forwarded,
         path: PathHygiene { normalize, merge_slashes, escaped_slashes },
         underscores,
+        proxy_status,
         header_case,
         head_bytes,
         head_fields,
@@ -88,6 +90,7 @@ fn options(
         },
         h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
         advertise_h3: quic.is_some(),
+        proxy_status: proxy_status.as_ref().map(|Short(status)| status.clone()),
         versions: *versions,
         hygiene: Hygiene {
             normalize: *normalize,

@@ -217,7 +217,7 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
     }
     Some(Action::Direct(Box::new(Direct {
         status: respond.status,
-        body: respond.body.0.clone(),
+        body: respond.body.clone(),
         content_type: respond.content_type.clone(),
     })))
 }

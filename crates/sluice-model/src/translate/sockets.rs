@@ -53,7 +53,7 @@ pub(super) fn check(
         diags.error("useless-setting", section.span, at, message).help("remove it");
         return;
     }
-    if cluster.races_http3() && (dscp.is_some() || !source.is_empty()) {
+    if cluster.adds_http3() && (dscp.is_some() || !source.is_empty()) {
         let message =
             "`dscp` and `source` would not hold for HTTP/3: QUIC has a socket for all clusters";
         let help = "remove them, or `http3` of the cluster";
@@ -127,7 +127,7 @@ pub(super) fn check_http2(
         let message = format!("`http2` has no effect with `protocol: {}`", protocol.word());
         diags
             .error("useless-setting", section.span, at, message)
-            .help("remove it, or set `protocol: http2`, or `auto` with `tls`");
+            .help("remove it, or set `protocol: http2`, `same`, or `auto` with `tls`");
     }
 }
 
@@ -150,6 +150,7 @@ pub(super) fn http3_plan(section: &ClusterHttp3, cluster: &Cluster) -> Http3Plan
         stream_window: stream_window.0,
         connection_window: connection_window.0.map(|window| window.0),
         congestion: congestion_of(*congestion),
+        follows: *enabled && cluster.protocol == ClusterProtocol::Same,
         race: (*enabled && cluster.protocol == ClusterProtocol::Auto).then_some(race),
     }
 }
@@ -185,7 +186,7 @@ pub(super) fn check_http3(
         let message = format!("`http3` has no effect with `protocol: {}`", protocol.word());
         diags
             .error("useless-setting", section.span, at, message)
-            .help("remove it, or set `protocol: http3`, or `auto` with `tls`");
+            .help("remove it, or set `protocol: http3`, or `auto` or `same` with `tls`");
     }
     if protocol == ClusterProtocol::Http3 && !section.enabled {
         diags
@@ -211,8 +212,11 @@ pub(super) fn check_http3(
 }
 
 fn check_race(cluster: &Cluster, race: &Spanned<Http3Race>, at: &Path<'_>, diags: &mut Diags) {
-    if cluster.protocol == ClusterProtocol::Http3 {
-        let message = "`race` has no effect with `protocol: http3`, which uses nothing else";
+    if let ClusterProtocol::Http3 | ClusterProtocol::Same = cluster.protocol {
+        let message = format!(
+            "`race` has no effect with `protocol: {}`, which leaves no choice",
+            cluster.protocol.word()
+        );
         diags
             .error("useless-setting", race.span, at, message)
             .help("remove it, or set `protocol: auto`");

@@ -29,6 +29,9 @@ impl Context<'_> {
         let Tls { certificates, client_auth, alpn: _, min_version, handshake_timeout, plain_http } =
             &tls.0;
         if certificates.is_empty() {
+            if diags.has_unknown(at) {
+                return None;
+            }
             diags
                 .error(
                     "missing-field",
@@ -110,7 +113,8 @@ impl Context<'_> {
             };
         let protocol = cluster.protocol;
         Some(ClientTls {
-            http3: cluster.races_http3(),
+            http2: protocol == ClusterProtocol::Same,
+            http3: cluster.adds_http3(),
             verify,
             sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),
@@ -119,7 +123,7 @@ impl Context<'_> {
                 of if !tls.alpn.is_empty() || (!speaks_http && of == ClusterProtocol::Http1) => {
                     tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect()
                 }
-                ClusterProtocol::Http1 => vec![b"http/1.1".to_vec()],
+                ClusterProtocol::Http1 | ClusterProtocol::Same => vec![b"http/1.1".to_vec()],
                 ClusterProtocol::Http2 => vec![b"h2".to_vec()],
                 ClusterProtocol::Http3 => vec![b"h3".to_vec()],
                 ClusterProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],

@@ -98,7 +98,9 @@ impl BalancerTable {
             balance if balance.hashes() && chosen.len() == 1 => {
                 hash(HashEntries::Maglev(vec![chosen[0].index]), chosen)
             }
-            BalancePlan::RoundRobin => Self::InTurn(sequence(&chosen)),
+            BalancePlan::RoundRobin | BalancePlan::LoadReports(_) => {
+                Self::InTurn(sequence(&chosen))
+            }
             BalancePlan::Random => Self::Random(sequence(&chosen)),
             BalancePlan::LeastRequest(plan) => Self::LeastRequest(*plan, chosen),
             BalancePlan::PeakEwma(plan) => Self::PeakEwma(*plan, chosen),

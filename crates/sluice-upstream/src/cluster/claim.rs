@@ -112,6 +112,14 @@ impl Cluster {
         BreakerClass::ALL.iter().map(|class| self.in_use(load, *class)).sum()
     }
 
+    /// Whether no class has room for `load` in the cluster.
+    pub(super) fn is_full(&self, load: LoadKind) -> bool {
+        let plan = self.peek_plan();
+        let limit = |class| plan.limit_of(load, class).map(|max| (class, max));
+        let is_full = |(class, max)| self.in_use(load, class) >= max;
+        BreakerClass::ALL.iter().all(|class| limit(*class).is_some_and(is_full))
+    }
+
     /// Counts one more of `load` at `endpoint`, below `max` there and `total_max` in all; the cluster counts it if
     /// `counts`. What is taken must be given back.
     pub(super) fn take(

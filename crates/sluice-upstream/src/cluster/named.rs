@@ -87,8 +87,7 @@ impl ClusterHandle {
             if desk.waiting.fetch_add(1, Relaxed) >= max {
                 self.count_refusal(worker, BreakerLimit::ForwardLookups);
                 let name = Limit::ForwardLookups.def().name;
-                let detail =
-                    format!("{max} connections and requests wait for look-ups (`limits.{name}`)");
+                let detail = format!("as many wait for look-ups as `limits.{name}` allows ({max})");
                 return Err(ForwardFailure::new(reasons::LIMIT, detail));
             }
             let (answer, answered) = oneshot::channel();
@@ -122,7 +121,8 @@ impl ClusterHandle {
     /// Claims the endpoint that a client named for a connection.
     ///
     /// # Errors
-    /// A limit is reached, or an operator has withdrawn the endpoint.
+    /// An operator has withdrawn the endpoint, or a limit is reached; if the cluster has a queue, the caller waits there
+    /// ([`ClusterHandle::wait_for_named_room`]).
     pub fn claim_named(
         self: &Rc<Self>,
         worker: &WorkerCx,
@@ -135,7 +135,7 @@ impl ClusterHandle {
     /// Claims the endpoint that a client named for a request.
     ///
     /// # Errors
-    /// A limit is reached, or an operator has withdrawn the endpoint.
+    /// As for [`ClusterHandle::claim_named`].
     pub fn claim_named_for_request(
         self: &Rc<Self>,
         worker: &WorkerCx,
@@ -151,12 +151,14 @@ impl ClusterHandle {
         load: LoadKind,
         endpoint: &Arc<EndpointState>,
     ) -> Result<TakenRoom, Reason> {
-        let taken = self.take_at(load, TrafficClass::Request, endpoint);
-        let taken = taken.map_err(|limit| self.refused(worker, limit))?;
-        if endpoint.is_usable() {
-            return Ok(taken);
+        if !endpoint.is_usable() {
+            return Err(reasons::NO_HEALTHY);
         }
-        self.cluster.give_back(load, &taken);
-        Err(reasons::NO_HEALTHY)
+        let queues = self.has_queue();
+        if queues && endpoint.waiting(load) > 0 {
+            return Err(reasons::LIMIT);
+        }
+        let taken = self.take_at(load, TrafficClass::Request, endpoint);
+        taken.map_err(|limit| if queues { reasons::LIMIT } else { self.refused(worker, limit) })
     }
 }

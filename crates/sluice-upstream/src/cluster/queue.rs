@@ -36,7 +36,7 @@ const MESSAGES_MAX: usize = 1024;
 pub(super) struct WaitQueue {
     /// All that wait.
     waiting: AtomicU64,
-    /// Those that wait for any endpoint, by kind of load.
+    /// Those that wait for any endpoint, of a subset or of all, by kind of load.
     anywhere: [AtomicU64; 2],
     next_ticket: AtomicU64,
     /// The reserve for side calls, of which the queue gets nothing.

@@ -67,18 +67,25 @@ impl ClusterHandle {
     pub(super) fn own_endpoint(
         &self,
         worker: &WorkerCx,
-        Affinity { hash, session, .. }: Affinity<'_>,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Option<Arc<EndpointState>> {
+        let Affinity { hash, session, subset } = affinity;
         if let Some(id) = session.and_then(|session| self.session_endpoint(worker, session)) {
             let members = self.cluster.members.load();
-            let endpoint = &members.endpoints[members.with_id(id)? as usize];
-            let usable = endpoint.may_continue() && !tried.has(&endpoint.name);
+            let subset = self.subset_of(&members, subset).map_or(Ok(None), |(subset, _)| subset);
+            let subset = subset.ok()?;
+            let index = members.with_id(id)?;
+            let endpoint = &members.endpoints[index as usize];
+            let usable = endpoint.may_continue()
+                && !tried.has(&endpoint.name)
+                && subset.is_none_or(|of| members.traits[index as usize].has(&of.key));
             return usable.then(|| Arc::clone(endpoint));
         }
         let hashes = hash.is_some() && self.cluster.peek_plan().balancing.balance.hashes();
         let chosen = hashes.then(|| {
-            self.choose(worker, Affinity::hashed(hash), tried, &|_: &EndpointState| false)
+            let affinity = Affinity { session: None, ..affinity };
+            self.probe(worker, affinity, tried, &|_: &EndpointState| false)
         });
         chosen?.ok()
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use sluice_core::Reason;
-use sluice_core::value::show_duration;
+use sluice_core::value::{plural, show_duration};
 
 use super::{BreakerLimit, Cluster};
 use crate::endpoint::{EndpointState, LoadKind};
@@ -90,7 +90,7 @@ impl Cluster {
         let reached = self.limit_reached(class);
         let Some(plan) = self.peek_plan().queue else { return reached };
         if why == reasons::QUEUE_FULL {
-            return format!("{reached}, and {} wait (`limits.queue.size`)", plan.size);
+            return format!("{reached}, and at most {} may wait (`limits.queue.size`)", plan.size);
         }
         let timeout = show_duration(plan.timeout);
         format!("{reached}, and no endpoint had room within {timeout} (`limits.queue.timeout`)")
@@ -107,10 +107,10 @@ impl Cluster {
             some => format!("; {some} drained or in maintenance"),
         };
         format!(
-            "{} unhealthy and {} ejected of {} endpoints{withdrawn}",
+            "{} unhealthy and {} ejected of {}{withdrawn}",
             count(|endpoint| !endpoint.is_healthy()),
             count(EndpointState::is_ejected),
-            members.endpoints.len()
+            plural(members.endpoints.len() as u64, "endpoint")
         )
     }
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::balance::BalancingPlan;
 use crate::balance::load_balancer::{BalancedEndpoint, Standing};
+use crate::balance::load_reports::ReportedLoads;
 use crate::balance::slow_start::WHOLE;
 use crate::balance::zones::FleetZones;
+use crate::balance::{BalancePlan, BalancingPlan};
 use crate::endpoint::{EndpointState, EndpointTraits};
 
 /// The memory of one cluster.
@@ -25,6 +26,8 @@ pub(super) struct Standings {
     weights: Vec<u32>,
     /// When usable endpoints became so; `None` for those that were there from the start. Empty without slow start.
     usable_since: HashMap<Arc<str>, Option<Instant>>,
+    /// What endpoints report of their load. Empty unless the balancer goes by it.
+    reports: ReportedLoads,
     /// Of each priority that has had a usable endpoint. Empty without a delay.
     priorities: BTreeMap<u32, Service>,
     /// The processes of each zone, as of the last selection.
@@ -66,6 +69,7 @@ impl Standings {
         let returns = self.hold_back(plan, traits, &mut next, now);
         let warmer = self.warm(plan, endpoints, &mut next, now);
         let weights: Vec<u32> = endpoints.iter().zip(traits).map(weight_of).collect();
+        let (weights, reported) = self.weigh(plan, endpoints, weights, now);
         let reweighted = weights != self.weights;
         let is_same = |place: usize| {
             self.current.get(place) == Some(&next[place])
@@ -76,7 +80,8 @@ impl Standings {
         let changed = changed.collect();
         self.current = next;
         self.weights = weights;
-        Followed { changed, reweighted, again_at: returns.into_iter().chain(warmer).min() }
+        let again_at = returns.into_iter().chain(warmer).chain(reported).min();
+        Followed { changed, reweighted, again_at }
     }
 
     /// The endpoints as they were last seen.
@@ -102,6 +107,24 @@ impl Standings {
             Some(Service::Returning(at)) => Some(*at),
             Some(Service::Serving | Service::Failed) | None => None,
         }
+    }
+
+    /// Weighs endpoints by what they report, if the balancer goes by it. Returns when they are to be weighed again.
+    fn weigh(
+        &mut self,
+        plan: &BalancingPlan,
+        endpoints: &[Arc<EndpointState>],
+        own: Vec<u32>,
+        now: Instant,
+    ) -> (Vec<u32>, Option<Instant>) {
+        let BalancePlan::LoadReports(plan) = &plan.balance else {
+            self.reports = ReportedLoads::default();
+            return (own, None);
+        };
+        let reported = endpoints.iter().map(|endpoint| (&endpoint.name, &endpoint.reported));
+        let next = self.reports.update(plan, reported, now);
+        let names = endpoints.iter().map(|endpoint| &endpoint.name);
+        (self.reports.weigh(names, own), Some(next))
     }
 
     /// Makes endpoints of priorities unusable that have failed and may not have their traffic back yet. Returns when the

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::Reason;
+use sluice_core::value::plural;
 use sluice_telemetry::{CounterSet, Gauge, Shard};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -130,7 +131,10 @@ impl HostTable<'_> {
             match self.make_room() {
                 Some(was_member) => changed = was_member.then(Waiting::new),
                 None => {
-                    let detail = format!("the cluster knows {max} hosts (`forward.max_hosts`)");
+                    let detail = format!(
+                        "the cluster knows {} (`forward.max_hosts`)",
+                        plural(max as u64, "host")
+                    );
                     let _ = answer.send(Err(ForwardFailure::new(reasons::LIMIT, detail)));
                     return None;
                 }

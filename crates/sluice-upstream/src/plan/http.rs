@@ -18,6 +18,9 @@ pub enum HttpVersion {
     Http3,
     /// What the TLS handshake negotiates.
     Auto,
+    /// That of the request. Requests over HTTP/3 use HTTP/2 unless [`Http3Plan::follows`] is set; what is no request of a
+    /// client uses HTTP/1.1, or HTTP/2 for gRPC.
+    Same,
 }
 
 /// How connections are reused.
@@ -72,6 +75,8 @@ pub struct Http3Plan {
     pub connection_window: Option<u32>,
     /// The congestion control algorithm.
     pub congestion: Congestion,
+    /// Whether requests over HTTP/3 go on over HTTP/3, with [`HttpVersion::Same`].
+    pub follows: bool,
     /// Set if HTTP/3 is attempted beside TCP, which [`HttpVersion::Auto`] may do.
     pub race: Option<RacePlan>,
 }
@@ -84,6 +89,7 @@ impl Default for Http3Plan {
             stream_window: 256 << 10,
             connection_window: None,
             congestion: Congestion::Cubic,
+            follows: false,
             race: None,
         }
     }

@@ -1,5 +1,6 @@
 //! `sluice run`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -8,14 +9,42 @@ use sluice_model::store::Store;
 use sluice_sys::process;
 
 use crate::Extensions;
-use crate::cli::{EXIT_CONFIG, Run};
-use crate::control::{self, ConfigBuilder, Options};
+use crate::cli::{EXIT_CONFIG, Format, Run};
+use crate::control::{self, ConfigBuilder, ConfigForm, Options};
 use crate::process_log::ProcessLog;
 
+/// How the proxy is started.
+pub(super) struct Start {
+    /// The file or folder of the configuration.
+    pub(super) config: PathBuf,
+    /// Number of worker threads; by default the number of processors.
+    pub(super) workers: Option<u16>,
+    /// Where events are written.
+    pub(super) report: Option<PathBuf>,
+    /// Whether files are watched.
+    pub(super) watch: bool,
+    /// Whether another process is taken over from.
+    pub(super) takeover: bool,
+    /// The format of the process log.
+    pub(super) log_format: Format,
+}
+
 pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitCode> {
-    let process_log = Rc::new(ProcessLog::start(options.log_format));
-    let config = options.config.path();
-    let builder = ConfigBuilder::new(extensions);
+    let start = Start {
+        config: options.config.path(),
+        workers: options.workers,
+        report: options.report.clone(),
+        watch: !options.no_watch,
+        takeover: options.takeover,
+        log_format: options.log_format,
+    };
+    self::start(start, ConfigBuilder::new(extensions, ConfigForm::Native))
+}
+
+/// Runs the proxy until it is stopped.
+pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<ExitCode> {
+    let Start { config, workers, report, watch, takeover, log_format } = start;
+    let process_log = Rc::new(ProcessLog::start(log_format));
     let built = match builder.build(&config, &Store::default()) {
         Ok(built) => built,
         Err(rejected) => {
@@ -27,22 +56,14 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         tracing::warn!("{}", warning.trim_end());
     }
     let files = process::raise_file_limit();
-    let workers = options.workers.map_or_else(process::processors, usize::from);
+    let workers = workers.map_or_else(process::processors, usize::from);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers,
         open_files_max = files,
         "starting"
     );
-    let options = Options {
-        config,
-        workers,
-        files,
-        report: options.report.clone(),
-        watch: !options.no_watch,
-        takeover: options.takeover,
-        process_log,
-    };
+    let options = Options { config, workers, files, report, watch, takeover, process_log };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())

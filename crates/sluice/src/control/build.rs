@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sluice_config::{Loaded, Sources, load, render};
+use sluice_config::{Loaded, Sources, render};
 use sluice_core::clock::ClockOrigin;
 use sluice_core::{Diags, Severity};
 use sluice_model::compile::{SharedParts, Surroundings};
@@ -14,12 +14,14 @@ use sluice_model::store::{Batch, Staged, Store, stage};
 use sluice_sys::memory;
 use sluice_tls::LoadError;
 
+use super::form::ConfigForm;
 use crate::Extensions;
 
 /// State that outlives every configuration and is needed to stage one.
 #[derive(Debug)]
 pub(crate) struct ConfigBuilder {
     pub(crate) around: Surroundings,
+    pub(super) form: ConfigForm,
     shared: Mutex<SharedParts>,
 }
 
@@ -72,9 +74,9 @@ impl Rejected {
 }
 
 impl ConfigBuilder {
-    pub(crate) fn new(extensions: Extensions) -> Self {
+    pub(crate) fn new(extensions: Extensions, form: ConfigForm) -> Self {
         let Extensions { connection, http } = extensions;
-        Self { around: Surroundings::new(connection, http), shared: Mutex::default() }
+        Self { around: Surroundings::new(connection, http), form, shared: Mutex::default() }
     }
 
     /// Reads a configuration and stages it beside `store`.
@@ -82,7 +84,7 @@ impl ConfigBuilder {
     /// # Errors
     /// [`Rejected`] if the configuration has errors.
     pub(crate) fn build(&self, path: &Path, store: &Store) -> Result<Built, Box<Rejected>> {
-        self.build_loaded(load(path), store)
+        self.build_loaded(self.form.load(path), store)
     }
 
     /// Stages a configuration that was read.

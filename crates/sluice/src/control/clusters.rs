@@ -256,6 +256,9 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
             if let Some(latency) = endpoint.latency.peak() {
                 item["latency_peak_seconds"] = latency.as_secs_f64().into();
             }
+            if let Some(weight) = endpoint.reported.last() {
+                item["reported_weight"] = weight.into();
+            }
             if let Some(facts) = endpoint.http3.facts() {
                 item["http3"] = of_http3(&facts, clock);
             }

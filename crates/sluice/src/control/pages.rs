@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_admin::{AdminChange, AdminSource, Page, Question, Selection};
-use sluice_config::{explain, load_sources};
+use sluice_config::explain;
 use sluice_core::LocalFuture;
 use sluice_core::clock::rfc3339;
 use sluice_core::limits::Limit;
@@ -160,7 +160,7 @@ impl Control {
         let show = move || {
             let around = &builder.around;
             let shapes = |name: &str| crate::shapes(&around.filters, &around.http_filters, name);
-            let loaded = load_sources(&sources, &folder);
+            let loaded = builder.form.load_sources(&sources, &folder);
             let read = loaded.config.zip(loaded.root);
             read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root, &shapes))
         };

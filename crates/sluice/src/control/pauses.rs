@@ -52,7 +52,7 @@ impl Control {
             let limit = Limit::Overrides.def().name;
             self.shard.counter(&LIMIT_REACHED, &[limit]).increment();
             return Err(format!(
-                "{max} listeners are paused, as many as `limits.{limit}` allows; resume some (GET /overrides lists them)"
+                "as many listeners are paused as `limits.{limit}` allows ({max}); resume some (GET /overrides lists them)"
             ));
         }
         pauses.insert(name.into(), self.clock.wall(self.clock.now()));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sluice_admin::Question;
 use sluice_codec::{Head, Version};
 use sluice_config::{Sources, explain, redact};
-use sluice_core::connection::{Peer, TlsFacts};
+use sluice_core::connection::{ClientCertFacts, Peer, TlsFacts};
 use sluice_core::{ConnInfo, Facts, Moment, Name, SharedValues};
 use sluice_l4::inspect::tls::{SNI, TLS};
 use sluice_l7::Runtime;
@@ -102,23 +102,14 @@ pub(super) struct RouteTrial<'a> {
 impl RouteTrial<'_> {
     /// How a request would be routed, for each chain that serves HTTP.
     pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
-        let mut head = head_of(question)?;
-        let tls = match (question.tls.as_deref(), &question.sni) {
-            (None, sni) => sni.is_some().then_some(true),
-            (Some("true"), _) => Some(true),
-            (Some("false"), None) => Some(false),
-            (Some("false"), Some(_)) => return Err("without TLS there is no `sni`".into()),
-            (Some(other), _) => return Err(format!("`tls` must be true or false, not `{other}`")),
-        };
+        let head = head_of(question)?;
+        let tls = tls_of(question)?;
         let mut values = SharedValues::default();
         for value in &question.values {
             let (name, text) = pair("value", value)?;
             values.set_named(name, text)?;
         }
-        let source: Option<IpAddr> = match &question.source {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| format!("`{text}` is not an IP address"))?),
-        };
+        let peer = peer_of(question)?;
         let mut items = Vec::new();
         for (name, listener) in self.store.listeners() {
             if question.listener.as_deref().is_some_and(|asked| asked != &**name) {
@@ -147,8 +138,12 @@ impl RouteTrial<'_> {
                         "routes": &*http.routes,
                     });
                     let tls = tls.unwrap_or(terminates);
-                    head.set_scheme(if tls { b"https" } else { b"http" });
-                    let conn = tls.then(|| encrypted(name, question.sni.as_deref()));
+                    let conn = tls.then(|| encrypted(name, question));
+                    let mut head = head.clone();
+                    let address = peer.ip().map_or_else(String::new, |ip| ip.to_string());
+                    let source = http.options.edge.apply(&mut head, peer, &address, tls).ip();
+                    item["source"] = source.map(|ip| ip.to_string()).into();
+                    item["scheme"] = head.scheme().into();
                     let subject = RouteInput {
                         head: &head,
                         source,
@@ -271,15 +266,42 @@ fn version_of(word: &str) -> Result<Version, String> {
     }
 }
 
-/// A connection over TLS with this server name.
-fn encrypted(listener: &Name, server_name: Option<&str>) -> ConnInfo {
+/// Whether the connection uses TLS, if that is said.
+fn tls_of(question: &Question) -> Result<Option<bool>, String> {
+    let needs_it = [
+        ("sni", question.sni.is_some()),
+        ("client_certificate", question.client_certificate.is_some()),
+    ];
+    let needs_it = needs_it.iter().find(|(_, given)| *given).map(|(parameter, _)| parameter);
+    match (question.tls.as_deref(), needs_it) {
+        (None, given) => Ok(given.is_some().then_some(true)),
+        (Some("true"), _) => Ok(Some(true)),
+        (Some("false"), None) => Ok(Some(false)),
+        (Some("false"), Some(parameter)) => Err(format!("without TLS there is no `{parameter}`")),
+        (Some(other), _) => Err(format!("`tls` must be true or false, not `{other}`")),
+    }
+}
+
+/// The other end of the connection.
+fn peer_of(question: &Question) -> Result<Peer, String> {
+    let Some(text) = &question.source else { return Ok(Peer::Unknown) };
+    let ip: IpAddr = text.parse().map_err(|_| format!("`{text}` is not an IP address"))?;
+    Ok(Peer::Ip((ip, 0).into()))
+}
+
+/// A connection over TLS, with the server name and the certificate that are asked about.
+fn encrypted(listener: &Name, question: &Question) -> ConnInfo {
     let (id, peer) = (0, Peer::Unknown);
     let conn = ConnInfo::new(id, Arc::clone(listener), peer, peer, Moment::NEVER);
     conn.tls.get_or_init(|| {
         let (version, cipher, alpn) = ("1.3", "unknown", None);
-        Box::new(TlsFacts { version, cipher, alpn, client: None, resumed: false })
+        let subject = question.client_certificate.as_deref();
+        let client = subject.map(|subject| {
+            Arc::new(ClientCertFacts { subject: subject.into(), ..ClientCertFacts::default() })
+        });
+        Box::new(TlsFacts { version, cipher, alpn, client, resumed: false })
     });
-    if let Some(name) = server_name {
+    if let Some(name) = &question.sni {
         let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());
         conn.facts.get_or_init(|| Box::new(facts()));
     }

@@ -19,7 +19,7 @@ fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("sluice.yaml");
     std::fs::write(&config, yaml).unwrap();
-    let builder = ConfigBuilder::new(crate::Extensions::default());
+    let builder = ConfigBuilder::new(crate::Extensions::default(), ConfigForm::Native);
     let built = builder.build(&config, &Store::default());
     let built = built.unwrap_or_else(|rejected| panic!("{rejected}"));
     let options = Options {

@@ -33,6 +33,11 @@ pub(crate) const CASES: &[Fault] = &[
         inject: no_descriptors,
     },
     Fault {
+        name: "The system has no memory left for a connection",
+        reason: "local.memory",
+        inject: no_memory,
+    },
+    Fault {
         name: "The endpoint's name does not exist",
         reason: "upstream.dns",
         inject: no_such_name,
@@ -220,6 +225,16 @@ fn no_descriptors() -> Seen {
         let all = sluice.metric("sluice_listener_connections_accepted_total", "") == 100;
         (all && sluice.items("/connections").is_empty()).then_some(())
     });
+    seen.showing(origin.addr(), "127.0.0.1:9001")
+}
+
+fn no_memory() -> Seen {
+    const ENOBUFS: i32 = 105;
+    let origin = Origin::start("a");
+    let up = [origin.addr().to_string()];
+    let sluice = Sluice::new().connect_fails(ENOBUFS).start(&web(&up, "", ""));
+    let heard = ask(&sluice);
+    let seen = Seen::request(&sluice, "local.memory").heard(heard).at(origin.addr());
     seen.showing(origin.addr(), "127.0.0.1:9001")
 }
 

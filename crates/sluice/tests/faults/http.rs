@@ -6,7 +6,7 @@ use sluice_testkit::frames::{H2, frame, get, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Authority, Origin, Running, Sluice, tls};
 
-use crate::kit::{Fault, Seen, send, start, told, web_with};
+use crate::kit::{Fault, Seen, nobody, send, start, told, web_with};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault {
@@ -75,6 +75,19 @@ pub(crate) const CASES: &[Fault] = &[
         },
     },
     Fault { name: "A client makes too many requests", reason: "http.rate", inject: rate },
+    Fault {
+        name: "A client makes too many requests while the service for limits is away",
+        reason: "http.global_rate",
+        inject: global_rate,
+    },
+    Fault {
+        name: "A request is aborted on purpose",
+        reason: "fault.abort",
+        inject: || {
+            let filter = ", filters: [{ fault: { abort: { status: 503 } } }]";
+            refused(filter, "", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "fault.abort")
+        },
+    },
     Fault { name: "A client resets streams without end", reason: "http.flood", inject: flood },
     Fault {
         name: "A client upgrades to a protocol that the rule does not list",
@@ -144,6 +157,21 @@ fn rate() -> Seen {
     assert_eq!(client.get("a", "/").status(), 200);
     let heard = told(&client.get("a", "/"));
     Seen::request(&sluice, "http.rate").heard(heard).at("\"web\"").at("\"all\"")
+}
+
+fn global_rate() -> Seen {
+    let (origin, away) = (Origin::start("a"), nobody());
+    let sluice = Sluice::new().start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ global_rate_limit: {{ service: limits, domain: edge, \
+           descriptors: source_ip, on_error: local, local: 1/d }} }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
+         clusters:\n  up: {{ endpoints: [\"{}\"] }}\n  limits: {{ endpoints: [\"{away}\"], protocol: http2 }}\n",
+        origin.addr()
+    ));
+    let mut client = Client::connect(sluice.addr("web"));
+    assert_eq!(client.get("a", "/").status(), 200);
+    let heard = told(&client.get("a", "/"));
+    Seen::request(&sluice, "http.global_rate").heard(heard).at("\"web\"").at("\"all\"")
 }
 
 fn flood() -> Seen {
@@ -221,7 +249,7 @@ fn too_large_to_hold() -> Seen {
 }
 
 fn grpc() -> Seen {
-    let gone = crate::kit::nobody();
+    let gone = nobody();
     let sluice = start(&web_with("", &[gone.to_string()], "", ""));
     let mut client = H2::connect(sluice.addr("web"));
     let mut fields = get("a", "/orders.v1.Orders/Get");

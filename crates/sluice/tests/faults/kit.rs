@@ -129,6 +129,15 @@ impl Seen {
         self.record["upstream_hosts_attempted"].to_string().contains(&format!(" {code}"))
     }
 
+    /// What the record says in words: its detail, its attempts and its side calls.
+    pub(crate) fn said(&self) -> Vec<&str> {
+        let of = |key: &str| match &self.record[key] {
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
+            value => Vec::from_iter(value.as_str()),
+        };
+        ["detail", "upstream_hosts_attempted", "side_calls"].into_iter().flat_map(of).collect()
+    }
+
     /// What distinguishes the fault from others.
     pub(crate) fn cause(&self) -> String {
         if self.record.is_null() {

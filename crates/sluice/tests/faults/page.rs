@@ -59,16 +59,6 @@ pub(crate) fn write(
     out
 }
 
-/// The reasons without a case.
-pub(crate) fn undriven(codes: &[&str], reasons: &BTreeMap<String, String>) -> String {
-    let mut out = "\n## Not brought about by the test\n".to_owned();
-    for code in codes {
-        let help = reasons.get(*code).map_or("", String::as_str);
-        let _ = write!(out, "\n`{code}`: {help}\n");
-    }
-    out
-}
-
 fn entry(fault: &Fault, seen: &Seen, reasons: &BTreeMap<String, String>, out: &mut String) {
     let _ = write!(out, "\n### {}\n\n", fault.name);
     if fault.reason.is_empty() {

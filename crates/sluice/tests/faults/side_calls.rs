@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use sluice_testkit::origin::Client;
+use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, Running, Sluice, wait};
 
 use crate::kit::{Fault, Seen, ask, nobody};
@@ -47,6 +48,11 @@ pub(crate) const CASES: &[Fault] = &[
         name: "The gRPC service that a filter asks returns no message",
         reason: "sidecall.malformed",
         inject: grpc_without_message,
+    },
+    Fault {
+        name: "The Redis server that a limit is counted at refuses the command",
+        reason: "sidecall.redis",
+        inject: redis_refused,
     },
 ];
 
@@ -153,4 +159,26 @@ fn grpc_without_message() -> Seen {
     let sluice = start_grpc(&origin, service.addr("web"));
     let heard = ask(&sluice);
     seen(&sluice, "sidecall.malformed", heard)
+}
+
+fn redis_refused() -> Seen {
+    let (origin, redis) = (
+        Origin::start("a"),
+        Server::start(|mut stream| {
+            let mut heard = [0; 4096];
+            while std::io::Read::read(&mut stream, &mut heard)? > 0 {
+                std::io::Write::write_all(
+                    &mut stream,
+                    b"-NOPERM this user has no permissions to run the 'evalsha' command\r\n",
+                )?;
+            }
+            Ok(())
+        }),
+    );
+    let filter =
+        "rate_limit: { requests: 1/s, redis: { cluster: auth, timeout: 20s, on_error: deny } }";
+    let text = yaml(&origin, redis.addr(), "", "").replace("ask: { cluster: auth }", filter);
+    let sluice = Sluice::new().workers(1).start(&text);
+    let heard = ask(&sluice);
+    seen(&sluice, "sidecall.redis", heard)
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use sluice_io::WorkerCx;
 
+use super::place::{in_chunks, in_head, in_trailers};
 use super::{H1Receiving, H1Stream, Role, Sending, closed_in_body, copy};
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
@@ -35,19 +36,22 @@ impl H1Stream {
         }
         loop {
             if let Some(input) = &mut self.input
-                && let Some((start, end)) =
-                    self.scan.find_end(input, limits).map_err(|fault| faulty(role, fault, input))?
+                && let Some((start, end)) = self
+                    .scan
+                    .find_end(input, limits)
+                    .map_err(|fault| in_head(fault, role, input, limits))?
             {
                 let bytes = &input[start..end];
                 let lower = self.options.lower;
                 let asked_upgrade = self.asked_upgrade;
                 let meta = match self.role {
-                    Role::Server => parse::request(bytes, head, limits, lower)?,
-                    Role::Client => parse::response(bytes, head, self.method, limits, lower)
-                        .map_err(|fault| faulty(role, fault, bytes))?,
+                    Role::Server => parse::request(bytes, head, limits, lower),
+                    Role::Client => parse::response(bytes, head, self.method, limits, lower),
                 };
+                let meta = meta.map_err(|fault| in_head(fault, role, bytes, limits))?;
                 if self.role == Role::Client && head.status() == 101 && !asked_upgrade {
-                    return Poll::Ready(Err(ParseError::UpgradeUnasked.into()));
+                    let fault = ParseError::UpgradeUnasked;
+                    return Poll::Ready(Err(in_head(fault, role, bytes, limits)));
                 }
                 input.consume(end);
                 if input.is_empty() {
@@ -140,7 +144,10 @@ impl H1Stream {
                     return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last }));
                 }
                 H1Receiving::Chunked(chunked) => {
-                    let piece = chunked.read(&mut data, self.options.limits.bytes)?;
+                    let limits = self.options.limits;
+                    let read = chunked.read(&mut data, limits.bytes);
+                    let piece = read
+                        .map_err(|fault| in_chunks(fault, self.role, chunked.passed(), limits))?;
                     let done = chunked.is_done();
                     if piece.read < data.len() {
                         self.input = Some(copy(worker, &data[piece.read..])?);
@@ -153,8 +160,8 @@ impl H1Stream {
                     let last = done && lines.is_empty();
                     if done && !last {
                         let mut trailers = Box::<Head>::default();
-                        let options = &self.options;
-                        parse::trailers(lines, &mut trailers, options.limits, options.lower)?;
+                        parse::trailers(lines, &mut trailers, limits, self.options.lower)
+                            .map_err(|fault| in_trailers(fault, self.role, lines, limits))?;
                         self.receiving = H1Receiving::Trailers(trailers);
                     } else if last {
                         self.receiving = H1Receiving::Done;
@@ -248,16 +255,5 @@ impl H1Stream {
     ) -> Poll<Result<usize, HttpError>> {
         self.input = None;
         self.stream.poll_recv(cx, worker, scratch).map_err(HttpError::from)
-    }
-}
-
-/// Returns the error for a fault in a head; for an endpoint's it includes the place, since the client is not shown it.
-fn faulty(role: Role, fault: ParseError, head: &[u8]) -> HttpError {
-    match role {
-        Role::Server => fault.into(),
-        Role::Client => HttpError::new(
-            ErrorKind::Malformed(fault.status()),
-            parse::place::in_response(fault, head),
-        ),
     }
 }

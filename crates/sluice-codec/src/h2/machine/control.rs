@@ -173,8 +173,8 @@ const STREAM_WINDOW: &str = "http2.stream_window";
 /// Characters of a GOAWAY's debug data that are shown.
 const DEBUG_DATA: usize = 200;
 
-/// Formats debug data as a byte string.
+/// Quotes debug data.
 fn shown(said: &[u8]) -> String {
-    let said = format!("b\"{}\"", said.get(..DEBUG_DATA).unwrap_or(said).escape_ascii());
+    let said = format!("\"{}\"", said.get(..DEBUG_DATA).unwrap_or(said).escape_ascii());
     said.chars().take(DEBUG_DATA).collect()
 }

@@ -27,6 +27,8 @@ pub enum ConnectionEnd {
     Closed,
     /// The socket failed, or the peer does not respond.
     Broken(ErrorKind, String),
+    /// A client took too long to send request headers, or another frame.
+    Overdue,
     /// It was drained, or is not needed any more.
     Done,
 }
@@ -49,6 +51,7 @@ impl ConnectionEnd {
                 HttpError::new(ErrorKind::Reset, "http2: the peer closed the connection")
             }
             Self::Broken(kind, error) => HttpError::new(*kind, format!("http2: {error}")),
+            Self::Overdue => HttpError::coded(ErrorKind::Timeout, "http2.head_timeout"),
             Self::Done => HttpError::new(ErrorKind::Cancelled, "http2: the connection was closed"),
         }
     }
@@ -176,7 +179,13 @@ impl H2Machine {
             }
             StreamEnd::Refused => self.refusal(),
             StreamEnd::Buffers => HttpError::buffers(),
-            StreamEnd::Connection => self.end.as_ref().unwrap_or(&ConnectionEnd::Closed).error(),
+            StreamEnd::Connection => match self.end.as_ref().unwrap_or(&ConnectionEnd::Closed) {
+                // What took too long was not this request.
+                ConnectionEnd::Overdue => {
+                    HttpError::new(ErrorKind::Reset, "http2: GOAWAY sent: head_timeout")
+                }
+                end => end.error(),
+            },
         })
     }
 
@@ -201,7 +210,7 @@ impl H2Machine {
             ConnectionEnd::Buffers => Some(H2Code::ENHANCE_YOUR_CALM),
             // The last GOAWAY of a drain has said so.
             ConnectionEnd::Done if matches!(self.drain, DrainPhase::Final(_)) => None,
-            ConnectionEnd::Done => Some(H2Code::NO_ERROR),
+            ConnectionEnd::Done | ConnectionEnd::Overdue => Some(H2Code::NO_ERROR),
             ConnectionEnd::NotHttp2
             | ConnectionEnd::SpeaksHttp1
             | ConnectionEnd::Closed
@@ -244,6 +253,11 @@ impl H2Machine {
     pub fn unanswered(&mut self) {
         let text = "a PING was not acknowledged".to_owned();
         self.fail(ConnectionEnd::Broken(ErrorKind::Reset, text));
+    }
+
+    /// The client has taken too long to send what [`H2Machine::partial_since`] tells of.
+    pub fn overdue(&mut self) {
+        self.fail(ConnectionEnd::Overdue);
     }
 
     /// Tells a client to open no more streams. Open ones continue; those that it opens before it knows are served.

@@ -68,8 +68,20 @@ impl H2Machine {
             if let Err(violation) = self.step(&mut bytes) {
                 self.violated(violation);
             }
+            if !self.is_partial() {
+                self.partial_since = None;
+            }
+        }
+        if self.is_partial() {
+            self.partial_since.get_or_insert(now);
         }
         self.replied += self.out.len() - before;
+    }
+
+    /// Whether a frame other than DATA, or a header block, has arrived in part.
+    const fn is_partial(&self) -> bool {
+        let of_frame = matches!(self.reading, Reading::Head(_, 1..) | Reading::Payload(..));
+        of_frame || self.block.is_some()
     }
 
     /// Takes bytes off the front: those of one part of a frame.

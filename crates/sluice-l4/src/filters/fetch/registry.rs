@@ -10,8 +10,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use sluice_core::limits::Limit;
-
 use super::cell::{AnyCell, FetchCell, FetchStatus};
 use super::run::{self, FetchRunner};
 use super::{FetchKey, FetchOrigin, FetchSchedule, Fetched, FileOrigin, read};
@@ -56,7 +54,7 @@ impl Fetches {
         &self,
         origin: FileOrigin,
     ) -> Result<Fetched<T>, String> {
-        let content = read(&origin.path, Limit::SideCallBytes.def().max)?;
+        let content = read(&origin.path, origin.limit.def().max, origin.limit)?;
         let parsed = T::parse(&content)?;
         let fetched: Fetched<T> = self.declare(Arc::new(origin), FetchSchedule::default());
         fetched.0.begin_with(&content, parsed);

@@ -240,7 +240,7 @@ fn a_file_is_read_again_when_it_changes() {
     let path = file.1.clone();
     with_control(1, async |worker, fetches, runner| {
         file.0.write_all(b"a").unwrap();
-        let origin = Arc::new(FileOrigin { path: path.clone() });
+        let origin = Arc::new(FileOrigin { path: path.clone(), limit: Limit::SideCallBytes });
         let schedule = FetchSchedule { refetch_after: HOUR, ..on_demand() };
         let fetched = fetches.declare::<Words>(origin, schedule);
         assert_eq!(fetches.files(), [path]);
@@ -261,7 +261,9 @@ fn a_file_that_was_read_when_it_was_declared_is_new_only_once_it_changes() {
     let path = file.1.clone();
     with_control(1, async |_, fetches, runner| {
         file.0.write_all(b"a").unwrap();
-        let fetched = fetches.declare_file::<Words>(FileOrigin { path }).unwrap();
+        let fetched = fetches
+            .declare_file::<Words>(FileOrigin { path, limit: Limit::SideCallBytes })
+            .unwrap();
         let first = fetched.current().unwrap();
         let mut ended = fetched.0.fetch.ended.subscribe();
         fetches.start(&runner);
@@ -280,8 +282,8 @@ fn a_file_that_was_read_when_it_was_declared_is_new_only_once_it_changes() {
 fn what_cannot_be_read_says_why() {
     let (mut file, path) = tempfile();
     file.write_all(b"12345").unwrap();
-    assert_eq!(read(&path, 5).unwrap(), b"12345");
-    let said = |path: &Path, max| read(path, max).unwrap_err();
+    assert_eq!(read(&path, 5, Limit::SideCallBytes).unwrap(), b"12345");
+    let said = |path: &Path, max| read(path, max, Limit::SideCallBytes).unwrap_err();
     assert_eq!(said(&path, 4), "has more than 4 bytes (`limits.side_call_bytes`)");
     assert_eq!(said(&std::env::temp_dir(), 4), "is not a file");
     std::fs::remove_file(&path).unwrap();

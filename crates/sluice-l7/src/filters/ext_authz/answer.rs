@@ -168,7 +168,7 @@ pub(super) fn add(reply: &mut Reply, name: &str, value: &[u8]) {
 }
 
 /// A structure as the tree that filters share.
-fn tree(of: StructMessage) -> Json {
+pub(in crate::filters) fn tree(of: StructMessage) -> Json {
     let members = of.fields.into_iter().map(|(name, value)| (name.into(), value_tree(value)));
     Json::Object(members.collect())
 }

@@ -16,6 +16,7 @@ use sluice_io::WorkerCx;
 use sluice_l4::filters::{Content, FetchOrigin, LiveSecret};
 use sluice_upstream::Cluster;
 
+use crate::form::{self, FormText};
 use crate::json::Json;
 use crate::side_calls::{SideCalls, SideRequest};
 
@@ -41,6 +42,8 @@ pub struct AccessToken {
     pub text: Box<str>,
     /// How long after it was fetched it is used.
     pub lifetime: Duration,
+    /// How long after it was fetched it is valid, which is somewhat longer.
+    pub valid: Duration,
 }
 
 impl fmt::Debug for AccessToken {
@@ -64,7 +67,7 @@ impl Content for AccessToken {
         if !kind.eq_ignore_ascii_case("bearer") {
             return Err("`token_type` is not `Bearer`".into());
         }
-        let lifetime = match response.get("expires_in") {
+        let valid = match response.get("expires_in") {
             None => LIFETIME,
             Some(Json::Text(text)) => Duration::from_secs(text.parse().map_err(|_| EXPIRES)?),
             Some(Json::Whole(seconds)) => {
@@ -72,8 +75,8 @@ impl Content for AccessToken {
             }
             Some(_) => return Err(EXPIRES.into()),
         };
-        let lifetime = lifetime.saturating_sub(MARGIN.min(lifetime / 4));
-        Ok(Self { text: text.into(), lifetime })
+        let lifetime = valid.saturating_sub(MARGIN.min(valid / 4));
+        Ok(Self { text: text.into(), lifetime, valid })
     }
 
     fn lifetime(&self) -> Option<Duration> {
@@ -92,11 +95,7 @@ pub struct TokenOrigin {
     /// The host; that of the endpoint if omitted.
     pub host: Option<Authority>,
     /// The client.
-    pub client_id: String,
-    /// Its secret.
-    pub client_secret: LiveSecret<SecretText>,
-    /// How it is sent.
-    pub authentication: ClientAuthentication,
+    pub client: OauthClient,
     /// What the token is for; the server's default if empty.
     pub scopes: Vec<String>,
 }
@@ -107,67 +106,94 @@ impl fmt::Debug for TokenOrigin {
     }
 }
 
-/// Percent-encodes a text for a form (WHATWG URL, `application/x-www-form-urlencoded`).
-fn form_encoded(text: &[u8]) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
-                encoded.push(char::from(*byte));
+/// A client of an authorisation server, as it proves who it is.
+pub struct OauthClient {
+    /// Its ID.
+    pub id: String,
+    /// Its secret; `None` for a public client, which proves nothing.
+    pub secret: Option<LiveSecret<SecretText>>,
+    /// How the secret is sent.
+    pub authentication: ClientAuthentication,
+}
+
+/// Shows no secret.
+impl fmt::Debug for OauthClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OauthClient({})", self.id)
+    }
+}
+
+impl OauthClient {
+    /// A POST of a form to an endpoint of the server, in the name of the client.
+    pub fn post(&self, path: &str, host: Option<&str>, form: FormText) -> SideRequest {
+        let mut request = SideRequest::new("POST", path)
+            .with("content-type", b"application/x-www-form-urlencoded")
+            .with("accept", b"application/json");
+        if let Some(host) = host {
+            request = request.host(host);
+        }
+        let Some(secret) = &self.secret else {
+            return request.body(form.with("client_id", &self.id).into_text());
+        };
+        // Of a secret that is not UTF-8, the body cannot be decoded to a text; the bytes are sent all the same.
+        let (id, secret) = (&self.id, form::encode(secret.current().bytes()));
+        match self.authentication {
+            ClientAuthentication::Header => {
+                let pair = format!("{}:{secret}", form::encode(id.as_bytes()));
+                let value = format!("Basic {}", BASE64.encode(pair.as_bytes()));
+                request.with("authorization", value.as_bytes()).body(form.into_text())
             }
-            b' ' => encoded.push('+'),
-            _ => {
-                let _ = write!(encoded, "%{byte:02X}");
+            ClientAuthentication::Body => {
+                let mut body = form.with("client_id", id).into_text();
+                let _ = write!(body, "&client_secret={secret}");
+                request.body(body)
             }
         }
     }
-    encoded
+
+    /// What makes the client different from others, never shown.
+    pub fn identity(&self) -> String {
+        // A named secret may get another text without being another one.
+        let secret = self.secret.as_ref().map(|secret| {
+            let own = secret.name().is_none().then(|| secret.current().bytes().to_vec());
+            (secret.name().map(str::to_owned), own)
+        });
+        format!("{} {:?} {secret:?}", self.id, self.authentication)
+    }
+}
+
+/// The word that says what is wrong in the error response of a server (RFC 6749 §5.2): `invalid_client`, for example.
+pub fn error_word(body: &[u8]) -> Option<String> {
+    let body = Json::parse(body).ok()?;
+    let word = body.get("error").and_then(Json::text)?;
+    is_error_word(word).then(|| word.to_owned())
+}
+
+/// Whether a text may be such a word, and can be shown.
+pub fn is_error_word(word: &str) -> bool {
+    !word.is_empty()
+        && word.len() < 64
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 impl TokenOrigin {
     fn request(&self) -> SideRequest {
-        let secret = self.client_secret.current();
-        let (id, secret) = (form_encoded(self.client_id.as_bytes()), form_encoded(secret.bytes()));
-        let mut body = "grant_type=client_credentials".to_owned();
+        let mut form = FormText::default().with("grant_type", "client_credentials");
         if !self.scopes.is_empty() {
-            let _ = write!(body, "&scope={}", form_encoded(self.scopes.join(" ").as_bytes()));
+            form = form.with("scope", &self.scopes.join(" "));
         }
-        let mut request = SideRequest::new("POST", &self.path)
-            .with("content-type", b"application/x-www-form-urlencoded")
-            .with("accept", b"application/json");
-        if let Some(host) = &self.host {
-            request = request.host(&host.0);
-        }
-        match self.authentication {
-            ClientAuthentication::Header => {
-                let pair = BASE64.encode(format!("{id}:{secret}").as_bytes());
-                request = request.with("authorization", format!("Basic {pair}").as_bytes());
-            }
-            ClientAuthentication::Body => {
-                let _ = write!(body, "&client_id={id}&client_secret={secret}");
-            }
-        }
-        request.body(body)
+        self.client.post(&self.path, self.host.as_ref().map(|host| &*host.0), form)
     }
 }
 
 impl FetchOrigin for TokenOrigin {
     fn name(&self) -> String {
         let host = self.host.as_ref().map_or("", |host| &host.0);
-        format!("{}: {host}{} for {}", self.cluster.name, self.path, self.client_id)
+        format!("{}: {host}{} for {}", self.cluster.name, self.path, self.client.id)
     }
 
     fn identity(&self) -> String {
-        // A named secret may get another text without being another one.
-        let secret = &self.client_secret;
-        let own = secret.name().is_none().then(|| secret.current().bytes().to_vec());
-        format!(
-            "{} {:?} {:?} {:?} {own:?}",
-            self.name(),
-            self.authentication,
-            self.scopes,
-            secret.name()
-        )
+        format!("{} {} {:?}", self.name(), self.client.identity(), self.scopes)
     }
 
     fn fetch(&self, worker: &Rc<WorkerCx>, by: Moment) -> LocalFuture<Result<Vec<u8>, String>> {
@@ -178,14 +204,7 @@ impl FetchOrigin for TokenOrigin {
             if status == 200 {
                 return Ok(response.body.to_vec());
             }
-            // RFC 6749 §5.2: one word that says what is wrong, `invalid_client` for example.
-            let word = Json::parse(&response.body).ok();
-            let word = word.as_ref().and_then(|body| body.get("error")).and_then(Json::text);
-            let is_word = |word: &&str| {
-                word.len() < 64
-                    && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-            };
-            Err(match word.filter(is_word) {
+            Err(match error_word(&response.body) {
                 Some(word) => format!("answered {status}: {word}"),
                 None => format!("answered {status}"),
             })
@@ -231,10 +250,5 @@ mod tests {
         ] {
             assert_eq!(token(text).unwrap_err(), problem, "{text}");
         }
-    }
-
-    #[test]
-    fn a_form_has_no_character_that_means_something_else() {
-        assert_eq!(form_encoded("a b&c=d+e%ä/*-._".as_bytes()), "a+b%26c%3Dd%2Be%25%C3%A4%2F*-._");
     }
 }

@@ -3,11 +3,7 @@
 //! Owns: which are remembered, within a bound on their bytes. Refuses to know: how they are verified. Keeps: an entry is
 //! found by the whole token and its provider, never by a hash alone; it counts only for the keys that verified it; only
 //! verified tokens take memory, so that a client without one cannot push others out.
-//!
-//! Two generations: entries used since the last turn, and those used before it. When the young ones take half of the
-//! bound, the old ones are forgotten.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
@@ -15,22 +11,23 @@ use foldhash::quality::RandomState;
 
 use super::keys::KeySet;
 use super::verified::VerifiedToken;
+use crate::filters::generations::Generations;
 
 /// The verified tokens of a worker.
 #[derive(Debug)]
 pub(super) struct TokenCache {
-    young: HashMap<u64, Arc<VerifiedToken>>,
-    old: HashMap<u64, Arc<VerifiedToken>>,
-    young_bytes: usize,
-    half: usize,
+    all: Generations<u64, Arc<VerifiedToken>>,
     hasher: RandomState,
 }
 
 impl TokenCache {
     /// An empty cache whose entries take at most `bytes_max`.
     pub(super) fn new(bytes_max: usize) -> Self {
-        let (young, old) = (HashMap::new(), HashMap::new());
-        Self { young, old, young_bytes: 0, half: bytes_max / 2, hasher: RandomState::default() }
+        Self { all: Generations::new(bytes_max), hasher: RandomState::default() }
+    }
+
+    fn key(&self, provider: u64, token: &[u8]) -> u64 {
+        self.hasher.hash_one((provider, token))
     }
 
     /// Returns the entry of a token for a provider. If other keys verified it than are known now, everything that they
@@ -41,55 +38,21 @@ impl TokenCache {
         token: &[u8],
         keys: &Arc<KeySet>,
     ) -> Option<Arc<VerifiedToken>> {
-        let key = self.hasher.hash_one((provider, token));
+        let key = self.key(provider, token);
         let is_it =
-            |entry: &&Arc<VerifiedToken>| entry.provider == provider && *entry.token == *token;
-        let young = self.young.get(&key).filter(is_it);
-        let is_young = young.is_some();
-        let found = young.or_else(|| self.old.get(&key).filter(is_it)).cloned()?;
+            |entry: &Arc<VerifiedToken>| entry.provider == provider && *entry.token == *token;
+        let found = self.all.get(&key, is_it)?;
         if !Arc::ptr_eq(&found.keys, keys) {
-            self.forget(provider, keys);
+            self.all.retain(|entry| entry.provider != provider || Arc::ptr_eq(&entry.keys, keys));
             return None;
-        }
-        if !is_young {
-            self.old.remove(&key);
-            self.insert(Arc::clone(&found));
         }
         Some(found)
     }
 
     /// Remembers a token; returns whether others were forgotten for lack of room.
     pub(super) fn insert(&mut self, token: Arc<VerifiedToken>) -> bool {
-        if token.bytes() > self.half {
-            return false;
-        }
-        let turns = self.young_bytes + token.bytes() > self.half;
-        if turns {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
-        }
-        let key = self.hasher.hash_one((token.provider, &*token.token));
-        self.young_bytes += token.bytes();
-        if let Some(earlier) = self.young.insert(key, token) {
-            self.young_bytes -= earlier.bytes();
-        }
-        turns
-    }
-
-    /// Forgets what other keys than these have verified for a provider.
-    fn forget(&mut self, provider: u64, keys: &Arc<KeySet>) {
-        let stays = |_: &u64, entry: &mut Arc<VerifiedToken>| {
-            entry.provider != provider || Arc::ptr_eq(&entry.keys, keys)
-        };
-        self.young.retain(stays);
-        self.old.retain(stays);
-        self.young_bytes = self.young.values().map(|entry| entry.bytes()).sum();
-    }
-
-    /// The bytes of all entries.
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
-        self.young.values().chain(self.old.values()).map(|entry| entry.bytes()).sum()
+        let (key, bytes) = (self.key(token.provider, &token.token), token.bytes());
+        self.all.insert(key, token, bytes)
     }
 }
 
@@ -133,21 +96,20 @@ mod tests {
         for number in 0..1000 {
             turns += u32::from(cache.insert(token(1, &format!("{number:05}"), &keys)));
             assert!(cache.get(1, b"often", &keys).is_some(), "{number}");
-            assert!(cache.bytes() <= max, "{} bytes", cache.bytes());
+            assert!(cache.all.bytes() <= max, "{} bytes", cache.all.bytes());
         }
         assert!(turns > 10 && cache.get(1, b"00001", &keys).is_none());
         let large = token(1, &"x".repeat(max), &keys);
-        assert!(!cache.insert(large) && cache.bytes() <= max, "it is not remembered");
+        assert!(!cache.insert(large) && cache.all.bytes() <= max, "it is not remembered");
     }
 
     #[test]
     fn two_tokens_with_one_hash_are_two_tokens() {
         let keys = keys();
         let mut cache = TokenCache::new(1 << 20);
-        cache.insert(token(1, "a", &keys));
-        let entry = cache.young.drain().next().map(|(_, entry)| entry);
-        let key = cache.hasher.hash_one((1_u64, &b"b"[..]));
-        cache.young.extend(entry.map(|entry| (key, entry)));
+        let entry = token(1, "a", &keys);
+        let (key, bytes) = (cache.key(1, b"b"), entry.bytes());
+        cache.all.insert(key, entry, bytes);
         assert!(cache.get(1, b"b", &keys).is_none());
     }
 }

@@ -177,10 +177,12 @@ impl KeySet {
     }
 }
 
-impl Content for KeySet {
-    /// Parses a JSON Web Key Set. Keys of other types and for other uses are left out, as RFC 7517 §5 asks.
-    fn parse(content: &[u8]) -> Result<Self, String> {
-        let set = Json::parse(content)?;
+impl KeySet {
+    /// Reads a JSON Web Key Set. Keys of other types and for other uses are left out, as RFC 7517 §5 asks.
+    ///
+    /// # Errors
+    /// What is wrong with it, without any of its content.
+    pub fn of(set: &Json) -> Result<Self, String> {
         let keys = set.get("keys").and_then(Json::items);
         let keys = keys.ok_or("it is not a JSON Web Key Set: there is no array `keys`")?;
         if keys.len() > KEYS_MAX {
@@ -199,6 +201,12 @@ impl Content for KeySet {
             Some(problem) => Err(format!("it has no key that can be used; {problem}")),
             None => Err("it has no key".into()),
         }
+    }
+}
+
+impl Content for KeySet {
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        Self::of(&Json::parse(content)?)
     }
 }
 

@@ -70,20 +70,60 @@ pub(super) struct Provider {
 
 /// What becomes of the claims of a token.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ClaimPassing {
+pub(in crate::filters) struct ClaimPassing {
     /// Whether endpoints get the token.
-    pub(super) forward: bool,
+    pub(in crate::filters) forward: bool,
     /// The claims that go into headers: header and path.
-    pub(super) headers: Vec<(String, String)>,
+    pub(in crate::filters) headers: Vec<(String, String)>,
     /// The header that gets all claims, as they are in the token.
-    pub(super) payload_header: Option<String>,
+    pub(in crate::filters) payload_header: Option<String>,
     /// The claim that says who it is.
-    pub(super) subject: String,
+    pub(in crate::filters) subject: String,
 }
 
+/// Headers by name, with their values.
+pub(in crate::filters) type PassedHeaders = Vec<(Box<str>, Box<[u8]>)>;
+
 impl ClaimPassing {
+    /// The headers that a request gets; `payload` is the claims as they are in the token.
+    ///
+    /// # Errors
+    /// [`TokenRefusal::Claim`].
+    pub(in crate::filters) fn headers_of(
+        &self,
+        claims: &Json,
+        payload: &[u8],
+    ) -> Result<PassedHeaders, TokenRefusal> {
+        let mut headers = Vec::new();
+        for (name, path) in &self.headers {
+            let Some(claim) = claims.at(path) else { continue };
+            let value = claim.to_string();
+            if !is_field_value(value.as_bytes()) {
+                return Err(TokenRefusal::Claim);
+            }
+            headers.push((name.as_str().into(), value.into_bytes().into()));
+        }
+        if let Some(name) = &self.payload_header {
+            headers.push((name.as_str().into(), payload.into()));
+        }
+        Ok(headers)
+    }
+
+    /// Whom the claims name.
+    pub(in crate::filters) fn identity_of(
+        &self,
+        claims: &Json,
+        means: Means,
+        provider: &Name,
+    ) -> Option<Arc<Identity>> {
+        let subject = claims.at(&self.subject).and_then(Json::text);
+        let name = subject.filter(|name| !name.is_empty())?;
+        let issuer = Some((**provider).into());
+        Some(Arc::new(Identity { means, issuer, name: name.into() }))
+    }
+
     /// The headers that claims go into.
-    pub(super) fn header_names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::filters) fn header_names(&self) -> impl Iterator<Item = &str> {
         self.headers.iter().map(|(name, _)| name.as_str()).chain(self.payload_header.as_deref())
     }
 }
@@ -132,25 +172,10 @@ impl Provider {
         now: Duration,
     ) -> Result<VerifiedToken, TokenRefusal> {
         let parsed = token::parse(token, bytes_max)?;
-        let CheckedToken { claims, validity } = parsed.check(&self.rules, &keys, now)?;
-        let mut headers = Vec::new();
-        for (name, path) in &self.passing.headers {
-            let Some(claim) = claims.at(path) else { continue };
-            let value = claim.to_string();
-            if !is_field_value(value.as_bytes()) {
-                return Err(TokenRefusal::Claim);
-            }
-            headers.push((name.as_str().into(), value.into_bytes().into()));
-        }
-        if let Some(name) = &self.passing.payload_header {
-            let payload = token.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
-            headers.push((name.as_str().into(), payload.into()));
-        }
-        let subject = claims.at(&self.passing.subject).and_then(Json::text);
-        let identity = subject.filter(|name| !name.is_empty()).map(|name| {
-            let issuer = Some((*self.name).into());
-            Arc::new(Identity { means: Means::Jwt, issuer, name: name.into() })
-        });
+        let CheckedToken { claims, validity, .. } = parsed.check(&self.rules, &keys, now)?;
+        let payload = token.split(|byte| *byte == b'.').nth(1).unwrap_or_default();
+        let headers = self.passing.headers_of(&claims, payload)?;
+        let identity = self.passing.identity_of(&claims, Means::Jwt, &self.name);
         let (provider, token) = (self.id, token.into());
         let bytes = 0;
         let verified =

@@ -93,7 +93,7 @@ sluice_core::section! {
 
 /// Headers by name, with the claims that are put into them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClaimHeaders(Vec<(String, String)>);
+pub struct ClaimHeaders(pub Vec<(String, String)>);
 
 impl Setting for ClaimHeaders {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {

@@ -199,6 +199,8 @@ pub struct CheckedToken {
     pub claims: Json,
     /// When it is valid.
     pub validity: Validity,
+    /// What it was signed with.
+    pub algorithm: SigningAlgorithm,
 }
 
 /// Parses a token without believing anything of it.
@@ -260,7 +262,9 @@ impl ParsedToken<'_> {
             is_for(claim("aud"), audiences)?;
         }
         match keys.judge(algorithm, text("kid"), self.signed, &self.signature) {
-            SignatureVerdict::Valid => Ok(CheckedToken { claims: self.claims, validity }),
+            SignatureVerdict::Valid => {
+                Ok(CheckedToken { claims: self.claims, validity, algorithm })
+            }
             SignatureVerdict::Invalid => Err(TokenRefusal::Signature),
             SignatureVerdict::NoKey => Err(TokenRefusal::Key),
         }
@@ -268,7 +272,10 @@ impl ParsedToken<'_> {
 }
 
 /// Checks `aud`: a string, or an array of strings (RFC 7519 §4.1.3).
-fn is_for(aud: Option<&Json>, audiences: &[Box<str>]) -> Result<(), TokenRefusal> {
+///
+/// # Errors
+/// [`TokenRefusal::Audience`] if none of them is one of these.
+pub fn is_for(aud: Option<&Json>, audiences: &[Box<str>]) -> Result<(), TokenRefusal> {
     let ours = |text: &str| audiences.iter().any(|own| **own == *text);
     let fits = match aud {
         None => false,

@@ -8,39 +8,27 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sluice_core::Moment;
-use sluice_l4::filters::buckets::Bucket;
-
 /// What the headers of a response say, a member for each limit.
 #[derive(Debug, Default)]
-pub(super) struct RateFields {
+pub(in crate::filters) struct RateFields {
     policy: String,
     left: String,
 }
 
 impl RateFields {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::filters) const fn is_empty(&self) -> bool {
         self.policy.is_empty()
     }
 
-    /// Adds a limit: what its bucket holds in all and in which time, and what it holds now and for how long.
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        bucket: &Bucket,
-        now: Moment,
-        every: Duration,
-        burst: u32,
-    ) {
+    /// Adds a limit: its count and the seconds that it is for; what is left of it, and for how many seconds. The name is
+    /// printable ASCII without quotes and backslashes.
+    pub(in crate::filters) fn put(&mut self, name: &str, policy: (u32, u64), left: (u32, u64)) {
         let separator = if self.policy.is_empty() { "" } else { ", " };
-        let window = seconds(every.saturating_mul(burst)).max(1);
-        let _ = write!(self.policy, "{separator}\"{name}\";q={burst};w={window}");
-        let left = bucket.left(now, every, burst);
-        let full = seconds(bucket.full_at().since(now));
-        let _ = write!(self.left, "{separator}\"{name}\";r={left};t={full}");
+        let _ = write!(self.policy, "{separator}\"{name}\";q={};w={}", policy.0, policy.1);
+        let _ = write!(self.left, "{separator}\"{name}\";r={};t={}", left.0, left.1);
     }
 
-    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+    pub(in crate::filters) fn headers(&self) -> Vec<(&'static str, String)> {
         if self.is_empty() {
             return Vec::new();
         }
@@ -49,7 +37,7 @@ impl RateFields {
 }
 
 /// Whole seconds, rounded up.
-fn seconds(time: Duration) -> u64 {
+pub(in crate::filters) fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
@@ -58,13 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_rounded_down_and_the_time_up() {
-        let (mut bucket, second) = (Bucket::default(), Duration::from_secs(1));
-        let now = Moment::from_micros(10_000_000);
-        assert!((0..3).all(|_| bucket.take(now, second, 5)));
+    fn limits_are_members_of_a_list_and_times_are_rounded_up() {
         let mut fields = RateFields::default();
-        fields.add("ip", &bucket, now.after(Duration::from_millis(500)), second, 5);
-        fields.add("all", &Bucket::default(), now, Duration::from_millis(10), 10);
+        assert!(fields.headers().is_empty());
+        fields.put("ip", (5, 5), (2, seconds(Duration::from_millis(2500))));
+        fields.put("all", (10, 1), (10, seconds(Duration::ZERO)));
         assert_eq!(
             fields.headers(),
             [

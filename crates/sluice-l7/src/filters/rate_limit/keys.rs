@@ -3,18 +3,18 @@
 //! Owns: the parts of a request that a limit may tell apart, and the key that they make. Refuses to know: rates. Keeps: what
 //! a request does not have is a value of its own; two requests with different parts never make the same text.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use sluice_codec::names::is_token;
 use sluice_codec::{Head, Known};
-use sluice_core::connection::Peer;
 use sluice_core::values::check_name;
 use sluice_core::{Cidr, SharedValues};
-use sluice_l4::filters::buckets::source_of;
 
 use crate::filters::Cx;
-use crate::header_values::cookie;
+use crate::header_values::{cookie, query_parameter};
 use crate::host_name::bare_host;
+use crate::hygiene::decode_graphic;
 use crate::identity::who;
 
 /// A part of a request.
@@ -32,6 +32,8 @@ pub enum RateKey {
     Header(String),
     /// A cookie.
     Cookie(String),
+    /// A query parameter, decoded.
+    Query(String),
     /// A value that filters share.
     Value(String),
     /// The path; its first segments, if a number is given.
@@ -40,13 +42,17 @@ pub enum RateKey {
     Host,
     /// The method.
     Method,
+    /// The rule.
+    Route,
+    /// The cluster that the rule names.
+    Cluster,
 }
 
 sluice_core::text_setting! {
-    RateKey, "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME, path, path/SEGMENTS, host or method", "source_ip", parse_key, ToString::to_string;
+    RateKey, "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster", "source_ip", parse_key, ToString::to_string;
 }
 
-const KINDS: &str = "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, value:NAME, path, path/SEGMENTS, host or method";
+const KINDS: &str = "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster";
 
 fn parse_key(text: &str) -> Result<RateKey, String> {
     let wrong = || format!("expected {KINDS}, not `{text}`");
@@ -58,6 +64,7 @@ fn parse_key(text: &str) -> Result<RateKey, String> {
         return match kind {
             "header" if is_token(name.as_bytes()) => Ok(RateKey::Header(name.to_ascii_lowercase())),
             "cookie" if is_token(name.as_bytes()) => Ok(RateKey::Cookie(name.to_owned())),
+            "query" if !name.is_empty() => Ok(RateKey::Query(name.to_owned())),
             "value" => check_name(name).map(|()| RateKey::Value(name.to_owned())),
             _ => Err(wrong()),
         };
@@ -79,6 +86,8 @@ fn parse_key(text: &str) -> Result<RateKey, String> {
             "path" => Ok(RateKey::Path(None)),
             "host" => Ok(RateKey::Host),
             "method" => Ok(RateKey::Method),
+            "route" => Ok(RateKey::Route),
+            "cluster" => Ok(RateKey::Cluster),
             _ => Err(wrong()),
         },
     }
@@ -94,11 +103,14 @@ impl std::fmt::Display for RateKey {
             Self::Identity => f.write_str("identity"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
             Self::Value(name) => write!(f, "value:{name}"),
             Self::Path(None) => f.write_str("path"),
             Self::Path(Some(segments)) => write!(f, "path/{segments}"),
             Self::Host => f.write_str("host"),
             Self::Method => f.write_str("method"),
+            Self::Route => f.write_str("route"),
+            Self::Cluster => f.write_str("cluster"),
         }
     }
 }
@@ -106,42 +118,71 @@ impl std::fmt::Display for RateKey {
 impl RateKey {
     /// Appends what a request has of it, or that it has nothing.
     pub(super) fn append(&self, cx: &Cx<'_>, head: &Head, out: &mut Vec<u8>) {
+        // All lines of a header one by one: otherwise each other line, or each other way to write them, would be another key.
+        if let Self::Header(name) = self {
+            let values = || head.values(name.as_bytes());
+            put(out, Some(&values().count().to_le_bytes()));
+            values().for_each(|value| put(out, Some(value)));
+            return;
+        }
+        put(out, self.read(cx, head).as_deref());
+    }
+
+    /// What a request has of it. Several lines of a header have commas between them.
+    pub(in crate::filters) fn read<'h>(
+        &self,
+        cx: &Cx<'_>,
+        head: &'h Head,
+    ) -> Option<Cow<'h, [u8]>> {
         let source = cx.summary.source;
+        let owned = |text: String| Some(Cow::Owned(text.into_bytes()));
         match self {
-            Self::All => put(out, None),
-            Self::SourceIp => put(out, Some(source_of(source).to_string().as_bytes())),
-            Self::SourceBlock(v4, v6) => {
-                put(
-                    out,
-                    block_of(source, *v4, *v6)
-                        .map(|block| block.to_string())
-                        .as_deref()
-                        .map(str::as_bytes),
-                );
-            }
+            Self::All => None,
+            Self::SourceIp => owned(source_text(source.ip()?)),
+            Self::SourceBlock(v4, v6) => owned(block_of(source.ip()?, *v4, *v6).to_string()),
             Self::Identity => {
                 let conn = cx.conn.subject(source, cx.conn_values);
-                let who = who(cx.values, conn.tls).map(|who| who.to_string());
-                put(out, who.as_deref().map(str::as_bytes));
+                owned(who(cx.values, conn.tls)?.to_string())
             }
-            // All of its lines: otherwise each other line would be another key.
             Self::Header(name) => {
-                let values = || head.values(name.as_bytes());
-                put(out, Some(&values().count().to_le_bytes()));
-                values().for_each(|value| put(out, Some(value)));
+                let name = name.as_bytes();
+                let mut lines = head.values(name);
+                let first = lines.next()?;
+                if lines.next().is_none() {
+                    return head.get_named(name).map(Cow::Borrowed);
+                }
+                let others = head.values(name).skip(1);
+                Some(Cow::Owned(others.fold(first.to_vec(), |mut all, line| {
+                    all.push(b',');
+                    all.extend_from_slice(line);
+                    all
+                })))
             }
             Self::Cookie(name) => {
-                let lines = head.values(Known::Cookie.text().as_bytes());
-                let mut found = lines.filter_map(|line| cookie(line, name.as_bytes()));
-                put(out, found.next());
+                let lines = head.fields().filter(|(own, _)| Known::of(own) == Some(Known::Cookie));
+                let mut found = lines.filter_map(|(_, line)| cookie(line, name.as_bytes()));
+                found.next().map(Cow::Borrowed)
             }
-            Self::Value(name) => {
-                put(out, shared(cx.values, cx, name).as_deref().map(str::as_bytes));
+            Self::Query(name) => {
+                owned(decode_graphic(query_parameter(head.query().unwrap_or_default(), name)?))
             }
-            Self::Path(segments) => put(out, Some(first_segments(head.path_only(), *segments))),
-            Self::Host => put(out, Some(bare_host(head.authority()).as_bytes())),
-            Self::Method => put(out, Some(head.method_text().as_bytes())),
+            Self::Value(name) => owned(shared(cx.values, cx, name)?),
+            Self::Path(segments) => {
+                Some(Cow::Borrowed(first_segments(head.path_only(), *segments)))
+            }
+            Self::Host => owned(bare_host(head.authority()).into_owned()),
+            Self::Method => Some(Cow::Borrowed(head.method_text().as_bytes())),
+            Self::Route => owned(cx.summary.route.as_ref()?.to_string()),
+            Self::Cluster => owned(cx.summary.destination.as_ref()?.to_string()),
         }
+    }
+}
+
+/// An IPv4 address, or the /64 of an IPv6 address.
+pub(crate) fn source_text(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        v6 => Cidr::around(v6, 64).to_string(),
     }
 }
 
@@ -156,10 +197,11 @@ fn put(out: &mut Vec<u8>, value: Option<&[u8]>) {
     out.extend_from_slice(value.unwrap_or_default());
 }
 
-fn block_of(source: Peer, v4: u8, v6: u8) -> Option<Cidr> {
-    let ip = source.ip()?.to_canonical();
+/// The block of one prefix length around an IPv4 address, and of the other around an IPv6 address.
+pub(crate) fn block_of(ip: IpAddr, v4: u8, v6: u8) -> Cidr {
+    let ip = ip.to_canonical();
     let bits = if matches!(ip, IpAddr::V4(_)) { v4 } else { v6 };
-    Some(Cidr::around(ip, bits))
+    Cidr::around(ip, bits)
 }
 
 /// The beginning of a path with so many segments; all of it without a number.
@@ -188,6 +230,9 @@ mod tests {
             "path/2",
             "host",
             "method",
+            "query:page",
+            "route",
+            "cluster",
         ] {
             assert_eq!(parse_key(text).unwrap().to_string(), text);
         }
@@ -206,6 +251,7 @@ mod tests {
             "path:2",
             "value:no.such",
             "host/2",
+            "query:",
         ] {
             assert!(parse_key(text).is_err(), "{text}");
         }

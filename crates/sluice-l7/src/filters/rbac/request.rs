@@ -17,6 +17,7 @@ use sluice_l4::rbac::settings::ConditionSettings;
 use sluice_l4::rbac::{Formula, Lean, PolicyCondition, PolicyKey, SubjectKey};
 use smallvec::SmallVec;
 
+use self::expression::RequestExpression;
 use crate::host_name::bare_host;
 use crate::hygiene;
 use crate::identity::who;
@@ -24,6 +25,8 @@ use crate::path_match::{DEPTH_MAX, PathMatch, folders};
 use crate::path_value::PathValue;
 use crate::value_match::{ValueMatch, Values, ValuesOfFilters, texts_of};
 use crate::words::MethodName;
+
+pub(super) mod expression;
 
 section! {
     /// A condition on requests. All given fields must match, and of a list, any value.
@@ -39,7 +42,7 @@ section! {
         /// Names in the client's certificate (URI or DNS name) or its subject: exact, prefix*, *suffix (of names only), or *
         /// for any certificate.
         pub certificate: Vec<CertificateName>,
-        /// Who makes the request, as the filters that verify it and `%IDENTITY%` say: `jwt:PROVIDER/SUBJECT`, `basic:USER`,
+        /// Who makes the request, as the filters that verify it and `%IDENTITY%` say: `jwt:PROVIDER/SUBJECT`, `oidc:PROVIDER/SUBJECT`, `basic:USER`,
         /// `api_key:NAME`, `certificate:NAME`; or { prefix: } and so on, as of headers.
         pub identity: Vec<ValueMatch>,
         /// Hosts, without ports: exact, *.suffix or prefix.*.
@@ -54,6 +57,8 @@ section! {
         pub headers: Values,
         /// Values that filters share, by their names, matched like headers, as they are printed.
         pub values: ValuesOfFilters,
+        /// An expression in CEL that must be true, over `request`, `source`, `destination`, `connection` and `metadata`.
+        pub when: Option<RequestExpression>,
         /// All of these conditions.
         pub all: Vec<RequestCondition>,
         /// Any of these conditions.
@@ -68,7 +73,7 @@ impl ConditionSettings for RequestCondition {
 
     fn formula(&self) -> Formula<RequestMatch> {
         let Self { source, peer, port, sni, certificate, identity, host, path, .. } = self;
-        let Self { case_sensitive, method, headers, values, all, any, not, .. } = self;
+        let Self { case_sensitive, method, headers, values, when, all, any, not, .. } = self;
         let conn = conn_conditions(source, peer, port, sni, certificate).map(RequestMatch::Conn);
         let paths = path.iter().map(|path| match case_sensitive {
             true => path.0.clone(),
@@ -80,6 +85,7 @@ impl ConditionSettings for RequestCondition {
             (!host.is_empty()).then(|| RequestMatch::Host(host.clone())),
             (!path.is_empty()).then(|| RequestMatch::Path(paths.collect())),
             (!method.is_empty()).then(|| RequestMatch::Method(methods.collect())),
+            when.clone().map(|when| RequestMatch::When(Box::new(when))),
         ];
         let headers = headers.0.iter().cloned();
         let values = values.0.0.iter().cloned();
@@ -123,6 +129,8 @@ pub(in crate::filters) enum RequestMatch {
     Header(String, ValueMatch),
     /// A value that filters share.
     Value(String, ValueMatch),
+    /// An expression.
+    When(Box<RequestExpression>),
 }
 
 /// What conditions on requests compare.
@@ -214,6 +222,7 @@ impl PolicyCondition for RequestMatch {
                 }
             }
             Self::Value(name, wanted) => wanted.fits_shared(subject.shared(name)),
+            Self::When(expression) => expression.fits(subject, lean),
         }
     }
 
@@ -248,6 +257,7 @@ impl PolicyCondition for RequestMatch {
             }
             Self::Header(name, wanted) => exact(RequestDimension::Header(name.clone()), wanted),
             Self::Value(name, wanted) => exact(RequestDimension::Value(name.clone()), wanted),
+            Self::When(_) => None,
         }
     }
 

@@ -10,6 +10,7 @@ use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::rbac::settings::ConditionSettings as _;
 use sluice_l4::rbac::{Formula, Lean, PolicyCondition as _, PolicySet};
 
+use super::request::expression::RequestExpression;
 use super::request::{RequestCondition, RequestMatch, RequestSubject};
 use crate::identity::{Identity, Means, WHO};
 use crate::json::Json;
@@ -27,6 +28,7 @@ fn request(method: &str, host: &str, path: &str, fields: &[(&str, &str)]) -> Hea
 fn judged<R>(head: &Head, judge: impl FnOnce(&RequestSubject<'_>) -> R) -> R {
     let (values, shared, unix) = (ConnValues::default(), SharedValues::default(), Peer::Unix);
     let conn = ConnSubject {
+        id: 7,
         source: unix,
         peer: unix,
         local: unix,
@@ -165,6 +167,46 @@ fn the_fields_of_a_condition_are_all_required() {
     }
 }
 
+/// Whether a policy of `deny` and one of `allow` with this expression match a request.
+fn with_expression(text: &str, head: &Head) -> (bool, bool) {
+    let when = RequestExpression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let of = RequestCondition { when: Some(when), ..condition() };
+    judged(head, |subject| {
+        (of.formula().fits(subject, Lean::ToMatch), of.formula().fits(subject, Lean::ToMiss))
+    })
+}
+
+#[test]
+fn an_expression_counts_as_other_conditions_do() {
+    let fields = [("x-role", "admin"), ("x-role", "user"), ("user-agent", "shop/1.0")];
+    let head = request("GET", "Shop.test:443", "/admin/x?q=1", &fields);
+    let (yes, no, failed) = ((true, true), (false, false), (true, false));
+    for (text, expected) in [
+        ("request.method == 'GET' && request.url_path.startsWith('/admin/')", yes),
+        ("request.path == '/admin/x?q=1' && request.query == 'q=1'", yes),
+        ("request.host == 'Shop.test:443' && request.scheme == 'https'", yes),
+        ("request.headers['x-role'] == 'admin,user'", yes),
+        ("request.headers[':method'] == 'GET' && request.headers['host'] == 'Shop.test:443'", yes),
+        ("request.useragent.matches('^shop/') && request.protocol == 'HTTP/1.1'", yes),
+        ("has(request.referer) || has(request.size) || has(request.headers.none)", no),
+        ("request.referer == ''", no),
+        ("!(request.headers.exists(name, name == 'x-role'))", no),
+        ("connection.id == 7 && !connection.mtls", yes),
+        ("has(connection.requested_server_name) || has(source.address)", no),
+        ("has(source.port) && source.port / 0 == 1", no),
+        ("connection.id / 0 == 1", failed),
+        ("request.method", failed),
+        ("request.method > 1", failed),
+    ] {
+        assert_eq!(with_expression(text, &head), expected, "{text}");
+    }
+    // Each reading of the path counts, as in other conditions.
+    let text = "request.url_path.startsWith('/admin/')";
+    for (path, expected) in [("/admin%2Fx", failed), ("//admin/x", failed), ("/public", no)] {
+        assert_eq!(with_expression(text, &request("GET", "a", path, &[])), expected, "{path}");
+    }
+}
+
 fn some_match() -> impl Strategy<Value = RequestMatch> {
     let path = prop_oneof![
         "(/[ab]){1,3}(/\\*)?".prop_map(|text| PathMatch::parse(&text).unwrap()),
@@ -236,6 +278,7 @@ fn an_identity_and_the_members_of_a_claim_are_found_with_and_without_an_index() 
     let identity = |text: &str| RequestMatch::Identity(vec![exact("basic:ann"), exact(text)]);
     let (head, values, unix) = (request("GET", "a", "/", &[]), ConnValues::default(), Peer::Unix);
     let conn = ConnSubject {
+        id: 7,
         source: unix,
         peer: unix,
         local: unix,

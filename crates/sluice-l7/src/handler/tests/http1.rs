@@ -69,6 +69,18 @@ fn requests_that_arrive_together_are_served_in_order() {
 }
 
 #[test]
+fn a_long_pipeline_leaves_others_their_turn() {
+    on_http1(None, async |bench| {
+        let mut client = bench.connect().await;
+        // The first read takes it whole.
+        let count = 64;
+        (0..count).for_each(|_| bench.responds(200));
+        let most = bench.most_in_a_row(&mut client, &REQUEST.repeat(count), 64).await;
+        assert!(most <= 32, "{most} requests");
+    });
+}
+
+#[test]
 fn a_request_may_arrive_byte_by_byte() {
     on_http1(None, async |bench| {
         bench.responds(200);

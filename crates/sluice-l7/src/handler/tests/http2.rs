@@ -53,22 +53,23 @@ impl FrameClient {
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = length[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        self.client.send(&frame).await;
+        self.client.send(&frame(kind, flags, stream, payload)).await;
     }
 
     /// Sends a request without a body; returns its stream.
     async fn requests(&mut self) -> u32 {
+        let (stream, frame) = self.request();
+        self.client.send(&frame).await;
+        stream
+    }
+
+    /// A request without a body: its stream and its frame.
+    fn request(&mut self) -> (u32, Vec<u8>) {
         let stream = self.next;
         self.next += 2;
         // RFC 7541 §6: GET, http, /, and the authority as a literal.
         let head = [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test"].concat();
-        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &head).await;
-        stream
+        (stream, frame(HEADERS, END_HEADERS | END_STREAM, stream, &head))
     }
 
     /// The frames received since the last call; their acknowledgements are sent.
@@ -114,6 +115,15 @@ impl FrameClient {
     }
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
 fn take_frame(bytes: &mut Vec<u8>) -> Option<Frame> {
     let (length, rest) = bytes.split_first_chunk::<3>()?;
     let length =
@@ -123,6 +133,84 @@ fn take_frame(bytes: &mut Vec<u8>) -> Option<Frame> {
     let frame = Frame { kind: rest[0], flags: rest[1], stream, payload };
     bytes.drain(..9 + length);
     Some(frame)
+}
+
+#[test]
+fn a_header_block_that_does_not_arrive_ends_the_connection() {
+    // Nothing; a part of a frame header; a part of a header block; one that is to go on.
+    let head = [&[0x82, 0x86, 0x84, 0x41, 8][..], b"app.test"].concat();
+    let whole = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head);
+    let unended = frame(HEADERS, END_STREAM, 1, &head);
+    for (sent, is_due) in
+        [(&[][..], false), (&whole[..3], true), (&whole[..15], true), (&unended[..], true)]
+    {
+        for open in [false, true] {
+            on_http2(
+                |plan| plan.options.h2.ping_interval = None,
+                async |bench| {
+                    let endpoint = bench.endpoint();
+                    let mut client = FrameClient::on(&bench).await;
+                    if open {
+                        client.next = 3;
+                        client.requests().await;
+                    }
+                    // A stream that is opened later has a larger number.
+                    let mut sent = sent.to_vec();
+                    if let Some(id) = sent.get_mut(8).filter(|_| open) {
+                        *id = 5;
+                    }
+                    client.client.send(&sent).await;
+                    bench.pass(HEAD_TIMEOUT - SECOND).await;
+                    // More of it does not help; it is the whole that counts.
+                    if sent.len() > 9 {
+                        client.client.send(&whole[15..16]).await;
+                    }
+                    client.client.check_end(None);
+                    bench.pass(SECOND * 2).await;
+                    client.client.check_end(is_due.then_some(reasons::HEAD_TIMEOUT));
+                    assert_eq!(client.count(GOAWAY).await, usize::from(is_due));
+                    assert_eq!(bench.faults("http2.head_timeout"), i64::from(is_due));
+                    drop(endpoint);
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn frames_that_are_cut_anywhere_are_not_overdue() {
+    on_http2(
+        |plan| plan.options.h2.ping_interval = None,
+        async |bench| {
+            let mut client = FrameClient::on(&bench).await;
+            for _ in 0..20 {
+                bench.responds(204);
+                let (stream, request) = client.request();
+                // Each read ends within a frame, but none takes long.
+                client.client.send(&request[..5]).await;
+                bench.pass(HEAD_TIMEOUT / 4).await;
+                client.client.send(&request[5..]).await;
+                client.check_response(stream).await;
+                bench.pass(HEAD_TIMEOUT / 4).await;
+            }
+            client.client.check_end(None);
+        },
+    );
+}
+
+#[test]
+fn many_requests_at_once_leave_others_their_turn() {
+    on_http2(
+        |_| {},
+        async |bench| {
+            let mut client = FrameClient::on(&bench).await;
+            let count = 64;
+            (0..count).for_each(|_| bench.responds(200));
+            let requests: Vec<u8> = (0..count).flat_map(|_| client.request().1).collect();
+            let most = bench.most_in_a_row(&mut client.client, &requests, 64).await;
+            assert!(most <= 32, "{most} requests");
+        },
+    );
 }
 
 #[test]

@@ -6,9 +6,9 @@
 use sluice_core::settings::{Plain, Shape, Short, ShortForm, bind_entries, entries_of};
 use sluice_core::value::{Authority, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, choice, section};
+use sluice_l7::template::HttpTemplate;
 
 use super::rewriting::RegexRewrite;
-use super::words::Text;
 use crate::sections::subsets::SubsetValues;
 
 choice! {
@@ -49,7 +49,7 @@ section! {
         /// The status.
         pub status: u16 = "200",
         /// The body; it may contain %OPERATOR%s.
-        pub body: Text = "",
+        pub body: HttpTemplate = "",
         /// The media type of the body.
         pub content_type: String = "text/plain; charset=utf-8",
     }

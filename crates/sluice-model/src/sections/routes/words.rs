@@ -4,28 +4,9 @@
 //! Keeps: a word that could never match is refused.
 
 use sluice_codec::names::is_token;
-use sluice_core::settings::{Plain, Shape, bind_verbatim};
+use sluice_core::settings::{Plain, Shape};
 use sluice_core::{Diags, Node, Path, Setting};
-use sluice_l7::template::HttpTemplate;
 pub use sluice_l7::words::{HeaderName, MethodName};
-
-/// Text that may contain `%OPERATOR%`s.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Text(pub HttpTemplate);
-
-impl Setting for Text {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_verbatim(node, at, diags, "text", HttpTemplate::parse).map(Self)
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "text", example: "hello" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(self.0.source().to_owned())
-    }
-}
 
 /// A protocol that clients may upgrade to.
 #[derive(Clone, Debug, PartialEq)]

@@ -61,10 +61,11 @@ impl Picks {
     }
 }
 
-const ALL: [Balance; 6] = [
+const ALL: [Balance; 7] = [
     Balance::RoundRobin,
     Balance::LeastRequest,
     Balance::PeakEwma,
+    Balance::LoadReports,
     Balance::Random,
     Balance::RingHash,
     Balance::Maglev,

@@ -17,28 +17,59 @@ use crate::metadata::SubsetKey;
 use crate::{metrics, reasons};
 
 impl ClusterHandle {
+    /// The endpoint of a pick.
     pub(in super::super) fn choose(
         &self,
         worker: &WorkerCx,
-        Affinity { hash, session, subset }: Affinity<'_>,
+        affinity: Affinity<'_>,
         tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.load();
+        let subset = self.subset_of(&members, affinity.subset);
+        if let Some((_, result)) = subset {
+            self.count_subset_pick(worker, result);
+        }
+        let subset = subset.map_or(Ok(None), |(subset, _)| subset)?;
+        self.choose_among(worker, &members, subset, affinity, tried, full)
+    }
+
+    /// The endpoint that a pick would get, without counting one.
+    pub(in super::super) fn probe(
+        &self,
+        worker: &WorkerCx,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+        full: &dyn Fn(&EndpointState) -> bool,
+    ) -> Result<Arc<EndpointState>, Reason> {
+        let members = self.cluster.members.load();
+        let subset = self.subset_of(&members, affinity.subset);
+        let subset = subset.map_or(Ok(None), |(subset, _)| subset)?;
+        self.choose_among(worker, &members, subset, affinity, tried, full)
+    }
+
+    fn choose_among(
+        &self,
+        worker: &WorkerCx,
+        members: &Membership,
+        subset: Option<&Subset>,
+        Affinity { hash, session, .. }: Affinity<'_>,
+        tried: Tried<'_>,
+        full: &dyn Fn(&EndpointState) -> bool,
+    ) -> Result<Arc<EndpointState>, Reason> {
         // Nothing is picked among hosts that clients name.
         if members.hosts.is_some() && self.cluster.is_configured() {
             return Err(reasons::NAME_MISSING);
         }
-        let priorities = tried.priorities_in(&members);
+        let priorities = tried.priorities_in(members);
         let is_tried = |index: u32, endpoint: &EndpointState| {
             tried.endpoints.contains(&endpoint.name)
                 || (!priorities.is_empty()
                     && priorities.contains(&members.traits[index as usize].priority))
         };
         let openings = Openings { is_full: full, is_tried: &is_tried };
-        let subset = self.subset_of(worker, &members, subset)?;
         if let Some(session) = session
-            && let Some(endpoint) = self.resume(worker, session, &members, subset, &openings)?
+            && let Some(endpoint) = self.resume(worker, session, members, subset, &openings)?
         {
             return Ok(endpoint);
         }
@@ -53,7 +84,7 @@ impl ClusterHandle {
         };
         let endpoint = match balancer.pick(&members.endpoints, &openings, &mut chooser) {
             Ok(index) => Arc::clone(&members.endpoints[index as usize]),
-            Err(shortage) => return Err(self.why_none(&members, shortage)),
+            Err(shortage) => return Err(self.why_none(members, shortage)),
         };
         if let Some(session) = session {
             self.note_session(worker, session, &endpoint);
@@ -61,18 +92,15 @@ impl ClusterHandle {
         Ok(endpoint)
     }
 
-    /// The subset that a pick is made from; `None` is all endpoints.
-    ///
-    /// # Errors
-    /// There is no such subset, and nothing instead.
-    fn subset_of<'m>(
+    /// The subset that a pick is made from, or why there is none, and what that counts as; `None` if there are no subsets.
+    /// No subset is all endpoints.
+    pub(in super::super) fn subset_of<'m>(
         &self,
-        worker: &WorkerCx,
         members: &'m Membership,
         key: Option<&SubsetKey>,
-    ) -> Result<Option<&'m Subset>, Reason> {
-        let Some(subsets) = &members.subsets else { return Ok(None) };
-        let (subset, result) = match subsets.find(key) {
+    ) -> Option<(Result<Option<&'m Subset>, Reason>, &'static str)> {
+        let subsets = members.subsets.as_ref()?;
+        Some(match subsets.find(key) {
             SubsetChoice::Asked(subset) => (Ok(Some(subset)), "selected"),
             SubsetChoice::Instead(subset) => (Ok(Some(subset)), "fallback"),
             SubsetChoice::All => (Ok(None), "fallback"),
@@ -81,11 +109,13 @@ impl ClusterHandle {
                 (Err(self.why_none(members, Shortage::None)), "refused")
             }
             SubsetChoice::Nothing => (Err(reasons::NO_SUBSET), "refused"),
-        };
+        })
+    }
+
+    fn count_subset_pick(&self, worker: &WorkerCx, result: &'static str) {
         self.subset_picks.count(&result, |result| {
             worker.shard.counter(&metrics::SUBSET_PICKS, &[&self.cluster.name, result])
         });
-        subset
     }
 
     fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {

@@ -4,6 +4,7 @@
 //! offered to the one that waits longest among those that may use it; who has left gets nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
@@ -15,7 +16,9 @@ use super::super::claim::{LimitReached, TakenRoom};
 use super::super::reserve::reserved;
 use super::super::{Cluster, Membership};
 use super::WaitQueue;
+use crate::balance::subsets::SubsetChoice;
 use crate::endpoint::{EndpointId, EndpointState, LoadKind};
+use crate::metadata::SubsetKey;
 use crate::plan::BreakerClass;
 
 /// What the thread that has the lines is told.
@@ -30,13 +33,21 @@ pub(super) enum QueueMessage {
 }
 
 /// A place in a line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LinePlace {
     pub(super) load: LoadKind,
     /// The lower ones come first.
     pub(super) ticket: u64,
-    /// The only endpoint that it waits for.
-    pub(super) own: Option<EndpointId>,
+    pub(super) line: LineKey,
+}
+
+/// What those in a line wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LineKey {
+    /// One endpoint only.
+    Own(EndpointId),
+    /// Any endpoint of what they get that ask for this metadata.
+    Among(Option<Arc<SubsetKey>>),
 }
 
 /// One that waits.
@@ -60,6 +71,11 @@ pub struct QueuedRoom {
 }
 
 impl QueuedRoom {
+    /// Room that is counted.
+    pub(super) const fn new(cluster: Arc<Cluster>, load: LoadKind, taken: TakenRoom) -> Self {
+        Self { cluster, load, taken: Some(taken) }
+    }
+
     /// The endpoint.
     pub(super) fn endpoint(&self) -> Option<&Arc<EndpointState>> {
         self.taken.as_ref().map(|taken| &taken.endpoint)
@@ -82,11 +98,11 @@ impl Drop for QueuedRoom {
 /// Those that wait, by ticket.
 type WaitLine = BTreeMap<u64, QueueWaiter>;
 
-/// The lines for one kind of load.
+/// The lines for one kind of load; none is empty.
 #[derive(Debug, Default)]
 struct LoadLines {
-    /// Those that wait for any endpoint.
-    anywhere: WaitLine,
+    /// Those that wait for any endpoint, by the metadata that they ask for.
+    among: HashMap<Option<Arc<SubsetKey>>, WaitLine>,
     /// Those that wait for one endpoint only.
     own: HashMap<EndpointId, WaitLine>,
 }
@@ -117,13 +133,17 @@ impl WaitLines {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 QueueMessage::Joined(place, waiting) => self.of(place.load).join(place, waiting),
-                QueueMessage::Left(place) => self.of(place.load).leave(place),
+                QueueMessage::Left(place) => self.of(place.load).leave(&place),
                 QueueMessage::Room(load, class, endpoint) => {
                     let lines = self.of(load);
-                    let handed = lines.hand_over(load, &endpoint, queue, cluster, &members);
                     // What counts towards a limit of the whole cluster makes room at every endpoint.
                     let total =
                         class.filter(|class| cluster.peek_plan().limit_of(load, *class).is_some());
+                    if total.is_some() && members.hosts.is_some() {
+                        lines.hand_over_all(load, queue, cluster, &members);
+                        continue;
+                    }
+                    let handed = lines.hand_over(load, &endpoint, queue, cluster, &members);
                     if total.is_some_and(|class| !handed.contains(&class)) {
                         lines.hand_over_all(load, queue, cluster, &members);
                     }
@@ -142,56 +162,68 @@ impl WaitLines {
 
 impl LoadLines {
     fn is_empty(&self) -> bool {
-        self.anywhere.is_empty() && self.own.is_empty()
+        self.among.is_empty() && self.own.is_empty()
     }
 
     fn join(&mut self, place: LinePlace, waiting: QueueWaiter) {
-        let line = match place.own {
-            None => &mut self.anywhere,
-            Some(id) => self.own.entry(id).or_default(),
+        let line = match place.line {
+            LineKey::Among(key) => self.among.entry(key).or_default(),
+            LineKey::Own(id) => self.own.entry(id).or_default(),
         };
         line.insert(place.ticket, waiting);
     }
 
-    fn leave(&mut self, place: LinePlace) {
-        drop(self.remove(place.own, place.ticket));
+    fn leave(&mut self, place: &LinePlace) {
+        drop(self.remove(&place.line, place.ticket));
     }
 
-    fn remove(&mut self, own: Option<EndpointId>, ticket: u64) -> Option<QueueWaiter> {
-        let Some(id) = own else { return self.anywhere.remove(&ticket) };
-        let line = self.own.get_mut(&id)?;
-        let waiting = line.remove(&ticket);
-        if line.is_empty() {
-            self.own.remove(&id);
+    fn remove(&mut self, line: &LineKey, ticket: u64) -> Option<QueueWaiter> {
+        match line {
+            LineKey::Among(key) => remove_from(&mut self.among, key, ticket),
+            LineKey::Own(id) => remove_from(&mut self.own, id, ticket),
         }
-        waiting
     }
 
     /// Lets those look elsewhere that wait for what they cannot get, and forgets those that have left.
     fn dismiss(&mut self, members: &Membership) {
-        // The plan has changed: who may use which endpoint is not known here.
-        if members.is_divided() {
-            self.own.clear();
-            self.anywhere.clear();
-            return;
-        }
-        let is_member = |id: &EndpointId| {
+        let can_serve = |id: &EndpointId| {
             let index = members.with_id(*id);
-            index.is_some_and(|index| members.endpoints[index as usize].may_continue())
+            index.is_some_and(|index| members.serves_own(&members.endpoints[index as usize]))
         };
         self.own.retain(|id, line| {
             line.retain(|_, waiting| !waiting.to.is_closed());
-            !line.is_empty() && is_member(id)
+            !line.is_empty() && can_serve(id)
         });
-        // One that can be used but gets no traffic yet soon will: who waits for it keeps its place.
-        let usable = members.endpoints.iter().filter(|endpoint| endpoint.is_usable());
-        let served: Vec<&Arc<EndpointState>> = usable.chain(members.served()).collect();
-        self.anywhere.retain(|_, waiting| {
-            let may_use = |endpoint: &&Arc<EndpointState>| !waiting.tried.contains(&endpoint.name);
-            !waiting.to.is_closed() && served.iter().any(may_use)
+        // Nothing is picked among hosts that clients name.
+        if members.hosts.is_some() {
+            self.among.clear();
+        }
+        self.among.retain(|key, line| {
+            let choice = members.choice(key.as_deref());
+            // One that can be used but gets no traffic yet soon will: who waits for it keeps its place.
+            let serves = |index: u32, endpoint: &EndpointState| match choice {
+                SubsetChoice::Nothing => false,
+                SubsetChoice::All => {
+                    endpoint.is_usable() || members.balancer.offers(index, endpoint)
+                }
+                SubsetChoice::Asked(of) | SubsetChoice::Instead(of) => {
+                    let usable = endpoint.is_usable();
+                    usable && members.traits[index as usize].has(&of.key)
+                        || of.balancer.offers(index, endpoint)
+                }
+            };
+            line.retain(|_, waiting| {
+                let mut all = (0..).zip(&*members.endpoints);
+                !waiting.to.is_closed()
+                    && all.any(|(index, endpoint)| {
+                        serves(index, endpoint) && !waiting.tried.contains(&endpoint.name)
+                    })
+            });
+            !line.is_empty()
         });
     }
 
+    /// Hands over whatever has room.
     fn hand_over_all(
         &mut self,
         load: LoadKind,
@@ -199,11 +231,36 @@ impl LoadLines {
         cluster: &Cluster,
         members: &Membership,
     ) {
+        if members.hosts.is_some() {
+            return self.hand_over_hosts(load, queue, cluster, members);
+        }
         for endpoint in &*members.endpoints {
-            if self.is_empty() {
+            if self.is_empty() || cluster.is_full(load) {
                 return;
             }
             self.hand_over(load, endpoint, queue, cluster, members);
+        }
+    }
+
+    /// Hands over whatever has room at hosts that clients name, to those that came first.
+    fn hand_over_hosts(
+        &mut self,
+        load: LoadKind,
+        queue: &WaitQueue,
+        cluster: &Cluster,
+        members: &Membership,
+    ) {
+        let first = |(id, line): (&EndpointId, &WaitLine)| Some((*line.first_key_value()?.0, *id));
+        let mut firsts: Vec<(u64, EndpointId)> = self.own.iter().filter_map(first).collect();
+        firsts.sort_unstable_by_key(|(ticket, _)| *ticket);
+        for (_, id) in firsts {
+            if cluster.is_full(load) {
+                return;
+            }
+            if let Some(index) = members.with_id(id) {
+                let endpoint = &members.endpoints[index as usize];
+                self.hand_over(load, endpoint, queue, cluster, members);
+            }
         }
     }
 
@@ -217,12 +274,9 @@ impl LoadLines {
         members: &Membership,
     ) -> SmallVec<[BreakerClass; 2]> {
         let mut handed = SmallVec::new();
-        if members.is_divided() {
-            return handed;
-        }
-        let is_offered = members.offers(endpoint);
+        let Some(index) = members.index_of(endpoint) else { return handed };
         let mut full = None;
-        while let Some((own, ticket, class)) = self.first_for(endpoint, is_offered, full) {
+        while let Some((line, ticket, class)) = self.first_for(index, endpoint, members, full) {
             let taken = match queue.take(load, class, endpoint, cluster) {
                 Ok(taken) => taken,
                 // The limits of the other class may leave room.
@@ -232,9 +286,9 @@ impl LoadLines {
                 }
                 Err(_) => break,
             };
-            let Some(QueueWaiter { cluster, to, .. }) = self.remove(own, ticket) else { break };
+            let Some(QueueWaiter { cluster, to, .. }) = self.remove(&line, ticket) else { break };
             // If that one has left, what comes back is dropped, which tells this thread of the room.
-            if to.send(QueuedRoom { cluster, load, taken: Some(taken) }).is_ok() {
+            if to.send(QueuedRoom::new(cluster, load, taken)).is_ok() {
                 handed.push(class);
             }
         }
@@ -244,10 +298,11 @@ impl LoadLines {
     /// The place and class of the one that comes first among those that may use `endpoint`, unless its class is `full`.
     fn first_for(
         &self,
+        index: u32,
         endpoint: &EndpointState,
-        is_offered: bool,
+        members: &Membership,
         full: Option<BreakerClass>,
-    ) -> Option<(Option<EndpointId>, u64, BreakerClass)> {
+    ) -> Option<(LineKey, u64, BreakerClass)> {
         let may_use = |waiting: &QueueWaiter| {
             full != Some(waiting.class) && !waiting.tried.contains(&endpoint.name)
         };
@@ -255,11 +310,48 @@ impl LoadLines {
             let mut line = line.iter().filter(|(_, waiting)| may_use(waiting));
             line.next().map(|(ticket, waiting)| (*ticket, waiting.class))
         };
-        let own = self.own.get(&endpoint.id).filter(|_| endpoint.may_continue());
-        let own = own.and_then(first).map(|(ticket, class)| (Some(endpoint.id), ticket, class));
-        let anywhere = is_offered.then(|| first(&self.anywhere)).flatten();
-        let anywhere = anywhere.map(|(ticket, class)| (None, ticket, class));
-        own.into_iter().chain(anywhere).min_by_key(|(_, ticket, _)| *ticket)
+        let own = self.own.get(&endpoint.id).filter(|_| members.serves_own(endpoint));
+        let own = own.and_then(first).map(|first| (LineKey::Own(endpoint.id), first));
+        let is_offered = |key: &Option<Arc<SubsetKey>>| match members.choice(key.as_deref()) {
+            SubsetChoice::Nothing => false,
+            SubsetChoice::All => members.balancer.offers(index, endpoint),
+            SubsetChoice::Asked(of) | SubsetChoice::Instead(of) => {
+                of.balancer.offers(index, endpoint)
+            }
+        };
+        let among = self.among.iter().filter(|(key, _)| is_offered(key));
+        let among =
+            among.filter_map(|(key, line)| Some((LineKey::Among(key.clone()), first(line)?)));
+        let all = own.into_iter().chain(among);
+        let (line, (ticket, class)) = all.min_by_key(|(_, (ticket, _))| *ticket)?;
+        Some((line, ticket, class))
+    }
+}
+
+/// Removes the one with `ticket` from a line, and the line if that was the last.
+fn remove_from<K: Eq + Hash>(
+    lines: &mut HashMap<K, WaitLine>,
+    key: &K,
+    ticket: u64,
+) -> Option<QueueWaiter> {
+    let line = lines.get_mut(key)?;
+    let waiting = line.remove(&ticket);
+    if line.is_empty() {
+        lines.remove(key);
+    }
+    waiting
+}
+
+impl Membership {
+    /// What one gets that asks for this metadata.
+    fn choice(&self, key: Option<&SubsetKey>) -> SubsetChoice<'_> {
+        self.subsets.as_ref().map_or(SubsetChoice::All, |subsets| subsets.find(key))
+    }
+
+    /// Whether those that wait for this endpoint only may get it.
+    fn serves_own(&self, endpoint: &EndpointState) -> bool {
+        // A drained endpoint keeps its sessions, but a host that clients name has none.
+        if self.hosts.is_some() { endpoint.is_usable() } else { endpoint.may_continue() }
     }
 }
 

@@ -20,8 +20,9 @@ use super::super::breakers::BreakerLimit;
 use super::super::claim::{Claim, RequestClaim};
 use super::super::handle::Tried;
 use super::super::reserve::TrafficClass;
-use super::lines::{LinePlace, QueueMessage, QueueWaiter, QueuedRoom};
+use super::lines::{LineKey, LinePlace, QueueMessage, QueueWaiter, QueuedRoom};
 use crate::endpoint::{EndpointState, LoadKind, count_below};
+use crate::metadata::SubsetKey;
 use crate::metrics;
 use crate::plan::{BreakerClass, QueuePlan};
 use crate::reasons;
@@ -33,9 +34,27 @@ struct QueuePlace<'a> {
     since: Moment,
     load: LoadKind,
     ticket: u64,
-    /// Its line, if it is in one; the endpoint is the only one that it waits for.
-    line: Option<Option<Arc<EndpointState>>>,
+    /// Its line, if it is in one.
+    line: Option<QueueLine>,
     result: &'static str,
+}
+
+/// What one waits for.
+#[derive(Clone, Debug)]
+enum QueueLine {
+    /// This endpoint only.
+    Own(Arc<EndpointState>),
+    /// Any endpoint of what those get that ask for this metadata.
+    Among(Option<Arc<SubsetKey>>),
+}
+
+impl QueueLine {
+    fn key(&self) -> LineKey {
+        match self {
+            Self::Own(endpoint) => LineKey::Own(endpoint.id),
+            Self::Among(key) => LineKey::Among(key.clone()),
+        }
+    }
 }
 
 impl<'a> QueuePlace<'a> {
@@ -57,32 +76,28 @@ impl<'a> QueuePlace<'a> {
         Some(Self { handle, worker, since: worker.now(), load, ticket, line: None, result: "left" })
     }
 
-    fn line_place(&self, own: Option<&Arc<EndpointState>>) -> LinePlace {
-        LinePlace { load: self.load, ticket: self.ticket, own: own.map(|endpoint| endpoint.id) }
+    fn line_place(&self, line: &QueueLine) -> LinePlace {
+        LinePlace { load: self.load, ticket: self.ticket, line: line.key() }
     }
 
-    /// Joins the line for `own`, or that for any endpoint; `None` if there are too many messages. The caller looks for room
-    /// afterwards: what became free before is not handed over.
-    fn join(
-        &mut self,
-        own: Option<Arc<EndpointState>>,
-        tried: Tried<'_>,
-    ) -> Option<oneshot::Receiver<QueuedRoom>> {
+    /// Joins a line; `None` if there are too many messages. The caller looks for room afterwards: what became free before
+    /// is not handed over.
+    fn join(&mut self, line: QueueLine, tried: Tried<'_>) -> Option<oneshot::Receiver<QueuedRoom>> {
         let cluster = &self.handle.cluster;
         let queue = cluster.queue.get()?;
         let (to, handed) = oneshot::channel();
         let tried: SmallVec<[Arc<str>; 1]> = tried.names().iter().cloned().collect();
         let class = self.handle.class;
         let waiting = QueueWaiter { cluster: Arc::clone(cluster), class, tried, to };
-        let joined = queue.tell(QueueMessage::Joined(self.line_place(own.as_ref()), waiting));
+        let joined = queue.tell(QueueMessage::Joined(self.line_place(&line), waiting));
         if !joined {
             return None;
         }
-        match &own {
-            None => _ = queue.anywhere(self.load).fetch_add(1, Relaxed),
-            Some(endpoint) => endpoint.begin_wait(self.load),
+        match &line {
+            QueueLine::Among(_) => _ = queue.anywhere(self.load).fetch_add(1, Relaxed),
+            QueueLine::Own(endpoint) => endpoint.begin_wait(self.load),
         }
-        self.line = Some(own);
+        self.line = Some(line);
         queue.serve(cluster);
         fence(SeqCst);
         Some(handed)
@@ -91,15 +106,15 @@ impl<'a> QueuePlace<'a> {
     /// Leaves the line; `removed` if it was removed from it already.
     fn leave_line(&mut self, removed: bool) {
         let Some(queue) = self.handle.cluster.queue.get() else { return };
-        let Some(own) = self.line.take() else { return };
-        match &own {
-            None => _ = queue.anywhere(self.load).fetch_sub(1, Relaxed),
-            Some(endpoint) => endpoint.end_wait(self.load),
+        let Some(line) = self.line.take() else { return };
+        match &line {
+            QueueLine::Among(_) => _ = queue.anywhere(self.load).fetch_sub(1, Relaxed),
+            QueueLine::Own(endpoint) => endpoint.end_wait(self.load),
         }
         if removed {
             return;
         }
-        if !queue.tell(QueueMessage::Left(self.line_place(own.as_ref()))) {
+        if !queue.tell(QueueMessage::Left(self.line_place(&line))) {
             queue.unsure.store(true, Relaxed);
         }
         queue.serve(&self.handle.cluster);
@@ -167,7 +182,7 @@ impl ClusterHandle {
         tried: Tried<'_>,
     ) -> Result<Claim, Reason> {
         let load = LoadKind::Connection;
-        let room = self.wait(worker, load, affinity, tried).await?;
+        let room = self.wait(worker, load, affinity, tried, None).await?;
         Ok(self.connection(room.into_taken().expect("it was handed over")))
     }
 
@@ -181,7 +196,35 @@ impl ClusterHandle {
         affinity: Affinity<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
         let load = LoadKind::Request;
-        let room = self.wait(worker, load, affinity, Tried::NOTHING).await?;
+        let room = self.wait(worker, load, affinity, Tried::NOTHING, None).await?;
+        Ok(self.request(room.into_taken().expect("it was handed over")))
+    }
+
+    /// Waits for a connection's room at the endpoint that a client named.
+    ///
+    /// # Errors
+    /// As for [`ClusterHandle::wait_for_room`].
+    pub async fn wait_for_named_room(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<Claim, Reason> {
+        let (load, affinity) = (LoadKind::Connection, Affinity::default());
+        let room = self.wait(worker, load, affinity, Tried::NOTHING, Some(endpoint)).await?;
+        Ok(self.connection(room.into_taken().expect("it was handed over")))
+    }
+
+    /// Waits for a request's room at the endpoint that a client named.
+    ///
+    /// # Errors
+    /// As for [`ClusterHandle::wait_for_room`].
+    pub async fn wait_for_named_request(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        endpoint: &Arc<EndpointState>,
+    ) -> Result<(Arc<EndpointState>, RequestClaim), Reason> {
+        let (load, affinity) = (LoadKind::Request, Affinity::default());
+        let room = self.wait(worker, load, affinity, Tried::NOTHING, Some(endpoint)).await?;
         Ok(self.request(room.into_taken().expect("it was handed over")))
     }
 
@@ -191,25 +234,37 @@ impl ClusterHandle {
         load: LoadKind,
         affinity: Affinity<'_>,
         tried: Tried<'_>,
+        named: Option<&Arc<EndpointState>>,
     ) -> Result<QueuedRoom, Reason> {
         let plan = self.cluster.peek_plan().queue;
         let Some(plan) = plan else { return Err(reasons::LIMIT) };
-        let is_strict = affinity.session.is_some_and(|session| session.is_strict());
         let Some(mut place) = QueuePlace::new(self, worker, load, &plan) else {
-            return Err(self.queue_full(worker));
+            return self.pass_full_queue(worker, load, affinity, tried);
         };
+        let subset = affinity.subset.map(|key| Arc::new(key.clone()));
+        let is_strict = affinity.session.is_some_and(|session| session.is_strict());
         let by = worker.now().after(plan.timeout);
-        let own_by = if is_strict { by } else { worker.now().after(plan.own_timeout).min(by) };
+        let own_by = if is_strict || named.is_some() {
+            by
+        } else {
+            worker.now().after(plan.own_timeout).min(by)
+        };
         let timer = Timer::new(&worker.timers);
         loop {
-            if self.cluster.peek_plan().picks_among_parts() {
-                place.result = "unusable";
-                return Err(reasons::LIMIT);
-            }
             let waits_for_own = worker.now() < own_by;
-            let own = waits_for_own.then(|| self.own_endpoint(worker, affinity, tried)).flatten();
+            let own = match named {
+                Some(endpoint) => Some(self.still_served(endpoint).inspect_err(|_| {
+                    place.result = "unusable";
+                })?),
+                None if waits_for_own => self.own_endpoint(worker, affinity, tried),
+                None => None,
+            };
             let until = if own.is_some() { own_by } else { by };
-            let Some(mut handed) = place.join(own.clone(), tried) else {
+            let line = match &own {
+                Some(endpoint) => QueueLine::Own(Arc::clone(endpoint)),
+                None => QueueLine::Among(subset.clone()),
+            };
+            let Some(mut handed) = place.join(line, tried) else {
                 return Err(self.queue_full(worker));
             };
             self.look_for_room(worker, load, affinity, tried, own.as_ref()).inspect_err(|_| {
@@ -238,6 +293,39 @@ impl ClusterHandle {
         }
     }
 
+    /// What becomes of one for which the queue has no place. Those that fill it may all wait for a subset, of which
+    /// others know nothing that have room.
+    fn pass_full_queue(
+        &self,
+        worker: &WorkerCx,
+        load: LoadKind,
+        affinity: Affinity<'_>,
+        tried: Tried<'_>,
+    ) -> Result<QueuedRoom, Reason> {
+        if self.cluster.members.load().subsets.is_some() {
+            let is_awaited = |endpoint: &EndpointState| endpoint.waiting(load) > 0;
+            let class = TrafficClass::Request;
+            match self.take(worker, load, class, affinity, tried, &is_awaited) {
+                Ok(taken) => return Ok(QueuedRoom::new(Arc::clone(&self.cluster), load, taken)),
+                Err(refusal) if refusal.limit.is_none() && refusal.why != reasons::SESSION => {
+                    return Err(refusal.why);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(self.queue_full(worker))
+    }
+
+    /// The endpoint of the host that this one is of, which may have another address by now.
+    ///
+    /// # Errors
+    /// It cannot be used any more.
+    fn still_served(&self, endpoint: &Arc<EndpointState>) -> Result<Arc<EndpointState>, Reason> {
+        let members = self.cluster.members.load();
+        let known = members.host(&endpoint.name).filter(|known| known.is_usable());
+        known.map(Arc::clone).ok_or(reasons::NO_HEALTHY)
+    }
+
     /// Looks whether there is room after all, and hands it to the one that comes first.
     ///
     /// # Errors
@@ -257,15 +345,19 @@ impl ClusterHandle {
         if affinity.session.is_some_and(|session| session.is_strict()) {
             return Err(reasons::SESSION);
         }
+        let full = |endpoint: &EndpointState| {
+            let (max, _) = self.limits_of(load, TrafficClass::Request, endpoint);
+            max.is_some_and(|max| endpoint.in_use(load) >= max)
+        };
         // Sessions are counted when there is room.
-        let affinity = Affinity::hashed(affinity.hash);
-        match self.take(worker, load, TrafficClass::Request, affinity, tried, &|_| false) {
-            Ok(taken) => {
-                self.cluster.give_back(load, &taken);
+        let affinity = Affinity { session: None, ..affinity };
+        match self.probe(worker, affinity, tried, &full) {
+            Ok(endpoint) => {
+                self.cluster.note_room(load, Some(self.class), &endpoint);
                 Ok(())
             }
-            Err(refusal) if refusal.limit.is_some() => Ok(()),
-            Err(refusal) => Err(refusal.why),
+            Err(why) if why == reasons::LIMIT => Ok(()),
+            Err(why) => Err(why),
         }
     }
 

@@ -1,26 +1,30 @@
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use sluice_core::clock::ClockOrigin;
-use sluice_core::{Clock, Moment, Reason};
+use sluice_core::{Clock, Reason};
 use sluice_io::WorkerCx;
 use std::rc::Rc;
 
+use super::super::Member;
 use super::super::tests::member;
 use super::super::{
     Affinity, Claim, ClientSession, ClusterHandle, PreferredEndpoint, TrafficClass, Tried, WhenFull,
 };
 use super::*;
-use crate::SubsetKey;
 use crate::balance::SubsetsPlan;
-use crate::balance::subsets::SubsetFallback;
+use crate::balance::subsets::{SelectorPlan, SubsetFallback};
 use crate::endpoint::{EndpointLimits, EndpointTraits};
 use crate::plan::{BreakerClass, ClusterPlan, ClusterSettings, HighLimits, QueuePlan};
 use crate::reasons;
+use crate::{EndpointMetadata, SubsetKey};
+
+mod parts;
+mod simulation;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
 const OWN_TIMEOUT: Duration = Duration::from_millis(200);
@@ -41,6 +45,58 @@ fn cluster(endpoints: u16, each: u64, total: Option<u64>, queue: QueuePlan) -> A
     let cluster = Arc::new(Cluster::new(Arc::new(plan)));
     cluster.publish(&(1..=endpoints).map(member).collect::<Vec<_>>());
     cluster
+}
+
+/// Gives the cluster other settings.
+fn change(cluster: &Arc<Cluster>, change: impl FnOnce(&mut ClusterSettings)) {
+    let mut settings = (*cluster.plan().settings).clone();
+    change(&mut settings);
+    let plan = ClusterPlan { settings: Arc::new(settings), ..(*cluster.plan()).clone() };
+    cluster.set_plan(Arc::new(plan));
+}
+
+fn pairs(of: &[(&str, &str)]) -> SubsetKey {
+    SubsetKey::new(of.iter().map(|(key, value)| ((*key).into(), (*value).into())))
+}
+
+/// An endpoint of version `a` or `b` by turns; every third is in stage `x`.
+fn divided_member(port: u16) -> Member {
+    let version = if !port.is_multiple_of(2) { "a" } else { "b" };
+    let stage = if port.is_multiple_of(3) { "x" } else { "y" };
+    let values = [("v", version), ("s", stage)];
+    let metadata = values.map(|(key, value)| (key.into(), [value.into()].into()));
+    let metadata = Some(Arc::new(EndpointMetadata::new(metadata)));
+    Member { traits: EndpointTraits { metadata, ..EndpointTraits::default() }, ..member(port) }
+}
+
+/// Divides the cluster by version, and by version and stage.
+fn divide(cluster: &Arc<Cluster>, endpoints: u16, fallback: SubsetFallback) {
+    let selector = |keys: &[&str]| SelectorPlan {
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        fallback: None,
+    };
+    let subsets = SubsetsPlan {
+        selectors: vec![selector(&["v"]), selector(&["s", "v"])],
+        fallback,
+        default_subset: SubsetKey::new([]),
+        count_max: 10,
+    };
+    change(cluster, |settings| settings.balancing.subsets = Some(Arc::new(subsets)));
+    cluster.publish(&(1..=endpoints).map(divided_member).collect::<Vec<_>>());
+}
+
+/// What clients of a cluster with subsets ask for.
+static ASKED: LazyLock<[SubsetKey; 4]> = LazyLock::new(|| {
+    [
+        pairs(&[("v", "a")]),
+        pairs(&[("v", "b")]),
+        pairs(&[("s", "x"), ("v", "a")]),
+        pairs(&[("v", "unheard of")]),
+    ]
+});
+
+fn asking(nth: usize) -> Affinity<'static> {
+    Affinity { subset: Some(&ASKED[nth]), ..Affinity::default() }
 }
 
 const fn queue(size: u64) -> QueuePlan {
@@ -195,7 +251,7 @@ fn more_room_is_handed_over_at_once() {
     let mut waiting: Vec<Client> = (0..3).map(|_| begin().1).collect();
     let limits = EndpointLimits { connections: std::num::NonZeroU64::new(2), requests: None };
     let traits = EndpointTraits { limits, ..EndpointTraits::default() };
-    cluster.publish(&[super::super::Member { traits, ..member(1) }]);
+    cluster.publish(&[Member { traits, ..member(1) }]);
     let second = waiting[0].poll().unwrap().unwrap();
     assert_eq!(second.endpoint().active(), 2);
     cluster.publish(&[member(1), member(2)]);
@@ -212,10 +268,8 @@ fn more_room_is_handed_over_at_once() {
 #[test]
 fn a_backup_endpoint_is_not_handed_over_while_the_others_serve() {
     let cluster = cluster(1, 1, None, queue(9));
-    let backup = super::super::Member {
-        traits: EndpointTraits { priority: 1, ..EndpointTraits::default() },
-        ..member(2)
-    };
+    let backup =
+        Member { traits: EndpointTraits { priority: 1, ..EndpointTraits::default() }, ..member(2) };
     cluster.publish(&[member(1), backup]);
     let clock = Clock::held();
     let workers = handles(&cluster, &clock, 1);
@@ -302,291 +356,6 @@ fn a_session_waits_for_its_own_endpoint_and_then_for_any() {
     own.set_health(Err("refused"));
     cluster.announce();
     assert_eq!(strict.poll().unwrap().unwrap_err(), reasons::SESSION);
-}
-
-/// A connection of the simulation that waits.
-struct Waiter {
-    client: Client,
-    since: Moment,
-    own: Option<usize>,
-    strict: bool,
-    class: BreakerClass,
-    /// Whether it waited for any endpoint before this step.
-    anywhere: bool,
-}
-
-/// A cluster and its clients, which do what a seed says.
-struct Simulation {
-    random: fastrand::Rng,
-    cluster: Arc<Cluster>,
-    clock: Clock,
-    workers: Vec<(Rc<ClusterHandle>, Rc<WorkerCx>)>,
-    each: u64,
-    total: Option<u64>,
-    size: u64,
-    /// In the order in which they came.
-    waiting: BTreeMap<u64, Waiter>,
-    held: Vec<Claim>,
-    came: u64,
-    served: u64,
-    refused: u64,
-    left: u64,
-}
-
-impl Simulation {
-    fn new(seed: u64) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let (endpoints, each) = (random.u16(1..5), random.u64(1..4));
-        let size = random.u64(1..12);
-        let total = random.bool().then(|| random.u64(1..=u64::from(endpoints) * each));
-        let cluster = cluster(endpoints, each, total, queue(size));
-        let clock = Clock::held();
-        let mut workers = handles(&cluster, &clock, random.usize(1..4));
-        let high = |(_, worker): &(_, Rc<WorkerCx>)| {
-            let handle = ClusterHandle::of_class(Arc::clone(&cluster), BreakerClass::High, worker);
-            (handle, Rc::clone(worker))
-        };
-        workers.extend(workers.iter().map(high).collect::<Vec<_>>());
-        Self {
-            random,
-            cluster,
-            clock,
-            workers,
-            each,
-            total,
-            size,
-            waiting: BTreeMap::new(),
-            held: Vec::new(),
-            came: 0,
-            served: 0,
-            refused: 0,
-            left: 0,
-        }
-    }
-
-    fn step(&mut self) {
-        let endpoints = self.cluster.members();
-        let chosen = self.random.usize(..endpoints.endpoints.len());
-        let action = self.random.u8(..16);
-        match action {
-            0..6 => self.arrive(None, false),
-            6 | 7 => {
-                let strict = self.random.bool();
-                self.arrive(Some(chosen), strict);
-            }
-            8..12 if !self.held.is_empty() => {
-                let index = self.random.usize(..self.held.len());
-                drop(self.held.swap_remove(index));
-            }
-            12 if !self.waiting.is_empty() => {
-                let nth = self.random.usize(..self.waiting.len());
-                let id = *self.waiting.keys().nth(nth).unwrap();
-                drop(self.waiting.remove(&id));
-                self.left += 1;
-            }
-            13 => {
-                self.clock.advance(Duration::from_millis(self.random.u64(1..120)));
-                self.workers.iter().for_each(|(_, worker)| _ = worker.timers.expire());
-            }
-            14 => {
-                let result = if self.random.bool() { Ok(()) } else { Err("refused") };
-                if endpoints.endpoints[chosen].set_health(result) {
-                    self.cluster.announce();
-                    self.cluster.rebalance();
-                }
-            }
-            _ => {}
-        }
-        self.settle();
-        self.check();
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.values_mut().for_each(|waiter| waiter.anywhere = self.waits_for_any(waiter));
-        self.waiting = waiting;
-    }
-
-    fn arrive(&mut self, own: Option<usize>, strict: bool) {
-        let members = self.cluster.members();
-        let (handle, worker) = self.random.choice(&self.workers).unwrap();
-        let affinity =
-            own.map_or_else(Affinity::default, |own| session(&members.endpoints[own], strict));
-        let client = Client::begin(handle, worker, affinity);
-        let since = self.clock.now();
-        let class = handle.class;
-        let waiter = Waiter { client, since, own, strict, class, anywhere: false };
-        self.waiting.insert(self.came, waiter);
-        self.came += 1;
-    }
-
-    /// Lets all continue that were woken, in any order, until none is.
-    fn settle(&mut self) {
-        let mut served = Vec::new();
-        loop {
-            let mut ids: Vec<u64> = self.waiting.keys().copied().collect();
-            self.random.shuffle(&mut ids);
-            for id in ids {
-                let waiter = self.waiting.get_mut(&id).unwrap();
-                match waiter.client.poll() {
-                    None => {}
-                    Some(Ok(claim)) => {
-                        let waiter = self.waiting.remove(&id).unwrap();
-                        served.push((id, Arc::clone(claim.endpoint()), waiter));
-                        self.held.push(claim);
-                    }
-                    Some(Err(why)) => {
-                        let waiter = self.waiting.remove(&id).unwrap();
-                        self.check_refusal(&waiter, why);
-                        self.refused += 1;
-                    }
-                }
-            }
-            let is_woken = |waiter: &Waiter| waiter.client.woken.0.load(Relaxed);
-            if !self.waiting.values().any(is_woken) {
-                break;
-            }
-        }
-        self.served += served.len() as u64;
-        for (id, endpoint, waiter) in &served {
-            // Of those that begin to wait for any endpoint in one step, each may be the first.
-            let waited = |it: &Waiter| it.anywhere || self.is_own(it, endpoint);
-            let comes_first = |(first, it): &(&u64, &Waiter)| {
-                (it.class, *first) < (waiter.class, id) && waited(it) && self.may_use(it, endpoint)
-            };
-            let has_room = |(_, it): &(&u64, &Waiter)| self.has_total(it.class);
-            if let Some((first, it)) = self.waiting.iter().filter(has_room).find(comes_first) {
-                let Waiter { since, own, strict, anywhere, .. } = it;
-                let (now, endpoint) = (self.clock.now(), &endpoint.name);
-                panic!(
-                    "{id} got {endpoint} before {first}, which waits since {since:?} ({now:?}) for {own:?}, strict {strict}, {anywhere}"
-                );
-            }
-        }
-    }
-
-    /// Whether the limit over all endpoints leaves room for one more of `class`.
-    fn has_total(&self, class: BreakerClass) -> bool {
-        let used = self.cluster.in_use(LoadKind::Connection, class);
-        self.total.is_none_or(|total| used < total)
-    }
-
-    fn is_own(&self, waiter: &Waiter, endpoint: &Arc<EndpointState>) -> bool {
-        let members = self.cluster.members();
-        waiter.own.is_some_and(|own| Arc::ptr_eq(&members.endpoints[own], endpoint))
-    }
-
-    /// Whether one waits for any endpoint.
-    fn waits_for_any(&self, waiter: &Waiter) -> bool {
-        let members = self.cluster.members();
-        let since = self.clock.now().since(waiter.since);
-        // A timer may be a tick late.
-        let limit = OWN_TIMEOUT + Duration::from_millis(50);
-        let waits_for_own =
-            waiter.own.is_some_and(|own| members.endpoints[own].is_usable() && since < limit);
-        !waiter.strict && !waits_for_own
-    }
-
-    /// Whether one that waits would take room at `endpoint`.
-    fn may_use(&self, waiter: &Waiter, endpoint: &Arc<EndpointState>) -> bool {
-        endpoint.is_usable() && (self.is_own(waiter, endpoint) || self.waits_for_any(waiter))
-    }
-
-    fn check_refusal(&self, waiter: &Waiter, why: Reason) {
-        let members = self.cluster.members();
-        let since = self.clock.now().since(waiter.since);
-        let usable = members.endpoints.iter().any(|endpoint| endpoint.is_usable());
-        let own_is_lost = || waiter.strict && !members.endpoints[waiter.own.unwrap()].is_usable();
-        let rules: [(Reason, &dyn Fn() -> bool); 4] = [
-            (reasons::QUEUE_FULL, &|| self.cluster.waiting() == self.size),
-            (reasons::QUEUE_TIMEOUT, &|| since >= TIMEOUT),
-            (reasons::NO_HEALTHY, &|| !usable),
-            (reasons::SESSION, &own_is_lost),
-        ];
-        let expected = rules.iter().any(|(of, holds)| *of == why && holds());
-        assert!(expected, "{why} after {since:?}");
-    }
-
-    fn check(&self) {
-        let members = self.cluster.members();
-        let count = |endpoint: &Arc<EndpointState>| {
-            let held = self.held.iter().filter(|claim| Arc::ptr_eq(claim.endpoint(), endpoint));
-            held.count() as u64
-        };
-        for endpoint in &*members.endpoints {
-            assert_eq!(endpoint.active(), count(endpoint), "{}", endpoint.name);
-            assert!(endpoint.active() <= self.each);
-        }
-        assert_eq!(self.cluster.active(), self.held.len() as u64);
-        for class in BreakerClass::ALL {
-            let used = self.cluster.in_use(LoadKind::Connection, class);
-            assert!(self.total.is_none_or(|total| used <= total));
-        }
-        assert_eq!(self.cluster.waiting(), self.waiting.len() as u64);
-        assert!(self.cluster.waiting() <= self.size);
-        let accounted = self.served + self.refused + self.left + self.waiting.len() as u64;
-        assert_eq!(self.came, accounted);
-        // Nothing waits for what has room.
-        let room = members.endpoints.iter().filter(|it| it.active() < self.each);
-        for endpoint in room {
-            let could =
-                |waiter: &Waiter| self.has_total(waiter.class) && self.may_use(waiter, endpoint);
-            let idle = self.waiting.iter().find(|(_, waiter)| could(waiter));
-            assert!(idle.is_none(), "{:?} waits for {}", idle.map(|(id, _)| id), endpoint.name);
-        }
-    }
-}
-
-#[test]
-fn many_clients_of_many_seeds_are_served_in_turn_within_every_limit() {
-    let one = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = one.map_or(0..400, |seed: u64| seed..seed + 1);
-    let mut totals = (0, 0, 0);
-    for seed in seeds {
-        let run = std::panic::AssertUnwindSafe(|| {
-            let mut simulation = Simulation::new(seed);
-            for _ in 0..400 {
-                simulation.step();
-            }
-            simulation.waiting.clear();
-            simulation.held.clear();
-            assert_eq!((simulation.cluster.active(), simulation.cluster.waiting()), (0, 0));
-            (simulation.served, simulation.refused, simulation.left)
-        });
-        let (served, refused, left) = std::panic::catch_unwind(run)
-            .unwrap_or_else(|_| panic!("seed {seed}: run it alone with SLUICE_SEED={seed}"));
-        totals = (totals.0 + served, totals.1 + refused, totals.2 + left);
-    }
-    if one.is_none() {
-        assert!(totals.0 > 10_000 && totals.1 > 1000 && totals.2 > 1000, "{totals:?}");
-    }
-}
-
-#[test]
-fn a_cluster_that_gets_subsets_ends_its_queue() {
-    let cluster = cluster(1, 1, None, queue(3));
-    let workers = handles(&cluster, &Clock::held(), 1);
-    let (handle, worker) = &workers[0];
-    let mut first = Client::begin(handle, worker, Affinity::default());
-    let held = first.poll().unwrap().unwrap();
-    let mut second = Client::begin(handle, worker, Affinity::default());
-    let mut third = Client::begin(handle, worker, session(held.endpoint(), true));
-    assert!(second.poll().is_none() && third.poll().is_none());
-    assert_eq!(cluster.waiting(), 2);
-    let mut settings = (*cluster.plan().settings).clone();
-    settings.queue = None;
-    settings.balancing.subsets = Some(Arc::new(SubsetsPlan {
-        selectors: Vec::new(),
-        fallback: SubsetFallback::AnyEndpoint,
-        default_subset: SubsetKey::new([]),
-        count_max: 10,
-    }));
-    cluster.set_plan(Arc::new(ClusterPlan {
-        settings: Arc::new(settings),
-        ..(*cluster.plan()).clone()
-    }));
-    cluster.publish(&[member(1)]);
-    for client in [&mut second, &mut third] {
-        assert_eq!(client.poll().unwrap().unwrap_err(), reasons::LIMIT);
-    }
-    assert_eq!(cluster.waiting(), 0);
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn what_a_goaway_does_not_name_is_refused() {
     };
     assert_eq!(gone(&mut pair, keys[0]), None);
     assert_eq!(gone(&mut pair, keys[1]), None);
-    let text = "http2: GOAWAY received: ENHANCE_YOUR_CALM (11) (b\"go easy\")".to_owned();
+    let text = "http2: GOAWAY received: ENHANCE_YOUR_CALM (11) (\"go easy\")".to_owned();
     assert_eq!(gone(&mut pair, keys[2]), Some((ErrorKind::Refused, text)));
     assert!(matches!(pair.client.poll_open(&request("/"), &cx()), Poll::Ready(Err(_))));
 }

@@ -106,6 +106,7 @@ pub(crate) fn plan(
             h2: Default::default(),
             h3: Default::default(),
             advertise_h3: false,
+            proxy_status: None,
             versions: Versions::Any,
             hygiene: Hygiene::default(),
             edge: Edge::default(),

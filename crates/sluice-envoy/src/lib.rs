@@ -1,0 +1,22 @@
+//! Envoy's configuration.
+//!
+//! Owns: Envoy's messages with their rules, how they are read, and what they are in the native form. Refuses to know:
+//! how the native form is compiled and run. Keeps: what is not understood is an error that names its type and field;
+//! nothing is dropped without a word.
+#![forbid(unsafe_code)]
+
+pub mod coverage;
+pub mod descriptors;
+pub mod load;
+pub mod map;
+pub mod message;
+mod native;
+pub mod read;
+mod rules;
+mod scalars;
+
+#[cfg(test)]
+mod tests;
+
+pub use load::{load, load_text};
+pub use read::UnknownFields;

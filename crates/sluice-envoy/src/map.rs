@@ -1,0 +1,202 @@
+//! From Envoy's messages to the native form.
+//!
+//! Owns: what is collected while a file is mapped, and the findings of that. Refuses to know: text formats. Keeps:
+//! what has no counterpart is an error that names its type and field, and a field that was not read is one, too; what
+//! behaves differently is a warning.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sluice_core::{Diags, Node, Span};
+
+use crate::message::{ProtoDuration, ProtoMessage};
+use crate::native::{NativeMap, plain};
+
+mod access_logs;
+mod actions;
+mod addresses;
+mod authz;
+mod balancing;
+mod bootstrap;
+mod breakers;
+mod chains;
+mod clusters;
+mod faults;
+mod filters;
+mod headers;
+mod health;
+mod http;
+mod listeners;
+mod matching;
+mod origins;
+mod outliers;
+mod policies;
+mod protocols;
+mod retries;
+mod routes;
+mod secrets;
+mod sockets;
+mod tcp;
+mod texts;
+mod tls;
+
+pub use bootstrap::map;
+
+/// A file as it is mapped.
+struct Mapping<'a> {
+    diags: &'a mut Diags,
+    /// The clusters of the file by their names in Envoy.
+    clusters: HashMap<Arc<str>, Arc<str>>,
+    /// The secrets of the file by name.
+    secrets: HashMap<Arc<str>, &'a ProtoMessage>,
+    /// The route tables by their native names.
+    routes: NativeMap,
+    route_names: UniqueNames,
+    /// The rules of the table that is being mapped.
+    rule_names: UniqueNames,
+    logs: access_logs::Loggers,
+}
+
+/// What replaces a character that names in the native form do not have.
+const REPLACEMENT: char = '_';
+
+/// The longest name in the native form.
+const NAME_MAX: usize = 128;
+
+impl<'a> Mapping<'a> {
+    fn new(diags: &'a mut Diags, span: Span) -> Self {
+        Self {
+            diags,
+            clusters: HashMap::new(),
+            secrets: HashMap::new(),
+            routes: NativeMap::new(span),
+            route_names: UniqueNames::default(),
+            rule_names: UniqueNames::default(),
+            logs: access_logs::Loggers::default(),
+        }
+    }
+
+    /// Reports a field that has no counterpart. `why` continues the sentence that it is not supported.
+    fn unsupported(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        let colon = if why.is_empty() { "" } else { ": " };
+        let message = format!("`{field}` of {} is not supported{colon}{why}", of.type_name());
+        let span = of.place(field);
+        // What is in it is not reported one by one.
+        if let Some(found) = of.field(field) {
+            found.value.messages(&mut ProtoMessage::all_without_effect);
+        }
+        self.diags.error(crate::coverage::UNSUPPORTED, span, of.at(field), message);
+    }
+
+    /// Reports a message of a type that has no counterpart. Its fields are not reported one by one.
+    fn unsupported_type(&mut self, of: &ProtoMessage) {
+        of.all_without_effect();
+        let message = format!("{} is not supported", of.type_name());
+        self.diags.error(crate::coverage::UNSUPPORTED, of.span, &*of.path, message);
+    }
+
+    /// Reports a field whose counterpart behaves differently.
+    fn differs(&mut self, of: &ProtoMessage, field: &str, how: &str) {
+        self.diags.warning(crate::coverage::DIFFERS, of.place(field), of.at(field), how);
+    }
+
+    /// Reports a truth value that has no counterpart, if it is true.
+    fn only_false(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        if of.is(field) {
+            self.unsupported(of, field, why);
+        }
+    }
+
+    /// The native name of a cluster that a field names. A cluster that the file does not have is reported.
+    fn cluster(&mut self, name: &str, of: &ProtoMessage, field: &str) -> Arc<str> {
+        if let Some(native) = self.clusters.get(name) {
+            return Arc::clone(native);
+        }
+        let message = format!("there is no cluster `{name}`");
+        self.diags.error("unknown-name", of.place(field), of.at(field), message);
+        name.into()
+    }
+
+    /// A duration of at least a millisecond in the native form; zero is `none` or whatever `zero` says.
+    fn duration(&mut self, of: &ProtoMessage, field: &str, zero: Zero) -> Option<Node> {
+        let found = of.duration(field)?;
+        let span = of.place(field);
+        match (written(found), zero) {
+            (Some(_), Zero::Word(word)) if found.0 == 0 => Some(plain(word, span)),
+            (Some(_), Zero::Refused) if found.0 == 0 => {
+                self.unsupported(of, field, "zero has no counterpart");
+                None
+            }
+            (Some(text), _) => Some(plain(text, span)),
+            (None, _) => {
+                self.unsupported(
+                    of,
+                    field,
+                    "a duration must be whole milliseconds, not negative, and at most a year",
+                );
+                None
+            }
+        }
+    }
+}
+
+/// What a duration of zero is.
+#[derive(Clone, Copy)]
+enum Zero {
+    /// No time at all.
+    Kept,
+    /// A word, such as `none`.
+    Word(&'static str),
+    /// Nothing that can be said.
+    Refused,
+}
+
+/// A duration as the native form writes it.
+fn written(duration: ProtoDuration) -> Option<String> {
+    const YEAR: u128 = 366 * 86_400_000;
+    let time = duration.time()?;
+    let millis = time.as_millis();
+    let whole = time.subsec_nanos().is_multiple_of(1_000_000);
+    (whole && millis <= YEAR).then(|| {
+        if millis.is_multiple_of(1000) {
+            format!("{}s", millis / 1000)
+        } else {
+            format!("{}ms", millis)
+        }
+    })
+}
+
+/// A name in the characters and length of the native form.
+fn native_name(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let letters = name.chars().map(|c| if fits(c) { c } else { REPLACEMENT });
+    let mut found: String = letters.take(NAME_MAX).collect();
+    if found.is_empty() {
+        found.push(REPLACEMENT);
+    }
+    found
+}
+
+/// Names of the native form that are unique.
+#[derive(Debug, Default)]
+struct UniqueNames {
+    taken: HashSet<String>,
+    /// The last number that was added to a name.
+    numbers: HashMap<String, u32>,
+}
+
+impl UniqueNames {
+    /// The native form of a name, with a number if another one has the same.
+    fn add(&mut self, name: &str) -> String {
+        let base = native_name(name);
+        let mut found = base.clone();
+        while !self.taken.insert(found.clone()) {
+            let number = self.numbers.entry(base.clone()).or_insert(1);
+            *number += 1;
+            // A number has at most ten digits.
+            let kept: String = base.chars().take(NAME_MAX - 11).collect();
+            found = format!("{kept}-{number}");
+        }
+        found
+    }
+}

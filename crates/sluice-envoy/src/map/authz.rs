@@ -1,0 +1,167 @@
+//! External authorisation.
+//!
+//! Owns: the services that are asked, over gRPC and HTTP, and settings of routes. Refuses to know: where the filter
+//! stands. Keeps: what would let somebody in whom Envoy refuses is an error.
+
+use sluice_core::Node;
+
+use super::{Mapping, Zero};
+use crate::message::{ProtoMessage, ProtoValue};
+use crate::native::{NativeMap, plain, quoted, single};
+
+impl Mapping<'_> {
+    /// The filter `ext_authz` of requests, from `ExtAuthz`.
+    pub(super) fn ext_authz(&mut self, config: &ProtoMessage) -> Option<Node> {
+        let mut native = NativeMap::new(config.span);
+        config.without_effect(&[
+            "transport_api_version",
+            "stat_prefix",
+            "charge_cluster_response_stats",
+            "include_tls_session",
+            "encode_raw_headers",
+            "bootstrap_metadata_labels_key",
+            "emit_filter_state_stats",
+            "emit_client_span",
+            "validate_mutations",
+        ]);
+        if config.is("include_peer_certificate") {
+            self.differs(
+                config,
+                "include_peer_certificate",
+                "the service is told the name in the certificate, not the certificate",
+            );
+        }
+        if config.has("deny_at_disable") || !self.always(config, "filter_enabled")? {
+            self.unsupported(config, "filter_enabled", "the filter is on for all requests");
+        }
+        if let Some(service) = config.message("grpc_service") {
+            self.grpc_service(service, &mut native);
+        } else if let Some(service) = config.message("http_service") {
+            native.word("protocol", "http", service.span);
+            self.http_service(service, &mut native);
+        } else {
+            self.unsupported(config, "grpc_service", "a service is required");
+            return None;
+        }
+        if config.is("failure_mode_allow") {
+            native.word("allow_on_error", true, config.place("failure_mode_allow"));
+        }
+        if config.is("clear_route_cache") {
+            native.word("reroute", true, config.place("clear_route_cache"));
+        }
+        if let Some(status) = config.message("status_on_error")
+            && let Some(field) = status.field("code")
+            && let ProtoValue::Enum(code, _) = field.value
+        {
+            native.word("error_status", code, status.span);
+        }
+        if let Some(body) = config.message("with_request_body") {
+            self.authz_body(body, &mut native);
+        }
+        if let Some(headers) = config.message("allowed_headers") {
+            let names = self.exact_names(headers);
+            native.list("request_headers", names, headers.span);
+        }
+        Some(single("ext_authz", native.node()))
+    }
+
+    /// The settings of a route or host, from `ExtAuthzPerRoute`.
+    pub(super) fn ext_authz_override(&mut self, config: &ProtoMessage) -> Option<Node> {
+        if config.is("disabled") {
+            return Some(plain("skip", config.span));
+        }
+        let settings = config.message("check_settings")?;
+        let mut native = NativeMap::new(settings.span);
+        let mut context = NativeMap::new(settings.span);
+        for (key, item) in settings.map("context_extensions") {
+            if let ProtoValue::Text(text) = &item.value {
+                context.text(key, text, item.span);
+            }
+        }
+        native.map("context", context);
+        if let Some(body) = settings.message("with_request_body") {
+            self.authz_body(body, &mut native);
+        }
+        settings.without_effect(&["emit_client_span"]);
+        Some(native.node())
+    }
+
+    fn grpc_service(&mut self, service: &ProtoMessage, native: &mut NativeMap) {
+        let Some(envoy) = service.message("envoy_grpc") else {
+            self.unsupported(service, "google_grpc", "name a cluster (`envoy_grpc`)");
+            return;
+        };
+        if let Some(name) = envoy.text("cluster_name") {
+            let name = self.cluster(name, envoy, "cluster_name");
+            native.text("cluster", &name, envoy.place("cluster_name"));
+        }
+        let timeout = self.duration(service, "timeout", Zero::Refused);
+        native.set("timeout", timeout.unwrap_or_else(|| plain("200ms", service.span)));
+    }
+
+    fn http_service(&mut self, service: &ProtoMessage, native: &mut NativeMap) {
+        if let Some(uri) = service.message("server_uri") {
+            // The cluster says where it is.
+            uri.without_effect(&["uri"]);
+            if let Some(name) = uri.text("cluster") {
+                let name = self.cluster(name, uri, "cluster");
+                native.text("cluster", &name, uri.place("cluster"));
+            }
+            if let Some(timeout) = self.duration(uri, "timeout", Zero::Refused) {
+                native.set("timeout", timeout);
+            }
+        }
+        if let Some(prefix) = service.text("path_prefix") {
+            native.text("path_prefix", prefix, service.place("path_prefix"));
+        }
+        if let Some(request) = service.message("authorization_request") {
+            if let Some(headers) = request.message("allowed_headers") {
+                let names = self.exact_names(headers);
+                native.list("request_headers", names, headers.span);
+            }
+            let mut context = NativeMap::new(request.span);
+            for header in request.messages("headers_to_add") {
+                if let (Some(key), Some(value)) = (header.text("key"), header.text("value")) {
+                    context.text(key, value, header.span);
+                }
+            }
+            native.map("context", context);
+        }
+        let Some(response) = service.message("authorization_response") else { return };
+        for (field, key) in [
+            ("allowed_upstream_headers", "upstream_headers"),
+            ("allowed_client_headers", "denied_client_headers"),
+            ("allowed_client_headers_on_success", "allowed_client_headers"),
+        ] {
+            if let Some(headers) = response.message(field) {
+                let names = self.exact_names(headers);
+                native.list(key, names, headers.span);
+            }
+        }
+    }
+
+    fn authz_body(&mut self, body: &ProtoMessage, native: &mut NativeMap) {
+        self.only_false(
+            body,
+            "allow_partial_message",
+            "a larger body gets 413; the service is not told a part of it",
+        );
+        body.without_effect(&["pack_as_bytes"]);
+        if let Some(max) = body.number("max_request_bytes") {
+            native.word("with_body", max, body.place("max_request_bytes"));
+        }
+    }
+
+    /// The names in a list of which each is exact.
+    fn exact_names(&mut self, list: &ProtoMessage) -> Vec<Node> {
+        let mut names = Vec::new();
+        for matcher in list.messages("patterns") {
+            matcher.without_effect(&["ignore_case"]);
+            match matcher.text("exact") {
+                Some(name) => names.push(quoted(&name.to_ascii_lowercase(), matcher.span)),
+                None => self.unsupported(list, "patterns", "only exact names are"),
+            }
+        }
+        names
+    }
+}

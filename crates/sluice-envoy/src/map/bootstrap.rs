@@ -1,0 +1,244 @@
+//! The bootstrap: the root of a file.
+//!
+//! Owns: admin, node, runtime layers, and in which order the resources are mapped. Refuses to know: what is in them.
+//! Keeps: every field that nobody has read is reported.
+
+use sluice_core::{Diags, Node};
+
+use super::{Mapping, UniqueNames};
+use crate::message::{ProtoMessage, ProtoValue};
+use crate::native::{NativeMap, plain, quoted};
+
+/// Fields of a bootstrap that say how Envoy reports and schedules, not what it does with traffic.
+const WITHOUT_EFFECT: [&str; 12] = [
+    "node_context_params",
+    "deferred_stat_options",
+    "stats_config",
+    "stats_flush_interval",
+    "stats_flush_on_admin",
+    "stats_eviction_interval",
+    "watchdog",
+    "watchdogs",
+    "enable_dispatcher_stats",
+    "stats_server_version_override",
+    "memory_allocator_manager",
+    "perf_tracing_file_path",
+];
+
+/// The native form of a bootstrap. Adds every problem and every difference to `diags`.
+pub fn map(bootstrap: &ProtoMessage, diags: &mut Diags) -> Node {
+    let mut root = NativeMap::new(bootstrap.span);
+    let mut mapping = Mapping::new(diags, bootstrap.span);
+    bootstrap.without_effect(&WITHOUT_EFFECT);
+    for field in WITHOUT_EFFECT {
+        if let Some(ProtoValue::Message(message)) = bootstrap.field(field).map(|field| &field.value)
+        {
+            message.all_without_effect();
+        }
+    }
+    mapping.admin(bootstrap, &mut root);
+    mapping.node(bootstrap, &mut root);
+    mapping.dynamic(bootstrap);
+    mapping.runtime(bootstrap, &mut root);
+    mapping.regex_engine(bootstrap);
+    if let Some(resources) = bootstrap.message("static_resources") {
+        mapping.resources(resources, &mut root);
+    }
+    let logs = std::mem::take(&mut mapping.logs);
+    root.list("access_log", logs.into_native(), bootstrap.span);
+    let mut unread = Vec::new();
+    bootstrap.unread(&mut unread);
+    for (message, field) in unread {
+        let name = field.descriptor.name();
+        let text = format!("`{name}` of {} is not supported", message.type_name());
+        mapping.diags.error(crate::coverage::UNSUPPORTED, field.span, message.at(name), text);
+    }
+    root.node()
+}
+
+impl<'a> Mapping<'a> {
+    fn resources(&mut self, resources: &'a ProtoMessage, root: &mut NativeMap) {
+        self.secrets(resources);
+        self.name_clusters(resources);
+        let mut clusters = NativeMap::new(resources.place("clusters"));
+        for cluster in resources.messages("clusters") {
+            if let Some((name, native)) = self.cluster_resource(cluster) {
+                clusters.push(&name, native);
+            }
+        }
+        let listeners = resources.messages("listeners");
+        let listeners: Vec<Node> = listeners.filter_map(|of| self.listener(of)).collect();
+        root.list("listeners", listeners, resources.place("listeners"));
+        root.map("clusters", clusters);
+        let routes = std::mem::replace(&mut self.routes, NativeMap::new(resources.span));
+        root.map("routes", routes);
+    }
+
+    /// Gives every cluster its native name, before anything refers to one.
+    fn name_clusters(&mut self, resources: &ProtoMessage) {
+        let mut names = UniqueNames::default();
+        for cluster in resources.messages("clusters") {
+            let Some(name) = cluster.text("name") else { continue };
+            if self.clusters.contains_key(name) {
+                let message = format!("two clusters are named `{name}`");
+                self.diags.error(
+                    "duplicate-name",
+                    cluster.place("name"),
+                    cluster.at("name"),
+                    message,
+                );
+                continue;
+            }
+            let native = names.add(name);
+            self.clusters.insert(name.clone(), native.into());
+        }
+    }
+
+    fn admin(&mut self, bootstrap: &ProtoMessage, root: &mut NativeMap) {
+        let Some(admin) = bootstrap.message("admin") else { return };
+        admin.without_effect(&["ignore_global_conn_limit"]);
+        for field in ["access_log", "access_log_path", "profile_path"] {
+            if admin.has(field) {
+                admin.field(field).into_iter().for_each(|field| {
+                    field.value.messages(&mut ProtoMessage::all_without_effect);
+                });
+                self.differs(
+                    admin,
+                    field,
+                    "requests to the admin address are not logged or profiled",
+                );
+            }
+        }
+        let Some(address) = admin.message("address") else { return };
+        if let Some((_, text)) = self.address(address) {
+            let mut native = NativeMap::new(admin.span);
+            native.text("address", &text, address.span);
+            native.word("writable", true, admin.span);
+            root.set("admin", native.node());
+        }
+    }
+
+    fn node(&mut self, bootstrap: &ProtoMessage, root: &mut NativeMap) {
+        let Some(node) = bootstrap.message("node") else { return };
+        // What it tells a control plane.
+        let told = [
+            "cluster",
+            "metadata",
+            "dynamic_parameters",
+            "user_agent_name",
+            "user_agent_version",
+            "user_agent_build_version",
+            "extensions",
+            "client_features",
+            "listening_addresses",
+        ];
+        node.without_effect(&told);
+        for field in told {
+            node.field(field).into_iter().for_each(|field| {
+                field.value.messages(&mut ProtoMessage::all_without_effect);
+            });
+        }
+        let mut native = NativeMap::new(node.span);
+        if let Some(id) = node.text("id") {
+            native.text("id", id, node.place("id"));
+        }
+        if let Some(locality) = node.message("locality").and_then(|of| self.locality(of)) {
+            native.set("locality", locality);
+        }
+        root.map("node", native);
+    }
+
+    /// A stream to a control plane over which nothing is asked for needs none.
+    fn dynamic(&mut self, bootstrap: &ProtoMessage) {
+        if bootstrap.has("hds_config") {
+            self.unsupported(
+                bootstrap,
+                "hds_config",
+                "health checks on behalf of a control plane are not",
+            );
+        }
+        let Some(dynamic) = bootstrap.message("dynamic_resources") else { return };
+        for field in ["lds_config", "cds_config"] {
+            if dynamic.has(field) {
+                self.unsupported(dynamic, field, "list the resources under `static_resources`");
+            }
+        }
+        if let Some(stream) = dynamic.message("ads_config") {
+            stream.all_without_effect();
+            let how = "no stream to a control plane is opened; a resource that comes from one is an error where it is named";
+            self.differs(dynamic, "ads_config", how);
+        }
+    }
+
+    /// Layers of runtime values: those in the file, and that of the operator, who changes them on the admin pages.
+    fn runtime(&mut self, bootstrap: &ProtoMessage, root: &mut NativeMap) {
+        let Some(runtime) = bootstrap.message("layered_runtime") else { return };
+        let mut values = NativeMap::new(runtime.span);
+        for layer in runtime.messages("layers") {
+            layer.without_effect(&["name", "admin_layer"]);
+            for field in ["disk_layer", "rtds_layer"] {
+                if layer.has(field) {
+                    self.unsupported(layer, field, "write the values as a `static_layer`");
+                }
+            }
+            if let Some(found) = layer.json("static_layer") {
+                self.runtime_values(found, "", &mut values);
+            }
+        }
+        let mut section = NativeMap::new(runtime.span);
+        section.map("values", values);
+        root.map("runtime", section);
+    }
+
+    /// Adds values by their whole names: `{ a: { b: 5 } }` is `a.b`.
+    fn runtime_values(&mut self, node: &Node, prefix: &str, values: &mut NativeMap) {
+        for entry in node.entries().unwrap_or_default() {
+            let key = if prefix.is_empty() {
+                entry.key.to_string()
+            } else {
+                format!("{prefix}.{}", entry.key)
+            };
+            // Switches of Envoy itself.
+            if ["envoy.", "re2.", "overload."].iter().any(|own| key.starts_with(own)) {
+                let message =
+                    format!("the runtime value `{key}` is one of Envoy's own and has no effect");
+                self.diags.warning(crate::coverage::DIFFERS, entry.node.span, key, message);
+                continue;
+            }
+            match entry.node.text() {
+                Some(text) => values.set(&key, quoted(text, entry.node.span)),
+                None if entry.node.get("numerator").is_some() => {
+                    let message = format!("the runtime value `{key}` must be a number");
+                    self.diags.error(crate::coverage::UNSUPPORTED, entry.node.span, key, message);
+                }
+                None => self.runtime_values(&entry.node, &key, values),
+            }
+        }
+    }
+
+    fn regex_engine(&mut self, bootstrap: &ProtoMessage) {
+        let Some(engine) = bootstrap.message("default_regex_engine") else { return };
+        engine.without_effect(&["name"]);
+        match engine.message("typed_config") {
+            // The syntax is the same, and matching takes linear time here too.
+            Some(config) if config.descriptor.name() == "GoogleRE2" => config.all_without_effect(),
+            Some(config) => self.unsupported_type(config),
+            None => {}
+        }
+    }
+
+    /// A locality as the native form writes it.
+    pub(super) fn locality(&self, locality: &ProtoMessage) -> Option<Node> {
+        let part = |field| locality.text(field).map_or("", |text| text);
+        let (region, zone, sub_zone) = (part("region"), part("zone"), part("sub_zone"));
+        // A part that is missing before another is `-`.
+        let part = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let text = match (region, zone, sub_zone) {
+            ("", "", "") => return None,
+            ("", zone, "") => zone.to_owned(),
+            (region, zone, "") => format!("{}/{}", part(region), part(zone)),
+            (region, zone, sub_zone) => format!("{}/{}/{sub_zone}", part(region), part(zone)),
+        };
+        Some(plain(text, locality.span))
+    }
+}

@@ -1,0 +1,301 @@
+//! What messages are in the native form.
+
+use std::path::Path;
+
+use sluice_core::{Node, Severity, Value};
+
+use crate::{UnknownFields, load_text};
+
+mod clusters;
+mod filters;
+mod http;
+
+/// Loads a bootstrap: its native form, and the findings as `path: message`.
+fn load(text: &str) -> (Option<Node>, Vec<String>) {
+    let loaded = load_text(Path::new("envoy.yaml"), text.to_owned(), UnknownFields::Refuse);
+    let shown = loaded.diags.iter().map(|found| {
+        let word = if found.severity == Severity::Error { "" } else { "warning: " };
+        format!("{word}{}: {}", found.path, found.message)
+    });
+    (loaded.root.clone(), shown.collect())
+}
+
+/// The value at a path such as `clusters.a.limits.connections` or `listeners.0.name`.
+fn at(root: &Node, path: &str) -> Option<String> {
+    let mut node = root;
+    for step in path.split('/') {
+        node = match (&node.value, step.parse::<usize>()) {
+            (Value::List(items), Ok(index)) => items.get(index)?,
+            _ => &node.get(step)?.node,
+        };
+    }
+    Some(match &node.value {
+        Value::Scalar { text, .. } => text.to_string(),
+        Value::List(items) => {
+            items.iter().map(|item| item.text().unwrap_or("?")).collect::<Vec<_>>().join(" ")
+        }
+        _ => "a map".into(),
+    })
+}
+
+#[track_caller]
+fn expect(text: &str, expected: &[(&str, &str)]) {
+    let (root, found) = load(text);
+    let errors: Vec<_> = found.iter().filter(|one| !one.starts_with("warning")).collect();
+    assert!(errors.is_empty(), "{text}\n{errors:#?}");
+    let root = root.expect("a tree");
+    for (path, value) in expected {
+        assert_eq!(at(&root, path).as_deref(), Some(*value), "{path}\n{text}");
+    }
+}
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    let (_, found) = load(text);
+    let errors: Vec<_> = found.iter().filter(|one| !one.starts_with("warning")).collect();
+    assert!(errors.iter().any(|one| one.contains(expected)), "{text}\n{expected}\n{found:#?}");
+}
+
+#[track_caller]
+fn differs(text: &str, expected: &str) {
+    let (root, found) = load(text);
+    assert!(root.is_some(), "{found:#?}");
+    let warned = found.iter().any(|one| one.starts_with("warning") && one.contains(expected));
+    assert!(warned, "{text}\n{expected}\n{found:#?}");
+}
+
+/// A bootstrap with a cluster `a` that has these fields.
+fn cluster(fields: &str) -> String {
+    let assignment = "load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }] }";
+    let own = if fields.contains("load_assignment") { "" } else { assignment };
+    let comma = if own.is_empty() || fields.is_empty() { "" } else { ", " };
+    format!("{{ static_resources: {{ clusters: [{{ name: a, {fields}{comma}{own} }}] }} }}")
+}
+
+/// A bootstrap with a listener whose only chain has this filter, and a cluster `a`.
+fn listener(filter: &str, fields: &str) -> String {
+    let address = "address: { socket_address: { address: 127.0.0.1, port_value: 0 } }";
+    let chain = format!("{{ filters: [{{ name: x, typed_config: {filter} }}] }}");
+    cluster("").replacen(
+        "{ clusters",
+        &format!(
+            "{{ listeners: [{{ name: l, {address}, filter_chains: [{chain}]{fields} }}], clusters"
+        ),
+        1,
+    )
+}
+
+fn tcp(fields: &str) -> String {
+    let name = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    listener(&format!("{{ '@type': t/{name}, stat_prefix: s, cluster: a{fields} }}"), "")
+}
+
+fn hcm(fields: &str, route: &str) -> String {
+    let name = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let router =
+        "{ name: r, typed_config: { '@type': t/envoy.extensions.filters.http.router.v3.Router } }";
+    let filters = if fields.contains("http_filters") {
+        fields.replace("ROUTER", router)
+    } else {
+        format!("http_filters: [{router}]{}{fields}", if fields.is_empty() { "" } else { ", " })
+    };
+    let hosts = format!("[{{ name: h, domains: '*', routes: [{route}] }}]");
+    listener(
+        &format!(
+            "{{ '@type': t/{name}, stat_prefix: s, route_config: {{ name: t, virtual_hosts: {hosts} }}, {filters} }}"
+        ),
+        "",
+    )
+}
+
+fn route(action: &str) -> String {
+    hcm("", &format!("{{ match: {{ prefix: / }}, route: {{ cluster: a{action} }} }}"))
+}
+
+#[test]
+fn tcp_listeners() {
+    expect(
+        &tcp(""),
+        &[
+            ("listeners/0/name", "l"),
+            ("listeners/0/address", "127.0.0.1:0"),
+            ("listeners/0/chains/0/relay/cluster", "a"),
+            ("listeners/0/chains/0/relay/idle_timeout", "1h"),
+        ],
+    );
+    expect(&tcp(", idle_timeout: 0s"), &[("listeners/0/chains/0/relay/idle_timeout", "none")]);
+    expect(
+        &tcp(", hash_policy: [{ source_ip: {} }], max_downstream_connection_duration: 60s"),
+        &[
+            ("listeners/0/chains/0/relay/hash", "source_ip"),
+            ("listeners/0/chains/0/relay/max_duration", "60s"),
+        ],
+    );
+    refused(
+        &tcp(", tunneling_config: { hostname: a }"),
+        "`tunneling_config` of envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    );
+    refused(&tcp("").replace("cluster: a }", "cluster: b }"), "there is no cluster `b`");
+    refused(&tcp("").replace("name: l", "name: l, use_original_dst: true"), "`use_original_dst`");
+    refused(
+        &tcp("").replace("address: { socket", "bind_to_port: false, address: { socket"),
+        "`bind_to_port`",
+    );
+    differs(&tcp(", max_connect_attempts: 3"), "connect_attempts");
+}
+
+#[test]
+fn what_chains_match() {
+    let with = |of: &str| {
+        tcp("").replace("[{ filters", &format!("[{{ filter_chain_match: {{ {of} }}, filters"))
+            .replace("filter_chains", "listener_filters: [{ name: t, typed_config: { '@type': t/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector } }], filter_chains")
+    };
+    expect(
+        &with(
+            "server_names: [a.test, '*.b.test'], transport_protocol: tls, application_protocols: [h2], source_prefix_ranges: [{ address_prefix: 10.1.2.3, prefix_len: 8 }], source_ports: [5]",
+        ),
+        &[
+            ("listeners/0/chains/0/match/sni", "a.test *.b.test"),
+            ("listeners/0/chains/0/match/transport", "tls"),
+            ("listeners/0/chains/0/match/alpn", "h2"),
+            ("listeners/0/chains/0/match/source", "10.0.0.0/8"),
+            ("listeners/0/chains/0/match/source_port", "5"),
+            ("listeners/0/inspect/timeout", "15s"),
+            ("listeners/0/inspect/on_timeout", "close"),
+        ],
+    );
+    for of in [
+        "address_suffix: a",
+        "source_type: EXTERNAL",
+        "direct_source_prefix_ranges: [{ address_prefix: 10.0.0.0 }]",
+    ] {
+        refused(&with(of), "is not supported");
+    }
+    refused(
+        &with("source_prefix_ranges: [{ address_prefix: 10.0.0.0/8, prefix_len: 8 }]"),
+        "is not an address block",
+    );
+}
+
+#[test]
+fn names_that_the_native_form_does_not_have() {
+    let text =
+        tcp("").replace("cluster: a }", "cluster: 'x|y' }").replace("name: a,", "name: 'x|y',");
+    expect(
+        &text,
+        &[("listeners/0/chains/0/relay/cluster", "x_y"), ("clusters/x_y/balance", "round_robin")],
+    );
+    let two = cluster("").replace("[{ name: a", "[{ name: 'a:b', load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }] } }, { name: 'a|b'");
+    expect(
+        &two,
+        &[("clusters/a_b/balance", "round_robin"), ("clusters/a_b-2/balance", "round_robin")],
+    );
+}
+
+#[test]
+fn the_rest_of_a_bootstrap() {
+    expect(
+        "{ admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }, node: { id: n, locality: { region: r, zone: z } }, layered_runtime: { layers: [{ name: s, static_layer: { a: { b: 5 } } }] } }",
+        &[
+            ("admin/address", "127.0.0.1:9901"),
+            ("node/id", "n"),
+            ("node/locality", "r/z"),
+            ("runtime/values/a.b", "5"),
+        ],
+    );
+    for (text, expected) in [
+        (
+            "{ dynamic_resources: { lds_config: { ads: {} } } }",
+            "`lds_config` of envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
+        ),
+        (
+            "{ overload_manager: { resource_monitors: [{ name: a }] } }",
+            "`overload_manager` of envoy.config.bootstrap.v3.Bootstrap",
+        ),
+        ("{ stats_sinks: [{ name: a }] }", "`stats_sinks` of"),
+    ] {
+        refused(text, expected);
+    }
+}
+
+#[test]
+fn findings_about_the_native_form_name_the_field_of_envoy() {
+    let text = route(", host_rewrite_header: 'a b'");
+    let (_, found) = load(&text);
+    assert!(
+        found.iter().any(|one| one.starts_with("static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[0].routes[0].route.host_rewrite_header: ")),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn tls_of_clients() {
+    let with = |context: &str| {
+        let name = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+        let socket = format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': t/{name}, {context} }} }}"
+        );
+        tcp("").replace("[{ filters", &format!("[{{ {socket}, filters"))
+    };
+    let certificate = "tls_certificates: [{ certificate_chain: { filename: a.pem }, private_key: { filename: a.key } }]";
+    let tls = "listeners/0/chains/0/tls";
+    expect(
+        &with(&format!(
+            "require_client_certificate: true, common_tls_context: {{ {certificate}, alpn_protocols: h2, validation_context: {{ trusted_ca: {{ filename: ca.pem }} }} }}"
+        )),
+        &[
+            (&format!("{tls}/certificates/0/cert"), "a.pem"),
+            (&format!("{tls}/certificates/0/key"), "a.key"),
+            (&format!("{tls}/alpn"), "h2"),
+            (&format!("{tls}/client_auth/ca"), "ca.pem"),
+            (&format!("{tls}/client_auth/mode"), "required"),
+        ],
+    );
+    // What would let in somebody whom Envoy refuses.
+    for (context, expected) in [
+        (
+            "require_client_certificate: true, common_tls_context: { CERT }",
+            "any certificate would do",
+        ),
+        (
+            "require_client_certificate: true, common_tls_context: { CERT, validation_context: {} }",
+            "any certificate would do",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: a } }] } }",
+            "judge certificates with the filter `rbac`",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, verify_certificate_spki: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa] } }",
+            "`verify_certificate_spki` of",
+        ),
+        (
+            "common_tls_context: { CERT, validation_context: { trust_chain_verification: ACCEPT_UNTRUSTED } }",
+            "certificates are always verified",
+        ),
+        ("require_sni: true, common_tls_context: { CERT }", "`require_sni` of"),
+        (
+            "common_tls_context: { tls_certificates: [{ certificate_chain: { inline_string: x }, private_key: { filename: a.key } }] }",
+            "write it to a file",
+        ),
+        (
+            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: gone }] }",
+            "there is no secret `gone`",
+        ),
+        (
+            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s, sds_config: { ads: {} } }] }",
+            "`sds_config` of",
+        ),
+        (
+            "common_tls_context: { CERT, tls_params: { cipher_suites: [ECDHE-RSA-AES128-GCM-SHA256] } }",
+            "`cipher_suites` of",
+        ),
+    ] {
+        refused(&with(&context.replace("CERT", certificate)), expected);
+    }
+    let named = with("common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s }] }").replace(
+        "{ listeners",
+        "{ secrets: [{ name: s, tls_certificate: { certificate_chain: { filename: b.pem }, private_key: { filename: b.key } } }], listeners",
+    );
+    expect(&named, &[(&format!("{tls}/certificates/0/cert"), "b.pem")]);
+}

@@ -1,0 +1,152 @@
+//! Clusters.
+
+use super::*;
+
+#[test]
+fn a_cluster_has_envoys_defaults() {
+    expect(
+        &cluster(""),
+        &[
+            ("clusters/a/connect_timeout", "5s"),
+            ("clusters/a/balance", "round_robin"),
+            ("clusters/a/outlier", "none"),
+            ("clusters/a/failover/overprovisioning", "140%"),
+            ("clusters/a/failover/panic", "50%"),
+            ("clusters/a/limits/connections", "1024"),
+            ("clusters/a/limits/pending", "1024"),
+            ("clusters/a/limits/requests", "1024"),
+            ("clusters/a/limits/retries", "3"),
+            ("clusters/a/limits/retry_share", "0%"),
+            ("clusters/a/limits/high/requests", "1024"),
+            ("clusters/a/endpoints/0/address", "127.0.0.1:80"),
+            ("clusters/a/reuse/idle_timeout", "1h"),
+        ],
+    );
+}
+
+#[test]
+fn fields_of_clusters() {
+    let dns = "load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: app.test, port_value: 80 } } } }] }] }";
+    let cases: &[(&str, &[(&str, &str)])] = &[
+        ("connect_timeout: 0.25s", &[("connect_timeout", "250ms")]),
+        ("lb_policy: LEAST_REQUEST", &[("balance", "least_request")]),
+        (
+            "lb_policy: ring_hash, ring_hash_lb_config: { minimum_ring_size: 2048 }",
+            &[("balance/ring_hash/min_size", "2048")],
+        ),
+        ("lb_policy: MAGLEV", &[("balance", "maglev")]),
+        (
+            "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { '@type': t/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 3 } } }] }",
+            &[("balance/least_request/choices", "3")],
+        ),
+        (
+            &format!("type: STRICT_DNS, dns_lookup_family: V4_ONLY, {dns}"),
+            &[
+                ("dns/mode", "strict"),
+                ("dns/family", "v4"),
+                ("dns/refresh", "5s"),
+                ("endpoints/0/address", "app.test:80"),
+            ],
+        ),
+        (
+            &format!("type: LOGICAL_DNS, respect_dns_ttl: true, {dns}"),
+            &[("dns/mode", "logical"), ("dns/refresh", "ttl"), ("dns/family", "v6_preferred")],
+        ),
+        (
+            "circuit_breakers: { thresholds: [{ max_connections: 5, max_retries: 0 }, { priority: HIGH, max_requests: 7 }] }",
+            &[
+                ("limits/connections", "5"),
+                ("limits/retries", "0"),
+                ("limits/requests", "1024"),
+                ("limits/high/requests", "7"),
+            ],
+        ),
+        (
+            "outlier_detection: { consecutive_5xx: 3 }",
+            &[
+                ("outlier/consecutive_5xx", "3"),
+                ("outlier/consecutive_gateway_errors", "5"),
+                ("outlier/enforce/consecutive_gateway_errors", "0%"),
+                ("outlier/max_ejected", "10%"),
+                ("outlier/connect_failures_as_503", "true"),
+                ("outlier/success_rate/stdev_factor", "1.900"),
+            ],
+        ),
+        (
+            "health_checks: [{ timeout: 1s, interval: 2s, unhealthy_threshold: 3, healthy_threshold: 2, http_health_check: { path: /ok, expected_statuses: [{ start: 200, end: 300 }] } }]",
+            &[
+                ("health/http/path", "/ok"),
+                ("health/http/expect", "200-299"),
+                ("health/interval", "2s"),
+                ("health/no_traffic_interval", "60s"),
+                ("health/jitter", "0%"),
+            ],
+        ),
+        (
+            "typed_extension_protocol_options: { x: { '@type': t/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http2_protocol_options: { initial_stream_window_size: 65536 } } } }",
+            &[
+                ("protocol", "http2"),
+                ("http2/stream_window", "65536"),
+                ("http2/ping_interval", "none"),
+            ],
+        ),
+        (
+            "typed_extension_protocol_options: { x: { '@type': t/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, use_downstream_protocol_config: {} } }",
+            &[("protocol", "same")],
+        ),
+        ("http2_protocol_options: {}", &[("protocol", "http2")]),
+        (
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a.test } }",
+            &[("tls/sni", "a.test"), ("tls/verify", "none")],
+        ),
+        (
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a.test, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: a.test } }] } } } }",
+            &[("tls/ca", "ca.pem"), ("tls/sni", "a.test")],
+        ),
+    ];
+    for (fields, expected) in cases {
+        let expected: Vec<(String, &str)> =
+            expected.iter().map(|(path, value)| (format!("clusters/a/{path}"), *value)).collect();
+        let expected: Vec<(&str, &str)> =
+            expected.iter().map(|(path, value)| (path.as_str(), *value)).collect();
+        expect(&cluster(fields), &expected);
+    }
+}
+
+#[test]
+fn what_clusters_cannot_do_yet() {
+    for (fields, expected) in [
+        (
+            "type: EDS",
+            "static_resources.clusters[0].type: `type` of envoy.config.cluster.v3.Cluster is not supported",
+        ),
+        (
+            "type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED",
+            "`type` of envoy.config.cluster.v3.Cluster is not supported",
+        ),
+        ("connect_timeout: 0.0001s", "whole milliseconds"),
+        (
+            "transport_socket_matches: [{ name: a }]",
+            "`transport_socket_matches` of envoy.config.cluster.v3.Cluster",
+        ),
+        (
+            "type: STATIC, load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: app.test, port_value: 80 } } } }] }] }",
+            "is not an IP address",
+        ),
+        ("load_assignment: { cluster_name: a }", "`endpoints` of"),
+        (
+            "transport_socket: { name: x, typed_config: { '@type': t/envoy.extensions.transport_sockets.alts.v3.Alts, handshaker_service: a } }",
+            "envoy.extensions.transport_sockets.alts.v3.Alts is not supported",
+        ),
+        (
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: a } }] } } } }",
+            "only exact DNS names are",
+        ),
+        (
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { verify_certificate_hash: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa] } } } }",
+            "`verify_certificate_hash` of",
+        ),
+    ] {
+        refused(&cluster(fields), expected);
+    }
+}

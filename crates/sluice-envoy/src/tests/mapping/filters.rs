@@ -1,0 +1,128 @@
+//! Filters of requests, and access logs.
+
+use super::*;
+
+#[test]
+fn filters_of_requests() {
+    let with = |filter: &str| {
+        hcm(
+            &format!("http_filters: [{{ name: f, typed_config: {filter} }}, ROUTER]"),
+            "{ match: { prefix: / }, route: { cluster: a } }",
+        )
+    };
+    let first = "listeners/0/chains/0/http/filters/2";
+    for (filter, path, value) in [
+        (
+            "{ '@type': t/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 1024 }",
+            "buffer/max",
+            "1024",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.health_check.v3.HealthCheck, pass_through_mode: false, headers: [{ name: ':path', exact_match: /ok }] }",
+            "health_check/path",
+            "/ok",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, token_bucket: { max_tokens: 5, tokens_per_fill: 2, fill_interval: 1s }, filter_enabled: { default_value: { numerator: 100 } }, filter_enforced: { default_value: { numerator: 100 } } }",
+            "rate_limit/requests",
+            "2/s",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: { action: DENY, policies: { p: { permissions: [{ url_path: { path: { prefix: /admin } } }], principals: [{ any: true }] } } } }",
+            "rbac/deny/p/permissions/0/path/starts_with",
+            "/admin",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: { policies: { p: { permissions: [{ any: true }], principals: [{ remote_ip: { address_prefix: 10.0.0.0, prefix_len: 8 } }] } } } }",
+            "rbac/allow/p/principals/0/source",
+            "10.0.0.0/8",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, grpc_service: { envoy_grpc: { cluster_name: a } }, failure_mode_allow: true }",
+            "ext_authz/allow_on_error",
+            "true",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, grpc_service: { envoy_grpc: { cluster_name: a } } }",
+            "ext_authz/timeout",
+            "200ms",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: { http_status: 503, percentage: { numerator: 5 } } }",
+            "fault/abort/percent",
+            "5%",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.fault.v3.HTTPFault, delay: { fixed_delay: 1s } }",
+            "fault/delay/percent",
+            "0%",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: { request_mutations: [{ remove: x-a }] } }",
+            "set_headers/remove_request",
+            "x-a",
+        ),
+    ] {
+        expect(&with(filter), &[(&format!("{first}/{path}"), value)]);
+    }
+    for (filter, expected) in [
+        (
+            "{ '@type': t/envoy.extensions.filters.http.lua.v3.Lua }",
+            "envoy.extensions.filters.http.lua.v3.Lua is not supported",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: { policies: { p: { permissions: [{ metadata: { filter: a, path: [{ key: b }], value: { present_match: true } } }], principals: [{ any: true }] } } } }",
+            "`metadata` of envoy.config.rbac.v3.Permission",
+        ),
+        (
+            "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {} }",
+            "no policy would allow anything",
+        ),
+    ] {
+        refused(&with(filter), expected);
+    }
+    let unrouted = hcm("http_filters: []", "{ match: { prefix: / }, route: { cluster: a } }");
+    refused(&unrouted, "without a router");
+}
+
+#[test]
+fn cors_is_on_only_where_a_host_or_route_says_so() {
+    let cors =
+        "{ name: c, typed_config: { '@type': t/envoy.extensions.filters.http.cors.v3.Cors } }";
+    let text = hcm(
+        &format!("http_filters: [{cors}, ROUTER]"),
+        "{ match: { prefix: / }, route: { cluster: a }, typed_per_filter_config: { c: { '@type': t/envoy.extensions.filters.http.cors.v3.CorsPolicy, allow_origin_string_match: [{ exact: 'https://a.test' }], allow_methods: 'GET, PUT', max_age: '60' } } }",
+    );
+    expect(
+        &text,
+        &[
+            ("listeners/0/chains/0/http/filters/2/cors/origins", "https://a.test"),
+            ("routes/t/0/filters/cors", "skip"),
+            ("routes/t/0/rules/0/filters/cors/methods", "GET PUT"),
+            ("routes/t/0/rules/0/filters/cors/max_age", "60s"),
+        ],
+    );
+}
+
+#[test]
+fn access_logs_are_alike_or_refused() {
+    let log = |format: &str| {
+        format!(
+            "access_log: [{{ name: a, typed_config: {{ '@type': t/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog{format} }} }}]"
+        )
+    };
+    let own = hcm(
+        &log(", log_format: { text_format_source: { inline_string: \"%PROTOCOL%\\n\" } }"),
+        "{ match: { prefix: / }, route: { cluster: a } }",
+    );
+    expect(
+        &own,
+        &[
+            ("access_log/0/sink", "stdout"),
+            ("access_log/0/format", "%PROTOCOL%"),
+            ("access_log/0/kinds", "request"),
+        ],
+    );
+    let filtered = own.replace("name: a, typed_config: { '@type': t/envoy.extensions.access", "name: a, filter: { not_health_check_filter: {} }, typed_config: { '@type': t/envoy.extensions.access");
+    refused(&filtered, "every record is written");
+}

@@ -1,0 +1,303 @@
+//! The settings of `set_values`.
+//!
+//! Owns: the fields, where values come from, and the tables that they are looked up in. Refuses to know: requests. Keeps: a
+//! value is made from one thing, and a table has entries from one place.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sluice_codec::names::is_token;
+use sluice_core::settings::{
+    Plain, Shape, Size, bind_entries, bind_scalar, bind_verbatim, entries_of,
+};
+use sluice_core::values::check_name;
+use sluice_core::{Diags, Name, Node, Path, Setting, Spanned};
+use sluice_l4::filters::Fetched;
+
+use super::{MadeFrom, Making};
+use crate::filters::CheckContext;
+use crate::lookup::{
+    CidrFile, ExactFile, LookupKind, LookupTable, PrefixFile, RegexFile, SuffixFile,
+};
+use crate::regexes;
+use crate::template::HttpTemplate;
+
+sluice_core::section! {
+    /// A value of requests, which has the name `set.NAME`. Exactly one of `from` and `text` is required.
+    pub struct SetValue {
+        /// The name.
+        pub name: Name,
+        /// Where it comes from: source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME,
+        /// value:NAME, or json:PATH for a member of a JSON body (names with dots between them).
+        pub from: Option<ValueSource>,
+        /// A text; it may contain `%OPERATOR%`s.
+        pub text: Option<HttpTemplate>,
+        /// A regex that must match all of it; the value is its first group, or all of it if there is none.
+        pub extract: Option<ExtractRegex>,
+        /// A table in which it is looked up: values by keys.
+        pub map: Option<MapEntries>,
+        /// A file with such a table: in each line a key, blanks, and the value. It is read again when it changes.
+        pub map_file: Option<Spanned<PathBuf>>,
+        /// How the table is searched: exact, prefix, suffix, cidr or regex.
+        pub lookup: LookupKind = "exact",
+        /// The value if there is nothing, or nothing in the table; by default there is no value then.
+        pub missing: Option<String>,
+        /// The largest body of which a member is taken; a larger JSON body gets a 413 response.
+        pub json_max: Size = "64KiB",
+    }
+}
+
+/// One value or several, made in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetValues(pub(super) Vec<Spanned<SetValue>>);
+
+impl Setting for SetValues {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let all = Vec::<Spanned<SetValue>>::bind(node, at, diags)?;
+        if all.is_empty() {
+            let finding = diags.error("missing-field", node.span, at, "`set_values` sets no value");
+            finding.help("write `set_values: { name: tenant, from: host }`");
+            return None;
+        }
+        let mut names: Vec<&Name> = all.iter().map(|value| &value.value.name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = format!("two values are called `{}`", twice[0]);
+            diags.error("duplicate-name", node.span, at, message).help("give each a `name`");
+            return None;
+        }
+        Some(Self(all))
+    }
+
+    fn shape() -> Shape {
+        Vec::<SetValue>::shape()
+    }
+
+    fn show(&self) -> Plain {
+        self.0.show()
+    }
+}
+
+/// What a value is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueSource {
+    /// The client's address.
+    SourceIp,
+    /// The remote address of the socket.
+    PeerIp,
+    /// The server name of the handshake.
+    Sni,
+    /// Who makes the request, as a filter has verified.
+    Identity,
+    /// The host, without a port.
+    Host,
+    /// The path, without the query.
+    Path,
+    /// The method.
+    Method,
+    /// A header.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A query parameter, not decoded.
+    Query(String),
+    /// A value that filters share.
+    Value(String),
+    /// A member of a JSON body.
+    Json(String),
+}
+
+const SOURCES: &str = "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME or json:PATH";
+
+sluice_core::text_setting! {
+    ValueSource, "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME or json:PATH", "header:x-tier", parse_source, ToString::to_string;
+}
+
+fn parse_source(text: &str) -> Result<ValueSource, String> {
+    let wrong = || format!("expected {SOURCES}, not `{text}`");
+    let Some((kind, name)) = text.split_once(':') else {
+        return match text {
+            "source_ip" => Ok(ValueSource::SourceIp),
+            "peer_ip" => Ok(ValueSource::PeerIp),
+            "sni" => Ok(ValueSource::Sni),
+            "identity" => Ok(ValueSource::Identity),
+            "host" => Ok(ValueSource::Host),
+            "path" => Ok(ValueSource::Path),
+            "method" => Ok(ValueSource::Method),
+            _ => Err(wrong()),
+        };
+    };
+    let name = name.trim();
+    match kind {
+        "header" if name.eq_ignore_ascii_case("host") => {
+            Err("the host of a request is no header here; write `host`".into())
+        }
+        "header" if is_token(name.as_bytes()) => Ok(ValueSource::Header(name.to_ascii_lowercase())),
+        "cookie" if is_token(name.as_bytes()) => Ok(ValueSource::Cookie(name.to_owned())),
+        "query" if !name.is_empty() => Ok(ValueSource::Query(name.to_owned())),
+        "value" => check_name(name).map(|()| ValueSource::Value(name.to_owned())),
+        "json" if !name.is_empty() => Ok(ValueSource::Json(name.to_owned())),
+        _ => Err(wrong()),
+    }
+}
+
+impl std::fmt::Display for ValueSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::SourceIp => f.write_str("source_ip"),
+            Self::PeerIp => f.write_str("peer_ip"),
+            Self::Sni => f.write_str("sni"),
+            Self::Identity => f.write_str("identity"),
+            Self::Host => f.write_str("host"),
+            Self::Path => f.write_str("path"),
+            Self::Method => f.write_str("method"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Value(name) => write!(f, "value:{name}"),
+            Self::Json(path) => write!(f, "json:{path}"),
+        }
+    }
+}
+
+/// A regex that matches all of a text.
+#[derive(Clone, Debug)]
+pub struct ExtractRegex(regex::Regex);
+
+impl PartialEq for ExtractRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Setting for ExtractRegex {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_verbatim(node, at, diags, "a regex", |text| {
+            regexes::anywhere(&regexes::whole(text)?).map(Self)
+        })
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a regex", example: "Bearer (.+)" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(regexes::written(self.0.as_str()).to_owned())
+    }
+}
+
+/// Values by keys, in the order in which they are written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MapEntries(Vec<(String, String)>);
+
+impl Setting for MapEntries {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        let entries = entries_of(node, at, diags, "a map of keys to values")?;
+        bind_entries(entries, at, diags, |entry, here, diags| {
+            let value = bind_scalar(&entry.node, here, diags, "a value", |text| {
+                Ok::<_, String>(text.to_owned())
+            })?;
+            Some((entry.key.to_string(), value))
+        })
+        .map(Self)
+    }
+
+    fn shape() -> Shape {
+        Shape::Named(Box::new(Shape::Text { what: "a value", example: "gold" }))
+    }
+
+    fn show(&self) -> Plain {
+        let shown = self.0.iter().map(|(key, value)| (key.clone(), Plain::Text(value.clone())));
+        Plain::Map(shown.collect())
+    }
+}
+
+/// A table, from the settings or from a file.
+#[derive(Clone, Debug)]
+pub(super) enum ValueTable {
+    Inline(Arc<LookupTable>),
+    Exact(Fetched<ExactFile>),
+    Prefix(Fetched<PrefixFile>),
+    Suffix(Fetched<SuffixFile>),
+    Cidr(Fetched<CidrFile>),
+    Regex(Fetched<RegexFile>),
+}
+
+impl ValueTable {
+    /// The value for a key.
+    pub(super) fn get(&self, key: &str) -> Option<String> {
+        // A file was read when the configuration was checked.
+        match self {
+            Self::Inline(table) => table.get(key).map(str::to_owned),
+            Self::Exact(file) => file.current()?.0.get(key).map(str::to_owned),
+            Self::Prefix(file) => file.current()?.0.get(key).map(str::to_owned),
+            Self::Suffix(file) => file.current()?.0.get(key).map(str::to_owned),
+            Self::Cidr(file) => file.current()?.0.get(key).map(str::to_owned),
+            Self::Regex(file) => file.current()?.0.get(key).map(str::to_owned),
+        }
+    }
+}
+
+/// Checks a value, and prepares how it is made.
+pub(super) fn making(value: &Spanned<SetValue>, context: &mut CheckContext<'_>) -> Option<Making> {
+    let (span, value) = (value.span, &value.value);
+    let from = match (&value.from, &value.text) {
+        (Some(from), None) => MadeFrom::Source(from.clone()),
+        (None, Some(text)) => MadeFrom::Text(text.clone()),
+        (from, _) => {
+            let message = "a value needs exactly one of `from` and `text`";
+            let finding = context.not_exactly_one(span, from.is_none(), message);
+            finding.help("write `{ name: tier, from: \"header:x-tier\" }`");
+            return None;
+        }
+    };
+    Some(Making {
+        name: value.name.clone(),
+        from,
+        extract: value.extract.as_ref().map(|regex| regex.0.clone()),
+        lookup: lookup(value, span, context)?,
+        missing: value.missing.as_deref().map(Into::into),
+    })
+}
+
+/// The table of a value, if it has one; the outer `None` is an error.
+#[allow(clippy::option_option, reason = "a value need not have a table")]
+fn lookup(
+    value: &SetValue,
+    span: sluice_core::Span,
+    context: &mut CheckContext<'_>,
+) -> Option<Option<ValueTable>> {
+    let kind = value.lookup;
+    match (&value.map, &value.map_file) {
+        (None, None) if kind != LookupKind::Exact => {
+            let message = "`lookup` has no effect without `map` or `map_file`";
+            context.diags.error("useless-setting", span, context.at.key("lookup"), message);
+            None
+        }
+        (None, None) => Some(None),
+        (Some(_), Some(_)) => {
+            let message = "a value has one of `map` and `map_file`";
+            context.not_exactly_one(span, false, message).help("move the entries to the file");
+            None
+        }
+        (Some(MapEntries(entries)), None) => {
+            let pairs = entries.iter().map(|(key, value)| (&**key, &**value));
+            match LookupTable::new(kind, pairs) {
+                Ok(table) => Some(Some(ValueTable::Inline(Arc::new(table)))),
+                Err((number, problem)) => {
+                    let key = entries.get(number).map_or("", |(key, _)| key);
+                    let at = context.at.key("map");
+                    context.diags.error("bad-value", span, at, format!("`{key}`: {problem}"));
+                    None
+                }
+            }
+        }
+        (None, Some(path)) => Some(Some(match kind {
+            LookupKind::Exact => ValueTable::Exact(context.file(path, "map_file")?),
+            LookupKind::Prefix => ValueTable::Prefix(context.file(path, "map_file")?),
+            LookupKind::Suffix => ValueTable::Suffix(context.file(path, "map_file")?),
+            LookupKind::Cidr => ValueTable::Cidr(context.file(path, "map_file")?),
+            LookupKind::Regex => ValueTable::Regex(context.file(path, "map_file")?),
+        })),
+    }
+}

@@ -1,0 +1,41 @@
+//! The form of configuration files.
+//!
+//! Owns: which reader a configuration is read with. Refuses to know: what is in it.
+
+use std::path::Path;
+
+use sluice_config::{Loaded, Sources, load, load_sources};
+
+/// The form of configuration files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum ConfigForm {
+    /// That of Sluice.
+    #[default]
+    Native,
+    /// That of Envoy.
+    #[cfg(feature = "envoy")]
+    Envoy(sluice_envoy::UnknownFields),
+}
+
+impl ConfigForm {
+    /// Reads a configuration.
+    pub(crate) fn load(self, path: &Path) -> Loaded {
+        match self {
+            Self::Native => load(path),
+            #[cfg(feature = "envoy")]
+            Self::Envoy(unknown) => sluice_envoy::load(path, unknown),
+        }
+    }
+
+    /// Reads files again whose text is known.
+    pub(crate) fn load_sources(self, sources: &Sources, folder: &Path) -> Loaded {
+        match self {
+            Self::Native => load_sources(sources, folder),
+            #[cfg(feature = "envoy")]
+            Self::Envoy(unknown) => {
+                let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
+                sluice_envoy::load_text(path, text.to_owned(), unknown)
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Files of Envoy: run, validated, translated, measured.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use sluice_testkit::origin::{self, Client};
+use sluice_testkit::{Origin, Sluice, wait};
+use tempfile::TempDir;
+
+/// `sluice envoy -- -c FILE`, as long as it lives.
+struct Envoy {
+    child: Child,
+    report: PathBuf,
+    _folder: TempDir,
+}
+
+impl Envoy {
+    fn start(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, report) = (folder.path().join("envoy.yaml"), folder.path().join("report"));
+        std::fs::write(&file, text).unwrap();
+        let child = Command::new(Sluice::binary())
+            .args(["envoy", "--report"])
+            .arg(&report)
+            .args(["--", "--concurrency", "1", "-c"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut envoy = Self { child, report, _folder: folder };
+        wait::until("the proxy to be ready", || {
+            assert!(envoy.child.try_wait().unwrap().is_none(), "it ended");
+            envoy.reported().iter().any(|line| line["ready"] == true).then_some(())
+        });
+        envoy
+    }
+
+    fn reported(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.report).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn addr(&self, listener: &str) -> SocketAddr {
+        let lines = self.reported();
+        let found = lines.iter().find(|line| line["listener"] == listener).unwrap();
+        found["address"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A bootstrap with a listener `web` whose routes go to this endpoint.
+fn web(endpoint: SocketAddr, routes: &str) -> String {
+    format!(
+        r#"
+static_resources:
+  listeners:
+  - name: web
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          codec_type: auto
+          route_config:
+            name: local
+            virtual_hosts:
+            - name: all
+              domains: "*"
+              routes: {routes}
+          http_filters:
+          - name: envoy.filters.http.router
+            typedConfig: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+  clusters:
+  - name: "up|stream"
+    type: static
+    load_assignment:
+      cluster_name: up
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }}
+"#,
+        endpoint.ip(),
+        endpoint.port()
+    )
+}
+
+const ROUTES: &str = r#"
+              - match: { path: /moved }
+                redirect: { path_redirect: /there, response_code: found }
+              - match: { path: /said }
+                direct_response: { status: 418, body: { inline_string: "100% tea" } }
+              - match: { prefix: /api/, headers: [{ name: x-kind, string_match: { prefix: a } }] }
+                route: { cluster: "up|stream", prefix_rewrite: / }
+                request_headers_to_add: [{ header: { key: x-added, value: yes-it-is }, append_action: OVERWRITE_IF_EXISTS_OR_ADD }]
+                response_headers_to_add: [{ header: { key: x-out, value: b } }]
+              - match: { safe_regex: { regex: "/r/[0-9]+" } }
+                route: { cluster: "up|stream", regex_rewrite: { pattern: { regex: "^/r/([0-9]+)$" }, substitution: '/number/\1' } }"#;
+
+#[test]
+fn requests_go_as_the_routes_say() {
+    let up = Origin::start("a");
+    let envoy = Envoy::start(&web(up.addr(), ROUTES));
+    let addr = envoy.addr("web");
+    let moved = origin::get(addr, "h", "/moved");
+    assert_eq!((moved.status(), moved.value("location")), (302, "http://h/there"));
+    let said = origin::get(addr, "h", "/said");
+    assert_eq!((said.status(), said.text().as_str()), (418, "100% tea"));
+    assert_eq!(origin::get(addr, "h", "/api/x").status(), 404, "a header is missing");
+    let request = "GET /api/x?q=1 HTTP/1.1\r\nHost: h\r\nX-Kind: abc\r\nX-Forwarded-Client-Cert: forged\r\n\r\n";
+    let answered = Client::connect(addr).ask(request);
+    assert_eq!((answered.status(), answered.value("x-out")), (200, "b"));
+    let seen = up.requests().pop().unwrap();
+    assert_eq!(seen.path(), "/x?q=1");
+    assert_eq!(seen.value("x-added"), "yes-it-is");
+    assert_eq!(seen.value("x-envoy-original-path"), "/api/x?q=1");
+    assert_eq!(seen.values("x-forwarded-client-cert").len(), 0);
+    assert_eq!(seen.values("x-request-id").len(), 1);
+    assert_eq!(origin::get(addr, "h", "/r/12").status(), 200);
+    assert_eq!(up.requests().pop().unwrap().path(), "/number/12");
+    assert_eq!(origin::get(addr, "h", "/r/x").status(), 404, "the regex is of the whole path");
+}
+
+#[test]
+fn connections_go_to_the_cluster() {
+    let up = Origin::start("a");
+    let tcp = r#""@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c"#;
+    let text = format!(
+        "{{ static_resources: {{ listeners: [{{ name: tcp, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [{{ filters: [{{ name: t, typed_config: {{ {tcp} }} }}] }}] }}], clusters: [{{ name: c, load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }} }}] }} }}",
+        up.addr().port()
+    );
+    let envoy = Envoy::start(&text);
+    assert_eq!(origin::get(envoy.addr("tcp"), "h", "/x").value("x-origin"), "a");
+}
+
+fn sluice(args: &[&str], file: &Path) -> Output {
+    Command::new(Sluice::binary()).args(args).arg(file).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_file_is_validated_as_envoy_does_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("envoy.yaml");
+    let validate = ["envoy", "--", "--mode", "validate", "-c"];
+    std::fs::write(&file, web("127.0.0.1:80".parse().unwrap(), ROUTES)).unwrap();
+    let good = sluice(&validate, &file);
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good.stderr));
+    assert_eq!(text(&good.stdout), format!("configuration '{}' OK\n", file.display()));
+    let wrong = web("127.0.0.1:80".parse().unwrap(), ROUTES).replace("stat_prefix", "stat_prefx");
+    std::fs::write(&file, wrong).unwrap();
+    let bad = sluice(&validate, &file);
+    assert_eq!(bad.status.code(), Some(1));
+    let said = text(&bad.stderr);
+    assert!(said.contains("has no field `stat_prefx`"), "{said}");
+    assert!(said.contains("did you mean `stat_prefix`?"), "{said}");
+    assert!(said.contains("envoy.yaml:11:11"), "the place of the field\n{said}");
+    let flag =
+        Command::new(Sluice::binary()).args(["envoy", "--", "-c", "x", "--base-id", "1"]).output();
+    assert_eq!(flag.unwrap().status.code(), Some(2), "a flag that is not taken is an error");
+}
+
+#[test]
+fn the_native_form_means_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("envoy.yaml");
+    let with_difference = web("127.0.0.1:80".parse().unwrap(), ROUTES)
+        .replace("stat_prefix: web", "stat_prefix: web\n          server_name: edge");
+    std::fs::write(&file, with_difference).unwrap();
+    let translated = sluice(&["envoy", "translate"], &file);
+    let native = text(&translated.stdout);
+    assert_eq!(translated.status.code(), Some(0), "{native}");
+    assert!(native.starts_with("# differs: static_resources.listeners[0].filter_chains[0].filters[0].typed_config.server_name: "), "{native}");
+    assert!(native.contains("up_stream:"), "{native}");
+    let again = folder.path().join("native.yaml");
+    std::fs::write(&again, &native).unwrap();
+    let checked = sluice(&["check"], &again);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+    let explained = sluice(&["explain"], &again);
+    let without_comments: Vec<&str> =
+        native.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(text(&explained.stdout).lines().collect::<Vec<_>>(), without_comments);
+}
+
+#[test]
+fn coverage_says_what_loads_and_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.yaml");
+    let waiting = folder.path().join("waiting.yaml");
+    let text_of = |routes| web("127.0.0.1:80".parse().unwrap(), routes);
+    std::fs::write(&good, text_of(ROUTES)).unwrap();
+    let routes = "[{ match: { prefix: / }, route: { cluster: 'up|stream', rate_limits: [{ actions: [{ remote_address: {} }] }] } }]";
+    let lua = "http_filters:\n          - name: lua\n            typed_config: { '@type': t/envoy.extensions.filters.http.lua.v3.Lua }";
+    std::fs::write(&waiting, text_of(routes).replace("http_filters:", lua)).unwrap();
+    let output = Command::new(Sluice::binary())
+        .args(["envoy", "coverage"])
+        .args([&good, &waiting])
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for line in [
+        format!("{}: loads\n", good.display()),
+        format!("{}: does not load\n", waiting.display()),
+        "  missing  `rate_limits` of envoy.config.route.v3.RouteAction  (static_resources.".into(),
+        "  missing  envoy.extensions.filters.http.lua.v3.Lua  (static_resources.".into(),
+        "1 of 2 files load\n".into(),
+        "     1      0  envoy.extensions.filters.http.lua.v3.Lua\n".into(),
+    ] {
+        assert!(said.contains(&line), "{line}\n{said}");
+    }
+}
