@@ -131,7 +131,7 @@ fn weights_are_those_that_a_plain_reading_of_the_reports_gives() {
             let valid = |said: &Vec<(u64, f64)>| {
                 let (last, weight) = *said.last()?;
                 // The first report after the last gap.
-                let gap = said.windows(2).rposition(|two| two[1].0 - two[0].0 >= expiry + 1);
+                let gap = said.windows(2).rposition(|two| two[1].0 - two[0].0 > expiry);
                 let since = said[gap.map_or(0, |place| place + 1)].0;
                 (second - last < expiry && second - since >= blackout).then_some(weight)
             };
