@@ -1,0 +1,521 @@
+//! Mistakes of filters.
+
+use super::*;
+
+#[test]
+fn of_filters() {
+    page(
+        "mistakes-filters",
+        &[
+            (
+                "two filters in one list item",
+                listener(
+                    "filters: [{ deny: 192.0.2.0/24, connection_limit: { max: 5 } }], relay: up",
+                ),
+            ),
+            ("a filter that is only a name", listener("filters: [deny], relay: up")),
+            ("a filter that does not exist", listener("filters: [{ firewall: {} }], relay: up")),
+            ("a filter of blocks without one", listener("filters: [{ deny: [] }], relay: up")),
+            (
+                "a filter that limits nothing",
+                listener("filters: [{ connection_limit: {} }], relay: up"),
+            ),
+            ("a filter for HTTP that does not exist", http("bot_wall: {}")),
+            ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
+            ("a path of probes that is none", http("health_check: { path: healthz }")),
+            ("a cache of no probes", http("health_check: { cache: 5s }")),
+            (
+                "probes with two answers",
+                http("health_check: { pass_through: true, min_healthy: { up: 50% } }"),
+            ),
+            ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
+            ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
+            ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
+            ("a rate per part of the body", http("rate_limit: { requests: 5/s, per: \"body:a\" }")),
+            (
+                "a rate per block of no address",
+                http("rate_limit: { requests: 5/s, per: source_ip/33 }"),
+            ),
+            (
+                "a rate per value that no filter shares",
+                http("rate_limit: { requests: 5/s, per: \"value:a.b\" }"),
+            ),
+            ("a rate of requests per week", http("rate_limit: { requests: 5/w }")),
+            ("limits without one", http("rate_limit: []")),
+            (
+                "two limits of one name",
+                http("rate_limit: [{ requests: 5/s }, { requests: 100/m }]"),
+            ),
+            (
+                "a rate limit with the status of a success",
+                http("rate_limit: { requests: 5/s, status: 200 }"),
+            ),
+            (
+                "an error page from two places",
+                http("error_pages: { pages: { 503: { body: a, body_file: b } } }"),
+            ),
+            ("an error page without anything", http("error_pages: { pages: { 503: {} } }")),
+            (
+                "an error page from a file that does not exist",
+                http("error_pages: { pages: { 503: { body_file: sorry.html } } }"),
+            ),
+            (
+                "an error page that redirects with another status",
+                http("error_pages: { pages: { 503: { redirect: /sorry, status: 200 } } }"),
+            ),
+            (
+                "an error page with the status of a redirect",
+                http("error_pages: { pages: { 503: { body: a, status: 302 } } }"),
+            ),
+            (
+                "operators of no file",
+                http("error_pages: { pages: { 503: { body: a, operators: true } } }"),
+            ),
+            (
+                "an error page with an unknown operator",
+                http("error_pages: { pages: { 503: { body: \"%RESPONS_CODE%\" } } }"),
+            ),
+            ("an error page for a success", http("error_pages: { pages: { 200: ok } }")),
+            ("error pages in a list", http("error_pages: { pages: [a] }")),
+            ("a header to set that is none", http("set_headers: { request: { \"x edge\": a } }")),
+            (
+                "a header to set that frames the message",
+                http("set_headers: { request: { content-length: 5 } }"),
+            ),
+            ("the host as a header to set", http("set_headers: { request: { host: a.test } }")),
+            (
+                "a header to remove that frames the message",
+                http("set_headers: { remove_response: transfer-encoding }"),
+            ),
+            ("a header with a line break", http("set_headers: { request: { x-edge: \"a\\nb\" } }")),
+            ("headers to set in a list", http("set_headers: { request: [x-edge] }")),
+            (
+                "a proxy without a name",
+                serving("http: { routes: main, proxy_status: { forwarded: true } }"),
+            ),
+            (
+                "a proxy with the name of nothing",
+                serving("http: { routes: main, proxy_status: \"\" }"),
+            ),
+            ("countries from nowhere", http("geo: { databases: [] }")),
+            (
+                "countries from a file that does not exist",
+                http("geo: { databases: GeoLite2-Country.mmdb }"),
+            ),
+            ("no values", http("set_values: []")),
+            ("a value from nowhere", http("set_values: { name: a }")),
+            (
+                "a value from what no request has",
+                http("set_values: { name: a, from: \"claim:a\" }"),
+            ),
+            (
+                "a value from a value that no filter shares",
+                http("set_values: { name: a, from: \"value:set_a\" }"),
+            ),
+            (
+                "two values of one name",
+                http("set_values: [{ name: a, from: host }, { name: a, from: path }]"),
+            ),
+            (
+                "a table of no blocks",
+                http("set_values: { name: a, from: source_ip, map: { office: a }, lookup: cidr }"),
+            ),
+            (
+                "a search without a table",
+                http("set_values: { name: a, from: host, lookup: suffix }"),
+            ),
+            (
+                "a table from two places",
+                http("set_values: { name: a, from: host, map: { b: c }, map_file: d }"),
+            ),
+            (
+                "a table in a file that does not exist",
+                http("set_values: { name: a, from: host, map_file: hosts.map }"),
+            ),
+            (
+                "an extraction that is no regex",
+                http("set_values: { name: a, from: host, extract: \"(a\" }"),
+            ),
+            ("no faults", http("fault: {}")),
+            (
+                "a fault without a percentage sign",
+                http("fault: { abort: { status: 503, percent: 5 } }"),
+            ),
+            ("an abort without a status", http("fault: { abort: { percent: 5% } }")),
+            (
+                "an abort with two statuses",
+                http("fault: { abort: { status: 503, grpc_status: 14 } }"),
+            ),
+            ("an abort with the status of no response", http("fault: { abort: { status: 103 } }")),
+            ("a gRPC status that does not exist", http("fault: { abort: { grpc_status: 17 } }")),
+            ("a delay without a time", http("fault: { delay: { by_header: true } }")),
+            (
+                "a response that never ends",
+                http("fault: { response_rate: { bytes_per_second: 0 } }"),
+            ),
+            ("a rate from nowhere", http("fault: { response_rate: {} }")),
+            ("faults of no request", http("fault: { delay: { time: 1s }, max_active: 0 }")),
+            ("other sites without origins", http("cors: { methods: PUT }")),
+            ("every site with credentials", http("cors: { origins: \"*\", credentials: true }")),
+            (
+                "every header with credentials",
+                http("cors: { origins: \"https://a.test\", headers: \"*\", credentials: true }"),
+            ),
+            ("every page may change state", http("csrf: { origins: \"*\" }")),
+            ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
+            ("an origin without a scheme", http("csrf: { origins: app.test }")),
+            ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("a service without a cluster", http("ext_authz: { timeout: 1s }")),
+            ("a service of an unknown cluster", http("ext_authz: { cluster: auth }")),
+            (
+                "a service that fails with the status of a success",
+                http("ext_authz: { cluster: up, error_status: 200 }"),
+            ),
+            (
+                "headers of HTTP for a service of gRPC",
+                http("ext_authz: { cluster: up, upstream_headers: x-user }"),
+            ),
+            (
+                "a service that sets the host",
+                http("ext_authz: { cluster: up, protocol: http, upstream_headers: host }"),
+            ),
+            (
+                "a prefix that is no path",
+                http("ext_authz: { cluster: up, protocol: http, path_prefix: check }"),
+            ),
+            (
+                "a rule that only changes a time-out of a service",
+                rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
+            ),
+            (
+                "a burst of a window that is aligned",
+                http("rate_limit: { requests: 5/s, burst: 9, window: aligned }"),
+            ),
+            (
+                "a burst of a limit in Redis",
+                http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
+            ),
+            ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
+            (
+                "a user of Redis without a password",
+                http("rate_limit: { requests: 5/s, redis: { cluster: up, user: a } }"),
+            ),
+            ("limits of no service", http("global_rate_limit: { domain: edge }")),
+            ("limits of an unknown service", http("global_rate_limit: { service: no, domain: a }")),
+            ("limits without a domain", http("global_rate_limit: { service: up }")),
+            (
+                "a descriptor of everything",
+                http("global_rate_limit: { service: up, domain: a, descriptors: all }"),
+            ),
+            (
+                "an entry that is a part and a text",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, value: a }]] }",
+                ),
+            ),
+            (
+                "a condition for a part",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: path, headers: { a: b } }]] }",
+                ),
+            ),
+            (
+                "a limit in place of a service without a rate",
+                http("global_rate_limit: { service: up, domain: a, on_error: local }"),
+            ),
+            (
+                "a rate that never counts",
+                http("global_rate_limit: { service: up, domain: a, local: 5/s }"),
+            ),
+            (
+                "a status of an error that never is",
+                http("global_rate_limit: { service: up, domain: a, error_status: 503 }"),
+            ),
+            (
+                "descriptors that add to nothing",
+                http("global_rate_limit: { service: up, domain: a, add: true }"),
+            ),
+            (
+                "a rule that only changes a time-out of limits",
+                rule("cluster: up, filters: { global_rate_limit: { timeout: 1s } }"),
+            ),
+            ("policies without any", http("rbac: {}")),
+            ("policies that allow nothing", http("rbac: { allow: {} }")),
+            ("a policy that matches everything", http("rbac: { deny: { all: {} } }")),
+            (
+                "a condition that matches everything",
+                http("rbac: { allow: { all: { principals: [{ source: 10.0.0.0/8 }, {}] } } }"),
+            ),
+            (
+                "a condition without a field in another",
+                http("rbac: { allow: { all: { principals: { not: {} } } } }"),
+            ),
+            (
+                "an expression that is none",
+                http("rbac: { deny: { a: { permissions: { when: \"request.path ==\" } } } }"),
+            ),
+            (
+                "an expression about what no request has",
+                http("rbac: { deny: { a: { permissions: { when: \"request.pth == ''\" } } } }"),
+            ),
+            (
+                "an expression about a response",
+                http("rbac: { deny: { a: { permissions: { when: \"response.code == 200\" } } } }"),
+            ),
+            (
+                "an expression about a value that no filter shares",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"metadata['tenant'] == 'a'\" } } } }",
+                ),
+            ),
+            (
+                "a regex that clients choose",
+                http(
+                    "rbac: { deny: { a: { permissions: { when: \"request.path.matches(request.query)\" } } } }",
+                ),
+            ),
+            (
+                "an expression about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { deny: { a: { permissions: { when: \"connection.mtls\" } } } } }], relay: up",
+                ),
+            ),
+            (
+                "policies in a list",
+                http("rbac: { deny: [{ principals: { source: 10.0.0.0/8 } }] }"),
+            ),
+            (
+                "a principal that is misspelt",
+                http("rbac: { allow: { lan: { principals: { sources: 10.0.0.0/8 } } } }"),
+            ),
+            (
+                "the host as a header of a policy",
+                http("rbac: { allow: { a: { permissions: { headers: { host: a.test } } } } }"),
+            ),
+            (
+                "a policy in any case without a path",
+                http(
+                    "rbac: { allow: { a: { permissions: { method: GET, case_sensitive: false } } } }",
+                ),
+            ),
+            (
+                "a policy about a value that no filter shares",
+                http("rbac: { allow: { a: { principals: { values: { rbac.polcy: a } } } } }"),
+            ),
+            (
+                "a shadow that logs",
+                http("rbac: { shadow: { log: { a: { permissions: { method: GET } } } } }"),
+            ),
+            (
+                "a certificate with a star inside",
+                http(
+                    "rbac: { allow: { a: { principals: { certificate: \"spiffe://*/shop\" } } } }",
+                ),
+            ),
+            (
+                "policies about the server name on a listener",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { sni: a.test } } } } }], relay: up",
+                ),
+            ),
+            (
+                "policies about paths for connections",
+                listener(
+                    "filters: [{ rbac: { allow: { a: { permissions: { path: /a } } } } }], relay: up",
+                ),
+            ),
+            ("a credential from nowhere", http("inject_credentials: {}")),
+            (
+                "a token from a path that is none",
+                http(
+                    "inject_credentials: { oauth2: { cluster: up, path: token, client_id: a, client_secret: b } }",
+                ),
+            ),
+            ("certificates of no proxy", http("client_cert: { header: append }")),
+            ("passwords of nobody", http("basic_auth: {}")),
+            ("a password as it is", http("basic_auth: { users: \"ann:secret\" }")),
+            (
+                "a password with an old hash",
+                http("basic_auth: { users: \"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\" }"),
+            ),
+            ("users in a file that does not exist", http("basic_auth: { users_file: htpasswd }")),
+            ("keys of nobody", http("api_key: {}")),
+            ("a key as it is", http("api_key: { keys: { acme: secret } }")),
+            ("tokens of nobody", http("jwt: {}")),
+            (
+                "tokens for any service",
+                http("jwt: { providers: { a: { issuer: i, jwks_file: k.json } } }"),
+            ),
+            ("tokens without keys", http("jwt: { providers: { a: { issuer: i, audiences: b } } }")),
+            (
+                "tokens with two sets of keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: k.json, jwks: \"{}\" } } }",
+                ),
+            ),
+            (
+                "keys in a file that does not exist",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_file: none.json } } }",
+                ),
+            ),
+            (
+                "a symmetric key among public ones",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"c2VjcmV0\"}]}' } } }",
+                ),
+            ),
+            (
+                "a shared secret that can be guessed",
+                http("jwt: { providers: { a: { issuer: i, audiences: b, secret: secret } } }"),
+            ),
+            (
+                "a symmetric algorithm for public keys",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "an algorithm that is none",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, algorithms: none } } }",
+                ),
+            ),
+            (
+                "a token of a provider that there is none of",
+                http(
+                    "jwt: { providers: { acme: { issuer: i, audiences: b, jwks_remote: { cluster: up } } }, require: acne }",
+                ),
+            ),
+            (
+                "a claim in a header that frames the message",
+                http(
+                    "jwt: { providers: { a: { issuer: i, audiences: b, jwks_remote: { cluster: up }, claims: { host: sub } } } }",
+                ),
+            ),
+            (
+                "a provider with a dot in its name",
+                http(
+                    "jwt: { providers: { a.b: { issuer: i, audiences: b, jwks_remote: { cluster: up } } } }",
+                ),
+            ),
+            ("a login at no provider", http("oidc: {}")),
+            (
+                "logins without a key of sessions",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop } } }",
+                ),
+            ),
+            (
+                "a login over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"http://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login that comes back over plain HTTP",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, origin: \"http://shop.test\" } } }",
+                ),
+            ),
+            (
+                "a login at a cluster that does not exist",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: id, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "sessions with a key that can be guessed",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: secret } } } }",
+                ),
+            ),
+            (
+                "sessions in a cookie with a prefix",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef, cookie: __Host-a } } } }",
+                ),
+            ),
+            (
+                "a login on a path of patterns",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/* } } }",
+                ),
+            ),
+            (
+                "a logout that leads elsewhere",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, after_logout: \"//evil.test\" } } }",
+                ),
+            ),
+            (
+                "a parameter that a login sets itself",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, parameters: { state: a } } } }",
+                ),
+            ),
+            (
+                "an ID token with a symmetric algorithm",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, algorithms: HS256 } } }",
+                ),
+            ),
+            (
+                "several scopes in one word",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, scopes: profile email } } }",
+                ),
+            ),
+            (
+                "opaque tokens for any service",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, introspection: {} } } }",
+                ),
+            ),
+            (
+                "a login at one of two providers",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } } }",
+                ),
+            ),
+            (
+                "a login at a provider that there is none of",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } } }, provider: c }",
+                ),
+            ),
+            (
+                "two providers on one path",
+                http(
+                    "oidc: { providers: { a: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef } }, b: { issuer: \"https://id.test\", cluster: up, client_id: shop, session: { key: 0123456789abcdef0123456789abcdef }, path: /oauth2/a } }, provider: a }",
+                ),
+            ),
+            ("a session by nothing", http("sticky: {}")),
+            ("a session by two things", http("sticky: { cookie: a, header: x-a }")),
+            ("a session without a key", http("sticky: { cookie: SRV }")),
+            ("a session with a short key", http("sticky: { cookie: SRV, key: secret }")),
+            (
+                "a cookie whose name is none",
+                http("sticky: { cookie: \"a b\", key: 0123456789abcdef }"),
+            ),
+            (
+                "a cookie whose path is none",
+                http("sticky: { cookie: { name: a, path: \"/;x\" }, key: 0123456789abcdef }"),
+            ),
+            (
+                "a cookie for all sites that is not secure",
+                http(
+                    "sticky: { cookie: { name: a, same_site: none, secure: false }, key: 0123456789abcdef }",
+                ),
+            ),
+            (
+                "a source that is remembered for too long",
+                listener("relay: { cluster: up, sticky: { by: source_ip, ttl: 2d } }"),
+            ),
+            (
+                "a relay that is sticky by cookie",
+                listener("relay: { cluster: up, sticky: cookie }"),
+            ),
+        ],
+    );
+}
