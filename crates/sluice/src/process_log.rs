@@ -22,12 +22,14 @@ const QUIET: &str = "h2=error";
 const ALWAYS: &str = "sluice::control::log_level=info";
 
 /// The crates that write to the log.
-const TARGETS: [&str; 20] = [
+const TARGETS: &[&str] = &[
     "sluice",
     "sluice_admin",
     "sluice_codec",
     "sluice_config",
     "sluice_core",
+    "sluice_envoy",
+    "sluice_expr",
     "sluice_io",
     "sluice_l4",
     "sluice_l7",

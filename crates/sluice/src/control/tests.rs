@@ -273,7 +273,8 @@ fn decisions_of_operators_are_bounded_and_can_be_taken_back() {
         says(decide("up", 2, "drain"), "drain");
         says(decide("down", 2, "drain"), "known clusters: up");
         says(control.operate_listener("a", "pause").await, "backlog");
-        says(control.operate_listener("b", "pause").await, "as many as `limits.overrides` allows");
+        let beyond = "as many listeners are paused as `limits.overrides` allows";
+        says(control.operate_listener("b", "pause").await, beyond);
         says(control.operate_listener("a", "resume").await, "accepts connections again");
         says(control.operate_listener("b", "stop").await, "pause or resume");
     });
