@@ -141,8 +141,7 @@ impl RequestTask {
         }
     }
 
-    /// Advertises HTTP/3 on the port that the client connected to, RFC 7838 §3, unless the response has an `alt-svc` of
-    /// its own.
+    /// Advertises HTTP/3 on the port that the client connected to, RFC 7838 §3, unless a filter has set `alt-svc`.
     pub(super) fn advertise(&mut self) {
         let wanted = self.manager.plan.options.advertise_h3
             && self.summary.version != Version::Http3

@@ -122,7 +122,8 @@ fn came_back(reason: &str, query: &str, tokens: Tokens) -> Seen {
     }
     let back = browser.get(&id.way_back(&location, query));
     let heard = format!("{} {}", back.status(), back.text().trim_end());
-    Seen::request(&sluice, reason).heard(heard).at("\"web\"")
+    let seen = Seen::request(&sluice, reason).heard(heard).at("\"web\"");
+    seen.showing(parameter(&location, "state"), "STATE")
 }
 
 fn away() -> Seen {
