@@ -347,7 +347,7 @@ impl ClusterPool {
             return Err(self.full(why));
         }
         let waiting = WaitingRequest::enter(self);
-        // Another worker may also give up a connection, without notifying this one.
+        // Another worker may also give up a connection, without notifying this one; it does not keep idle ones meanwhile.
         tokio::select! {
             () = self.freed.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
@@ -401,7 +401,7 @@ impl ClusterPool {
         mut stream: Box<H1Stream>,
         ticket: PoolTicket,
     ) {
-        if stream.next_exchange() {
+        if stream.next_exchange() && !self.is_wanted_elsewhere() {
             let PoolTicket { claim, made, requests, generation } = ticket;
             let mut idle = Idle::new(IdleH1 { stream, claim }, made, generation);
             idle.requests = requests + 1;
@@ -411,17 +411,24 @@ impl ClusterPool {
         self.freed.notify_one();
     }
 
+    /// Whether requests of other workers wait for a connection, and none here: an idle one of this worker may be what
+    /// keeps them from making their own.
+    fn is_wanted_elsewhere(&self) -> bool {
+        self.waiting.used_elsewhere() > 0 && self.waiting.used() == 0
+    }
+
     fn sweep_soon(&self, worker: &Rc<WorkerCx>) {
         if let Some(pools) = self.pools.upgrade() {
             pools.sweep_soon(worker);
         }
     }
 
-    /// Closes connections that are dead, too old, idle for too long, or to endpoints that left; returns whether any
-    /// remain.
+    /// Closes connections that are dead, too old, idle for too long or while other workers want one, or to endpoints that
+    /// left; returns whether any remain.
     fn sweep(&self, worker: &WorkerCx) -> bool {
         let now = worker.now();
-        self.h1.sweep(now, |pooled| pooled.stream.is_quiet(worker));
+        let wanted = self.is_wanted_elsewhere();
+        self.h1.sweep(now, |pooled| !wanted && pooled.stream.is_quiet(worker));
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
         let cluster = &self.handle.cluster;
@@ -437,7 +444,7 @@ impl ClusterPool {
                 idle.connection.is_alive()
                     && stays
                     && idle.may_go_on(&plan.reuse, generation, now)
-                    && (busy || !lain)
+                    && (busy || !lain && !wanted)
             });
             !endpoint_pool.open.is_empty() || endpoint_pool.is_connecting()
         });

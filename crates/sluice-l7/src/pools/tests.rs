@@ -437,6 +437,34 @@ fn a_connection_that_may_carry_no_more_requests_is_not_taken() {
 // --- sweeping ---
 
 #[test]
+fn idle_connections_are_not_kept_from_other_workers_that_wait() {
+    for shares in [false, true] {
+        let settings = |settings: &mut ClusterSettings| {
+            if shares {
+                http2(settings);
+            }
+        };
+        on_bench(settings, async |bench| {
+            let other = bench.pool.handle.cluster.pending_share(bench.pool.handle.class);
+            let idle = async || {
+                let pooled = bench.takes().await;
+                if !shares {
+                    let mut endpoint = bench.accepts().await;
+                    bench.exchanges(pooled, &mut endpoint).await;
+                }
+                bench.pool.sweep(&bench.worker)
+            };
+            assert!(idle().await, "it is kept");
+            other.enter(1);
+            assert!(!bench.pool.sweep(&bench.worker), "it is closed for others");
+            assert!(!idle().await, "and so are those that come back");
+            other.leave(1);
+            assert!(idle().await);
+        });
+    }
+}
+
+#[test]
 fn the_sweep_closes_what_was_idle_for_too_long() {
     on_bench(
         |settings| settings.reuse.idle_timeout = SECOND * 10,

@@ -140,6 +140,11 @@ impl WorkerShare {
         self.used.get()
     }
 
+    /// What the other workers use.
+    pub fn used_elsewhere(&self) -> u64 {
+        self.counts.used.load(Relaxed).saturating_sub(self.used.get())
+    }
+
     /// Counts one more, under the limit `max`; what is entered must be left.
     pub fn enter(&self, max: u64) {
         self.used.set(self.used.get() + 1);
