@@ -11,12 +11,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::Format;
 
-/// The default filter. The HTTP/2 library warns of protocol errors by peers: these are counted and recorded, and would
-/// let any client fill the log.
-const DEFAULT: &str = "info,h2=error";
+/// The default filter. The QUIC library warns of what peers send, such as tokens that are too old: that would let any
+/// client fill the log.
+const DEFAULT: &str = "info,quinn_proto=error";
 
 /// The part of the default that stays when an operator sets a level for everything.
-const QUIET: &str = "h2=error";
+const QUIET: &str = "quinn_proto=error";
 
 /// What is written whatever the filter says: that the filter has changed.
 const ALWAYS: &str = "sluice::control::log_level=info";
@@ -39,7 +39,6 @@ const TARGETS: &[&str] = &[
     "sluice_telemetry",
     "sluice_tls",
     "sluice_upstream",
-    "h2",
     "quinn",
     "quinn_proto",
     "hickory_net",
@@ -181,9 +180,16 @@ mod tests {
 
     #[test]
     fn a_part_of_the_filter_that_means_nothing_is_named_and_left_out() {
-        for fine in
-            ["info", "WARN", "off", "warn,sluice_upstream=debug", "sluice", "h2=trace", "", "info,"]
-        {
+        for fine in [
+            "info",
+            "WARN",
+            "off",
+            "warn,sluice_upstream=debug",
+            "sluice",
+            "quinn=trace",
+            "",
+            "info,",
+        ] {
             assert_eq!(filter_at_start(Some(fine)).1, None, "{fine}");
         }
         for wrong in ["bogus=x", "bogus", "inof", "info,sluice=loud", "nginx=debug"] {
@@ -204,12 +210,12 @@ mod tests {
 
     #[test]
     fn what_an_operator_asks_for_replaces_the_level_or_is_added_to_it() {
-        check(DEFAULT, "debug", "h2=error,debug");
-        check(DEFAULT, "debug,h2=debug", "h2=debug,debug");
-        check("warn,sluice_l7=debug", "info", "h2=error,info");
+        check(DEFAULT, "debug", "quinn_proto=error,debug");
+        check(DEFAULT, "debug,quinn_proto=debug", "quinn_proto=debug,debug");
+        check("warn,sluice_l7=debug", "info", "quinn_proto=error,info");
         check(DEFAULT, "error", "error");
         check(DEFAULT, "off", "off");
-        check(DEFAULT, "sluice_upstream=debug", "sluice_upstream=debug,h2=error,info");
+        check(DEFAULT, "sluice_upstream=debug", "sluice_upstream=debug,quinn_proto=error,info");
         check(
             "warn",
             "sluice_upstream=debug, sluice=info",
