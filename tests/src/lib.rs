@@ -40,6 +40,16 @@ pub fn certs_beside(kit: &Sluice) -> PathBuf {
     certs
 }
 
+/// Starts a service of `peers/` that speaks a protocol of Envoy's over gRPC; `None` if Python lacks its messages, which are
+/// in `module`.
+pub fn envoy_service(script: &str, module: &str) -> Option<(tools::Process, SocketAddr)> {
+    if !tools::have_modules(&["grpc", module]) {
+        return None;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
+    Some(tools::serve_on_its_port(&mut tools::python(&script)))
+}
+
 /// A DNS server on a loopback `port` that knows only what `more` configures and forwards nothing.
 pub fn dnsmasq(port: u16, more: &[&str]) -> tools::Process {
     let mut command = tools::command("dnsmasq");

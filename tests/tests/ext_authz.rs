@@ -3,21 +3,17 @@
 
 use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use sluice_testkit::origin::{Client, Message, read_message};
 use sluice_testkit::peers::{Server, connect, read_to_end, udp_client};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_tests::envoy_service;
 
 /// Starts the service of `authz_server.py`; `None` if Python lacks Envoy's messages.
 fn service() -> Option<(tools::Process, SocketAddr)> {
-    if !tools::have_modules(&["grpc", "envoy.service.auth.v3.external_auth_pb2_grpc"]) {
-        return None;
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/authz_server.py");
-    Some(tools::serve_on_its_port(&mut tools::python(&script)))
+    envoy_service("authz_server.py", "envoy.service.auth.v3.external_auth_pb2_grpc")
 }
 
 /// A listener `web` with this filter, whose cluster is `auth`, and rules; the log shows what filters share.

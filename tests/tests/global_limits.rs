@@ -3,21 +3,17 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_tests::envoy_service;
 
 /// Starts the service of `rate_server.py`; `None` if Python lacks Envoy's messages.
 fn service() -> Option<(tools::Process, SocketAddr)> {
-    if !tools::have_modules(&["grpc", "envoy.service.ratelimit.v3.rls_pb2_grpc"]) {
-        return None;
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/rate_server.py");
-    Some(tools::serve_on_its_port(&mut tools::python(&script)))
+    envoy_service("rate_server.py", "envoy.service.ratelimit.v3.rls_pb2_grpc")
 }
 
 /// A listener `web` with this filter, whose service is `limits`, and these rules.

@@ -1,7 +1,7 @@
 //! A message of Envoy as a tree in which every field has its place.
 //!
 //! Owns: fields and values, and which of them have been read. Refuses to know: text formats, what a field means.
-//! Keeps: a field that nobody reads can be found afterwards, so that none is dropped without a word.
+//! Keeps: a field that is not read can be found afterwards, so that none is dropped without a word.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl ProtoDuration {
 }
 
 impl ProtoField {
-    /// A field that nobody has read.
+    /// A field that was not read.
     pub fn new(descriptor: FieldDescriptor, key_span: Span, span: Span, value: ProtoValue) -> Self {
         Self { descriptor, key_span, span, value, read: Cell::new(false) }
     }
@@ -256,7 +256,7 @@ impl ProtoMessage {
         }
     }
 
-    /// Every field below this message that nobody has read, by the message that has it. Fields below such a field are
+    /// Every field below this message that was not read, by the message that has it. Fields below such a field are
     /// not listed.
     pub fn unread<'a>(&'a self, found: &mut Vec<(&'a Self, &'a ProtoField)>) {
         for field in &self.fields {

@@ -27,7 +27,7 @@ pub enum UnknownFields {
     Warn,
 }
 
-/// Packages in which an unknown field is an error in any case: it may be what keeps somebody out.
+/// Packages in which an unknown field is an error in any case: it may be what keeps clients out.
 const GUARDS: [&str; 6] = [
     "envoy.config.rbac.",
     "envoy.extensions.filters.http.rbac.",

@@ -124,6 +124,12 @@ impl Timer {
         self.set(by);
         Until { timer: self, phase }
     }
+
+    /// Waits until `by` has passed.
+    pub async fn passed(&self, by: Moment) {
+        // It is late, which is what is waited for.
+        let _ = self.until(by, std::future::pending::<()>()).await;
+    }
 }
 
 pin_project! {

@@ -58,12 +58,7 @@ impl ProxyStatus {
         let mut member = String::new();
         self.name.write(&mut member);
         if reason != reasons::VIA_UPSTREAM {
-            let cause = cause(summary, reason);
-            let _ = write!(member, "; error={}", error_type(cause));
-            if self.details {
-                member.push_str("; details=");
-                write_string(reason.code(), &mut member);
-            }
+            self.write_error(cause(summary, reason), reason, &mut member);
         }
         note_received(received, &mut member);
         add(member, head);
@@ -83,12 +78,17 @@ impl ProxyStatus {
     pub(crate) fn note_refusal(&self, reason: Reason, head: &mut Head) {
         let mut member = String::new();
         self.name.write(&mut member);
-        let _ = write!(member, "; error={}", error_type(reason));
-        if self.details {
-            member.push_str("; details=");
-            write_string(reason.code(), &mut member);
-        }
+        self.write_error(reason, reason, &mut member);
         add(member, head);
+    }
+
+    /// Writes the error type of `cause` and, if that is asked for, the code of `reason`.
+    fn write_error(&self, cause: Reason, reason: Reason, out: &mut String) {
+        let _ = write!(out, "; error={}", error_type(cause));
+        if self.details {
+            out.push_str("; details=");
+            write_string(reason.code(), out);
+        }
     }
 }
 

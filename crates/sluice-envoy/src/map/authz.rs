@@ -1,7 +1,7 @@
 //! External authorisation.
 //!
 //! Owns: the services that are asked, over gRPC and HTTP, and settings of routes. Refuses to know: where the filter
-//! stands. Keeps: what would let somebody in whom Envoy refuses is an error.
+//! stands. Keeps: what would let in a client that Envoy refuses is an error.
 
 use sluice_core::Node;
 

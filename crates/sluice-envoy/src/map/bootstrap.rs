@@ -1,7 +1,7 @@
 //! The bootstrap: the root of a file.
 //!
 //! Owns: admin, node, runtime layers, and in which order the resources are mapped. Refuses to know: what is in them.
-//! Keeps: every field that nobody has read is reported.
+//! Keeps: every field that was not read is reported.
 
 use sluice_core::{Diags, Node};
 

@@ -1,7 +1,7 @@
 //! Outlier detection.
 //!
 //! Owns: Envoy's defaults: 5 failures, 30 s, 10 percent. Refuses to know: active checks. Keeps: a cluster without it
-//! ejects nobody.
+//! ejects no endpoint.
 
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
@@ -77,30 +77,19 @@ impl Mapping<'_> {
         let mut rate = NativeMap::new(of.span);
         let factor = of.number("success_rate_stdev_factor").unwrap_or(1900);
         rate.word("stdev_factor", format!("{}.{:03}", factor / 1000, factor % 1000), of.span);
-        rate.word(
-            "endpoints",
-            of.number("success_rate_minimum_hosts").unwrap_or(5).max(1),
-            of.span,
-        );
-        rate.word(
-            "requests",
-            of.number("success_rate_request_volume").unwrap_or(100).max(1),
-            of.span,
-        );
+        volume(of, "success_rate", 100, &mut rate);
         outlier.map("success_rate", rate);
         let mut failures = NativeMap::new(of.span);
         let threshold = of.number("failure_percentage_threshold").unwrap_or(85);
         failures.word("threshold", format!("{threshold}%"), of.span);
-        failures.word(
-            "endpoints",
-            of.number("failure_percentage_minimum_hosts").unwrap_or(5).max(1),
-            of.span,
-        );
-        failures.word(
-            "requests",
-            of.number("failure_percentage_request_volume").unwrap_or(50).max(1),
-            of.span,
-        );
+        volume(of, "failure_percentage", 50, &mut failures);
         outlier.map("failure_percentage", failures);
     }
+}
+
+/// How many endpoints must have had how many requests each before a rate counts.
+fn volume(of: &ProtoMessage, rate: &str, requests: u64, native: &mut NativeMap) {
+    let number = |field: &str, usual| of.number(&format!("{rate}_{field}")).unwrap_or(usual).max(1);
+    native.word("endpoints", number("minimum_hosts", 5), of.span);
+    native.word("requests", number("request_volume", requests), of.span);
 }

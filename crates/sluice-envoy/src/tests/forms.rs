@@ -180,7 +180,7 @@ fn unknown_fields_and_what_is_meant() {
     assert!(message.is_some());
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("warning: "), "{found:?}");
-    // Where a field may be what keeps somebody out, it is an error all the same.
+    // Where a field may be what keeps clients out, it is an error all the same.
     for (name, text) in [
         ("envoy.config.rbac.v3.RBAC", "{ acton: DENY }"),
         (

@@ -251,7 +251,7 @@ fn tls_of_clients() {
             (&format!("{tls}/client_auth/mode"), "required"),
         ],
     );
-    // What would let in somebody whom Envoy refuses.
+    // What would let in a client that Envoy refuses.
     for (context, expected) in [
         (
             "require_client_certificate: true, common_tls_context: { CERT }",

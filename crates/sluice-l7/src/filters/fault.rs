@@ -201,9 +201,7 @@ fn slice_of(worker: &WorkerCx) -> Duration {
 }
 
 async fn pass(worker: &Rc<WorkerCx>, time: Duration) {
-    let by = worker.now().after(time);
-    // It is late, which is what is waited for.
-    let _ = Timer::new(&worker.timers).until(by, std::future::pending::<()>()).await;
+    Timer::new(&worker.timers).passed(worker.now().after(time)).await;
 }
 
 /// Waits for `time`, at most `slice` at once; then `end` says how the request continues.

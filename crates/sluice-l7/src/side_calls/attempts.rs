@@ -66,8 +66,7 @@ impl SideCalls {
             drop(ended);
             so_far.attempts.endpoints.extend(endpoint.map(|it| Arc::clone(&it.name)));
             if !wait.is_zero() {
-                let (by, never) = (self.worker.now().after(wait), std::future::pending::<()>());
-                let _ = Timer::new(&self.worker.timers).until(by, never).await;
+                Timer::new(&self.worker.timers).passed(self.worker.now().after(wait)).await;
             }
         }
     }

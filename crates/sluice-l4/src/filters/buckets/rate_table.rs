@@ -49,7 +49,7 @@ impl<K: Hash + Eq + Copy> RateTable<K> {
         (bucket, taken, forgot)
     }
 
-    /// A number for a text, under which nobody can find two texts.
+    /// A number for a text, under which no client can find two texts.
     pub fn number_of(&self, text: &[u8]) -> u128 {
         let half = |side: u8| u128::from(self.forgotten.hasher.hash_one((side, text)));
         (half(0) << 64) | half(1)
@@ -76,7 +76,7 @@ struct ForgottenBuckets {
     /// A bucket that is full before this lacks fewer than two tokens.
     least: Moment,
     width: usize,
-    /// Seeded at random, so that nobody can choose keys that share cells.
+    /// Seeded at random, so that no client can choose keys that share cells.
     hasher: RandomState,
 }
 

@@ -62,7 +62,7 @@ pub(super) fn read(answer: RateLimitResponse) -> Result<RateAnswer, String> {
     })
 }
 
-/// Whole seconds, rounded up; at least one, so that nobody comes back at once.
+/// Whole seconds, rounded up; at least one, so that no client comes back at once.
 fn seconds(time: DurationMessage) -> u64 {
     let whole = u64::try_from(time.seconds).unwrap_or(0);
     whole.saturating_add(u64::from(time.nanos > 0)).max(1)

@@ -2,7 +2,7 @@
 //!
 //! Owns: the script that counts, the keys, how replies are read. Refuses to know: the connection, and what becomes of a
 //! request. Keeps: a key has a fixed length, whatever the client sends, and ends by itself; two limits share a key only if
-//! they have the same name, which somebody has given them.
+//! they have the same name, given by the operator.
 
 use std::future::poll_fn;
 use std::rc::Rc;

@@ -263,7 +263,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Sends and receives until nobody needs the connection any more, or it fails.
+    /// Sends and receives until the connection is not needed any more, or it fails.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SideCallError>> {
         *self.line.waker.borrow_mut() = Some(cx.waker().clone());
         loop {
