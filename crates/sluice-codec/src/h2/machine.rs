@@ -23,7 +23,6 @@ use std::task::Waker;
 use sluice_core::Moment;
 use sluice_io::buffers::Charge;
 
-use crate::error::HttpError;
 use crate::field_section::Bounds;
 use crate::h1::Role;
 use crate::h2::H2Options;
@@ -35,7 +34,6 @@ use crate::h2::pieces::PieceTable;
 use crate::h2::settings::{self, PeerSettings};
 use crate::h2::supply::H2Supply;
 use crate::h2::window::{RecvWindow, SendWindow};
-use crate::head::Head;
 use crate::hpack::{HpackDecoder, HpackEncoder, TABLE_BYTES};
 
 mod control;
@@ -49,21 +47,13 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
+pub use crate::h2::event::MachineEvent;
 pub use ending::ConnectionEnd;
 pub use schedule::DirectPieces;
 
 use lingering::LingeringStreams;
 use message::PartialBlock;
 use parse::Reading;
-
-/// What happened on a connection.
-#[derive(Debug)]
-pub enum MachineEvent {
-    /// A request was received; its stream has this key.
-    Request(usize, Box<Head>),
-    /// A request was refused, and the client has been told.
-    Refused(HttpError),
-}
 
 /// The state of a connection.
 #[derive(Debug)]

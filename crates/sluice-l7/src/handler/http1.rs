@@ -5,6 +5,7 @@
 //! no memory for cases that few connections reach.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -47,17 +48,17 @@ async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1St
 }
 
 /// Continues with HTTP/2, after giving the first bytes back to the stream.
-async fn carry_on_as_h2(
+fn carry_on_as_h2(
     handler: Rc<HttpHandler>,
     downstream: Rc<DownstreamConn>,
-    h1: Box<H1Stream>,
-) -> Reason {
+    h1: H1Stream,
+) -> Result<Pin<Box<dyn Future<Output = Reason>>>, Reason> {
     let (mut stream, input) = h1.into_parts();
     let buffers = &handler.manager.worker.buffers;
     if input.map_or(Ok(()), |input| stream.give_back(buffers, &input)).is_err() {
-        return sluice_l4::reasons::BUFFERS;
+        return Err(sluice_l4::reasons::BUFFERS);
     }
-    serve_h2(handler, downstream, stream).await
+    Ok(Box::pin(serve_h2(handler, downstream, stream)))
 }
 
 /// Serves a connection to its end; `unsure` means that it may still turn out to be HTTP/2. Idle connections keep this
@@ -73,7 +74,12 @@ pub(super) fn serve_h1(
         if unsure {
             match Box::pin(guess(&handler, &downstream, &mut h1)).await {
                 Guess::IsH1 => {}
-                Guess::IsH2 => return Box::pin(carry_on_as_h2(handler, downstream, h1)).await,
+                Guess::IsH2 => {
+                    return match carry_on_as_h2(handler, downstream, *h1) {
+                        Ok(serving) => serving.await,
+                        Err(reason) => reason,
+                    };
+                }
                 Guess::Ended(reason) => return reason,
             }
         }

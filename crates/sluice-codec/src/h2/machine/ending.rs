@@ -8,9 +8,10 @@ use super::{CHECK_PING, DRAIN_PING, DrainPhase, H2Machine, PingPhase};
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
 use crate::h2::code::H2Code;
-use crate::h2::entry::AfterData;
+use crate::h2::entry::{AfterData, StreamEntry};
 use crate::h2::frame::{self, kind};
 use crate::h2::state::{StreamEnd, StreamState};
+use crate::h2::supply::StreamMemory;
 
 /// Why a connection has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +161,32 @@ impl H2Machine {
         let heads = entry.informational.into_iter().chain(entry.head).chain(entry.trailers);
         heads.for_each(|head| self.supply.heads.give(head));
         self.give_back(0);
+        if self.streams.is_empty() {
+            self.rest();
+        }
+    }
+
+    /// Gives the memory away that a connection without streams does not need.
+    fn rest(&mut self) {
+        if self.out.is_empty() {
+            self.supply.give_bytes(std::mem::take(&mut self.out));
+        }
+        if self.events.is_empty() {
+            let (slots, events) = (self.streams.give_up(), std::mem::take(&mut self.events));
+            self.supply.give_streams(StreamMemory { slots, events });
+        }
+    }
+
+    /// Adds a stream that is not closed and whose number is larger than all others.
+    pub(super) fn insert(&mut self, entry: StreamEntry) -> usize {
+        if self.streams.is_bare() {
+            let StreamMemory { slots, events } = self.supply.take_streams();
+            self.streams.adopt(slots);
+            if self.events.capacity() == 0 {
+                self.events = events;
+            }
+        }
+        self.streams.insert(entry)
     }
 
     /// The error of a stream that has ended early; `None` if it has not.

@@ -149,7 +149,7 @@ impl H2Machine {
             entry.phase = RecvPhase::Done;
             entry.delivered = true;
         }
-        let key = self.streams.insert(entry);
+        let key = self.insert(entry);
         self.events.push_back(MachineEvent::Request(key, head));
         Ok(())
     }
@@ -180,7 +180,7 @@ impl H2Machine {
             Some(_) if !ends => {
                 let mut entry = self.new_entry(id, StreamState::HalfClosedLocal);
                 (entry.head_sent, entry.after) = (true, AfterData::Nothing);
-                let key = self.streams.insert(entry);
+                let key = self.insert(entry);
                 self.linger(key);
             }
             Some(_) => {}
