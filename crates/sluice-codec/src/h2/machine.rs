@@ -65,7 +65,8 @@ pub struct H2Machine {
     budget: FrameBudget,
     // --- receiving ---
     reading: Reading,
-    block: Option<PartialBlock>,
+    /// Boxed, as all that few connections have.
+    block: Option<Box<PartialBlock>>,
     /// Since when a frame other than DATA, or a header block, has arrived in part.
     partial_since: Option<Moment>,
     decoder: HpackDecoder,
@@ -105,11 +106,11 @@ pub struct H2Machine {
     drain: DrainPhase,
     /// The last stream that the peer's GOAWAY names.
     peer_last: Option<u32>,
-    peer_goaway: Option<(H2Code, String)>,
+    peer_goaway: Option<Box<(H2Code, String)>>,
     ping: PingPhase,
     /// Whether no more streams will be opened.
     unwanted: bool,
-    end: Option<ConnectionEnd>,
+    end: Option<Box<ConnectionEnd>>,
 }
 
 /// How far our own GOAWAY has come, RFC 9113 §6.8.
@@ -219,8 +220,8 @@ impl H2Machine {
     }
 
     /// Why the connection has ended, if it has.
-    pub const fn end(&self) -> Option<&ConnectionEnd> {
-        self.end.as_ref()
+    pub fn end(&self) -> Option<&ConnectionEnd> {
+        self.end.as_deref()
     }
 
     /// Whether more may be read now: not while many replies to what was read wait to be sent. Heads do not count: two

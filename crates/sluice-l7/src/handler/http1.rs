@@ -48,10 +48,11 @@ async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1St
 }
 
 /// Continues with HTTP/2, after giving the first bytes back to the stream.
+#[allow(clippy::boxed_local, reason = "a future that unboxes it keeps the empty box")]
 fn carry_on_as_h2(
     handler: Rc<HttpHandler>,
     downstream: Rc<DownstreamConn>,
-    h1: H1Stream,
+    h1: Box<H1Stream>,
 ) -> Result<Pin<Box<dyn Future<Output = Reason>>>, Reason> {
     let (mut stream, input) = h1.into_parts();
     let buffers = &handler.manager.worker.buffers;
@@ -75,7 +76,7 @@ pub(super) fn serve_h1(
             match Box::pin(guess(&handler, &downstream, &mut h1)).await {
                 Guess::IsH1 => {}
                 Guess::IsH2 => {
-                    return match carry_on_as_h2(handler, downstream, *h1) {
+                    return match carry_on_as_h2(handler, downstream, h1) {
                         Ok(serving) => serving.await,
                         Err(reason) => reason,
                     };
@@ -99,7 +100,7 @@ pub(super) fn serve_h1(
                 AfterExchange::Head(head) => head,
                 AfterExchange::End(reason) => return reason,
                 AfterExchange::ParseError(error) => {
-                    return Box::pin(reject(&handler, &downstream, &mut h1, error)).await;
+                    return Box::pin(reject(&handler, &downstream, &mut h1, *error)).await;
                 }
             };
             served += 1;
@@ -179,7 +180,8 @@ fn detect_http2(
 /// The outcome of waiting for a request.
 enum AfterExchange {
     Head(Box<Head>),
-    ParseError(HttpError),
+    /// Boxed: the future of an idle connection has room for it.
+    ParseError(Box<HttpError>),
     End(Reason),
 }
 
@@ -230,7 +232,7 @@ fn poll_head(
         Poll::Ready(Err(error)) => {
             head_pool.give(head);
             return Poll::Ready(match error.kind() {
-                ErrorKind::Malformed(_) => AfterExchange::ParseError(error),
+                ErrorKind::Malformed(_) => AfterExchange::ParseError(Box::new(error)),
                 _ => AfterExchange::End(end_reason(conn, &error)),
             });
         }
@@ -248,7 +250,8 @@ fn poll_head(
         true => {
             let (code, timeout) = ("http1.head_timeout", show_duration(options.head_timeout));
             let detail = format!("{code}: not complete within `head_timeout` ({timeout})");
-            AfterExchange::ParseError(HttpError::coded_with(ErrorKind::Timeout, code, detail))
+            let error = HttpError::coded_with(ErrorKind::Timeout, code, detail);
+            AfterExchange::ParseError(Box::new(error))
         }
     })
 }

@@ -28,15 +28,16 @@ pub(super) fn serve_h2(
     downstream: Rc<DownstreamConn>,
     stream: Stream,
 ) -> impl Future<Output = Reason> {
+    // Only what is captured as a box gives its room back.
+    let handshake = Box::pin(H2Server::handshake(
+        stream,
+        Rc::clone(&handler.manager.worker),
+        &handler.manager.plan.options.h2,
+        Some(Rc::clone(&downstream.conn)),
+    ));
     async move {
         let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
         let worker = &handler.manager.worker;
-        let handshake = Box::pin(H2Server::handshake(
-            stream,
-            Rc::clone(worker),
-            &options.h2,
-            Some(Rc::clone(conn)),
-        ));
         let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await
         {
             Ok(Ok(server)) => server,
@@ -56,28 +57,11 @@ pub(super) fn serve_h2(
         };
         let mut turn = Turn::default();
         loop {
-            match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
-                Event::Request(accepted) => {
-                    let Accepted { head, stream } = accepted;
-                    turn.took_another().await;
-                    care.served += 1;
-                    care.used = true;
-                    if options.requests_max.is_some_and(|max| care.served >= max) {
-                        server.drain();
-                    }
-                    let exchange = Exchange {
-                        manager: Rc::clone(&handler.manager),
-                        downstream: Rc::clone(&downstream),
-                        stream: HttpStream::H2(stream),
-                        request: head,
-                        timer: Some(Timer::new(&worker.timers)),
-                    };
-                    downstream.open.set(downstream.open.get() + 1);
-                    let open = OpenStreamGuard(Rc::clone(&downstream));
-                    handler.tasks.spawn(worker, exchange, open);
-                }
-                Event::End(reason) => return reason,
+            let event = poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await;
+            if let Some(reason) = care.take(event, &handler, &downstream, &mut server) {
+                return reason;
             }
+            turn.took_another().await;
         }
     }
 }
@@ -119,6 +103,38 @@ enum Event {
 }
 
 impl ConnectionCare {
+    /// Starts the exchange of a request; returns the reason if the connection has ended. Not a part of the future that
+    /// calls it, which would keep room for the event.
+    fn take(
+        &mut self,
+        event: Event,
+        handler: &HttpHandler,
+        downstream: &Rc<DownstreamConn>,
+        server: &mut H2Server,
+    ) -> Option<Reason> {
+        let Accepted { head, stream } = match event {
+            Event::Request(accepted) => accepted,
+            Event::End(reason) => return Some(reason),
+        };
+        let worker = &handler.manager.worker;
+        self.served += 1;
+        self.used = true;
+        let requests_max = handler.manager.plan.options.requests_max;
+        if requests_max.is_some_and(|max| self.served >= max) {
+            server.drain();
+        }
+        let exchange = Exchange {
+            manager: Rc::clone(&handler.manager),
+            downstream: Rc::clone(downstream),
+            stream: HttpStream::H2(stream),
+            request: head,
+            timer: Some(Timer::new(&worker.timers)),
+        };
+        downstream.open.set(downstream.open.get() + 1);
+        handler.tasks.spawn(worker, exchange, OpenStreamGuard(Rc::clone(downstream)));
+        None
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -206,7 +206,7 @@ impl H2Machine {
             }
             StreamEnd::Refused => self.refusal(),
             StreamEnd::Buffers => HttpError::buffers(),
-            StreamEnd::Connection => match self.end.as_ref().unwrap_or(&ConnectionEnd::Closed) {
+            StreamEnd::Connection => match self.end.as_deref().unwrap_or(&ConnectionEnd::Closed) {
                 // What took too long was not this request.
                 ConnectionEnd::Overdue => {
                     HttpError::new(ErrorKind::Reset, "http2: GOAWAY sent: head_timeout")
@@ -218,7 +218,7 @@ impl H2Machine {
 
     /// The error of a stream that the peer will not process.
     pub(super) fn refusal(&self) -> HttpError {
-        let text = match &self.peer_goaway {
+        let text = match self.peer_goaway.as_deref() {
             Some((code, said)) => format!("http2: GOAWAY received: {code}{said}"),
             None => "http2: no stream can be opened".to_owned(),
         };
@@ -243,7 +243,7 @@ impl H2Machine {
             | ConnectionEnd::Closed
             | ConnectionEnd::Broken(..) => None,
         };
-        self.end = Some(end);
+        self.end = Some(Box::new(end));
         self.block = None;
         for key in self.streams.keys() {
             self.end_stream(key, StreamEnd::Connection);

@@ -50,7 +50,8 @@ impl H2Machine {
             return self.block(head.stream, ends, fragment);
         }
         let charge = self.supply.buffers.charge();
-        let mut block = PartialBlock { id: head.stream, ends, bytes: Vec::new(), charge };
+        let block = PartialBlock { id: head.stream, ends, bytes: Vec::new(), charge };
+        let mut block = Box::new(block);
         self.extend(&mut block, fragment)?;
         self.block = Some(block);
         Ok(())
