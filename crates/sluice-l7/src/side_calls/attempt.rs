@@ -49,7 +49,7 @@ impl SideCalls {
         request: SideRequest,
     ) -> Result<SideResponse, SideCallError> {
         let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
-            self.attempt(&call.pool, &endpoint, &request).await
+            self.attempt(&call.pool(), &endpoint, &request).await
         };
         let retried = |plan: &RetryPlan, response: &SideResponse| self.retried(plan, response);
         self.in_attempts(call, &request, attempt, retried).await
