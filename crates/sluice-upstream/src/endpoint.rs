@@ -369,7 +369,7 @@ impl EndpointState {
         self.weight.store(weight, Relaxed);
     }
 
-    /// Sets what whoever lists the endpoint says of its state. For the control thread.
+    /// Sets what the list of endpoints says of its state. For the control thread.
     fn set_status(&self, status: EndpointStatus) {
         for (field, says) in [
             (&self.unhealthy, status == EndpointStatus::Unhealthy),
@@ -385,7 +385,7 @@ impl EndpointState {
         self.unhealthy.load(Relaxed) & CHECKED == 0
     }
 
-    /// Whether active checks consider the endpoint unhealthy, or whoever lists it says so.
+    /// Whether active checks consider the endpoint unhealthy, or the list of endpoints says so.
     pub fn is_unhealthy(&self) -> bool {
         self.unhealthy.load(Relaxed) != 0
     }
@@ -443,7 +443,7 @@ impl EndpointState {
         was != degraded && set_bit(&self.degraded, CHECKED, degraded)
     }
 
-    /// Whether the endpoint is to be used only if others do not suffice: it asks for that, or whoever lists it.
+    /// Whether the endpoint is to be used only if others do not suffice: it asks for that, or the list of endpoints does.
     pub fn is_degraded(&self) -> bool {
         self.degraded.load(Relaxed) != 0
     }

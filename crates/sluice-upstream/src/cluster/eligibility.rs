@@ -20,7 +20,7 @@ use crate::plan::BreakerClass;
 pub enum Ineligible {
     /// Active checks consider it unhealthy.
     Unhealthy(Arc<Trouble>),
-    /// Whoever lists it says that it does not serve.
+    /// The list of endpoints says that it does not serve.
     Stated(EndpointStatus),
     /// It is ejected, until then; `None` for a moment, until that is decided.
     Ejected(Arc<Trouble>, Option<Instant>),

@@ -1,4 +1,4 @@
-//! What whoever lists an endpoint says of its state.
+//! What the list of endpoints says of the state of one.
 //!
 //! Owns: the words, and the bits that tell it from what checks find. Refuses to know: checks and operators. Keeps: the worst
 //! of what is said counts.
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use sluice_core::choice;
 
 choice! {
-    /// The state of an endpoint, as whoever lists it says.
+    /// The state of an endpoint, as the list of endpoints says.
     pub enum EndpointStatus {
         /// It serves, if checks do not say otherwise.
         Healthy = "healthy",
@@ -23,7 +23,7 @@ choice! {
 
 /// The bit of a state that checks found.
 pub(super) const CHECKED: u8 = 1;
-/// The bit of a state that whoever lists the endpoint says; beside what an operator withholds, it means draining.
+/// The bit of a state that the list of endpoints says; beside what an operator withholds, it means draining.
 pub(super) const STATED: u8 = 4;
 
 /// Sets or clears a bit; returns whether that is a change.

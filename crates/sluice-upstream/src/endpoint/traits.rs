@@ -29,7 +29,7 @@ pub struct EndpointTraits {
     pub metadata: Option<Arc<EndpointMetadata>>,
     /// Where and as what it is checked, if not as the cluster says; most endpoints have none.
     pub check: Option<Arc<EndpointCheck>>,
-    /// What whoever lists it says of its state.
+    /// What the list of endpoints says of its state.
     pub status: EndpointStatus,
     /// The UDP port on which it speaks HTTP/3, as its DNS name says.
     pub http3_port: Option<u16>,
