@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sluice_testkit::origin::{self, Message};
-use sluice_testkit::{Authority, Running, Sluice, wait};
+use sluice_testkit::{Authority, QuicServer, Running, Sluice, wait};
 
 /// A site over HTTP/3 that grants early data, and says in `x-early` whether a request was early; `/late` has none of it.
 fn configuration(quic: &str) -> String {
@@ -106,13 +106,20 @@ fn an_endpoint_that_rejects_early_data_gets_the_request_after_the_handshake() {
 #[test]
 fn a_handshake_that_fails_counts_against_the_endpoint_and_the_request_is_sent_again() {
     let site = site();
-    let sluice = proxy(&site, "    connect_timeout: 300ms\n    outlier: none\n");
+    let sluice = proxy(&site, "    outlier: none\n");
     until_early(&sluice);
+    let port = site.addr("tls").port();
     drop(site);
+    // Another server in its place, which the certificate authority does not vouch for.
+    let kit = Sluice::new();
+    Authority::new(kit.folder()).issue("own", &["own.test"]);
+    let _other = QuicServer::start_on(port, kit.folder(), "own", async |connection| {
+        connection.closed().await;
+    });
     assert_eq!(ask(&sluice, "/").status(), 503);
     wait::until("its count", || (early(&sluice, "failed") == 1).then_some(()));
     // The request was also attempted as any other is.
     assert!(sluice.metric("sluice_cluster_connect_failures_total", "") > 1);
     let record = sluice.record("the request", |record| record["response_code"] == 503);
-    assert_eq!(record["reason"], "upstream.connect_timeout", "{record}");
+    assert_eq!(record["reason"], "upstream.tls", "{record}");
 }
