@@ -29,7 +29,7 @@ pub use balancing::{
 pub use cluster_limits::{ClusterLimits, EndpointLimits, HighLimits, Queue};
 pub use clusters::{
     CheckOf, Cluster, ClusterProtocol, ConnectBackoff, DrainFor, EndpointEntry, OnEndpointRemoved,
-    OnEndpointUnhealthy, ProxyHeader, Reuse,
+    OnEndpointUnhealthy, Preconnect, ProxyHeader, Reuse,
 };
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};

@@ -76,6 +76,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
         min_version: TlsVersion::V1_3,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let chain = ChainPlan {
         name: "capitals".into(),

@@ -45,6 +45,8 @@ pub struct ClientPlan {
     pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
+    /// Whether data may be sent over QUIC before the handshake is complete (0-RTT).
+    pub early_data: bool,
 }
 
 /// The TLS configuration of a cluster.
@@ -55,6 +57,8 @@ pub struct ClientTls {
     /// The same for QUIC, if both are used: it offers HTTP/3, and its sessions are its own, since a ticket of TCP is none
     /// for QUIC (RFC 9001 §4.5).
     quic: Option<Arc<ClientConfig>>,
+    /// The same with early data, for connections that begin with it. Both have the same sessions.
+    early: Option<Arc<ClientConfig>>,
     /// The same for connections that offer HTTP/2 only, if there are others.
     http2: Option<Arc<Self>>,
     /// The name sent and verified, unless the endpoint's own is used.
@@ -65,6 +69,11 @@ impl ClientTls {
     /// The rustls configuration of connections over QUIC.
     pub fn for_quic(&self) -> &Arc<ClientConfig> {
         self.quic.as_ref().unwrap_or(&self.config)
+    }
+
+    /// The rustls configuration of connections over QUIC that begin with early data, if connections may.
+    pub fn for_early_quic(&self) -> &Arc<ClientConfig> {
+        self.early.as_ref().unwrap_or_else(|| self.for_quic())
     }
 
     /// The configuration of connections for HTTP/2.
@@ -101,10 +110,16 @@ impl ClientTls {
             let mut http2 = config.clone();
             http2.alpn_protocols = vec![b"h2".to_vec()];
             let sni = plan.sni.clone();
-            Arc::new(Self { config: Arc::new(http2), quic: None, http2: None, sni })
+            Arc::new(Self { config: Arc::new(http2), quic: None, early: None, http2: None, sni })
         });
         config.alpn_protocols = plan.alpn;
-        Ok(Self { config: Arc::new(config), quic, http2, sni: plan.sni })
+        let config = Arc::new(config);
+        let early = plan.early_data.then(|| {
+            let mut early = ClientConfig::clone(quic.as_ref().unwrap_or(&config));
+            early.enable_early_data = true;
+            Arc::new(early)
+        });
+        Ok(Self { config, quic, early, http2, sni: plan.sni })
     }
 }
 

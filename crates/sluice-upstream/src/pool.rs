@@ -4,7 +4,7 @@
 //! was alive a moment ago and was made under the current settings; the sweep closes what was idle for too long or leads
 //! to an endpoint that has left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -46,6 +46,8 @@ impl<C> Idle<C> {
 #[derive(Debug)]
 pub struct Pool<C> {
     plan: PlanReader,
+    /// How many there are.
+    count: Cell<usize>,
     idle: RefCell<HashMap<Arc<str>, IdleList<C>, foldhash::fast::RandomState>>,
 }
 
@@ -58,7 +60,7 @@ struct IdleList<C> {
 impl<C> Pool<C> {
     /// An empty pool.
     pub fn new(cluster: Arc<Cluster>) -> Self {
-        Self { plan: PlanReader::new(cluster), idle: RefCell::default() }
+        Self { plan: PlanReader::new(cluster), count: Cell::new(0), idle: RefCell::default() }
     }
 
     /// Returns a connection to `endpoint` for which `is_alive` returns true.
@@ -72,6 +74,7 @@ impl<C> Pool<C> {
         let list = lists.get_mut(&endpoint.name)?;
         let plan = self.plan.get();
         while let Some(mut idle) = list.idle.pop() {
+            self.count.set(self.count.get() - 1);
             let generation = self.plan.cluster().generation();
             if idle.may_go_on(&plan.reuse, generation, now) && is_alive(&mut idle.connection) {
                 return Some(idle);
@@ -99,6 +102,7 @@ impl<C> Pool<C> {
             && list.idle.len() < plan.reuse.idle_max
         {
             list.idle.push(idle);
+            self.count.set(self.count.get() + 1);
         }
     }
 
@@ -106,6 +110,7 @@ impl<C> Pool<C> {
     pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
         let plan = self.plan.get();
         let generation = self.plan.cluster().generation();
+        let mut count = 0;
         self.idle.borrow_mut().retain(|_, list| {
             let stays = self.plan.cluster().has_member(&list.endpoint);
             list.idle.retain_mut(|idle| {
@@ -114,17 +119,24 @@ impl<C> Pool<C> {
                     && idle.may_go_on(&plan.reuse, generation, now)
                     && is_alive(&mut idle.connection)
             });
+            count += list.idle.len();
             stays || !list.idle.is_empty()
         });
+        self.count.set(count);
     }
 
     /// The number of idle connections.
-    pub fn len(&self) -> usize {
-        self.idle.borrow().values().map(|list| list.idle.len()).sum()
+    pub const fn len(&self) -> usize {
+        self.count.get()
+    }
+
+    /// The number of idle connections to an endpoint.
+    pub fn idle_at(&self, endpoint: &str) -> usize {
+        self.idle.borrow().get(endpoint).map_or(0, |list| list.idle.len())
     }
 
     /// Whether there are no idle connections.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

@@ -281,13 +281,14 @@ impl Mapping<'_> {
             }
             native.map("check", native_check);
         }
-        match &*of.choice("health_status") {
-            "UNKNOWN" | "HEALTHY" => {}
-            _ => self.unsupported(
-                of,
-                "health_status",
-                "leave the endpoint out, or take it out with `sluice endpoint`",
-            ),
+        let status = match &*of.choice("health_status") {
+            "DEGRADED" => Some("degraded"),
+            "UNHEALTHY" | "TIMEOUT" => Some("unhealthy"),
+            "DRAINING" => Some("draining"),
+            _ => None,
+        };
+        if let Some(status) = status {
+            native.word("status", status, of.place("health_status"));
         }
         Some(native.node())
     }

@@ -44,6 +44,7 @@ fn certified(min_version: TlsVersion) -> Certified {
         min_version,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let client = ClientTls::build(plan, &mut authorities);
     Certified { server: server.unwrap(), client: client.unwrap() }

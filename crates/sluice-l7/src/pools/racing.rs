@@ -113,7 +113,7 @@ impl ClusterPool {
         claim: Claim,
         attempt: &Http3Attempt,
     ) -> Result<Option<PooledConn>, ConnectFailure> {
-        let making = self.make_in_time(worker, endpoint, needs, claim);
+        let making = self.make_in_time(worker, endpoint, needs, claim, 1);
         if !attempt.is(AttemptState::Running) {
             let pooled = making.await?;
             self.note_tcp_works(worker, endpoint, attempt);

@@ -49,7 +49,7 @@ impl SideCalls {
         request: SideRequest,
     ) -> Result<SideResponse, SideCallError> {
         let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
-            self.attempt(&call.pool, &endpoint, &request).await
+            self.attempt(&call.pool(), &endpoint, &request).await
         };
         let retried = |plan: &RetryPlan, response: &SideResponse| self.retried(plan, response);
         self.in_attempts(call, &request, attempt, retried).await
@@ -149,7 +149,8 @@ impl SideCalls {
             CallKind::Mirror => TrafficClass::Request,
         };
         let version = if is_grpc { Version::Http2 } else { request.head.version() };
-        let needs = ConnectionNeeds { class, http3: !is_grpc, version, options: &options };
+        let (http3, early) = (!is_grpc, false);
+        let needs = ConnectionNeeds { class, http3, version, options: &options, early };
         let pooled = match pool.take_idle(worker, endpoint, &needs) {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -168,7 +169,7 @@ impl SideCalls {
         let sent = self.send_head(pooled, &head, end).await;
         let (stream, ticket, reused) = sent.map_err(|error| failed_attempt(&error, false))?;
         let (endpoint, sent_at) = (Arc::clone(endpoint), worker.now());
-        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
+        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, early: false, sent_at })
     }
 
     async fn send_head(

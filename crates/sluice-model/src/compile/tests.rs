@@ -143,6 +143,7 @@ fn files_that_do_not_load_are_named_at_their_field() {
         min_version: sluice_tls::TlsVersion::V1_2,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let settings = sluice_upstream::plan::ClusterSettings::bare();
     let cluster = Cluster { settings, tls: Some(Arc::new(client)), endpoint_file: None };

@@ -68,7 +68,8 @@ impl Compiler<'_> {
             None => None,
             Some(source) => Some(self.certificate(source, &at.key("certificate"), diags)?),
         };
-        let ClientTls { verify, sni, certificate: _, alpn, min_version, http2, http3 } = &**tls;
+        let ClientTls { verify, sni, certificate: _, alpn, min_version, http2, http3, early_data } =
+            &**tls;
         let plan = ClientPlan {
             verify: verify.clone(),
             sni: sni.clone(),
@@ -77,6 +78,7 @@ impl Compiler<'_> {
             min_version: *min_version,
             http2: *http2,
             http3: *http3,
+            early_data: *early_data,
         };
         let mut shared = self.shared.borrow_mut();
         match sluice_tls::ClientTls::build(plan, &mut shared.authorities) {

@@ -88,4 +88,6 @@ pub struct ClientTls {
     pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
+    /// Whether data may be sent over QUIC before the handshake is complete (0-RTT).
+    pub early_data: bool,
 }

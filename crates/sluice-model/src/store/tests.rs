@@ -272,6 +272,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
         min_version: sluice_tls::TlsVersion::V1_2,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let settings = ClusterSettings::bare();
     let encrypted = || {
@@ -314,6 +315,7 @@ fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams()
             min_version: sluice_tls::TlsVersion::V1_2,
             http2: false,
             http3: false,
+            early_data: false,
         };
         let settings = ClusterSettings::bare();
         Resource::Cluster(Arc::new(Cluster {
@@ -449,6 +451,7 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
             min_version: sluice_tls::TlsVersion::V1_2,
             http2: false,
             http3: false,
+            early_data: false,
         };
         let cluster =
             Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)), endpoint_file: None };

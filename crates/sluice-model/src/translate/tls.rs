@@ -115,6 +115,7 @@ impl Context<'_> {
         Some(ClientTls {
             http2: protocol == ClusterProtocol::Same,
             http3: cluster.adds_http3(),
+            early_data: cluster.sends_early_data(),
             verify,
             sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),

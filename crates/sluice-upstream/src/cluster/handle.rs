@@ -84,6 +84,18 @@ impl Turns {
         *position = position.wrapping_add(1);
         *position
     }
+
+    /// The position of this number after `ahead` more.
+    fn peek(&self, number: usize, ahead: usize) -> usize {
+        let first = self.first.get();
+        let next = match number.checked_sub(1) {
+            None => first,
+            Some(place) => {
+                self.others.borrow().get(place).map_or(first, |last| *last).wrapping_add(1)
+            }
+        };
+        next.wrapping_add(ahead)
+    }
 }
 
 /// What a pick passes over because an attempt there has failed.

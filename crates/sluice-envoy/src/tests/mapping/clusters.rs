@@ -62,6 +62,22 @@ fn fields_of_clusters() {
             ],
         ),
         (
+            "load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ health_status: DEGRADED, endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }, { health_status: TIMEOUT, endpoint: { address: { socket_address: { address: 127.0.0.2, port_value: 80 } } } }, { health_status: DRAINING, endpoint: { address: { socket_address: { address: 127.0.0.3, port_value: 80 } } } }] }] }",
+            &[
+                ("endpoints/0/status", "degraded"),
+                ("endpoints/1/status", "unhealthy"),
+                ("endpoints/2/status", "draining"),
+            ],
+        ),
+        (
+            "preconnect_policy: { per_upstream_preconnect_ratio: 1.5, predictive_preconnect_ratio: 2.25 }",
+            &[("preconnect/per_endpoint", "150%"), ("preconnect/predicted", "225%")],
+        ),
+        (
+            "lb_policy: MAGLEV, preconnect_policy: { per_upstream_preconnect_ratio: 2, predictive_preconnect_ratio: 2 }",
+            &[("preconnect/per_endpoint", "200%"), ("balance", "maglev")],
+        ),
+        (
             "outlier_detection: { consecutive_5xx: 3 }",
             &[
                 ("outlier/consecutive_5xx", "3"),
