@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use sluice_testkit::frames::{H2, frame, get, kind};
 use sluice_testkit::origin::Client;
-use sluice_testkit::{Authority, Origin, Running, Sluice, tls};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tls, wait};
 
 use crate::kit::{Fault, Seen, nobody, send, start, told, web_with};
 
@@ -79,6 +79,11 @@ pub(crate) const CASES: &[Fault] = &[
         name: "A client makes too many requests while the service for limits is away",
         reason: "http.global_rate",
         inject: global_rate,
+    },
+    Fault {
+        name: "A client has too many requests in flight",
+        reason: "http.concurrency",
+        inject: concurrency,
     },
     Fault {
         name: "A request is aborted on purpose",
@@ -172,6 +177,17 @@ fn global_rate() -> Seen {
     assert_eq!(client.get("a", "/").status(), 200);
     let heard = told(&client.get("a", "/"));
     Seen::request(&sluice, "http.global_rate").heard(heard).at("\"web\"").at("\"all\"")
+}
+
+fn concurrency() -> Seen {
+    let filter = ", filters: [{ concurrency_limit: { max: 1, per: source_ip } }]";
+    let (sluice, origin) = one(filter, "");
+    let mut first = Client::connect(sluice.addr("web"));
+    first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the first request", || (origin.requests().len() == 1).then_some(()));
+    let heard = told(&Client::connect(sluice.addr("web")).get("a", "/"));
+    origin.release();
+    Seen::request(&sluice, "http.concurrency").heard(heard).at("\"web\"").at("\"all\"")
 }
 
 fn flood() -> Seen {
