@@ -18,11 +18,12 @@ use sluice_io::buffers::{Buf, Charge, SCRATCH};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::field_section::{FieldFault, SectionKind};
 use crate::h1::Role;
 use crate::h3::connection::H3Shared;
 use crate::h3::convert::{self, SectionRefusal};
 use crate::h3::frame::{self, code, kind};
-use crate::head::{Head, Method};
+use crate::head::{Head, Method, Version};
 use crate::open_streams::OpenStream;
 
 /// A stream that speaks HTTP/3.
@@ -173,11 +174,12 @@ impl H3Stream {
             match ready!(self.poll_frame(cx, worker))? {
                 Some((kind::HEADERS, length)) => {
                     let max = self.shared.options.bounds();
-                    let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
-                    let read = match self.shared.role {
-                        Role::Server => convert::request(&section, max, head),
-                        Role::Client => convert::response(&section, max, head),
+                    let kind = match self.shared.role {
+                        Role::Server => SectionKind::Request,
+                        Role::Client => SectionKind::Response,
                     };
+                    let section = ready!(self.poll_section(cx, worker, length, kind))?;
+                    let read = convert::read(kind, &section, max, head);
                     self.recycle(section);
                     read.map_err(|refusal| self.refuse(refusal))?;
                     if self.shared.role == Role::Server {
@@ -239,9 +241,10 @@ impl H3Stream {
                         }
                         Some((kind::HEADERS, length)) if self.receiving == IN_BODY => {
                             let max = self.shared.options.bounds();
-                            let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
+                            let kind = SectionKind::Trailers;
+                            let section = ready!(self.poll_section(cx, worker, length, kind))?;
                             let mut trailers = Box::<Head>::default();
-                            let read = convert::trailers(&section, max, &mut trailers);
+                            let read = convert::read(kind, &section, max, &mut trailers);
                             self.recycle(section);
                             read.map_err(|refusal| self.refuse(refusal))?;
                             self.whole()?;
@@ -368,11 +371,12 @@ impl H3Stream {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
         length: u64,
-        max: usize,
+        kind: SectionKind,
     ) -> Poll<Result<Vec<u8>, HttpError>> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > max {
-            let error = HttpError::coded(ErrorKind::Malformed(431), "http3.head_too_large");
+        let max = self.shared.options.bounds();
+        if length > max.bytes {
+            let error = FieldFault::TooLarge.error_of(kind, Version::Http3, max);
             return Poll::Ready(Err(error));
         }
         loop {
