@@ -1,4 +1,4 @@
-//! Guards against load: limits on requests in flight, and on how fast bytes pass.
+//! Guards against load: limits on requests in flight, fixed and adaptive, on how fast bytes pass, and while many fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
@@ -14,7 +14,7 @@ fn start(origin: &str, filter: &str, rules: &str) -> Running {
          routes: {{ main: [{{ hosts: \"*\", rules: [{rules}{{ name: all, cluster: up }}] }}] }}\n\
          clusters: {{ up: \"{origin}\" }}\n\
          access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", path: \"%PATH%\", why: \"%RESPONSE_CODE_DETAILS%\", \
-           waited: \"%VALUE(concurrency_limit.waited)%\", held: \"%VALUE(bandwidth_limit.response)%\", took: \"%DURATION%\" }} }} }}]\n"
+           waited: \"%VALUE(concurrency_limit.waited)%\", held: \"%VALUE(bandwidth_limit.response)%\", limit: \"%VALUE(adaptive_concurrency.limit)%\", took: \"%DURATION%\" }} }} }}]\n"
     ))
 }
 
@@ -246,4 +246,70 @@ fn relayed_bytes_pass_no_faster_than_the_limit_and_arrive_whole() {
     let held = |labels: &str| sluice.metric("sluice_bandwidth_limited_total", labels);
     assert_eq!(held("listener=\"own\",direction=\"upload\""), 1);
     assert_eq!(held("listener=\"all\",direction=\"download\""), 2);
+}
+
+#[test]
+fn the_limit_of_requests_in_flight_follows_their_latency() {
+    let origin = Origin::start("o");
+    let filter = "{ adaptive_concurrency: { min: 2, max: 50, ideal: 1h, interval: 1ms } }";
+    let sluice = start(&origin.addr().to_string(), filter, "");
+    let limit = |path: &str| {
+        let record = sluice.record(path, |record| record["path"] == path);
+        record["limit"].as_str().unwrap().parse::<u32>().unwrap()
+    };
+    let _first = held(&sluice, &origin, "");
+    let second = held(&sluice, &origin, "");
+    assert_eq!(status(&sluice, "/refused", ""), 503);
+    assert_eq!(sluice.record_of("http.overload")["why"], "reached_concurrency_limit");
+    assert_eq!(limit("/refused"), 2);
+    // The slot of a request that ends is free again. No response takes an hour, so that the limit rises.
+    drop(second);
+    let raised = || {
+        let _ = status(&sluice, "/more", "");
+        let labels = "listener=\"web\",step=\"raised\"";
+        (sluice.metric("sluice_adaptive_concurrency_steps_total", labels) >= 3).then_some(())
+    };
+    wait::until("the limit to be raised", raised);
+    assert_eq!(status(&sluice, "/last", ""), 200);
+    assert!(limit("/last") > 4, "{}", limit("/last"));
+    origin.release();
+}
+
+#[test]
+fn while_requests_fail_some_are_refused_and_only_failures_of_the_service_count() {
+    let origin = Origin::start("o");
+    let filter = "{ admission_control: { window: 5m, failures: [404] } }, { rbac: { deny: { no: { permissions: { path: /denied } } } } }";
+    let rules = "{ match: { path: /away }, respond: { status: 503 } }, \
+                 { name: own, match: { path: /status/404 }, cluster: up, filters: { admission_control: { failures: 404 } } }, \
+                 { name: busy, match: { path: /status/500 }, cluster: up, filters: { admission_control: { min_rate: 1000 } } }, ";
+    let sluice = start(&origin.addr().to_string(), filter, rules);
+    let count = |result: &str| {
+        let labels = format!("listener=\"web\",result=\"{result}\"");
+        sluice.metric("sluice_admission_control_requests_total", &labels)
+    };
+    let ask = |path: &str, count: usize| {
+        let answers = (0..count).map(|_| asked(&sluice, path, "").read());
+        answers.filter(|message| message.value("x-origin").is_empty()).count()
+    };
+    assert_eq!((ask("/ok", 50), ask("/away", 50), ask("/denied", 50)), (0, 50, 50));
+    let counted = |all: i64| {
+        wait::until("the requests to be counted", || {
+            (count("success") + count("failure") + count("refused") == all).then_some(())
+        });
+    };
+    counted(50);
+    assert_eq!(count("success"), 50);
+    // Too few for the rate below which none is refused.
+    assert_eq!(ask("/status/500", 30), 0);
+    // Of k failures one more request is refused in k of k + 1 cases, at most 80%: that none of a hundred is, is not to be seen.
+    let refused = ask("/status/404", 100);
+    assert!((1..=99).contains(&refused), "{refused}");
+    counted(180);
+    assert_eq!(count("refused"), i64::try_from(refused).unwrap());
+    assert_eq!(ask("/ok", 50), 0, "a rule with settings of its own has results of its own");
+    let record = sluice.record_of("http.overload");
+    assert!(
+        record["why"].as_str().unwrap().starts_with("denied_by_admission_control["),
+        "{record}"
+    );
 }

@@ -21,6 +21,8 @@ use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::{Runtime, RuntimeKind};
 use crate::side_calls::{SideCallLog, SideCalls};
 
+pub mod adaptive_concurrency;
+pub mod admission_control;
 pub mod api_key;
 pub mod bandwidth_limit;
 pub mod basic_auth;
@@ -399,6 +401,8 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
     let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
+        Arc::new(adaptive_concurrency::AdaptiveConcurrencyFactory::default()),
+        Arc::new(admission_control::AdmissionControlFactory::default()),
         Arc::new(Ready::<api_key::ApiKey>::default()),
         Arc::new(bandwidth_limit::BandwidthLimitFactory::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),

@@ -214,6 +214,19 @@ fn of_filters() {
                 "a bandwidth of connections of nothing",
                 listener("filters: [{ bandwidth_limit: {} }], relay: up"),
             ),
+            ("a lowest limit above the highest", http("adaptive_concurrency: { min: 10, max: 5 }")),
+            (
+                "an ideal latency that is known and measured",
+                http("adaptive_concurrency: { ideal: 10ms, measure: { every: 10s } }"),
+            ),
+            (
+                "an overload with the status of a success",
+                http("admission_control: { status: 200 }"),
+            ),
+            ("a threshold that no failure misses", http("admission_control: { threshold: 0% }")),
+            ("a window of parts of a second", http("admission_control: { window: 1500ms }")),
+            ("an aggression below one", http("admission_control: { aggression: 0.5 }")),
+            ("failures that count anyway", http("admission_control: { failures: [400-503] }")),
             ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
             (
                 "a user of Redis without a password",
