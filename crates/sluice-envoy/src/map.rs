@@ -23,6 +23,7 @@ mod chains;
 mod clusters;
 mod faults;
 mod filters;
+mod guards;
 mod headers;
 mod health;
 mod http;

@@ -5,12 +5,13 @@
 
 use sluice_core::Node;
 
-use super::{Mapping, Zero};
+use super::{Mapping, Zero, guards};
 use crate::message::{ProtoDuration, ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
 
 /// Filters that do nothing until a host or a route has settings for them, by the type of these settings.
-const SWITCHED_ON_BELOW: [(&str, &str); 4] = [
+const SWITCHED_ON_BELOW: [(&str, &str); 5] = [
+    ("BandwidthLimit", "bandwidth_limit"),
     ("CorsPolicy", "cors"),
     ("LocalRateLimit", "rate_limit"),
     ("CsrfPolicy", "csrf"),
@@ -57,6 +58,12 @@ impl Mapping<'_> {
                     "strict_check_headers",
                 ]);
                 None
+            }
+            "AdaptiveConcurrency" => self.adaptive_concurrency(config),
+            "AdmissionControl" => self.admission_control(config),
+            "BandwidthLimit" => {
+                let own = self.bandwidth_limit(config);
+                own.or_else(|| self.first_below(hcm, "BandwidthLimit"))
             }
             "Cors" => self.first_below(hcm, "CorsPolicy"),
             "Buffer" => Some(single("buffer", buffer(config))),
@@ -123,6 +130,10 @@ impl Mapping<'_> {
         let skip = || plain("skip", config.span);
         match config.descriptor.name() {
             "CorsPolicy" => Some(("cors", self.cors(config)?)),
+            "BandwidthLimit" => {
+                let node = self.bandwidth_limit(config);
+                Some(("bandwidth_limit", node.map_or_else(skip, inner_of)))
+            }
             "BufferPerRoute" => {
                 let inner = config.message("buffer").map(buffer);
                 config.without_effect(&["disabled"]);
@@ -326,6 +337,10 @@ pub(super) fn switched_on_below(hcm: &ProtoMessage) -> Vec<&'static str> {
             filter.message("typed_config").is_some_and(|config| {
                 let name = config.descriptor.name();
                 match (kind, name) {
+                    ("BandwidthLimit", "BandwidthLimit") => {
+                        !guards::is_on(config, "runtime_enabled")
+                            || &*config.choice("enable_mode") == "DISABLED"
+                    }
                     ("CorsPolicy", "Cors") => true,
                     ("LocalRateLimit", "LocalRateLimit") => !config.has("filter_enabled"),
                     ("CsrfPolicy", "CsrfPolicy") => is_off(config),

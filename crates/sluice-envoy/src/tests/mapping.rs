@@ -8,6 +8,7 @@ use crate::{UnknownFields, load_text};
 
 mod clusters;
 mod filters;
+mod guards;
 mod http;
 
 /// Loads a bootstrap: its native form, and the findings as `path: message`.

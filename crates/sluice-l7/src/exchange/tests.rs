@@ -26,6 +26,7 @@ mod grpc_calls;
 mod hedging;
 mod held;
 pub(crate) mod kit;
+mod load_guards;
 mod mirror;
 mod pieces;
 mod queue;
