@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Body, Frame, Head, Known, Method};
 use sluice_core::{LocalFuture, Reason};
+use sluice_io::buffers::Charge;
 
 use super::RequestTask;
 use super::deadlines::Deadline;
@@ -170,6 +171,8 @@ pub(super) enum PieceInFilters<E> {
         trailers: Option<Box<Head>>,
         from: usize,
         walk: FilterWalk<Body, E>,
+        #[expect(dead_code, reason = "counts what was held until it has passed")]
+        charge: Option<Charge>,
     },
     /// Trailers; `own` if the message has them, rather than the filters that may add some.
     Trailers { trailers: Box<Head>, own: bool, walk: FilterWalk<Head, E> },
@@ -190,13 +193,20 @@ impl<T, E> FilterWalk<T, E> {
 
 impl<E> PieceInFilters<E> {
     const fn data(body: Body, last: bool, trailers: Option<Box<Head>>) -> Self {
-        Self::Data { body, last, trailers, from: 0, walk: FilterWalk::behind(0) }
+        let walk = FilterWalk::behind(0);
+        Self::Data { body, last, trailers, from: 0, walk, charge: None }
+    }
+
+    /// The start of a body that has passed `from` filters.
+    pub(super) fn start(body: Bytes, from: usize, charge: Charge) -> Self {
+        let (body, walk, charge) = (Body::Shared(body), FilterWalk::behind(from), Some(charge));
+        Self::Data { body, last: false, trailers: None, from, walk, charge }
     }
 
     /// A whole body that has passed `from` filters.
     pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
-        Self::Data { body: Body::Shared(body), last: true, trailers, from, walk }
+        Self::Data { body: Body::Shared(body), last: true, trailers, from, walk, charge: None }
     }
 
     const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
