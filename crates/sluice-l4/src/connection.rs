@@ -38,7 +38,7 @@ mod tests;
 
 use first_bytes::inspect;
 use proxy_header::take_proxy_header;
-use termination::{refuse_hello, terminate};
+use termination::{HelloAlert, refuse_hello, terminate, turn_away};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -232,7 +232,7 @@ async fn admission(
     let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
     let selected = select(&plan.table, &listener.chains, conn, facts);
     if selected.is_err() && facts.transport == TransportKind::Tls {
-        refuse_hello(&mut stream, conn).await;
+        refuse_hello(&mut stream, conn, HelloAlert::UnrecognizedName).await;
     }
     let mut chain = selected?;
 
@@ -255,7 +255,10 @@ async fn admission(
     drop(outer);
 
     // 5. Filter.
-    admitted.judge(&chain.filters).await?;
+    if let Err(refused) = admitted.judge(&chain.filters).await {
+        Box::pin(turn_away(&mut stream, conn, facts.transport)).await;
+        return Err(refused);
+    }
 
     // 6. Handle.
     let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;

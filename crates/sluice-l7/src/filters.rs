@@ -14,6 +14,7 @@ use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
 use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
@@ -58,8 +59,9 @@ pub use sluice_l4::filters::{
     FilterRegistry, LiveSecret,
 };
 pub use step::{
-    BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
-    ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeResume, WholeStep,
+    BodyStart, BodyStep, HeadResume, HeadStep, PeekResume, PieceResume, PieceStep,
+    ResponseBodyStep, ResponseResume, ResponseStep, ResponseTrailersStep, TrailersStep,
+    WholeMessage, WholeResume, WholeStep,
 };
 
 /// One use of a filter in a configuration, shared by all workers.
@@ -74,6 +76,13 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// error.
     fn says_replace(&self) -> bool {
         false
+    }
+
+    /// What these settings lack before they can be used, such as "the `cluster` of the service". Those of a rule or
+    /// virtual host may lack what the settings of a chain add ([`HttpFilterPlan::on_top_of`]); `check` refuses those that
+    /// no chain completes, and a filter that is created from such settings must let no request pass.
+    fn lacks(&self) -> Option<String> {
+        None
     }
 
     /// Whether the filter refuses requests by what they ask for, as authentication, authorisation and limits do: then it
@@ -106,9 +115,35 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
+    /// What the filter would decide about a request that somebody only asks about; `None` if it cannot say without a
+    /// request, since it waits for others or counts.
+    fn would_decide(&self, _request: &TriedRequest<'_>) -> Option<FilterRuling> {
+        None
+    }
+
     /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or
     /// virtual host if its settings are from there; state that outlives a reload is kept under this name.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter>;
+}
+
+/// A request that somebody only asks about.
+#[derive(Clone, Copy, Debug)]
+pub struct TriedRequest<'a> {
+    /// Its connection.
+    pub conn: ConnSubject<'a>,
+    /// Its head.
+    pub head: &'a Head,
+    /// What filters shared about it.
+    pub values: &'a SharedValues,
+}
+
+/// What a filter would decide about a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterRuling {
+    /// The status of the response if the request is refused.
+    pub refused: Option<u16>,
+    /// What it goes by, by the names of the values that it would share.
+    pub notes: Vec<(&'static str, String)>,
 }
 
 /// A filter on one worker; sees every request of its chain. What it must remember of a request between two calls goes

@@ -99,7 +99,7 @@ pub fn client_facts(der: &[u8]) -> Option<Arc<ClientCertFacts>> {
         let _ = write!(sha256, "{byte:02x}");
     }
     let (uris, names, sha256) = (boxed(uris), boxed(names), sha256.into());
-    Some(Arc::new(ClientCertFacts { subject, uris, names, sha256 }))
+    Some(Arc::new(ClientCertFacts { subject, uris, names, sha256, der: der.into() }))
 }
 
 /// A certificate chain with its matching key.

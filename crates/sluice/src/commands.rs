@@ -37,6 +37,7 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
         Command::Listener(options) => operate::listener(&options),
         Command::Connection(options) => operate::connection(&options),
         Command::Log(options) => operate::log(&options),
+        Command::Try(options) => operate::try_request(&options),
         Command::Cert(options) => cert::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());

@@ -551,3 +551,62 @@ fn of_filters() {
         ],
     );
 }
+
+#[test]
+fn of_filters_that_rules_do_not_complete() {
+    let of_chain = |filters: &str, rest: &str| {
+        format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:7001, http: {{ routes: main, filters: [{{ {filters} }}] }} }}]\n{rest}"
+        )
+    };
+    let one_rule = "routes: { main: [{ cluster: up, filters: { ext_authz: { context: { a: b } } } }] }\n\
+                    clusters: { up: { endpoints: [127.0.0.1:7002] } }\n";
+    page(
+        "mistakes-rule-filters",
+        &[
+            (
+                "a rule that adds to a service that the chain does not ask",
+                to_up("cluster: up, filters: { ext_authz: { context: { a: b } } }"),
+            ),
+            (
+                "a rule with descriptors for no service",
+                to_up("cluster: up, filters: { global_rate_limit: { descriptors: path } }"),
+            ),
+            (
+                "a rule that requires tokens of nobody",
+                to_up("cluster: up, filters: { jwt: { require: corp } }"),
+            ),
+            (
+                "a rule that requires tokens of another provider",
+                to_up("cluster: up, filters: { jwt: { require: { all: [corp, partner] } } }").replace(
+                    "http: main",
+                    "http: { routes: main, filters: [{ jwt: { providers: { corp: { issuer: id, audiences: shop, jwks_remote: { cluster: up } } } } }] }",
+                ),
+            ),
+            (
+                "a rule with a login at nobody",
+                to_up("cluster: up, filters: { oidc: { provider: corp } }"),
+            ),
+            (
+                "rules of a virtual host that only adds",
+                to_up("cluster: up").replace(
+                    "rules:",
+                    "filters: { ext_authz: { context: { a: b } } }\n      rules:\n        - { match: { path: /a }, cluster: up }",
+                ),
+            ),
+            (
+                "a rule that adds to what its virtual host leaves out",
+                to_up("cluster: up, filters: { ext_authz: { with_body: 1KiB } }")
+                    .replace("rules:", "filters: { ext_authz: skip }\n      rules:")
+                    .replace("http: main", "http: { routes: main, filters: [{ ext_authz: { cluster: up } }] }"),
+            ),
+            (
+                "one chain of two that completes a rule",
+                of_chain("ext_authz: { cluster: up }", one_rule).replace(
+                    "}]\nroutes",
+                    "}, { name: b, address: 127.0.0.1:7003, http: main }]\nroutes",
+                ),
+            ),
+        ],
+    );
+}

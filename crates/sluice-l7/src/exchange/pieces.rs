@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Body, Frame, Head, Known, Method};
 use sluice_core::{LocalFuture, Reason};
+use sluice_io::buffers::Charge;
 
 use super::RequestTask;
 use super::deadlines::Deadline;
@@ -182,6 +183,8 @@ pub(super) enum PieceInFilters<E> {
         from: usize,
         walk: FilterWalk<Body, E>,
         rest: Option<Box<Self>>,
+        /// Counts what was held until it has passed.
+        charge: Option<Charge>,
     },
     /// Trailers; `own` if the message has them, rather than the filters that may add some.
     Trailers { trailers: Box<Head>, own: bool, walk: FilterWalk<Head, E> },
@@ -202,13 +205,21 @@ impl<T, E> FilterWalk<T, E> {
 
 impl<E> PieceInFilters<E> {
     const fn data(body: Body, last: bool, trailers: Option<Box<Head>>) -> Self {
-        Self::Data { body, last, trailers, from: 0, walk: FilterWalk::behind(0), rest: None }
+        let walk = FilterWalk::behind(0);
+        Self::Data { body, last, trailers, from: 0, walk, rest: None, charge: None }
+    }
+
+    /// The start of a body that has passed `from` filters.
+    pub(super) fn start(body: Bytes, from: usize, charge: Charge) -> Self {
+        let (body, walk, charge) = (Body::Shared(body), FilterWalk::behind(from), Some(charge));
+        Self::Data { body, last: false, trailers: None, from, walk, rest: None, charge }
     }
 
     /// A whole body that has passed `from` filters.
     pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
-        Self::Data { body: Body::Shared(body), last: true, trailers, from, walk, rest: None }
+        let (body, last) = (Body::Shared(body), true);
+        Self::Data { body, last, trailers, from, walk, rest: None, charge: None }
     }
 
     const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
@@ -320,7 +331,9 @@ impl RequestTask {
 
     /// Divides data that has not reached a filter yet, if it is more than some filter takes at once.
     fn divide<D: PieceHooks>(&mut self, piece: &mut PieceInFilters<D::End>) {
-        let PieceInFilters::Data { body, last, trailers, from, walk, rest } = piece else { return };
+        let PieceInFilters::Data { body, last, trailers, from, walk, rest, charge } = piece else {
+            return;
+        };
         if walk.passed > *from || walk.later.is_some() || rest.is_some() || body.is_empty() {
             return;
         }
@@ -348,6 +361,7 @@ impl RequestTask {
             from: *from,
             walk,
             rest: None,
+            charge: charge.take(),
         }));
     }
 

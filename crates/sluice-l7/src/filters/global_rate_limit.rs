@@ -228,6 +228,10 @@ impl HttpFilterPlan for GlobalRatePlan {
         }))
     }
 
+    fn lacks(&self) -> Option<String> {
+        self.service.is_none().then(|| "the `service`".to_owned())
+    }
+
     fn is_guard(&self) -> bool {
         true
     }
