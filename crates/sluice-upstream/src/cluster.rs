@@ -5,7 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -30,6 +31,7 @@ mod fleet;
 mod handle;
 mod http3;
 mod named;
+mod plan_reader;
 mod queue;
 mod reserve;
 mod session;
@@ -47,6 +49,7 @@ use fleet::FleetLinks;
 pub use handle::{ClusterHandle, Tried, WhenFull};
 use named::HostDesk;
 pub(crate) use named::HostQuestion;
+pub use plan_reader::PlanReader;
 pub use queue::QueuedRoom;
 use queue::WaitQueue;
 pub use reserve::TrafficClass;
@@ -59,6 +62,8 @@ pub struct Cluster {
     /// The cluster's name.
     pub name: Name,
     plan: ArcSwap<ClusterPlan>,
+    /// How many plans have been put in force.
+    plan_version: AtomicU64,
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
     members: ArcSwap<Membership>,
@@ -203,6 +208,7 @@ impl Cluster {
             queue,
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
+            plan_version: AtomicU64::new(0),
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             fallback: ArcSwapOption::empty(),
@@ -227,7 +233,13 @@ impl Cluster {
         self.plan.load_full()
     }
 
-    /// The plan in force, borrowed briefly; not to be held across an await.
+    /// Changes when another plan is put in force.
+    pub(crate) fn plan_version(&self) -> u64 {
+        self.plan_version.load(Acquire)
+    }
+
+    /// The plan in force, borrowed briefly; not to be held across an await. Where a worker asks for each request,
+    /// [`PlanReader`] costs less.
     pub fn peek_plan(&self) -> impl std::ops::Deref<Target = Arc<ClusterPlan>> + use<> {
         self.plan.load()
     }
@@ -238,6 +250,7 @@ impl Cluster {
             self.queue.get_or_init(Box::default);
         }
         self.plan.store(plan);
+        self.plan_version.fetch_add(1, Release);
         self.configured.store(true, Relaxed);
         self.review_queue();
     }

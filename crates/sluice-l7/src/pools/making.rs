@@ -30,7 +30,7 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
         claim: Claim,
     ) -> Result<PooledConn, ConnectFailure> {
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let by = worker.now().after(timeout);
         let connecting = self.make(worker, endpoint, needs, claim);
         let made = Timer::new(&worker.timers).until(by, connecting).await;
