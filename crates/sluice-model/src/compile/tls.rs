@@ -132,7 +132,7 @@ impl Compiler<'_> {
                     let message = format!("the certificate {when}");
                     diags
                         .warning("certificate-expiry", None, at.key("cert"), message)
-                        .help("renew it; a file is read again when it changes");
+                        .help("renew it; it is read again when the file changes");
                 }
                 Some(stored)
             }
