@@ -18,6 +18,10 @@ fn of_chains_and_listeners() {
                 "QUIC and UDP on one port",
                 "listeners:\n  - { name: a, address: 127.0.0.1:7001, quic: true, tls: { certificates: [{ cert: a.pem, key: a.key }] }, http: main }\n  - { name: b, address: \"udp://127.0.0.1:7001\", relay: up }\nroutes: { main: [{ hosts: \"*\", rules: [{ respond: {} }] }] }\nclusters: { up: { endpoints: [127.0.0.1:7002] } }\n".into(),
             ),
+            (
+                "listeners by name",
+                relay("").replace("[{ name: a, ", "{ a: { ").replace("relay: up }]", "relay: up } }"),
+            ),
             ("an address of another machine", relay("").replace("127.0.0.1:7001", "192.0.2.1:7001")),
             ("a unix socket in no folder", relay("").replace("127.0.0.1:7001", "unix:///nowhere/at/all.sock")),
         ],

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{Path, Plain, Setting, Shape, entries_of, parse_name};
 use crate::Name;
 use crate::diagnostics::Diags;
-use crate::tree::{Node, Spanned, Value};
+use crate::tree::{MapEntry, Node, Spanned, Value};
 
 /// A list of sections, or a single one.
 #[derive(Clone, Debug)]
@@ -72,6 +72,14 @@ impl<T: Setting> Setting for Members<T> {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         let listed = matches!(node.value, Value::List(_));
         let items = node.items();
+        if let Some(first) = named_instead(node, &T::shape()) {
+            let message = format!("`{at}` is a list of sections, not a map of names to sections");
+            let help = format!(
+                "write `- name: {first}` in place of `{first}:`, and its fields below `name`"
+            );
+            diags.error("name-in-place-of-item", node.span, at, message).help(help);
+            return Some(Self { written: items.len(), right: Vec::new() });
+        }
         let mut right = Vec::new();
         for (place, item) in items.iter().enumerate() {
             let here = at.index(place);
@@ -92,6 +100,17 @@ impl<T: Setting> Setting for Members<T> {
     fn absent() -> Option<Self> {
         Some(Self::default())
     }
+}
+
+/// The first name of a map of sections that stands where a list of sections that state their own names is expected.
+fn named_instead<'n>(node: &'n Node, item: &Shape) -> Option<&'n str> {
+    let (Value::Map(entries), Shape::Section(section)) = (&node.value, item) else { return None };
+    let fields = section().fields;
+    let is_field = |key: &str| fields.iter().any(|field| field.key == key);
+    let is_named =
+        |entry: &MapEntry| matches!(entry.node.value, Value::Map(_)) && !is_field(&entry.key);
+    let are_named = is_field("name") && entries.iter().all(is_named);
+    are_named.then(|| entries.first().map(|entry| &*entry.key)).flatten()
 }
 
 /// Sections by name; the position of each is that of its name.

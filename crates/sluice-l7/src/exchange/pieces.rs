@@ -218,8 +218,8 @@ impl<E> PieceInFilters<E> {
     /// A whole body that has passed `from` filters.
     pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
-        let (body, last) = (Body::Shared(body), true);
-        Self::Data { body, last, trailers, from, walk, rest: None, charge: None }
+        let body = Body::Shared(body);
+        Self::Data { body, last: true, trailers, from, walk, rest: None, charge: None }
     }
 
     const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
