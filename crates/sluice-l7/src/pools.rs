@@ -269,7 +269,7 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
     ) -> Result<PooledConn, ConnectFailure> {
         let class = needs.class;
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let by = worker.now().after(timeout);
         #[cfg(test)]
         self.fail_as_scripted(worker, endpoint).await?;
@@ -323,7 +323,7 @@ impl ClusterPool {
 
     /// What connections for such a request speak.
     fn protocol(&self, needs: &ConnectionNeeds<'_>) -> HttpVersion {
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         match (plan.protocol, needs.version) {
             (HttpVersion::Same, Version::Http10 | Version::Http11) => HttpVersion::Http1,
             (HttpVersion::Same, Version::Http3) if plan.http3.follows => HttpVersion::Http3,
@@ -334,7 +334,7 @@ impl ClusterPool {
 
     /// The most requests that may wait for a connection.
     fn pending_max(&self) -> u64 {
-        self.handle.cluster.peek_plan().pending_of(self.handle.class)
+        self.handle.plan().pending_of(self.handle.class)
     }
 
     /// The failure when no connection may be made and enough requests wait for an existing one.
@@ -380,7 +380,7 @@ impl ClusterPool {
             return Some(pooled);
         }
         let now = worker.now();
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         let protocol = self.protocol(needs);
         if protocol != HttpVersion::Http1
             && let Some(connection) =

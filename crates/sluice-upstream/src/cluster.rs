@@ -4,7 +4,8 @@
 //! Keeps: a pick sees one complete membership.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -27,6 +28,7 @@ mod handle;
 mod http3;
 mod membership;
 mod named;
+mod plan_reader;
 mod publishing;
 mod queue;
 mod reserve;
@@ -46,6 +48,7 @@ pub use handle::{ClusterHandle, Tried, WhenFull};
 pub use membership::{Member, Membership};
 use named::HostDesk;
 pub(crate) use named::HostQuestion;
+pub use plan_reader::PlanReader;
 pub use queue::QueuedRoom;
 use queue::WaitQueue;
 pub use reserve::TrafficClass;
@@ -58,6 +61,8 @@ pub struct Cluster {
     /// The cluster's name.
     pub name: Name,
     plan: ArcSwap<ClusterPlan>,
+    /// How many plans have been put in force.
+    plan_version: AtomicU64,
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
     members: ArcSwap<Membership>,
@@ -113,6 +118,7 @@ impl Cluster {
             queue,
             name: Arc::clone(&plan.name),
             plan: ArcSwap::new(plan),
+            plan_version: AtomicU64::new(0),
             configured: AtomicBool::new(true),
             members: ArcSwap::new(members),
             fallback: ArcSwapOption::empty(),
@@ -137,7 +143,13 @@ impl Cluster {
         self.plan.load_full()
     }
 
-    /// The plan in force, borrowed briefly; not to be held across an await.
+    /// Changes when another plan is put in force.
+    pub(crate) fn plan_version(&self) -> u64 {
+        self.plan_version.load(Acquire)
+    }
+
+    /// The plan in force, borrowed briefly; not to be held across an await. Where a worker asks for each request,
+    /// [`PlanReader`] costs less.
     pub fn peek_plan(&self) -> impl std::ops::Deref<Target = Arc<ClusterPlan>> + use<> {
         self.plan.load()
     }
@@ -148,6 +160,7 @@ impl Cluster {
             self.queue.get_or_init(Box::default);
         }
         self.plan.store(plan);
+        self.plan_version.fetch_add(1, Release);
         self.configured.store(true, Relaxed);
         self.review_queue();
     }

@@ -408,7 +408,7 @@ impl RequestTask {
         let cluster = &pool.handle.cluster;
         self.entry.reach(&cluster.name, &endpoint.name);
         let attempts = &self.manager.shared.attempts;
-        (!cluster.peek_plan().keeps_connections())
+        (!pool.handle.plan().keeps_connections())
             .then(|| attempts.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 

@@ -56,7 +56,7 @@ impl ClusterPool {
     ) -> &'static str {
         let EarlyConnection { client, handshake, connecting: _connecting, started, generation } =
             early;
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let completing = handshake.complete();
         let completed = Timer::new(&worker.timers).until(started.after(timeout), completing).await;
         match completed.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(timeout))) {

@@ -32,7 +32,7 @@ impl ClusterPool {
         claim: Claim,
         requests: u64,
     ) -> Result<PooledConn, ConnectFailure> {
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let by = worker.now().after(timeout);
         let connecting = self.make(worker, endpoint, needs, claim, requests);
         let made = Timer::new(&worker.timers).until(by, connecting).await;

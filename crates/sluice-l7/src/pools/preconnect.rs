@@ -72,7 +72,7 @@ impl Preconnects {
 impl ClusterPool {
     /// Counts a request that has an HTTP/1 connection to `endpoint`, or makes one; `None` where that does not matter.
     pub(super) fn enter_demand(&self, endpoint: &EndpointState) -> Option<DemandGuard> {
-        self.handle.cluster.peek_plan().preconnect?;
+        self.handle.plan().preconnect?;
         Some(DemandGuard::enter(&self.preconnects.demand(endpoint).busy))
     }
 
@@ -83,7 +83,7 @@ impl ClusterPool {
         endpoint: &Arc<EndpointState>,
         needs: &ConnectionNeeds<'_>,
     ) {
-        let Some(plan) = self.handle.cluster.peek_plan().preconnect else { return };
+        let Some(plan) = self.handle.plan().preconnect else { return };
         // What another worker waits for is not taken ahead.
         if self.is_wanted_elsewhere() {
             return;
@@ -122,7 +122,7 @@ impl ClusterPool {
 
     /// How many more requests can be sent without making a connection, at all endpoints.
     fn room(&self, needs: &ConnectionNeeds<'_>) -> usize {
-        let streams_max = self.handle.cluster.peek_plan().reuse.streams_max;
+        let streams_max = self.handle.plan().reuse.streams_max;
         let of_coming = match self.protocol(needs) {
             HttpVersion::Http2 | HttpVersion::Http3 => streams_max,
             HttpVersion::Http1 | HttpVersion::Auto | HttpVersion::Same => 1,
@@ -154,7 +154,7 @@ impl ClusterPool {
             let has = busy + self.h1.idle_at(&endpoint.name) + demand.coming.get();
             return expected(busy + more, percent).saturating_sub(has);
         }
-        let streams_max = self.handle.cluster.peek_plan().reuse.streams_max;
+        let streams_max = self.handle.plan().reuse.streams_max;
         let Some(pool) = pool else { return usize::from(more > 0) };
         let busy: usize = pool.open.iter().map(|idle| idle.connection.open_streams()).sum();
         let is_short = expected(busy + more, percent) > pool.open.len() * streams_max;
@@ -169,7 +169,7 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
     ) -> bool {
         let demand = self.preconnects.demand(endpoint);
-        let idle_max = self.handle.cluster.peek_plan().reuse.idle_max;
+        let idle_max = self.handle.plan().reuse.idle_max;
         let is_enough = self.h1.idle_at(&endpoint.name) + demand.coming.get() >= idle_max;
         if is_enough || !endpoint.is_usable() {
             return false;

@@ -76,7 +76,7 @@ impl SideCalls {
         let cluster = &pool.handle.cluster;
         let attempts = &HttpWorker::of(&self.worker).attempts;
         let now = self.worker.now();
-        let keep = cluster.peek_plan().keeps_connections();
+        let keep = pool.handle.plan().keeps_connections();
         (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now))
     }
 
@@ -139,7 +139,7 @@ impl SideCalls {
     ) -> Result<UpstreamStream, FailedAttempt> {
         let worker = &self.worker;
         let is_grpc = request.kind == CallKind::Grpc;
-        let protocol = pool.handle.cluster.peek_plan().protocol;
+        let protocol = pool.handle.plan().protocol;
         if is_grpc && matches!(protocol, HttpVersion::Http1 | HttpVersion::Http3) {
             return Err(not_http2());
         }
@@ -204,7 +204,7 @@ impl SideCalls {
             let left = show_timeout(request.by.since(self.worker.now()));
             head.append_known(Known::GrpcTimeout, left.as_bytes());
         }
-        let plan = pool.handle.cluster.peek_plan();
+        let plan = pool.handle.plan();
         if plan.tls.is_some() || plan.protocol == HttpVersion::Http3 {
             head.set_scheme(b"https");
         }

@@ -89,7 +89,7 @@ impl SideCalls {
         let unseen = matches!(cause, Cause::Unsent | Cause::Stale);
         let terms = Terms {
             plan,
-            connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+            connect_attempts: pool.handle.plan().connect_attempts,
             has_others: true,
             is_idempotent: request.head.method().is_idempotent(),
             is_possible: unseen || request.body.len() <= plan.body_max,
