@@ -68,7 +68,8 @@ pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
         (ErrorKind::Timeout, Connection) => reasons::HEAD_TIMEOUT,
         (ErrorKind::Timeout, Client) => reasons::BODY_TIMEOUT,
         (ErrorKind::Reset, Client) => end::DOWNSTREAM_RESET,
-        (ErrorKind::Buffers, Connection | Client | Attempt { .. }) => sluice_l4::reasons::BUFFERS,
+        // Nobody else's fault, wherever it happens.
+        (ErrorKind::Buffers, _) => sluice_l4::reasons::BUFFERS,
         (
             ErrorKind::Reset
             | ErrorKind::Refused
@@ -102,8 +103,7 @@ pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
             | ErrorKind::Refused
             | ErrorKind::Cancelled
             | ErrorKind::LengthMismatch
-            | ErrorKind::Timeout
-            | ErrorKind::Buffers,
+            | ErrorKind::Timeout,
             Response,
         ) => reasons::UPSTREAM_CUT,
     }

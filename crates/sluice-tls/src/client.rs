@@ -3,7 +3,6 @@
 //! Owns: the client configuration of a cluster. Refuses to know: endpoints and when to connect.
 //! Keeps: the server is verified unless the configuration explicitly sets `verify: none`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -13,7 +12,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::authorities::Authorities;
-use crate::material::LoadError;
+use crate::files::LoadError;
+use crate::names::{CertName, NamedServers};
+use crate::pem::PemSource;
 use crate::server::{TlsVersion, versions};
 use crate::store::StoredCert;
 
@@ -22,8 +23,8 @@ use crate::store::StoredCert;
 pub enum Verify {
     /// Servers with a certificate from an authority trusted by the system.
     System,
-    /// Servers with a certificate from an authority in this file.
-    Ca(PathBuf),
+    /// Servers with a certificate from one of these authorities.
+    Ca(PemSource),
     /// Any server. The connection is encrypted, but open to a man in the middle.
     Unverified,
 }
@@ -35,6 +36,8 @@ pub struct ClientPlan {
     pub verify: Verify,
     /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
+    /// Names of which the certificate must have one, in place of the name that is sent; if empty, that is verified.
+    pub names: Vec<CertName>,
     /// The certificate presented when the server requests one.
     pub certificate: Option<Arc<StoredCert>>,
     /// The ALPN protocols offered.
@@ -90,10 +93,20 @@ impl ClientTls {
             .with_protocol_versions(versions(plan.min_version))
             .expect("the provider has suites for both versions");
         let builder = match &plan.verify {
-            Verify::System => builder.with_root_certificates(authorities.of_system()?),
-            Verify::Ca(path) => builder.with_root_certificates(authorities.of_file(path)?),
             Verify::Unverified => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(VerifyNothing))
+            }
+            trusted => {
+                let roots = match trusted {
+                    Verify::Ca(source) => authorities.of(source)?,
+                    _ => authorities.of_system()?,
+                };
+                if plan.names.is_empty() {
+                    builder.with_root_certificates(roots)
+                } else {
+                    let verifier = NamedServers { roots, names: plan.names };
+                    builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+                }
             }
         };
         let mut config = match plan.certificate {

@@ -31,6 +31,8 @@ section! {
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
         pub endpoints_file: Option<Spanned<PathBuf>>,
+        /// Whether `endpoints` may be missing or empty; what goes to the cluster is then refused (`upstream.no_endpoint`).
+        pub allow_empty: bool = "false",
         /// In place of `endpoints`: a forward proxy, whose endpoints are the hosts that clients name: by the server name of
         /// TLS on a relay, by host on a rule. The egress policy is always on. `true` serves all hosts on the usual port.
         pub forward: Option<Spanned<Forward>>,

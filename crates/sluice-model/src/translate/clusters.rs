@@ -81,6 +81,7 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
+            allow_empty: _,
             forward,
             fallback,
             balance,
