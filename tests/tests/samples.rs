@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use serde_json::json;
-use sluice_testkit::mmdb::{MmdbValue, database};
+use sluice_testkit::mmdb::{self, MmdbValue};
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, tools, wait};
@@ -850,7 +850,7 @@ fn countries() -> Vec<u8> {
     };
     let block = |at: &str| at.parse().unwrap();
     let blocks = [(block("192.0.2.0"), 24, of("DE")), (block("198.51.100.0"), 24, of("AQ"))];
-    database("Test-Country", &blocks)
+    mmdb::database("Test-Country", &blocks)
 }
 
 #[test]
