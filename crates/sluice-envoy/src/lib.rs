@@ -9,14 +9,16 @@ pub mod coverage;
 pub mod descriptors;
 pub mod load;
 pub mod map;
+mod merge;
 pub mod message;
 mod native;
 pub mod read;
 mod rules;
 mod scalars;
+pub mod secret_files;
 
 #[cfg(test)]
 mod tests;
 
-pub use load::{load, load_text};
+pub use load::{LoadOptions, load, load_text};
 pub use read::UnknownFields;

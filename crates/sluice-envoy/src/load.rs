@@ -3,39 +3,93 @@
 //! Owns: the way from a file to the sections. Refuses to know: what is checked across sections. Keeps: every finding
 //! names the field of Envoy's file that it comes from.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sluice_config::{Loaded, Sources, read_file, yaml};
 use sluice_core::{Diags, Node, Span, Value};
 
+use crate::merge::merge;
 use crate::message::ProtoMessage;
+use crate::secret_files::SecretFiles;
 use crate::{UnknownFields, descriptors, map, read};
 
 /// The type of a whole file.
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
+/// How a file is loaded, and what goes with it.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// What becomes of fields that messages do not have.
+    pub unknown: UnknownFields,
+    /// Bootstraps that are laid over that of the file, in order, each with the name that messages show.
+    pub overlays: Vec<(String, String)>,
+    /// Whether there is no file, so that the first of these is all there is.
+    pub without_file: bool,
+    /// How long connections may continue once the process shuts down.
+    pub drain: Option<Duration>,
+}
+
+/// Texts may contain secrets.
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions").field("unknown", &self.unknown).finish_non_exhaustive()
+    }
+}
+
+impl From<UnknownFields> for LoadOptions {
+    fn from(unknown: UnknownFields) -> Self {
+        Self { unknown, overlays: Vec::new(), without_file: false, drain: None }
+    }
+}
+
 /// Reads a bootstrap in YAML or JSON. Relative paths in it are resolved against the working directory, as Envoy does.
-pub fn load(path: &Path, unknown: UnknownFields) -> Loaded {
+pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
+    let refused = |problem: String| {
+        let mut diags = Diags::new();
+        diags.error("bad-file", None, "", problem);
+        Loaded::of_tree(Sources::default(), PathBuf::from("."), nothing(), diags)
+    };
+    if options.without_file {
+        return load_text(path, String::new(), options);
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if let Some(ending) = ending.filter(|ending| ["pb", "pb_text", "textproto"].contains(ending)) {
+        let shown = path.display();
+        return refused(format!("{shown}: `.{ending}` is not read; write it in YAML or JSON"));
+    }
     match read_file(path) {
-        Ok(text) => load_text(path, text, unknown),
-        Err(problem) => {
-            let mut diags = Diags::new();
-            diags.error("bad-file", None, "", problem);
-            Loaded::of_tree(Sources::default(), PathBuf::from("."), nothing(), diags)
-        }
+        Ok(text) => load_text(path, text, options),
+        Err(problem) => refused(problem),
     }
 }
 
 /// Reads a bootstrap from text, as if it were the file `path`.
-pub fn load_text(path: &Path, text: String, unknown: UnknownFields) -> Loaded {
+pub fn load_text(path: &Path, text: String, options: &LoadOptions) -> Loaded {
     let mut diags = Diags::new();
-    let bootstrap = bootstrap(&text, unknown, &mut diags);
-    let root = bootstrap.as_ref().map_or_else(nothing, |bootstrap| map::map(bootstrap, &mut diags));
     let mut sources = Sources::default();
-    sources.add(path.to_owned(), text);
+    let mut texts: Vec<(PathBuf, String)> = Vec::new();
+    if !options.without_file {
+        texts.push((path.to_owned(), text));
+    }
+    texts.extend(options.overlays.iter().map(|(name, text)| (name.into(), text.clone())));
+    let mut whole: Option<ProtoMessage> = None;
+    for (path, text) in texts {
+        let number = sources.add(path, text.clone());
+        let found = bootstrap(&text, number, options.unknown, &mut diags);
+        match (&mut whole, found) {
+            (Some(base), Some(over)) => merge(base, over),
+            (none, found) => *none = none.take().or(found),
+        }
+    }
+    let root = whole.as_ref().map_or_else(nothing, |bootstrap| {
+        let files = SecretFiles::read(bootstrap, options.unknown, &mut sources, &mut diags);
+        map::map(bootstrap, &files, options.drain, &mut diags)
+    });
     let before = diags.iter().count();
     let mut loaded = Loaded::of_tree(sources, PathBuf::from("."), root, diags);
-    if let Some(bootstrap) = &bootstrap {
+    if let Some(bootstrap) = &whole {
         for finding in loaded.diags.iter_mut().skip(before) {
             let path = finding.span.and_then(|span| bootstrap.path_of(span));
             if let Some(path) = path {
@@ -47,8 +101,13 @@ pub fn load_text(path: &Path, text: String, unknown: UnknownFields) -> Loaded {
 }
 
 /// Reads a bootstrap; `None` if there is none, which is among the findings.
-fn bootstrap(text: &str, unknown: UnknownFields, diags: &mut Diags) -> Option<ProtoMessage> {
-    let node = yaml::read(text, 0, diags)?;
+fn bootstrap(
+    text: &str,
+    file: u16,
+    unknown: UnknownFields,
+    diags: &mut Diags,
+) -> Option<ProtoMessage> {
+    let node = yaml::read(text, file, diags)?;
     let descriptor = descriptors::message(BOOTSTRAP)?;
     read::read(&node, &descriptor, unknown, diags)
 }

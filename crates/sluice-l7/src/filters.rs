@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
+use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::metrics::SeriesLabels;
@@ -22,11 +22,15 @@ use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::{Runtime, RuntimeKind};
 use crate::side_calls::{SideCallLog, SideCalls};
 
+pub mod adaptive_concurrency;
+pub mod admission_control;
 pub mod api_key;
+pub mod bandwidth_limit;
 pub mod basic_auth;
 pub mod body_max;
 pub mod buffer;
 pub mod client_cert;
+pub mod concurrency_limit;
 pub mod cors;
 pub mod credentials;
 pub mod csrf;
@@ -41,6 +45,7 @@ pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
 pub mod oidc;
+mod pause;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
@@ -159,6 +164,12 @@ pub trait HttpFilter: Debug {
         BodyAccess::None
     }
 
+    /// The most bytes of the request body that [`HttpFilter::request_body`] is to be called with at once; at least one. Larger
+    /// pieces are divided, for all filters.
+    fn request_piece_max(&self, _cx: &Cx<'_>) -> usize {
+        usize::MAX
+    }
+
     /// Called with a piece of the request body, which it may replace if its access is [`BodyAccess::Edit`]; `last` means
     /// that only trailers may follow. The last piece may be empty.
     fn request_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> BodyStep {
@@ -181,6 +192,11 @@ pub trait HttpFilter: Debug {
     /// does with the body.
     fn response_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
         BodyAccess::None
+    }
+
+    /// As [`HttpFilter::request_piece_max`], for the response.
+    fn response_piece_max(&self, _cx: &Cx<'_>) -> usize {
+        usize::MAX
     }
 
     /// Called with a piece of the response body, as [`HttpFilter::request_body`] is with one of the request.
@@ -266,6 +282,31 @@ impl Cx<'_> {
             conn_values: self.conn_values,
         }
     }
+}
+
+/// Reports a `status` that is not one of an error.
+fn check_error_status(status: u16, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<()> {
+    if (400..600).contains(&status) {
+        return Some(());
+    }
+    let message = "`status` must be from 400 to 599";
+    diags.error("bad-value", node.span, at.key("status"), message);
+    None
+}
+
+/// Reports limits of the same name.
+fn check_names(
+    names: impl Iterator<Item = String>,
+    node: &Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<()> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) else { return Some(()) };
+    let message = format!("two limits are called `{}`", twice[0]);
+    diags.error("duplicate-name", node.span, at, message).help("give each a `name`");
+    None
 }
 
 /// The settings of a filter, from which the plan of each use is made.
@@ -395,11 +436,15 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
     let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
+        Arc::new(adaptive_concurrency::AdaptiveConcurrencyFactory::default()),
+        Arc::new(admission_control::AdmissionControlFactory::default()),
         Arc::new(Ready::<api_key::ApiKey>::default()),
+        Arc::new(bandwidth_limit::BandwidthLimitFactory::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(Ready::<client_cert::ClientCert>::default()),
+        Arc::new(concurrency_limit::ConcurrencyLimitFactory::default()),
         Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),

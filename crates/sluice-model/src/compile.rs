@@ -17,7 +17,7 @@ use sluice_l4::filters::{Fetches, Filters};
 use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{HttpFilters, Runtime};
-use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
+use sluice_tls::{Authorities, CertStore, ClientTls, LoadError, PemSource};
 use sluice_upstream::ClusterDirectory;
 
 use crate::model::{self, Kind, Reference, tls::CertificateSource};
@@ -248,10 +248,14 @@ impl<'a> Compiler<'a> {
         self.files.borrow_mut().insert(file.to_owned());
     }
 
+    fn uses_pem(&self, source: &PemSource) {
+        source.file().into_iter().for_each(|file| self.uses(file));
+    }
+
     fn uses_certificate(&self, source: &CertificateSource) {
-        if let CertificateSource::Files { cert, key } = source {
-            self.uses(cert);
-            key.iter().for_each(|key| self.uses(key));
+        if let CertificateSource::Pem { cert, key } = source {
+            self.uses_pem(cert);
+            key.iter().for_each(|key| self.uses_pem(key));
         }
     }
 }

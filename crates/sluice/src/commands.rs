@@ -46,6 +46,16 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
     }
 }
 
+/// Runs as Envoy: with its flags, as the program that is called `program`.
+#[cfg(feature = "envoy")]
+pub(crate) fn run_as_envoy(
+    flags: &[String],
+    program: &str,
+    extensions: Extensions,
+) -> anyhow::Result<ExitCode> {
+    envoy::with_flags(flags, program, None, extensions)
+}
+
 /// Prints the result of a command. A closed pipe is ignored: the reader has seen enough.
 pub(crate) fn print(text: &str) {
     use std::io::Write as _;

@@ -195,6 +195,38 @@ fn of_filters() {
                 "a burst of a limit in Redis",
                 http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
             ),
+            ("a limit of no requests in flight", http("concurrency_limit: { max: 0 }")),
+            (
+                "two limits of requests in flight of the same name",
+                http("concurrency_limit: [{ max: 5 }, { max: 9, queue: 3 }]"),
+            ),
+            ("a rate of bytes without a unit of time", http("bandwidth_limit: { response: 1MiB }")),
+            ("a bandwidth of nothing", http("bandwidth_limit: { per: source_ip }")),
+            (
+                "portions of bytes for a minute",
+                http("bandwidth_limit: { response: 1MiB/s, interval: 1m }"),
+            ),
+            (
+                "a bandwidth of connections for HTTP",
+                listener("filters: [{ bandwidth_limit: { upload: 1MiB/s } }], http: main"),
+            ),
+            (
+                "a bandwidth of connections of nothing",
+                listener("filters: [{ bandwidth_limit: {} }], relay: up"),
+            ),
+            ("a lowest limit above the highest", http("adaptive_concurrency: { min: 10, max: 5 }")),
+            (
+                "an ideal latency that is known and measured",
+                http("adaptive_concurrency: { ideal: 10ms, measure: { every: 10s } }"),
+            ),
+            (
+                "an overload with the status of a success",
+                http("admission_control: { status: 200 }"),
+            ),
+            ("a threshold that no failure misses", http("admission_control: { threshold: 0% }")),
+            ("a window of parts of a second", http("admission_control: { window: 1500ms }")),
+            ("an aggression below one", http("admission_control: { aggression: 0.5 }")),
+            ("failures that count anyway", http("admission_control: { failures: [400-503] }")),
             ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
             (
                 "a user of Redis without a password",

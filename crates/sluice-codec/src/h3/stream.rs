@@ -439,7 +439,7 @@ impl H3Stream {
         }
         // A slow peer holds a small buffer, not a large one.
         self.input = pool.settle(input, got.is_pending());
-        got.map_err(|error| read_error(&error))
+        got.map_err(|error| read_error(&error, self.shared.lost()))
     }
 
     fn poll_fill_if_empty(
@@ -510,7 +510,7 @@ impl H3Stream {
                 self.stopped = Some(Box::pin(std::future::pending()));
                 Poll::Pending
             }
-            Err(error) => Poll::Ready(HttpError::new(ErrorKind::ClosedEarly, error.to_string())),
+            Err(error) => Poll::Ready(HttpError::new(self.shared.lost(), error.to_string())),
         }
     }
 
@@ -602,7 +602,7 @@ impl H3Stream {
         while written < self.out.len() {
             match Pin::new(&mut self.send).poll_write(cx, &self.out[written..]) {
                 Poll::Ready(count) => {
-                    let count = count.map_err(|error| write_error(&error))?;
+                    let count = count.map_err(|error| write_error(&error, self.shared.lost()))?;
                     written += count;
                     self.shared.count_sent(count);
                 }
@@ -615,7 +615,7 @@ impl H3Stream {
         self.out.clear();
         while let Some(body) = self.body.as_deref().filter(|body| self.taken < body.len()) {
             let count = ready!(Pin::new(&mut self.send).poll_write(cx, &body[self.taken..]));
-            let count = count.map_err(|error| write_error(&error))?;
+            let count = count.map_err(|error| write_error(&error, self.shared.lost()))?;
             self.taken += count;
             self.shared.count_sent(count);
         }
@@ -673,7 +673,8 @@ fn wrong_length(send: &mut SendStream) -> HttpError {
     HttpError::coded(ErrorKind::Reset, "http3.content_length_wrong")
 }
 
-fn read_error(error: &ReadError) -> HttpError {
+/// The error for `error`; `lost` is its kind if the connection was lost.
+fn read_error(error: &ReadError, lost: ErrorKind) -> HttpError {
     match error {
         ReadError::Reset(code) if *code == code::REQUEST_REJECTED.into() => {
             HttpError::new(ErrorKind::Refused, "http3: the server rejected the request unprocessed")
@@ -682,16 +683,23 @@ fn read_error(error: &ReadError) -> HttpError {
             let detail = format!("http3: RESET_STREAM received: {}", code::word((*code).into()));
             HttpError::new(ErrorKind::Cancelled, detail)
         }
-        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+        ReadError::ZeroRttRejected => early_data_rejected(),
+        error => HttpError::new(lost, error.to_string()),
     }
 }
 
-fn write_error(error: &WriteError) -> HttpError {
+/// The server took nothing of what was sent before the handshake was complete.
+fn early_data_rejected() -> HttpError {
+    HttpError::new(ErrorKind::Reset, "http3: the server rejected early data (0-RTT)")
+}
+
+fn write_error(error: &WriteError, lost: ErrorKind) -> HttpError {
     match error {
         WriteError::Stopped(code) => {
             let detail = format!("http3: STOP_SENDING received: {}", code::word((*code).into()));
             HttpError::new(ErrorKind::Cancelled, detail)
         }
-        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+        WriteError::ZeroRttRejected => early_data_rejected(),
+        error => HttpError::new(lost, error.to_string()),
     }
 }

@@ -28,6 +28,7 @@ mod guards;
 mod hedging;
 mod held;
 pub(crate) mod kit;
+mod load_guards;
 mod mirror;
 mod pieces;
 mod queue;

@@ -2,66 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{Parser, ValueEnum};
 use sluice_config::{Loaded, explain, render};
 use sluice_core::Severity;
 use sluice_envoy::UnknownFields;
 use sluice_envoy::coverage::{Coverage, DIFFERS};
 use sluice_model::store::Store;
 
+use self::flags::{EnvoyFlags, EnvoyMode, unknown};
 use super::print;
 use super::run::{Start, start};
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, EnvoyCommand, EnvoyTask, Format};
 use crate::control::{ConfigBuilder, ConfigForm};
 
-/// Envoy's command line, as far as it is taken. What is missing is an error.
-#[derive(Debug, Parser)]
-#[command(name = "envoy", no_binary_name = true, disable_version_flag = true)]
-struct EnvoyFlags {
-    /// The bootstrap: a file in YAML or JSON.
-    #[arg(short, long)]
-    config_path: PathBuf,
-    /// `serve`, or `validate` to check the configuration and exit.
-    #[arg(long, value_enum, default_value = "serve")]
-    mode: EnvoyMode,
-    /// Number of worker threads.
-    #[arg(long)]
-    concurrency: Option<u16>,
-    /// Take fields that messages do not have for warnings, except in filters that keep somebody out.
-    #[arg(long)]
-    allow_unknown_static_fields: bool,
-    /// There is no hot restart that could be disabled; a takeover replaces it.
-    #[arg(long)]
-    disable_hot_restart: bool,
-    /// Told to control planes only.
-    #[arg(long)]
-    service_node: Option<String>,
-    /// Told to control planes only.
-    #[arg(long)]
-    service_cluster: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum EnvoyMode {
-    Serve,
-    Validate,
-}
-
-fn unknown(allowed: bool) -> UnknownFields {
-    if allowed { UnknownFields::Warn } else { UnknownFields::Refuse }
-}
+mod flags;
 
 pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Result<ExitCode> {
     match &command.task {
-        None => {
-            let flags = match EnvoyFlags::try_parse_from(&command.flags) {
-                Ok(flags) => flags,
-                Err(error) => error.exit(),
-            };
-            serve(command, &flags, extensions)
-        }
+        None => with_flags(&command.flags, "envoy", command.report.clone(), extensions),
         Some(EnvoyTask::Coverage { files, allow_unknown_static_fields }) => {
             coverage(files, unknown(*allow_unknown_static_fields), extensions)
         }
@@ -71,16 +31,30 @@ pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Res
     }
 }
 
-fn serve(
-    command: &EnvoyCommand,
-    flags: &EnvoyFlags,
+/// Runs as Envoy does when it is started with these flags. `program` is what it was called by.
+pub(crate) fn with_flags(
+    arguments: &[String],
+    program: &str,
+    report: Option<PathBuf>,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let form = ConfigForm::Envoy(unknown(flags.allow_unknown_static_fields));
+    let flags = match EnvoyFlags::parse_all(arguments) {
+        Ok(flags) => flags,
+        Err(error) => error.exit(),
+    };
+    if flags.version {
+        print(&flags::version(program));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for flag in flags.without_effect() {
+        crate::say(&format!("warning: `{flag}` has no effect"));
+    }
+    let form = ConfigForm::Envoy(Arc::new(flags.load_options()));
     let builder = ConfigBuilder::new(extensions, form);
-    let shown = flags.config_path.display();
+    let config = flags.config_path.unwrap_or_else(|| "--config-yaml".into());
+    let shown = config.display();
     if flags.mode == EnvoyMode::Validate {
-        return Ok(match builder.build(&flags.config_path, &Store::default()) {
+        return Ok(match builder.build(&config, &Store::default()) {
             Ok(_) => {
                 print(&format!("configuration '{shown}' OK\n"));
                 ExitCode::SUCCESS
@@ -93,12 +67,13 @@ fn serve(
     }
     start(
         Start {
-            config: flags.config_path.clone(),
+            config,
             workers: flags.concurrency.filter(|workers| *workers > 0),
-            report: command.report.clone(),
+            report,
             watch: false,
             takeover: false,
             log_format: Format::Text,
+            log_level: flags.log_level.map(flags::EnvoyLevel::word),
         },
         builder,
     )
@@ -109,7 +84,7 @@ fn coverage(
     unknown: UnknownFields,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let builder = ConfigBuilder::new(extensions, ConfigForm::Envoy(unknown));
+    let builder = ConfigBuilder::new(extensions, ConfigForm::Envoy(Arc::new(unknown.into())));
     let mut coverage = Coverage::default();
     for file in files {
         let findings = match builder.build(file, &Store::default()) {
@@ -128,7 +103,7 @@ fn translate(
     unknown: UnknownFields,
     extensions: &Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let loaded = sluice_envoy::load(file, unknown);
+    let loaded = sluice_envoy::load(file, &unknown.into());
     let Some((config, root)) = loaded.usable().zip(loaded.root.as_ref()) else {
         print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));
