@@ -216,7 +216,7 @@ impl<E> PieceInFilters<E> {
     }
 
     /// A whole body that has passed `from` filters.
-    pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
+    pub(super) fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
         let body = Body::Shared(body);
         Self::Data { body, last: true, trailers, from, walk, rest: None, charge: None }
