@@ -144,17 +144,17 @@ fn an_idle_connection_holds_little() {
     let inner = hello();
     let sluice = counting(inner.addr("web"), "http1");
     let address = sluice.addr("web");
-    check_idle(address, "HTTP/1", 1050, || {
+    check_idle(address, "HTTP/1", 1150, || {
         let mut stream = connect(address);
         ask(&mut stream, 2);
         stream
     });
-    check_idle(address, "HTTP/2, one request", 2350, || {
+    check_idle(address, "HTTP/2, one request", 2450, || {
         let mut client = H2::connect(address);
         ask_h2(&mut client, 1);
         client
     });
-    check_idle(address, "HTTP/2, several requests", 2560, || {
+    check_idle(address, "HTTP/2, several requests", 2700, || {
         let mut client = H2::connect(address);
         [1, 3, 5, 7].into_iter().for_each(|number| ask_h2(&mut client, number));
         client
