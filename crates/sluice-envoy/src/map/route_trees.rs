@@ -97,9 +97,8 @@ impl Mapping<'_> {
     }
 
     fn refuse_test(&mut self, tests: &[Test<'_>], why: &str) {
-        let place = match tests.last() {
-            Some(Test::Predicate(place) | Test::Key { input: place, .. }) => place,
-            None => return,
+        let Some(Test::Predicate(place) | Test::Key { input: place, .. }) = tests.last() else {
+            return;
         };
         place.all_without_effect();
         let message = format!("{} is not supported here: {why}", place.type_name());

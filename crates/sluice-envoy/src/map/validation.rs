@@ -32,7 +32,7 @@ impl<'m> Validation<'m> {
 
     fn message(&self, field: &str) -> Option<&'m ProtoMessage> {
         // All are read, so that none is reported.
-        self.0.iter().filter_map(|part| part.message(field)).last()
+        self.0.iter().filter_map(|part| part.message(field)).fold(None, |_, found| Some(found))
     }
 
     fn reads(&self, fields: &[&str]) {
