@@ -776,6 +776,28 @@ fn tenants() {
 }
 
 #[test]
+fn scripts() {
+    let (app, users) = (Origin::start("app"), KeyServer::start("gold"));
+    let sluice = Sluice::new().start(&sample(
+        "lua.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", app.addr().to_string()),
+            ("127.0.0.1:9001", users.addr().to_string()),
+        ],
+    ));
+    let ask = |path: &str, fields: &str| {
+        let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));
+        client.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+    };
+    let tagged = ask("/", "");
+    assert_eq!((tagged.status(), tagged.value("x-served-by")), (200, "rest"));
+    assert_eq!(ask("/shop/1", "").status(), 401);
+    assert_eq!(ask("/shop/1", "X-User: ann\r\n").status(), 200);
+    assert_eq!(app.requests()[1].value("x-tier"), "gold");
+}
+
+#[test]
 fn authorisation() {
     let origin = Origin::start("shop");
     let sluice = Sluice::new().start(&sample(

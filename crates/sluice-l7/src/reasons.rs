@@ -62,6 +62,9 @@ sluice_core::reasons! {
     SIDE_CALL_MALFORMED = "sidecall.malformed", Filter, Upstream, "UPE", "The response to the gRPC call of a filter is not what gRPC or the method prescribes; `side_calls` of the record shows how. Check that the filter and the service use the same version of the service's definition.";
     SIDE_CALL_REDIS = "sidecall.redis", Filter, Upstream, "UPE", "The Redis server that a filter asks refused the login or the command, or its reply cannot be read; `side_calls` of the record shows what it said. Check user and password, that scripts are allowed, and that the endpoint is a Redis server that takes writes.";
     SIDE_CALL_LOOP = "sidecall.loop", Filter, Local, "-", "A filter asked a listener of this process, whose filter asked one again, and so on: calls within calls end at the second. Correct the cluster that the filter asks, or take the filter off the listener that answers it.";
+    SCRIPT_ERROR = "script.error", Filter, Local, "-", "A script of a filter ended with an error; `response_code_details` names it, with file and line. Correct the script, or set `on_error: continue` if requests may pass without it.";
+    SCRIPT_BUDGET = "script.budget", Filter, Local, "-", "A script of a filter used more instructions or processor time than it may before it waits or ends; `response_code_details` names the place. Look for a loop that does not end, or raise `instructions` or `cpu` of the filter.";
+    SCRIPT_MEMORY = "script.memory", Filter, Local, "-", "The scripts of a filter needed more memory on a worker than they may, and were started afresh; every request that was in one of them there has this reason. Look for a table that grows without end, or raise `memory` of the filter.";
     KEEPALIVE_IDLE = "http.idle", Handle, Local, "-", "The client sent no further request within `idle_timeout`: the usual end of a keep-alive connection. Nothing to do.";
 }
 

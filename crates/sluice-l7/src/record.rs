@@ -122,8 +122,33 @@ impl ConnFacts {
 }
 
 impl ConnFacts {
+    /// The number of the connection.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The listener.
+    pub const fn listener(&self) -> &Name {
+        &self.listener
+    }
+
+    /// The address that the client connected to.
+    pub const fn local(&self) -> Peer {
+        self.local
+    }
+
+    /// The server name in the ClientHello.
+    pub fn sni(&self) -> Option<&str> {
+        self.sni.as_deref()
+    }
+
+    /// What TLS termination found; `None` without TLS.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_deref()
+    }
+
     /// The remote address of the socket.
-    pub(crate) const fn peer(&self) -> Peer {
+    pub const fn peer(&self) -> Peer {
         self.peer
     }
 

@@ -87,7 +87,7 @@ pub(crate) fn editable_name(text: &str) -> Result<String, String> {
 }
 
 /// Whether a header of that name may be set or removed by what another party says.
-pub(crate) fn is_editable(name: &str) -> bool {
+pub fn is_editable(name: &str) -> bool {
     let own = [Known::Te, Known::Trailer, Known::Expect, Known::XSluiceHops];
     let is_own =
         Known::of(name.to_ascii_lowercase().as_bytes()).is_some_and(|of| own.contains(&of));

@@ -7,6 +7,7 @@ use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -88,6 +89,16 @@ impl SigningKey {
         };
         key["kid"] = self.id.as_str().into();
         key
+    }
+
+    /// The public key as a SubjectPublicKeyInfo in DER.
+    ///
+    /// # Panics
+    /// The key is not of RSA.
+    pub fn public_der(&self) -> Vec<u8> {
+        let Signer::Rsa(pair, _) = &self.signer else { panic!("only for RSA") };
+        let der: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("DER");
+        der.as_ref().to_vec()
     }
 
     fn field_bytes(&self) -> usize {

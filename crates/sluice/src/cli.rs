@@ -51,6 +51,9 @@ pub(crate) enum Command {
     Envoy(EnvoyCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
+    /// Try a script in Lua with one request: print what an endpoint would get, and what the client gets.
+    #[cfg(feature = "lua")]
+    Lua(LuaTrial),
     /// Create a self-signed certificate and its private key, for testing.
     Cert(Cert),
     /// Print a completion script for a shell.
@@ -363,6 +366,27 @@ pub(crate) enum EnvoyTask {
         #[arg(long)]
         allow_unknown_static_fields: bool,
     },
+}
+
+/// A script, and the request to try it with.
+#[cfg(feature = "lua")]
+#[derive(Debug, Args)]
+pub(crate) struct LuaTrial {
+    /// The script.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Method and path of the request.
+    #[arg(long, value_name = "METHOD PATH", default_value = "GET /")]
+    pub(crate) request: String,
+    /// A header of the request; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The body of the request.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) body: String,
+    /// A cluster that the script may call; the endpoint responds for it. May be given several times.
+    #[arg(long = "cluster", value_name = "NAME")]
+    pub(crate) clusters: Vec<String>,
 }
 
 #[derive(Debug, Args)]

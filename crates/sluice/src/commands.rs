@@ -13,6 +13,8 @@ mod demo;
 #[cfg(feature = "envoy")]
 mod envoy;
 mod explain;
+#[cfg(feature = "lua")]
+mod lua;
 mod operate;
 mod run;
 
@@ -33,6 +35,8 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
         #[cfg(feature = "envoy")]
         Command::Envoy(command) => envoy::run(&command, extensions),
         Command::Demo(options) => demo::run(&options),
+        #[cfg(feature = "lua")]
+        Command::Lua(options) => lua::run(&options),
         Command::Endpoint(options) => operate::endpoint(&options),
         Command::Listener(options) => operate::listener(&options),
         Command::Connection(options) => operate::connection(&options),

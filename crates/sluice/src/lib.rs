@@ -29,11 +29,16 @@ pub struct Extensions {
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self {
-            connection: sluice_l7::connection_filters::built_in(),
-            http: sluice_l7::filters::built_in(),
-        }
+        Self { connection: sluice_l7::connection_filters::built_in(), http: http_filters() }
     }
+}
+
+fn http_filters() -> HttpFilters {
+    #[allow(unused_mut, reason = "without the feature there is nothing to add")]
+    let mut filters = sluice_l7::filters::built_in();
+    #[cfg(feature = "lua")]
+    filters.register(std::sync::Arc::new(sluice_lua::LuaFactory));
+    filters
 }
 
 impl Extensions {

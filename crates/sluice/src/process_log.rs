@@ -33,6 +33,7 @@ const TARGETS: &[&str] = &[
     "sluice_io",
     "sluice_l4",
     "sluice_l7",
+    "sluice_lua",
     "sluice_model",
     "sluice_quic",
     "sluice_sys",

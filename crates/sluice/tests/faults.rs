@@ -38,6 +38,8 @@ mod http;
 mod login;
 #[path = "faults/quic.rs"]
 mod quic;
+#[path = "faults/scripts.rs"]
+mod scripts;
 #[path = "faults/side_calls.rs"]
 mod side_calls;
 #[path = "faults/tcp.rs"]
@@ -61,6 +63,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Authentication", auth::CASES),
     ("Logins", login::CASES),
     ("Services that filters ask", side_calls::CASES),
+    ("Scripts", scripts::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),
     ("UDP", udp::CASES),

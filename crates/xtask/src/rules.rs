@@ -25,6 +25,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-codec",
     "sluice-quic",
     "sluice-l7",
+    "sluice-lua",
     "sluice-model",
     "sluice-config",
     "sluice-envoy",

@@ -165,6 +165,35 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("no script", http("lua: {}")),
+            ("two scripts", http("lua: { source: a, file: b.lua }")),
+            (
+                "a script that cannot be parsed",
+                http(r#"lua: { source: "\nfunction envoy_on_request(" }"#),
+            ),
+            ("a script without a function", http(r#"lua: { source: "x = 1" }"#)),
+            (
+                "a script that does not end",
+                http(r#"lua: { source: "while true do end", cpu: 1h }"#),
+            ),
+            (
+                "a script by an unknown name",
+                http(
+                    r#"lua: { run: tier, sources: { tear: { source: "function envoy_on_request() end" } } }"#,
+                ),
+            ),
+            (
+                "a script that calls an unknown cluster",
+                http(r#"lua: { source: "function envoy_on_request() end", clusters: [auth] }"#),
+            ),
+            (
+                "bounds on compiled code",
+                http(r#"lua: { source: "function envoy_on_request() end", jit: true, cpu: 1s }"#),
+            ),
+            (
+                "less memory than a script needs",
+                http(r#"lua: { source: "function envoy_on_request() end", memory: 64KiB }"#),
+            ),
             ("a service without a cluster", http("ext_authz: { timeout: 1s }")),
             ("a service of an unknown cluster", http("ext_authz: { cluster: auth }")),
             (

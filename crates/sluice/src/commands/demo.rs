@@ -169,7 +169,7 @@ pub(crate) fn run(options: &Demo) -> anyhow::Result<ExitCode> {
     let services = Services::start(&folder.0, options.without.as_deref())?;
     let config = folder.0.join("demo.yaml");
     fs::write(&config, configuration(&services))?;
-    let proxy = Proxy::start(&config, &folder.0.join("report"))?;
+    let proxy = Proxy::start(&config, &folder.0.join("report"), "warn")?;
     if options.check {
         return Ok(check(&proxy, &folder.0));
     }
@@ -272,10 +272,10 @@ fn print_table(proxy: &Proxy, folder: &Path, config: &Path) -> anyhow::Result<()
 }
 
 /// A temporary folder, removed at the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("sluice-demo-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
@@ -290,20 +290,21 @@ impl Drop for Folder {
 }
 
 /// The proxy, as a separate process.
-struct Proxy {
+pub(super) struct Proxy {
     child: Child,
     report: PathBuf,
 }
 
 impl Proxy {
-    fn start(config: &Path, report: &Path) -> anyhow::Result<Self> {
+    /// `log` is what it logs, unless the environment says so.
+    pub(super) fn start(config: &Path, report: &Path, log: &str) -> anyhow::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .arg("run")
             .arg("-c")
             .arg(config)
             .arg("--report")
             .arg(report)
-            .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| "warn".into()))
+            .env("SLUICE_LOG", std::env::var("SLUICE_LOG").unwrap_or_else(|_| log.into()))
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start the proxy")?;
@@ -331,7 +332,7 @@ impl Proxy {
         lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
     }
 
-    fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
+    pub(super) fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
         let line = self.lines().find(|line| line["listener"] == listener);
         let text = line.as_ref().and_then(|line| line["address"].as_str());
         let text =

@@ -1,0 +1,311 @@
+//! A Lua state: the sandbox, one script, and the coroutines of requests.
+//!
+//! Owns: what is loaded into a state, how a coroutine is resumed, and when a state is given up. Refuses to know: requests
+//! and responses. Keeps: memory is bounded by LuaJIT's allocator; when it has run out, the state is given up, and its
+//! coroutines fail; no coroutine runs beside another.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use mlua::chunk::ChunkMode;
+use mlua::state::{GcIncParams, GcMode};
+use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value};
+
+use crate::args::{Args, OpResult, settled};
+use crate::budget::{OWN_CHUNK, ScriptBudget};
+use crate::failure::{FailureKind, ScriptFailure, text_of};
+use crate::limits::ScriptLimits;
+use crate::natives;
+use crate::ops::OPS;
+use crate::side::{Input, ScriptRun};
+
+const SANDBOX: &str = include_str!("sandbox.lua");
+const HANDLE: &str = include_str!("handle.lua");
+
+/// The share of the memory of a state that the largest string may take.
+const STRING_SHARE: usize = 4;
+
+/// The message of LuaJIT when memory has run out, which a script can catch.
+const NO_MEMORY: &str = "not enough memory";
+
+/// One script in a Lua state of its own.
+#[derive(Debug)]
+pub(crate) struct LuaState {
+    lua: Lua,
+    budget: Rc<ScriptBudget>,
+    memory: usize,
+    /// The function of every coroutine.
+    start: Function,
+    /// Has the function of the host at 1, while a coroutine runs.
+    slot: Table,
+    /// What a coroutine yields first if it waits, which no script can get hold of.
+    token: Table,
+    on_request: Option<Function>,
+    on_response: Option<Function>,
+    runs: Cell<u64>,
+    gone: Cell<bool>,
+    nearly_full: Cell<bool>,
+}
+
+/// What a coroutine came to.
+#[derive(Debug)]
+pub(crate) enum RunOutcome {
+    /// Its function has ended.
+    Done,
+    /// It responds itself.
+    Respond,
+    /// It waits for something.
+    Wait(WaitedFor),
+    /// It failed.
+    Failed(ScriptFailure),
+}
+
+/// What a coroutine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitedFor {
+    Body,
+    Chunk,
+    Trailers,
+    Call,
+}
+
+impl LuaState {
+    /// Loads a script and runs it once, so that its functions are defined.
+    ///
+    /// # Errors
+    /// The script cannot be loaded, fails, or defines no function for requests or responses.
+    pub(crate) fn load(
+        name: &str,
+        text: &[u8],
+        limits: ScriptLimits,
+    ) -> Result<Self, ScriptFailure> {
+        Self::try_load(name, text, limits).map_err(|error| ScriptFailure::of_lua(&error)).and_then(
+            |(state, loaded)| match (state.budget.exhausted(), loaded) {
+                (Some(used), _) => {
+                    let message =
+                        format!("{}: it used {} when it was loaded", used.place, used.what);
+                    Err(ScriptFailure::new(FailureKind::Budget, &message))
+                }
+                (None, Err(error)) => Err(state.failed(&error)),
+                (None, Ok(())) => state.with_hooks(),
+            },
+        )
+    }
+
+    fn try_load(
+        name: &str,
+        text: &[u8],
+        limits: ScriptLimits,
+    ) -> mlua::Result<(Self, mlua::Result<()>)> {
+        // Without its library, the compiler stays off.
+        let compiler = if limits.jit { StdLib::JIT } else { StdLib::NONE };
+        let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | compiler;
+        let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        // LuaJIT does not collect when memory runs out: it must not fall behind large strings.
+        let pace = GcIncParams::default().pause(150).step_multiplier(100_000);
+        lua.gc_set_mode(GcMode::Incremental(pace));
+        let budget = ScriptBudget::new(limits.instructions, limits.cpu, limits.jit);
+        budget.begin(&lua)?;
+        let natives = natives::table(&lua, &budget, limits.memory / STRING_SHARE)?;
+        let sandbox = lua.load(SANDBOX).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
+        let (raise, settle) = sandbox.call::<(Function, Function)>(&natives)?;
+        let ops = lua.create_table()?;
+        for (index, (name, _)) in OPS.iter().enumerate() {
+            ops.raw_set(*name, index)?;
+        }
+        let (token, slot) = (lua.create_table()?, lua.create_table()?);
+        slot.raw_set(1, lua.create_function(|lua, _: MultiValue| settled(lua, no_request()))?)?;
+        let handle = lua.load(HANDLE).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
+        let (start, load_script) =
+            handle.call::<(Function, Function)>((natives, ops, &token, &slot, raise, settle))?;
+        if lua.used_memory() > limits.memory / 2 {
+            return Err(mlua::Error::runtime("`memory` is too small for any script"));
+        }
+        lua.set_memory_limit(limits.memory)?;
+        budget.begin(&lua)?;
+        let chunk = lua.load(text).set_name(format!("@{name}")).set_mode(ChunkMode::Text);
+        let run = |chunk| load_script.call::<Option<LuaString>>(chunk);
+        let loaded = chunk.into_function().and_then(run).and_then(|problem| match problem {
+            Some(problem) => Err(mlua::Error::runtime(problem.to_string_lossy())),
+            None => Ok(()),
+        });
+        let state = Self {
+            lua,
+            budget,
+            memory: limits.memory,
+            start,
+            slot,
+            token,
+            on_request: None,
+            on_response: None,
+            runs: Cell::new(0),
+            gone: Cell::new(false),
+            nearly_full: Cell::new(false),
+        };
+        Ok((state, loaded))
+    }
+
+    fn with_hooks(mut self) -> Result<Self, ScriptFailure> {
+        let hook = |name| self.lua.globals().raw_get::<Option<Function>>(name).ok().flatten();
+        let (on_request, on_response) = (hook("envoy_on_request"), hook("envoy_on_response"));
+        if on_request.is_none() && on_response.is_none() {
+            let message = "it defines neither envoy_on_request nor envoy_on_response as a function";
+            return Err(ScriptFailure::new(FailureKind::Error, message));
+        }
+        (self.on_request, self.on_response) = (on_request, on_response);
+        Ok(self)
+    }
+
+    /// Whether the script has a function for requests, or for responses.
+    pub(crate) const fn has_hook(&self, response: bool) -> bool {
+        if response { self.on_response.is_some() } else { self.on_request.is_some() }
+    }
+
+    /// Why no request may begin in it any more.
+    pub(crate) const fn retired(&self) -> Option<&'static str> {
+        if self.gone.get() {
+            Some("out_of_memory")
+        } else if self.nearly_full.get() {
+            Some("nearly_full")
+        } else {
+            None
+        }
+    }
+
+    /// Creates the coroutine of a request or response, and its number.
+    pub(crate) fn coroutine(&self) -> Result<(Thread, u64), ScriptFailure> {
+        let thread = self.lua.create_thread(self.start.clone());
+        let thread = thread.map_err(|error| self.failed(&error))?;
+        self.runs.set(self.runs.get() + 1);
+        Ok((thread, self.runs.get()))
+    }
+
+    /// Resumes a coroutine until it waits or ends.
+    pub(crate) fn resume(
+        &self,
+        thread: &Thread,
+        input: Input,
+        run: &mut ScriptRun<'_, '_, '_>,
+    ) -> RunOutcome {
+        if self.gone.get() {
+            let message = "the memory of the script was used up by another request";
+            return RunOutcome::Failed(ScriptFailure::new(FailureKind::Memory, message));
+        }
+        let resumed = self.budget.begin(&self.lua).and_then(|()| {
+            self.lua.scope(|scope| {
+                let host = scope.create_function_mut(|lua, values: MultiValue| {
+                    call(run, lua, values.into_vec())
+                })?;
+                self.slot.raw_set(1, host)?;
+                thread.resume::<MultiValue>(self.input(input)?)
+            })
+        });
+        let outcome = self.outcome(thread, resumed);
+        self.look_after_memory();
+        outcome
+    }
+
+    fn input(&self, input: Input) -> mlua::Result<MultiValue> {
+        let ok = Value::Boolean(true);
+        let lua = &self.lua;
+        Ok(MultiValue::from_vec(match input {
+            Input::Start { response, id } => {
+                let hook = if response { &self.on_response } else { &self.on_request };
+                let hook = hook.clone().map_or(Value::Nil, Value::Function);
+                #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
+                let id = Value::Number(id as f64);
+                vec![hook, id]
+            }
+            Input::Nothing => vec![ok, Value::Nil],
+            Input::Present(is) => vec![ok, Value::Boolean(is)],
+            Input::Chunk(number) => vec![ok, Value::Integer(number.into())],
+            Input::Refused(why) => {
+                vec![Value::Boolean(false), Value::String(lua.create_string(why)?)]
+            }
+            Input::Called { headers, body } => {
+                let list = lua.create_table_with_capacity(headers.len() * 2, 0)?;
+                for (name, value) in headers {
+                    list.raw_push(lua.create_string(name)?)?;
+                    list.raw_push(lua.create_string(value)?)?;
+                }
+                vec![ok, Value::Table(list), Value::String(lua.create_string(body)?)]
+            }
+        }))
+    }
+
+    fn outcome(&self, thread: &Thread, resumed: mlua::Result<MultiValue>) -> RunOutcome {
+        if let Some(used) = self.budget.exhausted() {
+            let message = format!("{}: it used {} without waiting", used.place, used.what);
+            return RunOutcome::Failed(ScriptFailure::new(FailureKind::Budget, &message));
+        }
+        let values = match resumed {
+            Ok(values) => values.into_vec(),
+            Err(error) => return RunOutcome::Failed(self.failed(&error)),
+        };
+        let ours = matches!(values.first(), Some(Value::Table(first)) if *first == self.token);
+        let word = values.get(1).and_then(Value::as_string).map(LuaString::to_string_lossy);
+        let failed = |message: &str| {
+            let memory = message.ends_with(NO_MEMORY);
+            self.gone.set(self.gone.get() || memory);
+            let kind = if memory { FailureKind::Memory } else { FailureKind::Error };
+            RunOutcome::Failed(ScriptFailure::new(kind, message))
+        };
+        match (ours, word.as_deref(), thread.is_resumable()) {
+            (true, Some("done"), false) => RunOutcome::Done,
+            (true, Some("error"), false) => {
+                let message = values.get(2).and_then(Value::as_string);
+                failed(&message.map_or_else(|| "an error".into(), |text| text.to_string_lossy()))
+            }
+            (true, Some("respond"), true) => RunOutcome::Respond,
+            (true, Some("body"), true) => RunOutcome::Wait(WaitedFor::Body),
+            (true, Some("chunk"), true) => RunOutcome::Wait(WaitedFor::Chunk),
+            (true, Some("trailers"), true) => RunOutcome::Wait(WaitedFor::Trailers),
+            (true, Some("call"), true) => RunOutcome::Wait(WaitedFor::Call),
+            _ => failed("it called coroutine.yield() outside of a coroutine of its own"),
+        }
+    }
+
+    fn failed(&self, error: &mlua::Error) -> ScriptFailure {
+        let failure = ScriptFailure::of_lua(error);
+        let memory = failure.kind == FailureKind::Memory || text_of(error).ends_with(NO_MEMORY);
+        if !memory {
+            return failure;
+        }
+        self.gone.set(true);
+        ScriptFailure { kind: FailureKind::Memory, ..failure }
+    }
+
+    /// Collects what is not used before it is in the way, and gives the state up before it is full.
+    fn look_after_memory(&self) {
+        let enough = self.memory - self.memory / 4;
+        if self.gone.get() || self.lua.used_memory() <= enough {
+            return;
+        }
+        if self.lua.gc_collect().is_err() || self.lua.used_memory() > enough {
+            self.nearly_full.set(true);
+        }
+    }
+}
+
+fn no_request() -> OpResult {
+    Err("there is no request yet: call this in envoy_on_request or envoy_on_response".into())
+}
+
+/// Runs an operation of the host: its number, the number of the run that the object belongs to, and its arguments.
+fn call(
+    run: &mut ScriptRun<'_, '_, '_>,
+    lua: &Lua,
+    mut values: Vec<Value>,
+) -> mlua::Result<MultiValue> {
+    let take = |index: usize| values.get(index).and_then(Value::as_i64);
+    let (op, id) = (take(0), take(1));
+    let op = op.and_then(|op| usize::try_from(op).ok()).and_then(|op| OPS.get(op));
+    let Some((name, op)) = op else { return settled(lua, Err("no such operation".into())) };
+    if id.and_then(|id| u64::try_from(id).ok()) != Some(run.id) {
+        let message =
+            format!("{name}: the object belongs to another request, or to one that has ended");
+        return settled(lua, Err(message.into()));
+    }
+    let mut args = Args::new(lua, name, values.split_off(2));
+    settled(lua, op(run, lua, &mut args))
+}
