@@ -28,6 +28,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-model",
     "sluice-config",
     "sluice-envoy",
+    "sluice-xds",
     "sluice-admin",
     "sluice",
 ];
