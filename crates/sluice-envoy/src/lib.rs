@@ -11,12 +11,15 @@ pub mod load;
 pub mod map;
 pub mod message;
 mod native;
+pub mod parts;
 pub mod read;
 mod rules;
 mod scalars;
+pub mod sources;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use load::{load, load_text};
+pub use load::{load, load_part, load_part_of_text, load_text};
 pub use read::UnknownFields;

@@ -39,8 +39,10 @@ mod sockets;
 mod tcp;
 mod texts;
 mod tls;
+mod units;
 
 pub use bootstrap::map;
+pub use units::{MappedUnit, PlaneNames, UnitSurroundings, unit};
 
 /// A file as it is mapped.
 struct Mapping<'a> {
@@ -55,6 +57,12 @@ struct Mapping<'a> {
     /// The rules of the table that is being mapped.
     rule_names: UniqueNames,
     logs: access_logs::Loggers,
+    /// The names of a control plane, whose resources may name what comes later; `None` for a file.
+    plane: Option<PlaneNames>,
+    /// The clusters of planes that were named.
+    named_clusters: HashSet<Arc<str>>,
+    /// The listener of a plane that is mapped.
+    routes_of: Arc<str>,
 }
 
 /// What replaces a character that names in the native form do not have.
@@ -73,6 +81,9 @@ impl<'a> Mapping<'a> {
             route_names: UniqueNames::default(),
             rule_names: UniqueNames::default(),
             logs: access_logs::Loggers::default(),
+            plane: None,
+            named_clusters: HashSet::new(),
+            routes_of: "".into(),
         }
     }
 
@@ -111,6 +122,9 @@ impl<'a> Mapping<'a> {
     fn cluster(&mut self, name: &str, of: &ProtoMessage, field: &str) -> Arc<str> {
         if let Some(native) = self.clusters.get(name) {
             return Arc::clone(native);
+        }
+        if let Some(native) = self.plane_cluster(name) {
+            return native;
         }
         let message = format!("there is no cluster `{name}`");
         self.diags.error("unknown-name", of.place(field), of.at(field), message);
@@ -186,6 +200,11 @@ struct UniqueNames {
 }
 
 impl UniqueNames {
+    /// Forgets a native name.
+    fn remove(&mut self, native: &str) {
+        self.taken.remove(native);
+    }
+
     /// The native form of a name, with a number if another one has the same.
     fn add(&mut self, name: &str) -> String {
         let base = native_name(name);

@@ -71,7 +71,7 @@ pub struct Versioned<T> {
 
 /// Why the newest version of a resource is not in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedVersion {
     /// Its version.
     pub version: Arc<str>,
     /// When it was refused.
@@ -82,21 +82,21 @@ pub struct Refusal {
 
 /// A resource in its versions.
 #[derive(Debug)]
-struct Versions<T> {
+struct HeldVersions<T> {
     /// The one in use.
     good: Option<Arc<Versioned<T>>>,
     /// The newest one, which was neither applied nor refused.
     newest: Option<Arc<Versioned<T>>>,
-    refused: Option<Refusal>,
+    refused: Option<RefusedVersion>,
 }
 
-impl<T> Default for Versions<T> {
+impl<T> Default for HeldVersions<T> {
     fn default() -> Self {
         Self { good: None, newest: None, refused: None }
     }
 }
 
-impl<T> Versions<T> {
+impl<T> HeldVersions<T> {
     fn current(&self) -> Option<&Arc<Versioned<T>>> {
         self.newest.as_ref().or(self.good.as_ref())
     }
@@ -110,13 +110,13 @@ impl<T> Versions<T> {
 
     fn refuse(&mut self, problem: String, since: Moment) {
         let version = self.newest.take().map_or_else(|| "".into(), |of| Arc::clone(&of.version));
-        self.refused = Some(Refusal { version, since, problem });
+        self.refused = Some(RefusedVersion { version, since, problem });
     }
 }
 
 #[derive(Debug)]
 struct XdsOwner<T> {
-    versions: Versions<T>,
+    versions: HeldVersions<T>,
     /// What the current version needs.
     needs: Vec<PartKey>,
     /// What the one in use needs.
@@ -125,6 +125,12 @@ struct XdsOwner<T> {
     deadline: Moment,
     /// Whether no plane may change or remove it.
     fixed: bool,
+}
+
+impl<T> XdsOwner<T> {
+    fn all_needs(&self) -> BTreeSet<PartKey> {
+        self.needs.iter().chain(&self.good_needs).cloned().collect()
+    }
 }
 
 /// A cluster or listener with what it needs, to be applied.
@@ -152,7 +158,7 @@ pub struct InventoryEntry {
     /// What it waits for.
     pub waits_for: Vec<PartKey>,
     /// The version that was refused last, if none was accepted since.
-    pub refused: Option<Refusal>,
+    pub refused: Option<RefusedVersion>,
     /// Whether it is of the bootstrap.
     pub fixed: bool,
 }
@@ -161,14 +167,21 @@ pub struct InventoryEntry {
 #[derive(Debug)]
 pub struct Inventory<T> {
     owners: BTreeMap<OwnerKey, XdsOwner<T>>,
-    parts: BTreeMap<PartKey, Versions<T>>,
+    parts: BTreeMap<PartKey, HeldVersions<T>>,
+    /// Who needs a part, in the version in use or in a newer one.
+    users: BTreeMap<PartKey, BTreeSet<OwnerKey>>,
     /// Those to be applied once they are complete.
     dirty: BTreeSet<OwnerKey>,
 }
 
 impl<T> Default for Inventory<T> {
     fn default() -> Self {
-        Self { owners: BTreeMap::new(), parts: BTreeMap::new(), dirty: BTreeSet::new() }
+        Self {
+            owners: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            users: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+        }
     }
 }
 
@@ -184,7 +197,7 @@ impl<T> Inventory<T> {
         fixed: bool,
     ) -> bool {
         let owner = self.owners.entry(key.clone()).or_insert_with(|| XdsOwner {
-            versions: Versions::default(),
+            versions: HeldVersions::default(),
             needs: Vec::new(),
             good_needs: Vec::new(),
             deadline,
@@ -193,39 +206,116 @@ impl<T> Inventory<T> {
         if owner.fixed != fixed {
             return false;
         }
+        let before = owner.all_needs();
         owner.versions.newest = Some(Arc::new(version));
         owner.needs = needs;
         owner.deadline = deadline;
+        self.relink(&key, before);
         self.dirty.insert(key);
         true
     }
 
-    /// A new version of what others need.
+    /// Notes a new version that says the same as the newest one that was not refused; `false` if it does not.
+    pub fn renew(
+        &mut self,
+        kind: XdsType,
+        name: &str,
+        version: &Arc<str>,
+        same: impl FnOnce(&T) -> bool,
+    ) -> bool {
+        let name: Arc<str> = name.into();
+        let versions = match kind {
+            XdsType::Cluster | XdsType::Listener => {
+                let kind =
+                    if kind == XdsType::Cluster { OwnerKind::Cluster } else { OwnerKind::Listener };
+                let owner = self.owners.get_mut(&OwnerKey { kind, name });
+                owner.filter(|owner| !owner.fixed).map(|owner| &mut owner.versions)
+            }
+            XdsType::Assignment | XdsType::Routes => self.parts.get_mut(&PartKey { kind, name }),
+        };
+        let Some(versions) = versions.filter(|versions| versions.refused.is_none()) else {
+            return false;
+        };
+        let newest =
+            if versions.newest.is_some() { &mut versions.newest } else { &mut versions.good };
+        match newest {
+            Some(newest) if same(&newest.content) => {
+                if let Some(newest) = Arc::get_mut(newest) {
+                    newest.version = Arc::clone(version);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A new version of what others need; one that nobody needs is forgotten.
     pub fn offer_part(&mut self, key: PartKey, version: Versioned<T>) {
+        if !self.users.contains_key(&key) {
+            return;
+        }
         self.touch(&key);
         self.parts.entry(key).or_default().newest = Some(Arc::new(version));
     }
 
+    /// What begins does not wait for a part that was refused and has no other version: it would hold up the rest.
+    fn give_up(&mut self, key: &PartKey, now: Moment) {
+        if self.parts.get(key).and_then(HeldVersions::current).is_some() {
+            return;
+        }
+        for user in self.users.get(key).into_iter().flatten() {
+            let Some(owner) = self.owners.get_mut(user) else { continue };
+            if owner.versions.good.is_none() && owner.needs.contains(key) {
+                owner.deadline = owner.deadline.min(now);
+            }
+        }
+    }
+
+    /// Those that need a part are to be applied again.
     fn touch(&mut self, key: &PartKey) {
-        let users = self.owners.iter().filter(|(_, owner)| owner.needs.contains(key));
-        self.dirty.extend(users.map(|(key, _)| key.clone()));
+        for user in self.users.get(key).into_iter().flatten() {
+            if self.owners.get(user).is_some_and(|owner| owner.needs.contains(key)) {
+                self.dirty.insert(user.clone());
+            }
+        }
+    }
+
+    /// Notes what an owner needs now, and needed `before`. What nobody needs is forgotten.
+    fn relink(&mut self, key: &OwnerKey, before: BTreeSet<PartKey>) {
+        let after = self.owners.get(key).map(XdsOwner::all_needs).unwrap_or_default();
+        for part in after.difference(&before) {
+            self.users.entry(part.clone()).or_default().insert(key.clone());
+        }
+        for part in before.difference(&after) {
+            let Some(users) = self.users.get_mut(part) else { continue };
+            users.remove(key);
+            if users.is_empty() {
+                self.users.remove(part);
+                self.parts.remove(part);
+            }
+        }
     }
 
     /// A resource was wrong before anything else was looked at.
     pub fn refuse(&mut self, kind: XdsType, name: &str, version: &str, problem: &str, now: Moment) {
-        let refusal = Refusal { version: version.into(), since: now, problem: problem.to_owned() };
+        let refusal =
+            RefusedVersion { version: version.into(), since: now, problem: problem.to_owned() };
         let name: Arc<str> = name.into();
         let owner = match kind {
             XdsType::Cluster => OwnerKind::Cluster,
             XdsType::Listener => OwnerKind::Listener,
             XdsType::Assignment | XdsType::Routes => {
-                let versions = self.parts.entry(PartKey { kind, name }).or_default();
-                versions.refused = Some(refusal);
+                let key = PartKey { kind, name };
+                if !self.users.contains_key(&key) {
+                    return;
+                }
+                self.parts.entry(key.clone()).or_default().refused = Some(refusal);
+                self.give_up(&key, now);
                 return;
             }
         };
         let owner = self.owners.entry(OwnerKey { kind: owner, name }).or_insert_with(|| XdsOwner {
-            versions: Versions::default(),
+            versions: HeldVersions::default(),
             needs: Vec::new(),
             good_needs: Vec::new(),
             deadline: now,
@@ -241,21 +331,16 @@ impl<T> Inventory<T> {
         }
         self.dirty.remove(key);
         let owner = self.owners.remove(key);
-        self.forget_parts();
+        if let Some(owner) = &owner {
+            self.relink(key, owner.all_needs());
+        }
         owner.is_some_and(|owner| owner.versions.good.is_some())
-    }
-
-    /// Forgets what nobody needs.
-    fn forget_parts(&mut self) {
-        let needed: BTreeSet<&PartKey> =
-            self.owners.values().flat_map(|of| of.needs.iter().chain(&of.good_needs)).collect();
-        self.parts.retain(|key, _| needed.contains(key));
     }
 
     /// The names of a type that something needs.
     pub fn wanted(&self, kind: XdsType) -> BTreeSet<String> {
-        let needs = self.owners.values().flat_map(|of| of.needs.iter().chain(&of.good_needs));
-        needs.filter(|key| key.kind == kind).map(|key| key.name.to_string()).collect()
+        let needed = self.users.keys().filter(|key| key.kind == kind);
+        needed.map(|key| key.name.to_string()).collect()
     }
 
     /// The names of the clusters or listeners that planes have sent and may remove.
@@ -277,7 +362,7 @@ impl<T> Inventory<T> {
                 .needs
                 .iter()
                 .map(|need| {
-                    (need.clone(), self.parts.get(need).and_then(Versions::current).cloned())
+                    (need.clone(), self.parts.get(need).and_then(HeldVersions::current).cloned())
                 })
                 .collect();
             if !late && parts.iter().any(|(_, part)| part.is_none()) {
@@ -294,8 +379,10 @@ impl<T> Inventory<T> {
         if let Some(owner) = self.owners.get_mut(&unit.key) {
             let newest = owner.versions.newest.as_ref();
             if newest.is_some_and(|newest| Arc::ptr_eq(newest, &unit.owner)) {
+                let before = owner.all_needs();
                 owner.versions.accept();
                 owner.good_needs.clone_from(&owner.needs);
+                self.relink(&unit.key, before);
             }
         }
         for (key, part) in &unit.parts {
@@ -304,7 +391,6 @@ impl<T> Inventory<T> {
                 versions.accept();
             }
         }
-        self.forget_parts();
     }
 
     /// A unit cannot be used, because of itself (`None`) or of a part. What is to blame returns to its last good version.
@@ -322,6 +408,7 @@ impl<T> Inventory<T> {
         {
             versions.refuse(problem.to_owned(), now);
             self.touch(key);
+            self.give_up(key, now);
             return Some((key.kind, Arc::clone(&key.name)));
         }
         let is_new = self.owners.get(&unit.key)?.versions.newest.is_some();
@@ -332,12 +419,14 @@ impl<T> Inventory<T> {
             return self.refused(unit, Some(&part), problem, now);
         }
         let owner = self.owners.get_mut(&unit.key)?;
+        let before = owner.all_needs();
         owner.versions.refuse(problem.to_owned(), now);
         owner.needs.clone_from(&owner.good_needs);
         // Parts that are newer than the version that returns have not been applied to it.
         if owner.versions.good.is_some() {
             self.dirty.insert(unit.key.clone());
         }
+        self.relink(&unit.key, before);
         Some((unit.key.kind.xds_type(), Arc::clone(&unit.key.name)))
     }
 
@@ -364,7 +453,7 @@ impl<T> Inventory<T> {
                 let missing = owner
                     .needs
                     .iter()
-                    .filter(|need| self.parts.get(need).and_then(Versions::current).is_none());
+                    .filter(|need| self.parts.get(need).and_then(HeldVersions::current).is_none());
                 missing.cloned().collect()
             } else {
                 Vec::new()

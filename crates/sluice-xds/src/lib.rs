@@ -18,7 +18,11 @@ mod kinds;
 mod nack;
 
 pub use backoff::ReconnectBackoff;
-pub use inventory::{Inventory, OwnerKey, PartKey, ReadyUnit};
+pub use inventory::{
+    Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, ReadyUnit, RefusedVersion, Versioned,
+};
 pub use kinds::XdsType;
 pub use nack::ResourceFault;
-pub use stream::{DiscoveryForm, StreamMachine, WantedNames, XdsResource, XdsResponse};
+pub use stream::{
+    DiscoveryForm, StreamMachine, WantedNames, XdsMessage, XdsRequest, XdsResource, XdsResponse,
+};

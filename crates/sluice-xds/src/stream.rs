@@ -334,6 +334,8 @@ impl XdsSubscription {
             removed.retain(|name| names.contains(name));
             faults.retain(|fault| !fault.named || names.contains(&fault.fault.name));
         }
+        // A resource whose name cannot be read may be any of those that are there.
+        let complete = complete && faults.iter().all(|fault| fault.named);
         for (name, ttl) in ttls {
             match ttl {
                 Some(ttl) => self.expiries.insert(name, now.after(ttl)),

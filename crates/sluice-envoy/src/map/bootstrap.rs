@@ -46,13 +46,7 @@ pub fn map(bootstrap: &ProtoMessage, diags: &mut Diags) -> Node {
     }
     let logs = std::mem::take(&mut mapping.logs);
     root.list("access_log", logs.into_native(), bootstrap.span);
-    let mut unread = Vec::new();
-    bootstrap.unread(&mut unread);
-    for (message, field) in unread {
-        let name = field.descriptor.name();
-        let text = format!("`{name}` of {} is not supported", message.type_name());
-        mapping.diags.error(crate::coverage::UNSUPPORTED, field.span, message.at(name), text);
-    }
+    mapping.report_unread(bootstrap);
     root.node()
 }
 
@@ -148,7 +142,7 @@ impl<'a> Mapping<'a> {
         root.map("node", native);
     }
 
-    /// A stream to a control plane over which nothing is asked for needs none.
+    /// What control planes are asked for.
     fn dynamic(&mut self, bootstrap: &ProtoMessage) {
         if bootstrap.has("hds_config") {
             self.unsupported(
@@ -157,16 +151,14 @@ impl<'a> Mapping<'a> {
                 "health checks on behalf of a control plane are not",
             );
         }
-        let Some(dynamic) = bootstrap.message("dynamic_resources") else { return };
-        for field in ["lds_config", "cds_config"] {
-            if dynamic.has(field) {
-                self.unsupported(dynamic, field, "list the resources under `static_resources`");
+        // What it says of sources is read before anything else.
+        if let Some(dynamic) = bootstrap.message("dynamic_resources") {
+            dynamic.all_without_effect();
+            if dynamic.has("ads_config") && !dynamic.has("lds_config") && !dynamic.has("cds_config")
+            {
+                let how = "no stream to a control plane is opened unless a resource comes over it";
+                self.differs(dynamic, "ads_config", how);
             }
-        }
-        if let Some(stream) = dynamic.message("ads_config") {
-            stream.all_without_effect();
-            let how = "no stream to a control plane is opened; a resource that comes from one is an error where it is named";
-            self.differs(dynamic, "ads_config", how);
         }
     }
 

@@ -212,7 +212,8 @@ impl Mapping<'_> {
         if by_locality(cluster) {
             native.map("localities", localities);
         }
-        if endpoints.is_empty() {
+        // One that came on its own may be empty.
+        if endpoints.is_empty() && !assignment.path.is_empty() {
             let how = "a cluster without endpoints answers 503 in Envoy; name at least one";
             self.unsupported(assignment, "endpoints", how);
         }

@@ -40,7 +40,7 @@ impl Context<'_> {
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
             let is_empty = section.endpoints.is_empty() && section.forward.is_none();
-            if is_empty && !diags.has_unknown(at) {
+            if is_empty && !self.sources.discovered && !diags.has_unknown(at) {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)

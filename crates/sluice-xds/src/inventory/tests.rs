@@ -111,7 +111,7 @@ fn a_part_that_is_refused_returns_to_its_last_good_version() {
     let units = inventory.ready(at(0));
     let refused = inventory.refused(&units[0], Some(&rds("r")), "wrong", at(0));
     assert_eq!(refused, Some((XdsType::Routes, "r".into())));
-    assert!(apply(&mut inventory, 1).is_empty(), "it still waits for routes");
+    assert_eq!(apply(&mut inventory, 1), ["web@1(r@nothing)"], "it holds up nothing");
     inventory.offer_part(rds("r"), said("good"));
     assert_eq!(apply(&mut inventory, 1), ["web@1(r@good)"]);
     inventory.offer_part(rds("r"), said("bad"));
@@ -126,6 +126,16 @@ fn a_part_that_is_refused_returns_to_its_last_good_version() {
         routes.refused.as_ref().map(|of| (&*of.version, &*of.problem)),
         Some(("bad", "wrong"))
     );
+}
+
+#[test]
+fn a_new_version_does_not_begin_with_a_part_that_is_refused() {
+    let mut inventory = Inventory::default();
+    inventory.offer(listener("web"), said("1"), vec![], at(0), false);
+    apply(&mut inventory, 0);
+    inventory.offer(listener("web"), said("2"), vec![rds("r")], at(15), false);
+    inventory.refuse(XdsType::Routes, "r", "1", "wrong", at(1));
+    assert!(apply(&mut inventory, 1).is_empty(), "the old one serves");
 }
 
 #[test]
@@ -155,3 +165,20 @@ fn planes_do_not_touch_what_the_bootstrap_has() {
     assert_eq!(inventory.names(OwnerKind::Cluster).count(), 0);
     assert_eq!(apply(&mut inventory, 0), ["a@1()"]);
 }
+
+#[test]
+fn a_version_that_says_the_same_is_not_applied_again() {
+    let mut inventory = Inventory::default();
+    inventory.offer(cluster("a"), said("1"), vec![], at(0), false);
+    apply(&mut inventory, 0);
+    let (version, other) = ("2".into(), "3".into());
+    assert!(inventory.renew(CDS, "a", &version, |content| content == "1"));
+    assert!(!inventory.renew(CDS, "a", &other, |content| content == "9"));
+    assert!(!inventory.renew(CDS, "b", &other, |_| true));
+    assert!(apply(&mut inventory, 0).is_empty());
+    assert_eq!(inventory.entries()[0].good.as_ref().map(|(version, _)| &**version), Some("2"));
+    inventory.refuse(CDS, "a", "4", "wrong", at(1));
+    assert!(!inventory.renew(CDS, "a", &other, |_| true), "what is refused is judged again");
+}
+
+const CDS: XdsType = XdsType::Cluster;

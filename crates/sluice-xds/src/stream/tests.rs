@@ -189,6 +189,7 @@ fn what_was_not_asked_for_is_ignored_and_what_is_wrong_is_named() {
     let places: Vec<_> = response.faults.iter().map(|of| &*of.name).collect();
     assert_eq!(places, ["resources[0]", "resources[1]", "resources[2]", "b"]);
     assert_eq!(response.resources.len(), 1);
+    assert!(!response.complete, "what has no name may be any of those that are there");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::print;
 use super::run::{Start, start};
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, EnvoyCommand, EnvoyTask, Format};
-use crate::control::{ConfigBuilder, ConfigForm};
+use crate::control::{ConfigBuilder, ConfigForm, PlanesPlan};
 
 /// Envoy's command line, as far as it is taken. What is missing is an error.
 #[derive(Debug, Parser)]
@@ -35,10 +35,10 @@ struct EnvoyFlags {
     /// There is no hot restart that could be disabled; a takeover replaces it.
     #[arg(long)]
     disable_hot_restart: bool,
-    /// Told to control planes only.
+    /// The name of this process for control planes, in place of `node.id`.
     #[arg(long)]
     service_node: Option<String>,
-    /// Told to control planes only.
+    /// The name of its fleet for control planes, in place of `node.cluster`.
     #[arg(long)]
     service_cluster: Option<String>,
 }
@@ -91,6 +91,11 @@ fn serve(
             }
         });
     }
+    let unknown = unknown(flags.allow_unknown_static_fields);
+    let (builder, planes) = match beside_planes(flags, builder, unknown)? {
+        Ok(found) => found,
+        Err(status) => return Ok(status),
+    };
     start(
         Start {
             config: flags.config_path.clone(),
@@ -99,9 +104,35 @@ fn serve(
             watch: false,
             takeover: false,
             log_format: Format::Text,
+            planes,
         },
         builder,
     )
+}
+
+/// What is started beside control planes: the whole file is checked, and then the part of it that does not depend on them
+/// is run as any other. Without planes, that is all of it.
+fn beside_planes(
+    flags: &EnvoyFlags,
+    mut builder: ConfigBuilder,
+    unknown: UnknownFields,
+) -> anyhow::Result<Result<(ConfigBuilder, Option<PlanesPlan>), ExitCode>> {
+    let (_, dynamic) = sluice_envoy::load_part(&flags.config_path, unknown);
+    let Some(dynamic) = dynamic else { return Ok(Ok((builder, None))) };
+    if let Err(rejected) = builder.build(&flags.config_path, &Store::default()) {
+        crate::say(&rejected.to_string());
+        return Ok(Err(ExitCode::from(EXIT_CONFIG)));
+    }
+    let node = dynamic.node(flags.service_node.as_deref(), flags.service_cluster.as_deref());
+    let node = match node {
+        Ok(node) => node,
+        Err(problem) => {
+            crate::say(problem);
+            return Ok(Err(ExitCode::from(EXIT_CONFIG)));
+        }
+    };
+    builder.set_form(ConfigForm::EnvoyPart(unknown));
+    Ok(Ok((builder, Some(PlanesPlan { dynamic, node }))))
 }
 
 fn coverage(

@@ -27,6 +27,9 @@ pub(super) struct Start {
     pub(super) takeover: bool,
     /// The format of the process log.
     pub(super) log_format: Format,
+    /// Control planes.
+    #[cfg(feature = "envoy")]
+    pub(super) planes: Option<control::PlanesPlan>,
 }
 
 pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitCode> {
@@ -37,13 +40,15 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         watch: !options.no_watch,
         takeover: options.takeover,
         log_format: options.log_format,
+        #[cfg(feature = "envoy")]
+        planes: None,
     };
     self::start(start, ConfigBuilder::new(extensions, ConfigForm::Native))
 }
 
 /// Runs the proxy until it is stopped.
 pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<ExitCode> {
-    let Start { config, workers, report, watch, takeover, log_format } = start;
+    let Start { config, workers, report, watch, takeover, log_format, .. } = start;
     let process_log = Rc::new(ProcessLog::start(log_format));
     let built = match builder.build(&config, &Store::default()) {
         Ok(built) => built,
@@ -63,7 +68,17 @@ pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<Exit
         open_files_max = files,
         "starting"
     );
-    let options = Options { config, workers, files, report, watch, takeover, process_log };
+    let options = Options {
+        config,
+        workers,
+        files,
+        report,
+        watch,
+        takeover,
+        process_log,
+        #[cfg(feature = "envoy")]
+        planes: start.planes,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())

@@ -15,6 +15,9 @@ pub(crate) enum ConfigForm {
     /// That of Envoy.
     #[cfg(feature = "envoy")]
     Envoy(sluice_envoy::UnknownFields),
+    /// That of Envoy, without the part that control planes have a say in.
+    #[cfg(feature = "envoy")]
+    EnvoyPart(sluice_envoy::UnknownFields),
 }
 
 impl ConfigForm {
@@ -24,6 +27,8 @@ impl ConfigForm {
             Self::Native => load(path),
             #[cfg(feature = "envoy")]
             Self::Envoy(unknown) => sluice_envoy::load(path, unknown),
+            #[cfg(feature = "envoy")]
+            Self::EnvoyPart(unknown) => sluice_envoy::load_part(path, unknown).0,
         }
     }
 
@@ -35,6 +40,11 @@ impl ConfigForm {
             Self::Envoy(unknown) => {
                 let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
                 sluice_envoy::load_text(path, text.to_owned(), unknown)
+            }
+            #[cfg(feature = "envoy")]
+            Self::EnvoyPart(unknown) => {
+                let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
+                sluice_envoy::load_part_of_text(path, text.to_owned(), unknown).0
             }
         }
     }
