@@ -109,7 +109,7 @@ fn what_has_no_definition_is_said() {
     // Messages in messages, without an end.
     let field = |number: u8, bytes: &[u8]| {
         let mut length = bytes.len();
-        let mut all = vec![number << 3 | 2];
+        let mut all = vec![(number << 3) | 2];
         while length > 127 {
             all.push(u8::try_from(length & 127).expect("seven bits") | 128);
             length >>= 7;

@@ -30,6 +30,8 @@ fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
         watch: false,
         takeover: false,
         process_log: Rc::new(ProcessLog::silent()),
+        #[cfg(feature = "envoy")]
+        planes: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
