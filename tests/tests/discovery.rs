@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end};
-use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Origin, Running, Sluice, origin, tools, wait};
 use sluice_tests::{dnsmasq, place_endpoints, place_text};
 
 /// A TCP and an HTTP listener in front of a cluster with these settings.
@@ -107,6 +107,60 @@ fn a_broken_file_keeps_the_last_good_and_says_so() {
     // A file that says so empties the cluster.
     place_text(&file, "[]");
     wait_for_members(&sluice, &[]);
+}
+
+#[test]
+fn a_file_says_which_endpoints_serve() {
+    let origins = ["a", "b", "c"].map(Origin::start);
+    let kit = Sluice::new().workers(1).watching();
+    let file = kit.folder().join("up.json");
+    let place = |states: [&str; 3]| {
+        let entries = origins.iter().zip(states).map(|(origin, state)| {
+            format!("{{ \"address\": \"{}\", \"status\": \"{state}\" }}", origin.addr())
+        });
+        place_text(&file, &format!("[{}]", entries.collect::<Vec<_>>().join(", ")));
+    };
+    place(["healthy", "healthy", "healthy"]);
+    let sluice = kit.start(&both("endpoints_file: up.json"));
+    let shown = || -> Vec<String> {
+        let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+        let state = |of: &serde_json::Value| of["status"].as_str().unwrap_or("healthy").to_owned();
+        endpoints.as_array().unwrap().iter().map(state).collect()
+    };
+    let mut kept = Client::connect(sluice.addr("tcp"));
+    assert_eq!(kept.get("a", "/").status(), 200);
+    let served = || {
+        let before: Vec<usize> = origins.iter().map(|origin| origin.requests().len()).collect();
+        let statuses: Vec<u16> =
+            (0..6).map(|_| origin::get(sluice.addr("web"), "a", "/").status()).collect();
+        let after = origins.iter().map(|origin| origin.requests().len());
+        let counts: Vec<usize> = after.zip(before).map(|(after, before)| after - before).collect();
+        (statuses[0], counts)
+    };
+    for (states, status, counts) in [
+        (["healthy", "healthy", "healthy"], 200, [2, 2, 2]),
+        (["draining", "healthy", "degraded"], 200, [0, 6, 0]),
+        (["healthy", "unhealthy", "healthy"], 200, [3, 0, 3]),
+        (["draining", "unhealthy", "degraded"], 200, [0, 0, 6]),
+        (["draining", "unhealthy", "draining"], 503, [0, 0, 0]),
+        (["degraded", "degraded", "degraded"], 200, [2, 2, 2]),
+    ] {
+        place(states);
+        wait::until("the states", || (shown() == states).then_some(()));
+        assert_eq!(served(), (status, counts.to_vec()), "{states:?}");
+        // What is open continues.
+        assert_eq!(kept.get("a", "/").status(), 200);
+    }
+    let record = sluice.record_of("upstream.no_healthy");
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.contains("1 unhealthy and 0 ejected of 3 endpoints; 2 drained"), "{detail}");
+    place(["draining", "unhealthy", "healthy"]);
+    wait::until("the states", || (shown()[0] == "draining").then_some(()));
+    let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
+    let why: Vec<&serde_json::Value> = (0..3).map(|one| &endpoints[one]["not_eligible"]).collect();
+    assert_eq!(why[0], &serde_json::json!(["status_draining"]));
+    assert_eq!(why[1], &serde_json::json!(["status_unhealthy"]));
+    assert_eq!(why[2], &serde_json::json!([]));
 }
 
 #[test]

@@ -170,8 +170,38 @@ fn a_file_is_validated_as_envoy_does_it() {
     assert!(said.contains("did you mean `stat_prefix`?"), "{said}");
     assert!(said.contains("envoy.yaml:11:11"), "the place of the field\n{said}");
     let flag =
-        Command::new(Sluice::binary()).args(["envoy", "--", "-c", "x", "--base-id", "1"]).output();
+        Command::new(Sluice::binary()).args(["envoy", "--", "-c", "x", "--log-path", "1"]).output();
     assert_eq!(flag.unwrap().status.code(), Some(2), "a flag that is not taken is an error");
+}
+
+#[test]
+fn it_stands_where_envoy_stood() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("envoy");
+    std::os::unix::fs::symlink(Sluice::binary(), &program).unwrap();
+    let run = |args: &[&str]| Command::new(&program).args(args).output().unwrap();
+    let version = run(&["--version"]);
+    let said = text(&version.stdout);
+    let parts = said.trim().split_once("version: ").unwrap().1.split('/').count();
+    assert_eq!((version.status.code(), parts), (Some(0), 5), "{said}");
+    let file = folder.path().join("envoy.yaml");
+    let whole = web("127.0.0.1:80".parse().unwrap(), ROUTES);
+    std::fs::write(&file, &whole).unwrap();
+    let named = format!("--config-path {}", file.display());
+    // The text is laid over the file, and the flags over both.
+    let over = "{ node: { id: a }, static_resources: { clusters: [{ name: more, load_assignment: { cluster_name: more } }] } }";
+    let common = [&named, "--mode", "validate", "--service-node b", "-l", "critical"];
+    let good = run(&[&common[..], &["--config-yaml", over, "--log-format", "%v"]].concat());
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good.stderr));
+    assert_eq!(text(&good.stderr), "warning: `--log-format` has no effect\n");
+    let wrong = over.replace("name: more, ", "name: 'up|stream', ");
+    let bad = run(&[&common[..], &["--config-yaml", &wrong]].concat());
+    let said = text(&bad.stderr);
+    assert_eq!(bad.status.code(), Some(1), "{said}");
+    assert!(said.contains("two clusters are named `up|stream`"), "{said}");
+    assert!(said.contains("--config-yaml:1:"), "the place in the text\n{said}");
+    let alone = run(&["--mode", "validate", "--config-yaml", &whole]);
+    assert_eq!(alone.status.code(), Some(0), "{}", text(&alone.stderr));
 }
 
 #[test]
@@ -203,7 +233,7 @@ fn coverage_says_what_loads_and_what_is_missing() {
     let waiting = folder.path().join("waiting.yaml");
     let text_of = |routes| web("127.0.0.1:80".parse().unwrap(), routes);
     std::fs::write(&good, text_of(ROUTES)).unwrap();
-    let routes = "[{ match: { prefix: / }, route: { cluster: 'up|stream', rate_limits: [{ actions: [{ remote_address: {} }] }] } }]";
+    let routes = "[{ match: { prefix: / }, route: { cluster: 'up|stream', hash_policy: [{ filter_state: { key: a } }] } }]";
     let lua = "http_filters:\n          - name: lua\n            typed_config: { '@type': t/envoy.extensions.filters.http.lua.v3.Lua }";
     std::fs::write(&waiting, text_of(routes).replace("http_filters:", lua)).unwrap();
     let output = Command::new(Sluice::binary())
@@ -216,7 +246,8 @@ fn coverage_says_what_loads_and_what_is_missing() {
     for line in [
         format!("{}: loads\n", good.display()),
         format!("{}: does not load\n", waiting.display()),
-        "  missing  `rate_limits` of envoy.config.route.v3.RouteAction  (static_resources.".into(),
+        "  missing  `filter_state` of envoy.config.route.v3.RouteAction.HashPolicy  (static_resources."
+            .into(),
         "  missing  envoy.extensions.filters.http.lua.v3.Lua  (static_resources.".into(),
         "1 of 2 files load\n".into(),
         "     1      0  envoy.extensions.filters.http.lua.v3.Lua\n".into(),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use sluice_testkit::origin::{Client, Message, read_message};
 use sluice_testkit::peers::{Server, connect, read_to_end, udp_client};
-use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tls, tools, wait};
 use sluice_tests::envoy_service;
 
 /// Starts the service of `authz_server.py`; `None` if Python lacks Envoy's messages.
@@ -161,6 +161,7 @@ fn rules_add_a_context_ask_for_bodies_and_leave_the_filter_out() {
     let origin = Origin::start("o");
     let rules = "{ name: shop, match: { path: /shop }, cluster: up, filters: { ext_authz: { context: { realm: shop, more: yes } } } }\n        \
                  - { name: body, match: { path: /body }, cluster: up, filters: { ext_authz: { with_body: 16 } } }\n        \
+                 - { name: part, match: { path: /part }, cluster: up, filters: { ext_authz: { with_body: { max: 5, partial: true } } } }\n        \
                  - { name: gold, match: { headers: { x-tier: gold } }, respond: { status: 203 } }\n        \
                  - { name: open, match: { path: /deny }, cluster: up, filters: { ext_authz: skip } }";
     let sluice =
@@ -171,15 +172,16 @@ fn rules_add_a_context_ask_for_bodies_and_leave_the_filter_out() {
     assert_eq!(get(&sluice, "/shop", "").status(), 200);
     let context = &asked(0)["attributes"]["context_extensions"];
     assert_eq!(context, &serde_json::json!({ "realm": "shop", "more": "yes", "base": "yes" }));
-    let post = |body: &[u8]| {
+    let post_to = |path: &str, body: &[u8]| {
         let mut client = Client::connect(sluice.addr("web"));
         client.send(format!(
-            "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nX-Envoy-Auth-Partial-Body: no\r\n\r\n",
             body.len()
         ));
         client.send(body);
         client.read()
     };
+    let post = |body| post_to("/body", body);
     assert_eq!(post(b"hello").status(), 200);
     let http = &asked(1)["attributes"]["request"]["http"];
     assert_eq!((&http["body"], &http["size"]), (&"hello".into(), &"5".into()), "{http}");
@@ -188,6 +190,19 @@ fn rules_add_a_context_ask_for_bodies_and_leave_the_filter_out() {
     let http = &asked(2)["attributes"]["request"]["http"];
     assert_eq!((&http["raw_body"], &http["body"]), (&"//4=".into(), &Value::Null), "{http}");
     assert_eq!(post(&[b'x'; 17]).status(), 413);
+    // Of a body that is too large, the service is sent the start.
+    for (body, told, partial) in [
+        ("1234", "1234", "false"),
+        ("12345678", "12345", "true"),
+        ("1234\u{e9}678", "1234", "true"),
+    ] {
+        assert_eq!(post_to("/part", body.as_bytes()).status(), 200);
+        let place = origin.requests().len() - 1;
+        assert_eq!(origin.requests()[place].text(), body, "the endpoint gets all of it");
+        let http = &asked(place)["attributes"]["request"]["http"];
+        let header = &http["headers"]["x-envoy-auth-partial-body"];
+        assert_eq!((&http["body"], header), (&told.into(), &partial.into()), "{http}");
+    }
     assert_eq!(get(&sluice, "/deny", "").status(), 200, "the filter is left out");
     // The answer leads to another route.
     assert_eq!(get(&sluice, "/tier", "").status(), 203);
@@ -350,4 +365,50 @@ fn what_the_service_names_comes_from_no_client_even_if_it_fails() {
     let sluice = start(&origin, gone, "http1", filter, NO_RULE);
     assert_eq!(get(&sluice, "/a", "X-User: root\r\n").status(), 200);
     assert!(origin.requests()[0].values("x-user").is_empty());
+}
+
+#[test]
+fn a_service_sees_the_certificate_of_the_client_and_the_start_of_a_body() {
+    let (origin, auth) = (Origin::start("o"), Origin::start("auth"));
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    Authority::named(kit.folder(), "clients").issue("client", &["client.test"]);
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         \x20 - name: web\n\
+         \x20   address: 127.0.0.1:0\n\
+         \x20   tls: {{ certificates: [{{ cert: web.pem, key: web.key }}], client_auth: {{ ca: clients.pem, mode: optional }} }}\n\
+         \x20   http:\n\
+         \x20     routes: main\n\
+         \x20     filters:\n\
+         \x20       - ext_authz: {{ cluster: auth, protocol: http, client_certificate: true, with_body: {{ max: 4, partial: true }}, request_headers: [ssl-client-cert, x-envoy-auth-partial-body, x-own] }}\n\
+         routes: {{ main: {{ cluster: up }} }}\n\
+         clusters: {{ up: \"{}\", auth: \"{}\" }}\n",
+        origin.addr(),
+        auth.addr()
+    ));
+    let (ca, client) = (sluice.folder().join("ca.pem"), sluice.folder().join("client"));
+    let pem = std::fs::read_to_string(sluice.folder().join("client.pem")).unwrap();
+    for (certificate, body) in [(Some(&*client), "12345"), (None, "123")] {
+        let offer = tls::Offer { certificate, ..tls::Offer::of("web.test", &ca) };
+        let mut stream = offer.connect(sluice.addr("web"));
+        let forged = "Ssl-Client-Cert: forged\r\nX-Envoy-Auth-Partial-Body: forged\r\nX-Own: a\r\n";
+        write!(
+            stream,
+            "POST /a HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\nContent-Length: {}\r\n{forged}\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let response = read_message(&mut BufReader::new(stream), false).unwrap();
+        assert_eq!(response.status(), 200);
+        let (asked, seen) = (auth.requests().pop().unwrap(), origin.requests().pop().unwrap());
+        assert_eq!((asked.text(), seen.text()), (body[..body.len().min(4)].into(), body.into()));
+        let cut = (body.len() > 4).to_string();
+        assert_eq!(asked.values("x-envoy-auth-partial-body"), [&*cut]);
+        assert_eq!(asked.value("x-own"), "a");
+        let decoded = asked.value("ssl-client-cert").replace("%20", " ").replace("%0A", "\n");
+        let decoded = decoded.replace("%2B", "+").replace("%2F", "/").replace("%3D", "=");
+        let expected = if certificate.is_some() { pem.trim() } else { "" };
+        assert_eq!(decoded.trim(), expected);
+    }
 }

@@ -481,3 +481,43 @@ fn nghttp_sends_and_reads_every_part_of_a_message() {
     let shown = nghttp("/bytes/3", &["-m", "20"]);
     assert_eq!(shown.matches(":status: 200").count(), 20, "{shown}");
 }
+
+/// What clients do not read is bounded by the account of the worker, however many streams it is of. Besides, a request in
+/// flight has its state, which is bounded by the limits on requests and streams.
+#[test]
+fn unread_streams_stay_within_the_account_of_the_worker() {
+    const CONNECTIONS: usize = 20;
+    const STREAMS: usize = 100;
+    const ACCOUNT: usize = 8 << 20;
+    /// Bytes of the state of a request in flight, on both sides.
+    const REQUEST: usize = 12 << 10;
+    let inner = Sluice::new().workers(1).start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ respond: {{ body: {} }} }}] }}] }}\n",
+        "x".repeat(100_000)
+    ));
+    let yaml = web(inner.addr("web"), "", ", protocol: http2");
+    let sluice =
+        Sluice::new().workers(1).start(&format!("{yaml}limits: {{ worker_buffer_bytes: 8MiB }}\n"));
+    let resident = || usize::try_from(sluice.metric("process_resident_memory_bytes", "")).unwrap();
+    let ended = |reason: &str| {
+        let reason = format!("reason=\"{reason}\"");
+        sluice.metric("sluice_http_requests_ended_total", &reason)
+    };
+    let before = resident();
+    // None of them reads, or grants anything.
+    let mut clients: Vec<H2> = (0..CONNECTIONS).map(|_| H2::connect(sluice.addr("web"))).collect();
+    for client in &mut clients {
+        for number in (1..).step_by(2).take(STREAMS) {
+            client.headers(number, &frames::get("a", "/"), true);
+        }
+    }
+    wait::until("the account to be full", || (ended("relay.buffers") > 0).then_some(()));
+    let most = ACCOUNT + CONNECTIONS * (4 << 10) + CONNECTIONS * STREAMS * REQUEST;
+    let grown = resident() - before;
+    assert!(grown <= most, "{grown} bytes more, which is above {most}");
+    drop(clients);
+    let active = || sluice.metric("sluice_http_requests_active", "");
+    wait::until("their requests to end", || (active() == 0).then_some(()));
+    assert_eq!(Client::connect(sluice.addr("web")).get("a", "/").text().len(), 100_000);
+}

@@ -350,6 +350,38 @@ fn with_values(kit: Sluice, origin: &Origin, values: &str) -> Running {
 }
 
 #[test]
+fn values_come_from_responses() {
+    let origin = Origin::start("a");
+    let sluice = Sluice::new().start(&format!(
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [\
+           {{ set_headers: {{ response: {{ x-class: \"%VALUE(set.class)%\", x-tier: \"%VALUE(set.tier)%\" }} }} }}, \
+           {{ set_values: [{{ name: tier, from: \"header:x-tier\" }}, \
+                           {{ name: class, from: status, map: {{ 2: fine, 50: broken }}, lookup: prefix, missing: other }}, \
+                           {{ name: from, from: \"response_header:X-Origin\" }}] }}] }} }}]\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ path: /own }}, respond: {{ status: 404 }} }}, {{ cluster: up }}] }}] }}\n\
+         clusters: {{ up: \"{}\" }}\n\
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", path: \"%PATH%\", reason: \"%REASON%\", class: \"%VALUE(set.class)%\", from: \"%VALUE(set.from)%\" }} }} }}]\n",
+        origin.addr()
+    ));
+    for (path, class, from) in [
+        ("/", "fine", serde_json::json!("a")),
+        ("/status/503", "broken", serde_json::json!("a")),
+        ("/status/418", "other", serde_json::json!("a")),
+        ("/own", "other", serde_json::Value::Null),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nX-Tier: gold\r\n\r\n");
+        let response = origin::Client::connect(sluice.addr("web")).ask(&request);
+        assert_eq!(
+            (response.value("x-class"), response.value("x-tier")),
+            (class, "gold"),
+            "{path}"
+        );
+        let record = sluice.record(path, |record| record["path"] == path);
+        assert_eq!((&record["class"], &record["from"]), (&class.into(), &from), "{record}");
+    }
+}
+
+#[test]
 fn values_come_from_what_a_request_has() {
     let origin = Origin::start("a");
     for (values, request, a, b) in [

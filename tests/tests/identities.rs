@@ -45,6 +45,42 @@ fn endpoints_learn_of_the_certificate_that_the_client_has_proved_to_own() {
 }
 
 #[test]
+fn clients_must_have_one_of_the_names() {
+    let origin = Origin::start("o");
+    let kit = Sluice::new().workers(1);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    let clients = Authority::named(kit.folder(), "clients");
+    clients.issue("client", &["client.test"]);
+    clients.issue("other", &["other.test"]);
+    // The pair is in the configuration itself.
+    let inline = |file: &str| {
+        let text = std::fs::read_to_string(kit.folder().join(file)).unwrap();
+        format!("{{ inline: {} }}", serde_json::Value::from(text))
+    };
+    let tls = format!(
+        ", tls: {{ certificates: [{{ cert: {}, key: {} }}], client_auth: {{ ca: clients.pem, names: [\"dns:client.test\", \"uri:spiffe://t/*\"] }} }}",
+        inline("web.pem"),
+        inline("web.key")
+    );
+    let sluice = kit.start(&of_web(&origin, &tls, "{}"));
+    let ca = sluice.folder().join("ca.pem");
+    let ask = |client: &str| {
+        let client = sluice.folder().join(client);
+        let offer = tls::Offer { certificate: Some(&client), ..tls::Offer::of("web.test", &ca) };
+        let mut stream = offer.connect(sluice.addr("web"));
+        // The server may have closed already.
+        let _ = write!(stream, "GET / HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n");
+        read_message(&mut BufReader::new(stream), false).ok().map(|answer| answer.status())
+    };
+    assert_eq!(ask("client"), Some(200));
+    assert_eq!(ask("other"), None);
+    let refused =
+        sluice.record("the refusal", |record| record["reason"] == "tls.client_cert_invalid");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("it has none of the names in `client_auth.names`"), "{detail}");
+}
+
+#[test]
 fn proxies_that_are_trusted_say_who_the_client_is() {
     let origin = Origin::start("o");
     let sent = "Hash=ab;URI=spiffe://t/bob,Hash=cd;Subject=\"CN=a, b\";URI=spiffe://t/ann";

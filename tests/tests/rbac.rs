@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::peers::{Server, connect, exchange, read_to_end, udp_client};
 use sluice_testkit::tls::Offer;
-use sluice_testkit::{Authority, Origin, Running, Sluice, http3, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools, wait};
 
 /// A listener for HTTP with this filter, and rules with their own settings.
 fn start(origin: &Origin, rbac: &str) -> Running {
@@ -313,4 +313,64 @@ fn expressions_judge_requests_and_connections() {
     ));
     assert!(read_to_end(&mut connect(refusing.addr("db"))).1.is_empty());
     refusing.record_of("accept.denied");
+}
+
+#[test]
+fn an_operator_asks_which_policy_would_decide() {
+    let origin = Origin::start("o");
+    let sluice = start(
+        &origin,
+        "{ deny: { outside-admin: { principals: { not: { source: 10.0.0.0/8 } }, permissions: { path: /admin/* } } }, \
+           allow: { readers: { permissions: { method: GET } }, ann: { principals: { identity: \"jwt:corp/ann\" } }, \
+                    billing: { principals: { certificate: \"spiffe://example.com/billing\" } } }, \
+           shadow: { deny: { old: { principals: { headers: { user-agent: { prefix: \"shop/1.\" } } } } } } }",
+    );
+    let ask = |arguments: &[&str]| {
+        let admin = sluice.admin_addr().to_string();
+        let mut command = tools::command(Sluice::binary().to_str().unwrap());
+        command.args(["try", "-a", &admin, "--format", "json"]).args(arguments);
+        let answer: serde_json::Value = serde_json::from_str(&tools::must(&mut command)).unwrap();
+        answer["items"][0].clone()
+    };
+    for (arguments, policy, refused) in [
+        (&["a.test/x"][..], "readers", false),
+        (&["-X", "POST", "a.test/x"], "none", true),
+        (&["-X", "POST", "--as", "jwt:corp/ann", "a.test/x"], "ann", false),
+        (&["-X", "POST", "--as", "jwt:corp/bob", "a.test/x"], "none", true),
+        (&["-X", "POST", "--as", "basic:corp/ann", "a.test/x"], "none", true),
+        (
+            &["-X", "POST", "--as", "certificate:spiffe://example.com/billing", "a.test/x"],
+            "billing",
+            false,
+        ),
+        (&["--source", "192.0.2.1", "a.test/admin%2Fusers"], "outside-admin", true),
+        (
+            &["--source", "192.0.2.1", "-H", "x-forwarded-for: 10.1.2.3", "a.test/admin/users"],
+            "readers",
+            false,
+        ),
+    ] {
+        let item = ask(arguments);
+        let decision = &item["decisions"][0];
+        assert_eq!(
+            (&decision["filter"], &decision["rbac.policy"], &decision["refused"]),
+            (&"rbac".into(), &policy.into(), &refused.into()),
+            "{arguments:?}: {item}"
+        );
+        assert_eq!(decision["rbac.shadow"], "allowed by none", "{arguments:?}: {item}");
+        let result = item["result"].as_str() == Some("`rbac` refuses the request: 403");
+        assert_eq!(result, refused, "{arguments:?}: {item}");
+        assert_eq!(item["rule"], "rest", "{arguments:?}: {item}");
+    }
+    // The settings of the rule count.
+    assert_eq!(ask(&["a.test/open/x"])["decisions"], serde_json::Value::Null);
+    assert_eq!(ask(&["-X", "PUT", "a.test/get/x"])["decisions"][0]["refused"], true);
+    let old = ask(&["-H", "user-agent: shop/1.2", "a.test/"]);
+    assert_eq!(old["decisions"][0]["rbac.shadow"], "denied by old");
+    let text = sluice.page("/try?as=ann").1;
+    assert!(text.contains("jwt:PROVIDER/SUBJECT"), "{text}");
+    let text = sluice.page("/try?as=certificate:a&client_certificate=CN=b").1;
+    assert!(text.contains("both name a certificate"), "{text}");
+    // What is only asked about is not counted.
+    assert_eq!(count(&sluice, "enforced", "none", "denied"), 0);
 }

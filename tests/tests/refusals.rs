@@ -1,9 +1,10 @@
 //! What clients and records report about refused connections, and about connections that loop back to Sluice.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use sluice_testkit::peers::{Server, connect, read_to_end, udp_client};
+use sluice_testkit::tls::Offer;
 use sluice_testkit::{Authority, Running, Sluice, tools, wait};
 
 fn one(server: &Server, listener: &str) -> String {
@@ -141,6 +142,38 @@ fn an_unknown_server_name_gets_an_unrecognized_name_alert() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("unrecognized name") && said.contains("112"), "{said}");
     assert_eq!(sluice.record_of("chain.unmatched")["requested_server_name"], "other.test");
+}
+
+#[test]
+fn a_tls_client_that_a_filter_refuses_hears_of_it() {
+    if !tools::have(&["openssl"]) {
+        return;
+    }
+    let (server, kit) = (Server::echo(), Sluice::new());
+    Authority::new(kit.folder()).issue("a", &["a.test"]);
+    let filters = "filters: [{ deny: 127.0.0.0/8 }], relay: up";
+    let chains = format!(
+        "chains: [{{ match: {{ sni: raw.test }}, {filters} }}, \
+                  {{ match: {{ sni: a.test }}, tls: {{ certificates: [{{ cert: a.pem, key: a.key }}] }}, {filters} }}, \
+                  {{ {filters} }}]"
+    );
+    let sluice = kit.start(&one(&server, &chains));
+    // A hello that would be passed on.
+    let output = tools::command("openssl")
+        .args(["s_client", "-servername", "raw.test", "-connect"])
+        .arg(sluice.addr("a").to_string())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("access denied") && said.contains("49"), "{said}");
+    // After the handshake, the end is an orderly one.
+    let mut stream = Offer::of("a.test", &sluice.folder().join("ca.pem")).connect(sluice.addr("a"));
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    // Nobody else gets bytes that it does not understand.
+    assert!(say(&sluice, b"SSH-2.0-OpenSSH\r\n").is_empty());
+    wait::until("three records", || (sluice.records().len() >= 3).then_some(()));
+    assert!(sluice.records().iter().all(|record| record["reason"] == "accept.denied"));
 }
 
 #[test]

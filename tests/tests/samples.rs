@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use serde_json::json;
+use sluice_testkit::mmdb::{MmdbValue, database};
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, tools, wait};
@@ -98,6 +99,11 @@ fn every_sample_passes_check_after_the_commands_in_its_header() {
         std::fs::create_dir(folder.path().join("config")).unwrap();
         let text = std::fs::read_to_string(entry.path()).unwrap();
         std::fs::write(folder.path().join("config").join(&name), &text).unwrap();
+        // What nobody can create by a command.
+        if text.contains("GeoLite2-Country.mmdb") {
+            std::fs::write(folder.path().join("config/GeoLite2-Country.mmdb"), countries())
+                .unwrap();
+        }
         let check = format!("sluice check --strict --offline config/{name}");
         for command in commands_of(&text).chain([&*check]) {
             made += usize::from(command.starts_with("sluice cert"));
@@ -164,7 +170,10 @@ fn tokens() {
     assert_eq!((ask("/", &user), ask("/admin/a", &user)), (200, 403));
     assert_eq!(shop.requests().pop().unwrap().value("x-user"), "ann");
     assert_eq!(ask("/admin/a", &token(&["user", "admin"])), 200);
-    let record = sluice.record("admins", |record| record["route_name"] == "admins");
+    for path in ["/admin%2Fa", "/x/..%2fadmin", "/admin;v=1/a"] {
+        assert_eq!(ask(path, &user), 403, "{path}");
+    }
+    let record = sluice.record_of("http.denied");
     assert_eq!(record["identity"], "jwt:corp/ann");
 }
 
@@ -191,8 +200,7 @@ fn login() {
     assert_eq!(shop.requests().pop().unwrap().value("x-user"), "ann");
     id.log_in(&mut browser, "/oauth2/corp/login", &roles("admin"), &json!({}));
     assert_eq!(statuses(&mut browser), [200; 4]);
-    let is_it = |record: &serde_json::Value| record["route_name"] == "admins";
-    assert_eq!(sluice.record("admins", is_it)["identity"], "oidc:corp/ann");
+    assert_eq!(sluice.record_of("http.denied")["identity"], "oidc:corp/ann");
 }
 
 #[test]
@@ -796,6 +804,90 @@ fn authorisation() {
     let record = sluice.record("the refusal", |record| record["path"] == "/admin%2Fusers");
     assert_eq!(record["policy"], "admin-from-outside", "{record}");
     assert_eq!(record["shadow"], "denied by old-clients");
+}
+
+#[test]
+fn faults() {
+    let origin = Origin::start("shop");
+    let sluice = Sluice::new().start(&sample(
+        "faults.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+            ("{ time: 2s, percent: 10%", "{ time: 2ms, percent: 0%".into()),
+            ("{ status: 503, percent: 1%", "{ status: 503, percent: 0%".into()),
+        ],
+    ));
+    let ask = |path: &str, fields: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request).status()
+    };
+    let asks = "X-Envoy-Fault-Abort-Request: 429\r\n";
+    let testing = format!("X-Team: testing\r\n{asks}");
+    assert_eq!([ask("/orders/7", asks), ask("/try/orders/7", asks), ask("/", asks)], [200; 3]);
+    assert_eq!(ask("/try/orders/7", &testing), 429);
+    assert_eq!(ask("/try/orders/7", "X-Team: testing\r\n"), 200);
+    let set = |key: &str, value: &str| {
+        let admin = sluice.admin_addr();
+        let request = format!(
+            "POST /runtime?key={key}&value={value} HTTP/1.1\r\nHost: localhost\r\nX-Sluice: 1\r\nContent-Length: 0\r\n\r\n"
+        );
+        sluice_testkit::origin::Client::connect(admin).ask(&request).status()
+    };
+    assert_eq!([set("chaos.abort", "100"), set("chaos.delay", "100")], [200, 200]);
+    assert_eq!([ask("/orders/7", ""), ask("/", "")], [503, 200]);
+    let record = sluice.record_of("fault.abort");
+    assert_eq!(record["path"], "/try/orders/7", "{record}");
+    let record = sluice.record("the delay", |record| record["status"] == 503);
+    assert_eq!(record["delay"], "2", "{record}");
+}
+
+/// A database of countries, as the sample expects it.
+fn countries() -> Vec<u8> {
+    let of = |iso| {
+        let country = MmdbValue::Map(vec![("iso_code", MmdbValue::Text(iso))]);
+        MmdbValue::Map(vec![("country", country)])
+    };
+    let block = |at: &str| at.parse().unwrap();
+    let blocks = [(block("192.0.2.0"), 24, of("DE")), (block("198.51.100.0"), 24, of("AQ"))];
+    database("Test-Country", &blocks)
+}
+
+#[test]
+fn countries_and_expressions() {
+    let (origin, kit) = (Origin::start("shop"), Sluice::new());
+    std::fs::write(kit.folder().join("GeoLite2-Country.mmdb"), countries()).unwrap();
+    let sluice = kit.start(&sample(
+        "countries.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+            ("1000000", "4".into()),
+        ],
+    ));
+    let ask = |from: &str, body: &str| {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let length = body.len();
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {from}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request).status()
+    };
+    for (from, body, status) in [
+        ("192.0.2.1", "", 200),
+        ("192.0.2.1", "large", 200),
+        ("203.0.113.1", "", 200),
+        ("203.0.113.1", "tiny", 200),
+        ("203.0.113.1", "large", 403),
+        ("198.51.100.1", "", 403),
+    ] {
+        assert_eq!(ask(from, body), status, "{body:?} from {from}");
+    }
+    let record = sluice.record("the refusal", |record| record["country"] == "AQ");
+    assert_eq!((&record["policy"], &record["status"]), (&"nobody".into(), &403.into()));
+    assert_eq!(origin.requests()[0].value("x-country"), "DE");
+    let tried = sluice.page("/try?value=geo.country:AQ").1;
+    assert!(tried.contains("nobody") && tried.contains("refuses the request"), "{tried}");
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub struct Question {
     pub version: Option<String>,
     /// Values that filters shared, as `name: value`.
     pub values: Vec<String>,
+    /// Who makes the request, such as `jwt:corp/ann`.
+    pub identity: Option<String>,
 }
 
 /// A change that an operator asks for.

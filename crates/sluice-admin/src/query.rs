@@ -63,11 +63,12 @@ pub(crate) fn question(query: &str) -> Result<(Question, Option<bool>), String> 
             "client_certificate" => question.client_certificate = Some(text),
             "version" => question.version = Some(text),
             "value" => question.values.push(text),
+            "as" => question.identity = Some(text),
             "format" => json = Some(format(&text)?),
             _ => {
                 return Err(unknown(
                     &name,
-                    "listener, method, host, path, header, source, sni, tls, client_certificate, version, value, format",
+                    "listener, method, host, path, header, source, sni, tls, client_certificate, version, value, as, format",
                 ));
             }
         }
@@ -180,13 +181,15 @@ mod tests {
 
     #[test]
     fn questions_are_read_from_the_query() {
-        let asked =
-            question("host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&value=a.b:1&format=json");
+        let asked = question(
+            "host=a.test&path=%2Fa%3Fb&header=X-A%3A+1&header=x&value=a.b:1&as=basic:a&format=json",
+        );
         let expected = Question {
             host: Some("a.test".into()),
             path: Some("/a?b".into()),
             headers: vec!["X-A: 1".into(), "x".into()],
             values: vec!["a.b:1".into()],
+            identity: Some("basic:a".into()),
             ..Question::default()
         };
         assert_eq!(asked, Ok((expected, Some(true))));

@@ -10,6 +10,7 @@ pub mod client;
 pub mod code;
 mod connection;
 mod entry;
+mod event;
 pub mod frame;
 pub mod machine;
 mod pieces;

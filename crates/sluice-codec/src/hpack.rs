@@ -20,7 +20,7 @@ pub use decoder::HpackDecoder;
 pub use encoder::HpackEncoder;
 
 use crate::error::HttpError;
-use crate::field_section::FieldFault;
+use crate::field_section::{Bounds, FieldFault, SectionKind};
 use crate::head::Version;
 
 /// The size of a dynamic table before any SETTINGS, RFC 9113 §6.5.2.
@@ -37,9 +37,9 @@ pub enum BlockRefusal {
     Unacceptable(HttpError),
 }
 
-impl From<FieldFault> for BlockRefusal {
-    fn from(fault: FieldFault) -> Self {
-        let error = fault.error(Version::Http2);
+impl BlockRefusal {
+    fn of(fault: FieldFault, kind: SectionKind, bounds: Bounds) -> Self {
+        let error = fault.error_of(kind, Version::Http2, bounds);
         if fault.is_malformed() { Self::Malformed(error) } else { Self::Unacceptable(error) }
     }
 }

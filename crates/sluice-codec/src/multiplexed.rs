@@ -27,6 +27,15 @@ impl Multiplexed {
         }
     }
 
+    /// Whether requests are sent before the handshake is complete (0-RTT): an attacker can send them again, and the server
+    /// may take none of them.
+    pub fn is_early(&self) -> bool {
+        match self {
+            Self::H2(_) => false,
+            Self::H3(h3) => h3.is_early(),
+        }
+    }
+
     /// Returns the number of open requests.
     pub fn open_streams(&self) -> usize {
         match self {

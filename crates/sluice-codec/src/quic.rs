@@ -16,7 +16,7 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 mod clients;
 mod transport;
 
-pub use clients::QuicClients;
+pub use clients::{EarlyHandshake, QuicClients};
 pub use transport::QuicTransport;
 
 /// An established connection.

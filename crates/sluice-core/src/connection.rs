@@ -64,6 +64,8 @@ pub struct ClientCertFacts {
     pub names: Box<[Box<str>]>,
     /// The SHA-256 hash of the certificate, in hexadecimal.
     pub sha256: Box<str>,
+    /// The certificate itself (DER).
+    pub der: Box<[u8]>,
 }
 
 /// What TLS termination found.

@@ -17,7 +17,7 @@ use crate::tree::{MapEntry, Node, Spanned, Value};
 pub const REDACTED: &str = "[redacted]";
 
 /// The text of a secret, at least one byte. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretText(Arc<[u8]>);
 
 impl SecretText {

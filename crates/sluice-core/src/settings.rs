@@ -136,6 +136,7 @@ crate::text_setting! {
     Size, "a size", "16KiB", |text| value::parse_size(text).map(Size), |v| value::show_size(v.0);
     Window, "a size from 16KiB to 1GiB", "256KiB", parse_window, |v| value::show_size(u64::from(v.0));
     value::Rate, "a rate", "500/s", value::parse_rate, |v| value::show_rate(*v);
+    value::ByteRate, "bytes per second", "1MiB/s", value::parse_byte_rate, |v| value::show_byte_rate(*v);
     value::Percent, "a percentage", "10%", value::parse_percent, |v| format!("{}%", v.0);
     value::FactorPercent, "a percentage of at least 100%", "140%", value::parse_factor_percent, |v| format!("{}%", v.0);
     value::Decimal, "a number", "1.9", value::parse_decimal, |v| value::show_decimal(*v);

@@ -6,6 +6,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+mod byte_rate;
+
+pub use byte_rate::{ByteRate, parse_byte_rate, show_byte_rate};
+
 const DURATION_UNITS: &[(&str, u64)] =
     &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);

@@ -9,17 +9,19 @@ pub mod coverage;
 pub mod descriptors;
 pub mod load;
 pub mod map;
+mod merge;
 pub mod message;
 mod native;
 pub mod parts;
 pub mod read;
 mod rules;
 mod scalars;
+pub mod secret_files;
 pub mod sources;
 pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use load::{load, load_part, load_part_of_text, load_text};
+pub use load::{LoadOptions, load, load_part, load_part_of_text, load_text};
 pub use read::UnknownFields;

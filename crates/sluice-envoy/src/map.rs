@@ -11,6 +11,7 @@ use sluice_core::{Diags, Node, Span};
 
 use crate::message::{ProtoDuration, ProtoMessage};
 use crate::native::{NativeMap, plain};
+use crate::secret_files::SecretFiles;
 
 mod access_logs;
 mod actions;
@@ -19,10 +20,14 @@ mod authz;
 mod balancing;
 mod bootstrap;
 mod breakers;
+mod cases;
 mod chains;
 mod clusters;
+mod conditions;
+mod credentials;
 mod faults;
 mod filters;
+mod guards;
 mod headers;
 mod health;
 mod http;
@@ -32,14 +37,22 @@ mod origins;
 mod outliers;
 mod policies;
 mod protocols;
+mod rate_services;
+mod rbac_trees;
+mod responses;
 mod retries;
+mod route_trees;
 mod routes;
 mod secrets;
 mod sockets;
+mod switches;
 mod tcp;
 mod texts;
 mod tls;
+mod tokens;
+mod trees;
 mod units;
+mod validation;
 
 pub use bootstrap::map;
 pub use units::{MappedUnit, PlaneNames, UnitSurroundings, unit};
@@ -49,14 +62,36 @@ struct Mapping<'a> {
     diags: &'a mut Diags,
     /// The clusters of the file by their names in Envoy.
     clusters: HashMap<Arc<str>, Arc<str>>,
+    cluster_names: UniqueNames,
     /// The secrets of the file by name.
     secrets: HashMap<Arc<str>, &'a ProtoMessage>,
+    used_secrets: HashSet<Arc<str>>,
+    /// Files of secrets that the file names.
+    secret_files: &'a SecretFiles,
+    /// The secrets of those that something names.
+    used_of_files: Vec<&'a ProtoMessage>,
     /// The route tables by their native names.
     routes: NativeMap,
     route_names: UniqueNames,
     /// The rules of the table that is being mapped.
     rule_names: UniqueNames,
     logs: access_logs::Loggers,
+    /// Clusters that the file names and does not have, where Envoy takes that: their native names.
+    missing_clusters: Vec<(Arc<str>, Span)>,
+    /// The filter of the connection manager that verifies tokens, until it is mapped.
+    tokens: Option<Node>,
+    /// Whether it is about some requests only.
+    tokens_by_case: bool,
+    /// Its settings by the name of a requirement.
+    requirements: HashMap<Arc<str>, Node>,
+    /// The filters of the connection manager by their names in Envoy: the native name, and the settings.
+    chain_filters: HashMap<Arc<str>, (String, Node)>,
+    /// The native names of those that are off unless a host or route says otherwise.
+    filters_off: Vec<String>,
+    /// The stage of the rate limits that a service of the connection manager is asked about.
+    rate_stage: Option<u64>,
+    /// The cluster of this process, from `node`.
+    own_cluster: Option<String>,
     /// The names of a control plane, whose resources may name what comes later; `None` for a file.
     plane: Option<PlaneNames>,
     /// The clusters of planes that were named.
@@ -72,15 +107,27 @@ const REPLACEMENT: char = '_';
 const NAME_MAX: usize = 128;
 
 impl<'a> Mapping<'a> {
-    fn new(diags: &'a mut Diags, span: Span) -> Self {
+    fn new(secret_files: &'a SecretFiles, span: Span, diags: &'a mut Diags) -> Self {
         Self {
             diags,
             clusters: HashMap::new(),
+            cluster_names: UniqueNames::default(),
             secrets: HashMap::new(),
+            used_secrets: HashSet::new(),
+            secret_files,
+            used_of_files: Vec::new(),
             routes: NativeMap::new(span),
             route_names: UniqueNames::default(),
             rule_names: UniqueNames::default(),
             logs: access_logs::Loggers::default(),
+            missing_clusters: Vec::new(),
+            tokens: None,
+            tokens_by_case: false,
+            requirements: HashMap::new(),
+            chain_filters: HashMap::new(),
+            filters_off: Vec::new(),
+            rate_stage: None,
+            own_cluster: None,
             plane: None,
             named_clusters: HashSet::new(),
             routes_of: "".into(),
@@ -129,6 +176,18 @@ impl<'a> Mapping<'a> {
         let message = format!("there is no cluster `{name}`");
         self.diags.error("unknown-name", of.place(field), of.at(field), message);
         name.into()
+    }
+
+    /// The same where Envoy takes a cluster that is not there: one without endpoints stands in for it.
+    fn cluster_or_none(&mut self, name: &Arc<str>, of: &ProtoMessage, field: &str) -> Arc<str> {
+        if self.plane.is_none() && !self.clusters.contains_key(name) {
+            let how = format!("there is no cluster `{name}`: connections are refused, as in Envoy");
+            self.differs(of, field, &how);
+            let native: Arc<str> = self.cluster_names.add(name).into();
+            self.clusters.insert(Arc::clone(name), Arc::clone(&native));
+            self.missing_clusters.push((native, of.place(field)));
+        }
+        self.cluster(name, of, field)
     }
 
     /// A duration of at least a millisecond in the native form; zero is `none` or whatever `zero` says.

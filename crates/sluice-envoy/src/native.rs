@@ -9,7 +9,7 @@ use sluice_core::tree::MapEntry;
 use sluice_core::{Node, Span, Value};
 
 /// A map as it is built.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NativeMap {
     span: Span,
     entries: Vec<MapEntry>,
@@ -56,6 +56,22 @@ impl NativeMap {
         }
     }
 
+    /// A value.
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.node)
+    }
+
+    /// All values.
+    pub(crate) fn entries(&self) -> &[MapEntry] {
+        &self.entries
+    }
+
+    /// Whether another map says the same, wherever it stands, in the same order.
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        let (own, other) = (self.clone().node(), other.clone().node());
+        same(&own, &other)
+    }
+
     /// Takes a value out again.
     pub(crate) fn take(&mut self, key: &str) -> Option<Node> {
         let at = self.entries.iter().position(|entry| &*entry.key == key)?;
@@ -98,4 +114,18 @@ pub(crate) fn single(key: &str, node: Node) -> Node {
     let mut map = NativeMap::new(node.span);
     map.set(key, node);
     map.node()
+}
+
+/// Whether two trees say the same, wherever they stand.
+pub(crate) fn same(a: &Node, b: &Node) -> bool {
+    match (&a.value, &b.value) {
+        (Value::Map(a), Value::Map(b)) => {
+            a.len() == b.len()
+                && a.iter().zip(b).all(|(a, b)| a.key == b.key && same(&a.node, &b.node))
+        }
+        (Value::List(a), Value::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        _ => a.text().is_some() && a.text() == b.text(),
+    }
 }

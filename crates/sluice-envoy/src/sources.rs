@@ -74,11 +74,11 @@ pub struct DynamicResources {
 }
 
 impl DynamicResources {
-    /// What planes are told about this process: the node of the file, with these names if there are any.
+    /// What planes are told about this process, encoded.
     ///
     /// # Errors
     /// What is missing, and what to do.
-    pub fn node(&self, id: Option<&str>, cluster: Option<&str>) -> Result<Vec<u8>, &'static str> {
+    pub fn node(&self) -> Result<Vec<u8>, &'static str> {
         let descriptor = crate::descriptors::message("envoy.config.core.v3.Node");
         let empty = || {
             let (path, span) = ("node".into(), Default::default());
@@ -86,10 +86,7 @@ impl DynamicResources {
         };
         let node = self.node.clone().or_else(empty);
         let Some(mut node) = node else { return Ok(Vec::new()) };
-        for (field, value) in [("id", id), ("cluster", cluster)] {
-            if let Some(value) = value {
-                node.set(field, node.span, ProtoValue::Text(value.into()));
-            }
+        for field in ["id", "cluster"] {
             if text(&node, field).is_none() {
                 return Err(
                     "control planes know this process by `id` and `cluster` of `node`: set both in the file, or with `--service-node` and `--service-cluster`",

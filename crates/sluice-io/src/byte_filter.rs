@@ -19,6 +19,17 @@ pub trait ByteFilter: Debug {
         ByteStep::Continue
     }
 
+    /// The most bytes from the client that [`ByteFilter::received`] is to be called with at once; at least one. Filters before
+    /// this one may make them more.
+    fn received_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// As [`ByteFilter::received_max`], for [`ByteFilter::sent`].
+    fn sent_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Receives bytes to the client, before they are written.
     fn sent(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
         ByteStep::Continue

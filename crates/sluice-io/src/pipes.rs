@@ -34,7 +34,8 @@ pub struct PipePool(Rc<PipePoolState>);
 
 #[derive(Debug)]
 struct PipePoolState {
-    free: RefCell<Vec<SysPipe>>,
+    #[allow(clippy::vec_box, reason = "a stream has room for one, and few have any")]
+    free: RefCell<Vec<Box<SysPipe>>>,
     made: Cell<usize>,
     limit: usize,
     descriptors: Rc<Allowance>,
@@ -70,7 +71,7 @@ impl PipePool {
                 Ok(pipe) => {
                     pool.made.set(pool.made.get() + 1);
                     pool.descriptors.opened(ENDS);
-                    return Some(lend(pipe));
+                    return Some(lend(Box::new(pipe)));
                 }
                 Err(_) => pool.paused_until.set(now.after(PAUSE)),
             }
@@ -84,7 +85,7 @@ impl PipePool {
 #[derive(Debug)]
 pub struct PooledPipe {
     /// Taken only by the drop.
-    pipe: Option<SysPipe>,
+    pipe: Option<Box<SysPipe>>,
     pool: Rc<PipePoolState>,
 }
 

@@ -80,6 +80,14 @@ impl RawStream {
         self.replay.is_none() && self.unsent.is_none()
     }
 
+    /// Ready when there is something to read, its end included.
+    pub fn poll_arrived(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.replay.is_some() {
+            return Poll::Ready(());
+        }
+        self.socket.poll_ready(cx, Interest::Read)
+    }
+
     /// Reads into `into`; 0 means end of stream.
     ///
     /// # Errors

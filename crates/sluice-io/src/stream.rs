@@ -22,6 +22,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Ready when a read may return something; over TLS, always. Until then the task of `cx` is woken as by a read.
+    pub fn poll_arrived(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Raw(raw) => raw.poll_arrived(cx),
+            Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+
     /// Reads plaintext into `into`, which is no larger than the scratch; 0 means end of stream.
     ///
     /// # Errors

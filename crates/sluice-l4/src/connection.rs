@@ -19,7 +19,6 @@ use sluice_core::{Facts, LocalFuture, Reason, TransportKind, Verdict};
 use sluice_io::{Admit, Conn, ConnectionFilter, RawStream, Source, Stream, WorkerCx};
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
-use smallvec::SmallVec;
 
 use crate::chain::{Chain, ChainOnWorker, InnerPlan, Transport};
 use crate::inspect::tls;
@@ -39,7 +38,7 @@ mod tests;
 
 use first_bytes::inspect;
 use proxy_header::take_proxy_header;
-use termination::{refuse_hello, terminate};
+use termination::{HelloAlert, refuse_hello, terminate, turn_away};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -171,7 +170,7 @@ struct Served {
 /// The filters that admitted a connection; on drop they are notified that it has ended.
 struct Admitted {
     conn: Rc<Conn>,
-    filters: SmallVec<[Rc<dyn ConnectionFilter>; 0]>,
+    filters: Box<[Rc<dyn ConnectionFilter>]>,
 }
 
 impl Drop for Admitted {
@@ -211,7 +210,7 @@ async fn admission(
     conn: Rc<Conn>,
     raw: RawStream,
 ) -> Result<Served, Reason> {
-    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
+    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: Box::default() };
     let (listener, conn) = (&*listener, &conn);
     let plan = &listener.plan;
     let mut stream = Stream::Raw(raw);
@@ -233,7 +232,7 @@ async fn admission(
     let facts = conn.info.facts.get().map_or(&none, |facts| &**facts);
     let selected = select(&plan.table, &listener.chains, conn, facts);
     if selected.is_err() && facts.transport == TransportKind::Tls {
-        refuse_hello(&mut stream, conn).await;
+        refuse_hello(&mut stream, conn, HelloAlert::UnrecognizedName).await;
     }
     let mut chain = selected?;
 
@@ -256,7 +255,10 @@ async fn admission(
     drop(outer);
 
     // 5. Filter.
-    admitted.judge(&chain.filters).await?;
+    if let Err(refused) = admitted.judge(&chain.filters).await {
+        Box::pin(turn_away(&mut stream, conn, facts.transport)).await;
+        return Err(refused);
+    }
 
     // 6. Handle.
     let handler = chain.handler.clone().ok_or(reasons::UNMATCHED)?;
@@ -270,7 +272,7 @@ async fn quic_admission(
     conn: Rc<Conn>,
     client: Box<dyn QuicClient>,
 ) -> Result<Served, Reason> {
-    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: SmallVec::new() };
+    let mut admitted = Admitted { conn: Rc::clone(&conn), filters: Box::default() };
     admitted.judge(&listener.filters).await?;
     let facts = conn.info.facts.get().map(|facts| Facts::clone(facts)).unwrap_or_default();
     let index = find(&listener.plan.table, &conn, &facts)?;
@@ -305,6 +307,14 @@ async fn quic_admission(
 }
 
 impl Admitted {
+    /// Adds a filter to a list that takes little room in the task of the connection, and none if it is empty.
+    fn add(&mut self, filter: Rc<dyn ConnectionFilter>) {
+        let mut filters = std::mem::take(&mut self.filters).into_vec();
+        filters.reserve_exact(1);
+        filters.push(filter);
+        self.filters = filters.into_boxed_slice();
+    }
+
     async fn judge<'f>(
         &mut self,
         filters: impl IntoIterator<Item = &'f Rc<dyn ConnectionFilter>>,
@@ -322,7 +332,7 @@ impl Admitted {
                 }
             };
             match verdict {
-                Verdict::Continue => self.filters.push(Rc::clone(filter)),
+                Verdict::Continue => self.add(Rc::clone(filter)),
                 Verdict::Reject(reason) => return Err(reason),
             }
             let (tap, bytes) = (filter.tap(), filter.byte_filter(&self.conn.info));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sluice_io::ConnectionFilterPlan;
 
 pub mod allow;
+pub mod bandwidth_limit;
 pub mod buckets;
 pub mod connection_limit;
 pub mod content;
@@ -27,9 +28,10 @@ pub type Filters = FilterRegistry<dyn ConnectionFilterPlan>;
 
 /// The connection filters that come with Sluice.
 pub fn built_in() -> Filters {
-    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 5] = [
+    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 6] = [
         Arc::new(allow::ListFactory::Allow),
         Arc::new(allow::ListFactory::Deny),
+        Arc::new(bandwidth_limit::ConnectionBandwidthFactory::default()),
         Arc::new(connection_limit::ConnectionLimitFactory::default()),
         Arc::new(rate_limit::ConnectionRateLimitFactory::default()),
         Arc::new(rbac::ConnectionRbacFactory),

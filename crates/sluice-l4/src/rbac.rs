@@ -52,6 +52,15 @@ impl<C: PolicyCondition> Rbac<C> {
         sets.flatten().chain([&self.log]).flat_map(|set| &set.policies)
     }
 
+    /// Judges a subject by all rules.
+    pub fn judge(&self, subject: &C::Subject<'_>) -> RbacJudgement<'_> {
+        RbacJudgement {
+            logged: self.log.first(subject),
+            shadow: self.shadow.as_ref().map(|rules| rules.judge(subject)),
+            enforced: self.enforced.judge(subject),
+        }
+    }
+
     /// Whether a policy has a condition of some kind.
     pub fn contains(&self, kind: impl Fn(&C) -> bool) -> bool {
         self.policies().any(|(_, formula)| formula.contains(&kind))
@@ -74,6 +83,29 @@ pub struct RbacRuling<'a> {
     pub refused: bool,
     /// The policy that decided; `None` if none matched.
     pub policy: Option<&'a Arc<str>>,
+}
+
+impl RbacRuling<'_> {
+    /// The name of the policy that decided, or `none`.
+    pub fn by(&self) -> &str {
+        self.policy.map_or(NO_POLICY, |policy| policy)
+    }
+
+    /// The decision as a word.
+    pub const fn word(&self) -> &'static str {
+        if self.refused { "denied" } else { "allowed" }
+    }
+}
+
+/// What one use of the filter says about a subject.
+#[derive(Clone, Copy, Debug)]
+pub struct RbacJudgement<'a> {
+    /// The policy of `log` that matches.
+    pub logged: Option<&'a Arc<str>>,
+    /// What the rules would say that decide nothing.
+    pub shadow: Option<RbacRuling<'a>>,
+    /// What counts.
+    pub enforced: RbacRuling<'a>,
 }
 
 impl<C: PolicyCondition> RbacRules<C> {

@@ -33,7 +33,8 @@ pub(crate) enum At {
 pub(crate) enum Cause {
     /// The endpoint cannot have seen the request.
     Unsent,
-    /// A reused connection ended or was reset before a response.
+    /// A reused connection ended or was reset before a response; or the handshake of a connection that the request was
+    /// sent on early did not succeed, or rejected it.
     Stale,
     /// The stream ended before a response.
     Reset,
@@ -48,7 +49,7 @@ pub(crate) enum Cause {
 impl Cause {
     /// Whether a retry waits first: nothing speaks against another endpoint if this one was not reached.
     pub(crate) fn needs_backoff(self) -> bool {
-        !matches!(self, Self::Unsent | Self::Stale)
+        !matches!(self, Self::Unsent | Self::Stale | Self::Answered(RetryRule::TooEarly))
     }
 }
 
@@ -67,7 +68,8 @@ pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
         (ErrorKind::Timeout, Connection) => reasons::HEAD_TIMEOUT,
         (ErrorKind::Timeout, Client) => reasons::BODY_TIMEOUT,
         (ErrorKind::Reset, Client) => end::DOWNSTREAM_RESET,
-        (ErrorKind::Buffers, Connection | Client | Attempt { .. }) => sluice_l4::reasons::BUFFERS,
+        // Nobody else's fault, wherever it happens.
+        (ErrorKind::Buffers, _) => sluice_l4::reasons::BUFFERS,
         (
             ErrorKind::Reset
             | ErrorKind::Refused
@@ -101,8 +103,7 @@ pub(crate) fn reason(kind: ErrorKind, at: At) -> Reason {
             | ErrorKind::Refused
             | ErrorKind::Cancelled
             | ErrorKind::LengthMismatch
-            | ErrorKind::Timeout
-            | ErrorKind::Buffers,
+            | ErrorKind::Timeout,
             Response,
         ) => reasons::UPSTREAM_CUT,
     }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Moment, Node, Setting, Shape, SharedValues, ValueDef};
+use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues, ValueDef};
 use sluice_io::WorkerCx;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
@@ -21,11 +22,15 @@ use crate::record::{ConnFacts, Summary, View};
 use crate::runtime::{Runtime, RuntimeKind};
 use crate::side_calls::{SideCallLog, SideCalls};
 
+pub mod adaptive_concurrency;
+pub mod admission_control;
 pub mod api_key;
+pub mod bandwidth_limit;
 pub mod basic_auth;
 pub mod body_max;
 pub mod buffer;
 pub mod client_cert;
+pub mod concurrency_limit;
 pub mod cors;
 pub mod credentials;
 pub mod csrf;
@@ -40,6 +45,7 @@ pub mod health_check;
 pub mod inject_credentials;
 pub mod jwt;
 pub mod oidc;
+mod pause;
 pub mod rate_limit;
 pub mod rbac;
 pub mod request_id;
@@ -53,8 +59,9 @@ pub use sluice_l4::filters::{
     FilterRegistry, LiveSecret,
 };
 pub use step::{
-    BodyStep, HeadResume, HeadStep, PieceResume, PieceStep, ResponseBodyStep, ResponseResume,
-    ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeResume, WholeStep,
+    BodyStart, BodyStep, HeadResume, HeadStep, PeekResume, PieceResume, PieceStep,
+    ResponseBodyStep, ResponseResume, ResponseStep, ResponseTrailersStep, TrailersStep,
+    WholeMessage, WholeResume, WholeStep,
 };
 
 /// One use of a filter in a configuration, shared by all workers.
@@ -69,6 +76,13 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
     /// error.
     fn says_replace(&self) -> bool {
         false
+    }
+
+    /// What these settings lack before they can be used, such as "the `cluster` of the service". Those of a rule or
+    /// virtual host may lack what the settings of a chain add ([`HttpFilterPlan::on_top_of`]); `check` refuses those that
+    /// no chain completes, and a filter that is created from such settings must let no request pass.
+    fn lacks(&self) -> Option<String> {
+        None
     }
 
     /// Whether the filter refuses requests by what they ask for, as authentication, authorisation and limits do: then it
@@ -101,9 +115,35 @@ pub trait HttpFilterPlan: Any + Send + Sync + Debug {
         false
     }
 
+    /// What the filter would decide about a request that somebody only asks about; `None` if it cannot say without a
+    /// request, since it waits for others or counts.
+    fn would_decide(&self, _request: &TriedRequest<'_>) -> Option<FilterRuling> {
+        None
+    }
+
     /// Creates the filter on one worker. `owner` names the listener and chain that it belongs to, and the rule or
     /// virtual host if its settings are from there; state that outlives a reload is kept under this name.
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter>;
+}
+
+/// A request that somebody only asks about.
+#[derive(Clone, Copy, Debug)]
+pub struct TriedRequest<'a> {
+    /// Its connection.
+    pub conn: ConnSubject<'a>,
+    /// Its head.
+    pub head: &'a Head,
+    /// What filters shared about it.
+    pub values: &'a SharedValues,
+}
+
+/// What a filter would decide about a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterRuling {
+    /// The status of the response if the request is refused.
+    pub refused: Option<u16>,
+    /// What it goes by, by the names of the values that it would share.
+    pub notes: Vec<(&'static str, String)>,
 }
 
 /// A filter on one worker; sees every request of its chain. What it must remember of a request between two calls goes
@@ -122,6 +162,12 @@ pub trait HttpFilter: Debug {
     /// Whether [`HttpFilter::request_body`] is to be called for this request, and what it does with the body.
     fn request_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
         BodyAccess::None
+    }
+
+    /// The most bytes of the request body that [`HttpFilter::request_body`] is to be called with at once; at least one. Larger
+    /// pieces are divided, for all filters.
+    fn request_piece_max(&self, _cx: &Cx<'_>) -> usize {
+        usize::MAX
     }
 
     /// Called with a piece of the request body, which it may replace if its access is [`BodyAccess::Edit`]; `last` means
@@ -146,6 +192,11 @@ pub trait HttpFilter: Debug {
     /// does with the body.
     fn response_body_access(&self, _cx: &Cx<'_>) -> BodyAccess {
         BodyAccess::None
+    }
+
+    /// As [`HttpFilter::request_piece_max`], for the response.
+    fn response_piece_max(&self, _cx: &Cx<'_>) -> usize {
+        usize::MAX
     }
 
     /// Called with a piece of the response body, as [`HttpFilter::request_body`] is with one of the request.
@@ -231,6 +282,31 @@ impl Cx<'_> {
             conn_values: self.conn_values,
         }
     }
+}
+
+/// Reports a `status` that is not one of an error.
+fn check_error_status(status: u16, node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<()> {
+    if (400..600).contains(&status) {
+        return Some(());
+    }
+    let message = "`status` must be from 400 to 599";
+    diags.error("bad-value", node.span, at.key("status"), message);
+    None
+}
+
+/// Reports limits of the same name.
+fn check_names(
+    names: impl Iterator<Item = String>,
+    node: &Node,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<()> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) else { return Some(()) };
+    let message = format!("two limits are called `{}`", twice[0]);
+    diags.error("duplicate-name", node.span, at, message).help("give each a `name`");
+    None
 }
 
 /// The settings of a filter, from which the plan of each use is made.
@@ -360,11 +436,15 @@ pub type HttpFilters = FilterRegistry<dyn HttpFilterPlan>;
 /// The HTTP filters that come with Sluice.
 pub fn built_in() -> HttpFilters {
     let all: Vec<Arc<dyn FilterFactory<dyn HttpFilterPlan>>> = vec![
+        Arc::new(adaptive_concurrency::AdaptiveConcurrencyFactory::default()),
+        Arc::new(admission_control::AdmissionControlFactory::default()),
         Arc::new(Ready::<api_key::ApiKey>::default()),
+        Arc::new(bandwidth_limit::BandwidthLimitFactory::default()),
         Arc::new(Ready::<basic_auth::BasicAuth>::default()),
         Arc::new(Ready::<buffer::Buffer>::default()),
         Arc::new(Ready::<Short<body_max::BodyMax>>::default()),
         Arc::new(Ready::<client_cert::ClientCert>::default()),
+        Arc::new(concurrency_limit::ConcurrencyLimitFactory::default()),
         Arc::new(Ready::<cors::Cors>::default()),
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),

@@ -5,6 +5,7 @@
 //! certificate.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use sluice_core::SharedValues;
@@ -42,6 +43,15 @@ impl Means {
     }
 }
 
+impl Means {
+    const ALL: [Self; 5] = [Self::Jwt, Self::Oidc, Self::Basic, Self::ApiKey, Self::Certificate];
+
+    /// Whether the name has an issuer before it.
+    const fn has_issuer(self) -> bool {
+        matches!(self, Self::Jwt | Self::Oidc)
+    }
+}
+
 /// Who made a request. Its text is `MEANS:NAME` or `MEANS:ISSUER/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -51,6 +61,32 @@ pub struct Identity {
     pub issuer: Option<Box<str>>,
     /// The name. Its issuer decides which characters it has.
     pub name: Box<str>,
+}
+
+impl FromStr for Identity {
+    type Err = String;
+
+    /// Reads the text of an identity.
+    ///
+    /// # Errors
+    /// Which texts there are, if it is none of them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (word, name) = text.split_once(':')?;
+            let means = Means::ALL.into_iter().find(|means| means.word() == word)?;
+            let (issuer, name) = match means.has_issuer() {
+                true => name.split_once('/').map(|(issuer, name)| (Some(issuer), name))?,
+                false => (None, name),
+            };
+            let whole = !name.is_empty() && issuer.is_none_or(|issuer| !issuer.is_empty());
+            whole.then(|| Self { means, issuer: issuer.map(Box::from), name: name.into() })
+        };
+        read().ok_or_else(|| {
+            format!(
+                "an identity is jwt:PROVIDER/SUBJECT, oidc:PROVIDER/SUBJECT, basic:USER, api_key:NAME or certificate:NAME, not `{text}`"
+            )
+        })
+    }
 }
 
 impl fmt::Display for Identity {
@@ -100,6 +136,28 @@ mod tests {
             alpn: None,
             client: Some(Arc::new(client)),
             resumed: false,
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_as_whom_it_names() {
+        for text in [
+            "jwt:corp/ann",
+            "jwt:corp/a/b",
+            "oidc:corp/ann",
+            "basic:a:b/c",
+            "api_key:acme",
+            "certificate:spiffe://t/a",
+        ] {
+            let read: Identity = text.parse().unwrap();
+            assert_eq!(read.to_string(), text);
+            assert_eq!(read.issuer.is_some(), text.contains("corp"));
+        }
+        for wrong in
+            ["", "ann", "jwt:ann", "jwt:/ann", "jwt:corp/", "basic:", "saml:a/b", "JWT:a/b"]
+        {
+            let error = wrong.parse::<Identity>().unwrap_err();
+            assert!(error.contains("certificate:NAME"), "{wrong}: {error}");
         }
     }
 

@@ -27,7 +27,9 @@ use tokio::sync::Notify;
 
 mod attempt;
 pub mod counters;
+mod early_data;
 mod making;
+mod preconnect;
 mod racing;
 mod retry_budget;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod tests;
 mod tunnel;
 
 use counters::PoolCounters;
+use preconnect::{DemandGuard, Preconnects};
 pub(crate) use retry_budget::InFlightGuard;
 use retry_budget::WaitingRequest;
 use shared::EndpointPool;
@@ -104,6 +107,7 @@ impl ClusterPools {
         for table in self.tables() {
             if let Some(pool) = table.borrow().get(cluster) {
                 pool.counters.forget(left);
+                pool.preconnects.forget(left);
                 pool.handle.forget_endpoints(left);
             }
         }
@@ -150,6 +154,7 @@ pub struct ClusterPool {
     requests: Cell<u64>,
     retries: WorkerShare,
     pub(crate) counters: PoolCounters,
+    preconnects: Preconnects,
     pools: Weak<ClusterPools>,
     /// What attempts get instead of connections, in tests.
     #[cfg(test)]
@@ -173,6 +178,8 @@ pub struct ConnectionNeeds<'a> {
     pub version: Version,
     /// The options of HTTP/1.
     pub options: &'a Rc<H1Options>,
+    /// Whether the request may be sent before a handshake is complete (0-RTT), as the cluster allows.
+    pub early: bool,
 }
 
 /// A connection taken for a request.
@@ -206,6 +213,8 @@ pub struct PoolTicket {
     made: Moment,
     requests: u64,
     generation: u64,
+    /// Counts it where connections are made ahead.
+    _demand: Option<DemandGuard>,
 }
 
 impl TakenH1 {
@@ -239,6 +248,7 @@ impl ClusterPool {
             quic,
             freed: Notify::new(),
             requests: Cell::new(0),
+            preconnects: Preconnects::default(),
             pools: Rc::downgrade(pools),
             #[cfg(test)]
             scripted: RefCell::default(),
@@ -259,7 +269,7 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
     ) -> Result<PooledConn, ConnectFailure> {
         let class = needs.class;
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let by = worker.now().after(timeout);
         #[cfg(test)]
         self.fail_as_scripted(worker, endpoint).await?;
@@ -283,8 +293,10 @@ impl ClusterPool {
             }
             match self.handle.claim_shared(class, endpoint) {
                 Ok(claim) => {
+                    let _demand = self.enter_demand(endpoint);
+                    self.make_ahead(worker, endpoint, needs);
                     let Some(attempt) = &attempt else {
-                        return self.make_in_time(worker, endpoint, needs, claim).await;
+                        return self.make_in_time(worker, endpoint, needs, claim, 1).await;
                     };
                     // Boxed, so that other requests have no room for it.
                     let raced = self.unless_http3_is_first(worker, endpoint, needs, claim, attempt);
@@ -311,7 +323,7 @@ impl ClusterPool {
 
     /// What connections for such a request speak.
     fn protocol(&self, needs: &ConnectionNeeds<'_>) -> HttpVersion {
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         match (plan.protocol, needs.version) {
             (HttpVersion::Same, Version::Http10 | Version::Http11) => HttpVersion::Http1,
             (HttpVersion::Same, Version::Http3) if plan.http3.follows => HttpVersion::Http3,
@@ -322,7 +334,7 @@ impl ClusterPool {
 
     /// The most requests that may wait for a connection.
     fn pending_max(&self) -> u64 {
-        self.handle.cluster.peek_plan().pending_of(self.handle.class)
+        self.handle.plan().pending_of(self.handle.class)
     }
 
     /// The failure when no connection may be made and enough requests wait for an existing one.
@@ -368,7 +380,7 @@ impl ClusterPool {
             return Some(pooled);
         }
         let now = worker.now();
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         let protocol = self.protocol(needs);
         if protocol != HttpVersion::Http1
             && let Some(connection) =
@@ -377,6 +389,7 @@ impl ClusterPool {
             if plan.http3.race.is_some() && connection.version() != Version::Http3 {
                 self.attempt_http3_beside(worker, endpoint, needs);
             }
+            self.make_ahead(worker, endpoint, needs);
             return Some(PooledConn::Shared(connection));
         }
         if matches!(protocol, HttpVersion::Http2 | HttpVersion::Http3) {
@@ -389,7 +402,9 @@ impl ClusterPool {
         if plan.http3.race.is_some() {
             self.attempt_http3_beside(worker, endpoint, needs);
         }
-        let ticket = PoolTicket { claim, made, requests, generation };
+        let demand = self.enter_demand(endpoint);
+        let ticket = PoolTicket { claim, made, requests, generation, _demand: demand };
+        self.make_ahead(worker, endpoint, needs);
         Some(PooledConn::H1(TakenH1 { stream, ticket }))
     }
 
@@ -402,7 +417,7 @@ impl ClusterPool {
         ticket: PoolTicket,
     ) {
         if stream.next_exchange() && !self.is_wanted_elsewhere() {
-            let PoolTicket { claim, made, requests, generation } = ticket;
+            let PoolTicket { claim, made, requests, generation, .. } = ticket;
             let mut idle = Idle::new(IdleH1 { stream, claim }, made, generation);
             idle.requests = requests + 1;
             self.h1.give(endpoint, idle, worker.now());

@@ -159,7 +159,6 @@ fn error_type(reason: Reason) -> &'static str {
         "http.body_too_large" => "http_request_error",
         "name.missing" => "http_request_error",
         "local.loop" | "sidecall.loop" => "proxy_loop_detected",
-        "jwt.provider" => "proxy_configuration_error",
         "basic.busy" | "jwt.unavailable" | "credential.unavailable" => "proxy_internal_error",
         "end.endpoint_removed" | "end.endpoint_unhealthy" => "connection_terminated",
         _ => by_flag(reason),

@@ -39,8 +39,8 @@ pub(crate) struct Attempts {
 pub(crate) enum Decision {
     /// The client gets the failure.
     GiveUp,
-    /// A retry that needs no budget: the endpoint cannot have seen the request, or the request is idempotent and its
-    /// reused connection was stale.
+    /// A retry that needs no budget: the endpoint cannot have seen the request or did not process it, or the request is
+    /// idempotent and its reused connection was stale.
     Free(RetryRule),
     /// A retry, if the cluster's retry budget allows it.
     Budgeted(RetryRule),
@@ -79,6 +79,8 @@ impl Attempts {
             Cause::Stale if terms.is_idempotent && self.safe + 1 < SAFE_ATTEMPTS => {
                 Some(RetryRule::Stale)
             }
+            // A retry is not sent early, so that it happens once.
+            Cause::Answered(RetryRule::TooEarly) => Some(RetryRule::TooEarly),
             _ => None,
         };
         if let Some(rule) = free {

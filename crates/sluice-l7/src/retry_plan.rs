@@ -117,6 +117,8 @@ pub enum RetryRule {
     Unsent,
     /// The reused connection ended without a response.
     Stale,
+    /// The endpoint does not process the request before the handshake is complete, RFC 8470 §5.2.
+    TooEarly,
     /// See [`RetryWhen::reset`].
     Reset,
     /// See [`RetryWhen::per_try_timeout`].
@@ -143,6 +145,7 @@ impl RetryRule {
         match self {
             Self::Unsent => "unsent",
             Self::Stale => "stale",
+            Self::TooEarly => "too_early",
             Self::Reset => "reset",
             Self::TryTimeout => "try_timeout",
             Self::ServerError => "server_error",

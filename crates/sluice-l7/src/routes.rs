@@ -225,6 +225,14 @@ pub struct Redirect {
     pub strip_query: bool,
 }
 
+impl Redirect {
+    /// To the same over TLS, on its usual port.
+    pub fn to_https() -> Self {
+        let scheme = Some("https".to_owned());
+        Self { status: 301, scheme, host: None, port: None, path: None, strip_query: false }
+    }
+}
+
 /// A response that Sluice generates itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direct {

@@ -200,6 +200,8 @@ impl SideCalls {
     /// Sends a request to a cluster and receives the whole response, until `by` at the latest, or until shortly before
     /// the time of the calling filter is over. Dropping the future cancels the call.
     ///
+    /// Where the cluster has no usable endpoint, the one that serves in its place (`fallback`) is called.
+    ///
     /// Attempts that an endpoint cannot have seen are repeated as often as `connect_attempts` of the cluster allows, and
     /// idempotent requests on stale connections; anything else only as [`SideRequest::retries`] says.
     ///
@@ -224,10 +226,15 @@ impl SideCalls {
     /// Begins a call, which is recorded and counted however it ends.
     fn begin(&self, cluster: &Arc<Cluster>) -> SideCallGuard {
         let worker = &self.worker;
-        let pool = HttpWorker::of(worker).pools.to(cluster, worker);
-        cluster.reserve_for_side_calls();
+        let pool = RefCell::new(self.pool_of(cluster));
         let attempts = Cell::new(0);
         SideCallGuard { calls: self.clone(), pool, began: worker.now(), attempts, end: None }
+    }
+
+    /// The pool of a cluster, which calls can count on.
+    fn pool_of(&self, cluster: &Arc<Cluster>) -> Rc<ClusterPool> {
+        cluster.reserve_for_side_calls();
+        HttpWorker::of(&self.worker).pools.to(cluster, &self.worker)
     }
 
     async fn run(
@@ -280,7 +287,8 @@ fn before(by: Moment, now: Moment) -> Moment {
 #[derive(Debug)]
 struct SideCallGuard {
     calls: SideCalls,
-    pool: Rc<ClusterPool>,
+    /// That of the cluster, or of one that serves in its place.
+    pool: RefCell<Rc<ClusterPool>>,
     began: Moment,
     /// The attempts so far.
     attempts: Cell<u32>,
@@ -288,16 +296,23 @@ struct SideCallGuard {
     end: Option<Result<u16, SideCallError>>,
 }
 
+impl SideCallGuard {
+    /// The pool of the cluster that serves.
+    fn pool(&self) -> Rc<ClusterPool> {
+        Rc::clone(&self.pool.borrow())
+    }
+}
+
 impl Drop for SideCallGuard {
     fn drop(&mut self) {
-        let worker = &self.calls.worker;
-        let (cluster, took) = (&self.pool.handle.cluster.name, worker.now().since(self.began));
+        let (worker, pool) = (&self.calls.worker, self.pool());
+        let (cluster, took) = (&pool.handle.cluster.name, worker.now().since(self.began));
         let result = match &self.end {
             Some(Ok(_)) => "answered",
             Some(Err(error)) => error.why.code(),
             None => "dropped",
         };
-        self.pool.counters.count_side_call(worker, cluster, result, took);
+        pool.counters.count_side_call(worker, cluster, result, took);
         let Some(log) = &self.calls.log else { return };
         let attempts = self.attempts.get();
         let end = self.end.take().map(|end| end.map_err(|error| error.to_string().into()));

@@ -25,6 +25,8 @@ pub(crate) struct UpstreamStream {
     /// Returns an HTTP/1 connection to its pool.
     pub(crate) ticket: Option<PoolTicket>,
     pub(crate) reused: bool,
+    /// Whether the request headers were sent before the handshake was complete.
+    pub(crate) early: bool,
     pub(crate) sent_at: Moment,
 }
 

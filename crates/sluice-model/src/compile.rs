@@ -14,9 +14,10 @@ use std::time::Duration;
 use sluice_core::settings::suggest_word;
 use sluice_core::{Diags, Name};
 use sluice_l4::filters::{Fetches, Filters};
+use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{HttpFilters, Runtime};
-use sluice_tls::{Authorities, CertStore, ClientTls, LoadError};
+use sluice_tls::{Authorities, CertStore, ClientTls, LoadError, PemSource};
 use sluice_upstream::ClusterDirectory;
 
 use crate::model::{self, Kind, Reference, tls::CertificateSource};
@@ -150,6 +151,18 @@ pub(crate) struct Compiler<'a> {
     named: RefCell<BTreeSet<(Kind, Name)>>,
     /// What filters name, cannot do without, and may still come.
     missing: RefCell<Vec<Reference>>,
+    chains: RefCell<Vec<FilteredChain>>,
+}
+
+/// The HTTP filters of a chain, which complete the filter settings of its routes.
+#[derive(Debug)]
+pub(crate) struct FilteredChain {
+    /// The listener and chain.
+    pub(crate) owner: Name,
+    /// Its route table.
+    pub(crate) routes: Name,
+    /// The filters with their names.
+    pub(crate) filters: Vec<(&'static str, Arc<dyn HttpFilterPlan>)>,
 }
 
 /// The resources beside the one that is compiled.
@@ -180,13 +193,15 @@ pub(crate) struct Inputs {
     pub(crate) named: Vec<(Kind, Name)>,
     /// What its filters name, cannot do without, and may still come; if there is any, the resource did not compile.
     pub(crate) missing: Vec<Reference>,
+    /// The chains with HTTP.
+    pub(crate) chains: Vec<FilteredChain>,
 }
 
 impl Inputs {
     /// Whether there are none.
     pub(crate) const fn is_empty(&self) -> bool {
-        let Self { files, stale: _, runtime_keys, named, missing: _ } = self;
-        files.is_empty() && runtime_keys.is_empty() && named.is_empty()
+        let Self { files, stale: _, runtime_keys, named, missing: _, chains } = self;
+        files.is_empty() && runtime_keys.is_empty() && named.is_empty() && chains.is_empty()
     }
 }
 
@@ -207,6 +222,7 @@ impl<'a> Compiler<'a> {
             runtime_keys: RefCell::default(),
             named: RefCell::default(),
             missing: RefCell::default(),
+            chains: RefCell::default(),
         }
     }
 
@@ -223,6 +239,7 @@ impl<'a> Compiler<'a> {
             runtime_keys: self.runtime_keys.into_inner().into_iter().collect(),
             named: self.named.into_inner().into_iter().collect(),
             missing: self.missing.into_inner(),
+            chains: self.chains.into_inner(),
         }
     }
 
@@ -231,10 +248,14 @@ impl<'a> Compiler<'a> {
         self.files.borrow_mut().insert(file.to_owned());
     }
 
+    fn uses_pem(&self, source: &PemSource) {
+        source.file().into_iter().for_each(|file| self.uses(file));
+    }
+
     fn uses_certificate(&self, source: &CertificateSource) {
-        if let CertificateSource::Files { cert, key } = source {
-            self.uses(cert);
-            key.iter().for_each(|key| self.uses(key));
+        if let CertificateSource::Pem { cert, key } = source {
+            self.uses_pem(cert);
+            key.iter().for_each(|key| self.uses_pem(key));
         }
     }
 }

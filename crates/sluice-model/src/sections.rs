@@ -14,6 +14,7 @@ pub mod health;
 pub mod http;
 pub mod listeners;
 pub mod log_format;
+mod pem;
 pub mod process;
 pub mod redirect;
 pub mod relay;
@@ -29,7 +30,7 @@ pub use balancing::{
 pub use cluster_limits::{ClusterLimits, EndpointLimits, HighLimits, Queue};
 pub use clusters::{
     CheckOf, Cluster, ClusterProtocol, ConnectBackoff, DrainFor, EndpointEntry, OnEndpointRemoved,
-    OnEndpointUnhealthy, ProxyHeader, Reuse,
+    OnEndpointUnhealthy, Preconnect, ProxyHeader, Reuse,
 };
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
@@ -48,7 +49,8 @@ pub use routes::{HostOrRule, RuntimeSection, Shares, VirtualHost};
 pub use sockets::{ClusterHttp2, ClusterHttp3, ClusterSocket, Http3Race, Http3When, Keepalive};
 pub use subsets::{MetadataEntries, SubsetValues, Subsets};
 pub use tls::{
-    Certificate, ClientAuth, ClientAuthMode, PlainHttp, Tls, TlsVersion, UpstreamTls, Verification,
+    Certificate, ClientAuth, ClientAuthMode, NameOfCert, Pem, PlainHttp, Tls, TlsVersion,
+    UpstreamTls, Verification,
 };
 
 section! {

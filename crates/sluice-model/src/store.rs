@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diagnostic, Diags, Name};
+use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::runtime::{Origin, RuntimeKind, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
 use sluice_tls::LoadError;
@@ -21,6 +22,7 @@ use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
 mod batch;
+mod completion;
 mod conflicts;
 mod known_names;
 mod stage;
@@ -268,6 +270,18 @@ impl Store {
             Compiled::Listener(listener) => Some((name, listener)),
             _ => None,
         })
+    }
+
+    /// The HTTP filters of a chain, in order.
+    pub fn http_filters(
+        &self,
+        listener: &str,
+        chain: &str,
+    ) -> &[(&'static str, Arc<dyn HttpFilterPlan>)] {
+        let inputs = self.get(Kind::Listener, listener).and_then(|held| held.inputs.as_deref());
+        let mut chains = inputs.into_iter().flat_map(|inputs| &inputs.chains);
+        let owner = format!("{listener}/{chain}");
+        chains.find(|of| *of.owner == owner).map_or(&[], |of| &of.filters)
     }
 
     /// The route tables: as configured, and as workers use them.

@@ -59,7 +59,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
     let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let (stored, _) = CertStore::default().load(&cert, &key).unwrap();
+    let (stored, _) = CertStore::default().load(&cert.as_path().into(), &key.into()).unwrap();
     let mut authorities = Authorities::default();
     let server = ServerPlan {
         certificates: vec![stored],
@@ -69,13 +69,15 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
         early: None,
     };
     let client = ClientPlan {
-        verify: Verify::Ca(cert),
+        verify: Verify::Ca(cert.into()),
         sni: None,
+        names: Vec::new(),
         certificate: None,
         alpn: vec![alpn.as_bytes().to_vec()],
         min_version: TlsVersion::V1_3,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let chain = ChainPlan {
         name: "capitals".into(),

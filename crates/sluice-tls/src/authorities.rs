@@ -6,27 +6,29 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 
-use crate::material::{LoadError, load_roots};
+use crate::files::LoadError;
+use crate::material::load_roots;
+use crate::pem::PemSource;
 
 /// The authorities read so far. A reload starts with none, so that it reads again.
 #[derive(Debug, Default)]
 pub struct Authorities {
-    /// By file; `None` is the store of the system.
-    loaded: HashMap<Option<PathBuf>, Arc<RootCertStore>>,
+    /// By where they are found; `None` is the store of the system.
+    loaded: HashMap<Option<PemSource>, Arc<RootCertStore>>,
 }
 
 impl Authorities {
-    /// The authorities in a file.
+    /// The authorities in a PEM text.
     ///
     /// # Errors
-    /// The file is missing, contains no certificate, or one that cannot be an authority.
-    pub fn of_file(&mut self, path: &Path) -> Result<Arc<RootCertStore>, LoadError> {
-        self.get_or_load(Some(path.to_owned()), || load_roots(path))
+    /// The file is missing, or the text contains no certificate, or one that cannot be an authority.
+    pub fn of(&mut self, source: &PemSource) -> Result<Arc<RootCertStore>, LoadError> {
+        self.get_or_load(Some(source.clone()), || load_roots(source))
     }
 
     /// The authorities that the system trusts.
@@ -44,7 +46,7 @@ impl Authorities {
 
     fn get_or_load(
         &mut self,
-        key: Option<PathBuf>,
+        key: Option<PemSource>,
         load: impl FnOnce() -> Result<RootCertStore, LoadError>,
     ) -> Result<Arc<RootCertStore>, LoadError> {
         match self.loaded.entry(key) {
@@ -76,23 +78,25 @@ mod tests {
     fn a_file_is_read_once_for_a_configuration() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
+        let source = PemSource::from(path.as_path());
         let ca = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
         std::fs::write(&path, ca.cert.pem()).unwrap();
         let mut authorities = Authorities::default();
-        let first = authorities.of_file(&path).unwrap();
+        let first = authorities.of(&source).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(Arc::ptr_eq(&first, &authorities.of_file(&path).unwrap()), "read again");
-        assert!(Authorities::default().of_file(&path).is_err(), "kept for the next configuration");
+        assert!(Arc::ptr_eq(&first, &authorities.of(&source).unwrap()), "read again");
+        assert!(Authorities::default().of(&source).is_err(), "kept for the next configuration");
     }
 
     #[test]
     fn a_file_that_could_not_be_read_is_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
+        let source = PemSource::from(path.as_path());
         let mut authorities = Authorities::default();
-        authorities.of_file(&path).unwrap_err();
+        authorities.of(&source).unwrap_err();
         let ca = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
         std::fs::write(&path, ca.cert.pem()).unwrap();
-        authorities.of_file(&path).unwrap();
+        authorities.of(&source).unwrap();
     }
 }

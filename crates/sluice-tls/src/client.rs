@@ -3,7 +3,6 @@
 //! Owns: the client configuration of a cluster. Refuses to know: endpoints and when to connect.
 //! Keeps: the server is verified unless the configuration explicitly sets `verify: none`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -13,7 +12,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::authorities::Authorities;
-use crate::material::LoadError;
+use crate::files::LoadError;
+use crate::names::{CertName, NamedServers};
+use crate::pem::PemSource;
 use crate::server::{TlsVersion, versions};
 use crate::store::StoredCert;
 
@@ -22,8 +23,8 @@ use crate::store::StoredCert;
 pub enum Verify {
     /// Servers with a certificate from an authority trusted by the system.
     System,
-    /// Servers with a certificate from an authority in this file.
-    Ca(PathBuf),
+    /// Servers with a certificate from one of these authorities.
+    Ca(PemSource),
     /// Any server. The connection is encrypted, but open to a man in the middle.
     Unverified,
 }
@@ -35,6 +36,8 @@ pub struct ClientPlan {
     pub verify: Verify,
     /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
+    /// Names of which the certificate must have one, in place of the name that is sent; if empty, that is verified.
+    pub names: Vec<CertName>,
     /// The certificate presented when the server requests one.
     pub certificate: Option<Arc<StoredCert>>,
     /// The ALPN protocols offered.
@@ -45,6 +48,8 @@ pub struct ClientPlan {
     pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
+    /// Whether data may be sent over QUIC before the handshake is complete (0-RTT).
+    pub early_data: bool,
 }
 
 /// The TLS configuration of a cluster.
@@ -55,6 +60,8 @@ pub struct ClientTls {
     /// The same for QUIC, if both are used: it offers HTTP/3, and its sessions are its own, since a ticket of TCP is none
     /// for QUIC (RFC 9001 §4.5).
     quic: Option<Arc<ClientConfig>>,
+    /// The same with early data, for connections that begin with it. Both have the same sessions.
+    early: Option<Arc<ClientConfig>>,
     /// The same for connections that offer HTTP/2 only, if there are others.
     http2: Option<Arc<Self>>,
     /// The name sent and verified, unless the endpoint's own is used.
@@ -65,6 +72,11 @@ impl ClientTls {
     /// The rustls configuration of connections over QUIC.
     pub fn for_quic(&self) -> &Arc<ClientConfig> {
         self.quic.as_ref().unwrap_or(&self.config)
+    }
+
+    /// The rustls configuration of connections over QUIC that begin with early data, if connections may.
+    pub fn for_early_quic(&self) -> &Arc<ClientConfig> {
+        self.early.as_ref().unwrap_or_else(|| self.for_quic())
     }
 
     /// The configuration of connections for HTTP/2.
@@ -81,10 +93,20 @@ impl ClientTls {
             .with_protocol_versions(versions(plan.min_version))
             .expect("the provider has suites for both versions");
         let builder = match &plan.verify {
-            Verify::System => builder.with_root_certificates(authorities.of_system()?),
-            Verify::Ca(path) => builder.with_root_certificates(authorities.of_file(path)?),
             Verify::Unverified => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(VerifyNothing))
+            }
+            trusted => {
+                let roots = match trusted {
+                    Verify::Ca(source) => authorities.of(source)?,
+                    _ => authorities.of_system()?,
+                };
+                if plan.names.is_empty() {
+                    builder.with_root_certificates(roots)
+                } else {
+                    let verifier = NamedServers { roots, names: plan.names };
+                    builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+                }
             }
         };
         let mut config = match plan.certificate {
@@ -101,10 +123,16 @@ impl ClientTls {
             let mut http2 = config.clone();
             http2.alpn_protocols = vec![b"h2".to_vec()];
             let sni = plan.sni.clone();
-            Arc::new(Self { config: Arc::new(http2), quic: None, http2: None, sni })
+            Arc::new(Self { config: Arc::new(http2), quic: None, early: None, http2: None, sni })
         });
         config.alpn_protocols = plan.alpn;
-        Ok(Self { config: Arc::new(config), quic, http2, sni: plan.sni })
+        let config = Arc::new(config);
+        let early = plan.early_data.then(|| {
+            let mut early = ClientConfig::clone(quic.as_ref().unwrap_or(&config));
+            early.enable_early_data = true;
+            Arc::new(early)
+        });
+        Ok(Self { config, quic, early, http2, sni: plan.sni })
     }
 }
 

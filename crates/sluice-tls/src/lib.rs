@@ -8,7 +8,10 @@
 
 pub mod authorities;
 pub mod client;
+mod files;
 pub mod material;
+pub mod names;
+mod pem;
 pub mod quic;
 pub mod reasons;
 pub mod server;
@@ -21,7 +24,10 @@ use rustls::crypto::CryptoProvider;
 
 pub use authorities::Authorities;
 pub use client::{ClientPlan, ClientTls, Verify};
-pub use material::{CertificateInfo, LoadError, client_facts};
+pub use files::LoadError;
+pub use material::{CertificateInfo, client_facts};
+pub use names::CertName;
+pub use pem::PemSource;
 pub use quic::InitialKeys;
 pub use server::{ClientAuth, EarlySessions, ServerPlan, ServerTls, TlsVersion};
 pub use store::{CertStore, StoredCert};

@@ -3,7 +3,6 @@
 //! Owns: what makes a certificate file usable, and the messages about what is wrong with it.
 //! Refuses to know: its users. Keeps: a certificate is returned only with a matching key.
 
-use std::fmt;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,28 +15,8 @@ use rustls::sign::CertifiedKey;
 use sluice_core::connection::ClientCertFacts;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// A file that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What to do about it, if there is something to do.
-    pub help: Option<&'static str>,
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.problem)
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-fn wrong(path: &Path, problem: impl Into<String>) -> LoadError {
-    LoadError { path: path.into(), problem: problem.into(), help: None }
-}
+use crate::files::{LoadError, wrong};
+use crate::pem::PemSource;
 
 /// The contents of a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +78,7 @@ pub fn client_facts(der: &[u8]) -> Option<Arc<ClientCertFacts>> {
         let _ = write!(sha256, "{byte:02x}");
     }
     let (uris, names, sha256) = (boxed(uris), boxed(names), sha256.into());
-    Some(Arc::new(ClientCertFacts { subject, uris, names, sha256 }))
+    Some(Arc::new(ClientCertFacts { subject, uris, names, sha256, der: der.into() }))
 }
 
 /// A certificate chain with its matching key.
@@ -126,9 +105,9 @@ impl Material {
 ///
 /// # Errors
 /// A file is missing, contains no certificate or key, or the two do not match.
-pub fn load_pair(cert: &Path, key: &Path) -> Result<Material, LoadError> {
-    let chain = load_certificates(cert)?;
-    certify(chain, cert, &read(key)?, key)
+pub fn load_pair(cert: &PemSource, key: &PemSource) -> Result<Material, LoadError> {
+    let chain = certificates_of(&cert.name(), &cert.read()?)?;
+    certify(chain, &cert.name(), &key.read()?, &key.name())
 }
 
 /// Joins a chain from `cert` and a key from `key`, whose content is `text`.
@@ -146,25 +125,21 @@ fn certify(
         .key_provider
         .load_private_key(der)
         .map_err(|error| wrong(key, format!("the key cannot be used: {error}")))?;
-    let certified = CertifiedKey::new(chain, signing);
-    match certified.keys_match() {
-        // Some keys cannot provide their public half; those are trusted, as in rustls.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-            Ok(Material { key: Arc::new(certified), info })
-        }
-        Err(_) => Err(LoadError {
+    // Some keys cannot provide their public half; those are trusted, as in rustls, which compares itself only what is of
+    // version 3.
+    let matches = signing.public_key().is_none_or(|own| *public_key_of(&chain[0]) == *own);
+    if !matches {
+        return Err(LoadError {
             help: Some("use the key that belongs to this certificate"),
             ..wrong(key, format!("this key does not match the certificate in {}", cert.display()))
-        }),
+        });
     }
+    Ok(Material { key: Arc::new(CertifiedKey::new(chain, signing)), info })
 }
 
-/// Loads the certificates of a file, at least one.
-///
-/// # Errors
-/// The file is missing or contains none.
-pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    certificates_of(path, &read(path)?)
+/// The public key of a certificate in DER, which has been parsed before.
+fn public_key_of(der: &[u8]) -> &[u8] {
+    X509Certificate::from_der(der).map_or(&[], |(_, certificate)| certificate.subject_pki.raw)
 }
 
 /// The certificates in `text`, the content of `path`.
@@ -240,12 +215,12 @@ fn not_pem(path: &Path, error: &pem::Error) -> LoadError {
 ///
 /// # Errors
 /// The file is missing, contains none, or one that cannot be an authority.
-pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
+pub fn load_roots(source: &PemSource) -> Result<RootCertStore, LoadError> {
     let mut roots = RootCertStore::empty();
-    for certificate in load_certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| wrong(path, format!("not usable as an authority: {error}")))?;
+    for certificate in certificates_of(&source.name(), &source.read()?)? {
+        roots.add(certificate).map_err(|error| {
+            wrong(&source.name(), format!("not usable as an authority: {error}"))
+        })?;
     }
     Ok(roots)
 }
@@ -255,27 +230,12 @@ pub fn load_roots(path: &Path) -> Result<RootCertStore, LoadError> {
 /// # Errors
 /// The file is missing or contains none.
 pub fn load_revocations(
-    path: &Path,
+    source: &PemSource,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {
     let found: Result<Vec<_>, _> =
-        CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect();
+        CertificateRevocationListDer::pem_slice_iter(&source.read()?).collect();
     match found {
         Ok(lists) if !lists.is_empty() => Ok(lists),
-        _ => Err(wrong(path, "the file contains no revocation list")),
+        _ => Err(wrong(&source.name(), "the file contains no revocation list")),
     }
-}
-
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|error| LoadError {
-        help: match error.kind() {
-            std::io::ErrorKind::NotFound => Some(
-                "paths are relative to the configuration file; `sluice cert` creates certificates for testing",
-            ),
-            std::io::ErrorKind::PermissionDenied => {
-                Some("make it readable for the user that runs Sluice")
-            }
-            _ => None,
-        },
-        ..wrong(path, format!("cannot be read: {error}"))
-    })
 }

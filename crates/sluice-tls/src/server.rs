@@ -4,8 +4,8 @@
 //! Refuses to know: how the chain was selected. Keeps: TLS 1.2 or later; the configuration is immutable, but a renewed
 //! certificate is used from the next handshake on.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::server::{
@@ -17,7 +17,10 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use crate::authorities::Authorities;
-use crate::material::{LoadError, load_revocations, read};
+use crate::files::LoadError;
+use crate::material::load_revocations;
+use crate::names::{CertName, NamedClients};
+use crate::pem::PemSource;
 use crate::store::StoredCert;
 
 /// A version of TLS.
@@ -33,9 +36,11 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
     /// The authorities that may have issued them.
-    pub ca: PathBuf,
+    pub ca: PemSource,
     /// Revoked certificates.
-    pub crl: Option<PathBuf>,
+    pub crl: Option<PemSource>,
+    /// Names of which a certificate must have one; if empty, any will do.
+    pub names: Vec<CertName>,
     /// Whether clients without a certificate are refused.
     pub required: bool,
 }
@@ -112,8 +117,8 @@ pub(crate) const fn versions(oldest: TlsVersion) -> &'static [&'static Supported
     }
 }
 
-/// What a client must prove for a ticket: nothing, or a certificate under exactly these files.
-type Proof = Option<(bool, Vec<u8>, Option<Vec<u8>>)>;
+/// What a client must prove for a ticket: nothing, or a certificate under exactly these files with one of these names.
+type Proof = Option<(bool, Vec<u8>, Option<Vec<u8>>, Vec<CertName>)>;
 
 /// The session ticket keys, rotated by rustls every six hours. A session can be resumed after a reload, on any worker,
 /// and on every chain that requires the same proof from its clients, but on no other, since rustls does not check the
@@ -123,8 +128,9 @@ fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadE
     let proof = match auth {
         None => None,
         Some(auth) => {
-            let revoked = auth.crl.as_deref().map(read).transpose()?;
-            Some((auth.required, read(&auth.ca)?, revoked))
+            let revoked = auth.crl.as_ref().map(PemSource::read).transpose()?;
+            let (ca, revoked) = (auth.ca.read()?.into_owned(), revoked.map(Cow::into_owned));
+            Some((auth.required, ca, revoked, auth.names.clone()))
         }
     };
     let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +165,7 @@ fn client_verifier(
     auth: &ClientAuth,
     authorities: &mut Authorities,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, LoadError> {
-    let roots = authorities.of_file(&auth.ca)?;
+    let roots = authorities.of(&auth.ca)?;
     let mut builder = WebPkiClientVerifier::builder_with_provider(roots, crate::provider());
     if let Some(path) = &auth.crl {
         builder = builder.with_crls(load_revocations(path)?);
@@ -167,13 +173,17 @@ fn client_verifier(
     if !auth.required {
         builder = builder.allow_unauthenticated();
     }
-    builder.build().map_err(|error| LoadError {
+    let verifier = builder.build().map_err(|error| LoadError {
         path: match (&error, &auth.crl) {
-            (VerifierBuilderError::InvalidCrl(_), Some(crl)) => crl.clone(),
-            _ => auth.ca.clone(),
+            (VerifierBuilderError::InvalidCrl(_), Some(crl)) => crl.name().into_owned(),
+            _ => auth.ca.name().into_owned(),
         },
         problem: format!("client certificates cannot be verified with it: {error}"),
         help: None,
+    })?;
+    Ok(match auth.names.as_slice() {
+        [] => verifier,
+        names => Arc::new(NamedClients { inner: verifier, names: names.to_vec() }),
     })
 }
 

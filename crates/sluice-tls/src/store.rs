@@ -6,12 +6,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use crate::material::{LoadError, Material, load_pair};
+use crate::files::LoadError;
+use crate::material::{Material, load_pair};
+use crate::pem::PemSource;
 
 /// Every certificate in use.
 #[derive(Debug, Default)]
@@ -22,8 +23,8 @@ pub struct CertStore {
 /// Where a certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum CertSource {
-    /// The files of the certificate and the key.
-    Files(PathBuf, PathBuf),
+    /// Where the certificate and the key are found.
+    Pair(PemSource, PemSource),
     /// A secret.
     Secret(Arc<str>),
 }
@@ -44,11 +45,11 @@ impl CertStore {
     /// The pair was not known and cannot be loaded.
     pub fn load(
         &self,
-        cert: &Path,
-        key: &Path,
+        cert: &PemSource,
+        key: &PemSource,
     ) -> Result<(Arc<StoredCert>, Option<LoadError>), LoadError> {
         let mut all = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = CertSource::Files(cert.to_owned(), key.to_owned());
+        let source = CertSource::Pair(cert.clone(), key.clone());
         if let Some(known) = all.get(&source) {
             let trouble = known.refresh().err();
             return Ok((Arc::clone(known), trouble));
@@ -98,10 +99,11 @@ impl StoredCert {
         self.current.load_full()
     }
 
-    /// The path of the certificate file, or the name of the secret.
+    /// The path of the certificate file, `inline:HASH`, or the name of the secret.
     pub fn name(&self) -> Cow<'_, str> {
         match &self.source {
-            CertSource::Files(cert, _) => cert.to_string_lossy(),
+            CertSource::Pair(PemSource::File(cert), _) => cert.to_string_lossy(),
+            CertSource::Pair(cert, _) => Cow::Owned(cert.to_string()),
             CertSource::Secret(name) => Cow::Borrowed(name),
         }
     }
@@ -111,7 +113,7 @@ impl StoredCert {
     /// # Errors
     /// The pair cannot be loaded; the one in use stays.
     pub fn refresh(&self) -> Result<bool, LoadError> {
-        let CertSource::Files(cert, key) = &self.source else { return Ok(false) };
+        let CertSource::Pair(cert, key) = &self.source else { return Ok(false) };
         let new = load_pair(cert, key)?;
         let changed = new.key.cert != self.current.load().key.cert;
         self.current.store(Arc::new(new));
@@ -121,6 +123,10 @@ impl StoredCert {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
+    use sluice_core::SecretText;
+
     use super::*;
 
     fn write_pair(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -135,7 +141,8 @@ mod tests {
     fn a_new_pair_is_taken_and_a_bad_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let store = CertStore::default();
-        let (cert, key) = write_pair(folder.path(), "one.test");
+        let (cert, key_file) = write_pair(folder.path(), "one.test");
+        let (cert, key) = (PemSource::from(cert), PemSource::from(key_file.as_path()));
         let (stored, trouble) = store.load(&cert, &key).unwrap();
         assert!(trouble.is_none() && stored.material().info.names == ["one.test"]);
 
@@ -145,7 +152,7 @@ mod tests {
         assert_eq!(stored.refresh(), Ok(false));
 
         let other = rcgen::KeyPair::generate().unwrap();
-        std::fs::write(&key, other.serialize_pem()).unwrap();
+        std::fs::write(&key_file, other.serialize_pem()).unwrap();
         let (_, trouble) = store.load(&cert, &key).unwrap();
         assert!(trouble.unwrap().problem.contains("does not match"));
         assert_eq!(stored.material().info.names, ["two.test"]);
@@ -159,9 +166,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = write_pair(folder.path(), "one.test");
         let store = CertStore::default();
-        let error = |cert: &Path, key: &Path| store.load(cert, key).unwrap_err().to_string();
+        let error = |cert: &Path, key: &Path| {
+            store.load(&cert.into(), &key.into()).unwrap_err().to_string()
+        };
         assert!(error(&folder.path().join("none"), &key).contains("cannot be read"));
         assert!(error(&key, &key).contains("private key and no certificate"));
         assert!(error(&cert, &cert).contains("certificate and no private key"));
+    }
+
+    #[test]
+    fn a_pair_may_be_in_the_configuration() {
+        let made = rcgen::generate_simple_self_signed(["one.test".to_owned()]).unwrap();
+        let inline = |text: String| PemSource::Inline(SecretText::new(text.as_bytes()).unwrap());
+        let cert = inline(made.cert.pem());
+        let store = CertStore::default();
+        let (stored, _) = store.load(&cert, &inline(made.signing_key.serialize_pem())).unwrap();
+        assert_eq!(stored.material().info.names, ["one.test"]);
+        assert_eq!(stored.name(), cert.to_string());
+        assert_eq!(stored.refresh(), Ok(false));
+        let error = store.load(&cert, &cert).unwrap_err().to_string();
+        assert!(error.starts_with("inline:") && error.contains("no private key"), "{error}");
     }
 }

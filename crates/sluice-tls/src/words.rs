@@ -55,6 +55,16 @@ const PHRASES: &[(&str, Option<Side>, &str)] = &[
     ("UnknownIssuer", None, "it is not signed by an authority that the peer trusts"),
     ("UnknownRevocationStatus", None, "the revocation list does not say whether it is revoked"),
     ("NotValidForName", None, "it is not valid for the name"),
+    (
+        "ApplicationVerificationFailure",
+        Some(Side::Downstream),
+        "it has none of the names in `client_auth.names`",
+    ),
+    (
+        "ApplicationVerificationFailure",
+        Some(Side::Upstream),
+        "it has none of the names in `tls.names` of the cluster",
+    ),
     ("ApplicationVerificationFailure", None, "it is not accepted"),
     ("BadEncoding", None, "it cannot be parsed"),
     ("BadSignature", None, "its signature is wrong"),

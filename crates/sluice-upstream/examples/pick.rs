@@ -1,8 +1,8 @@
 //! Picks endpoints, so that the instructions of a pick can be counted:
-//! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich|subsets]`.
+//! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich|subsets|weighted]`.
 //!
-//! Owns: clusters of any size, plain, with priorities, localities and ejected endpoints, or with subsets. Refuses to know: how
-//! instructions are counted. Keeps: the work apart from the picks depends only on the size, so that the difference
+//! Owns: clusters of any size, plain, with weights, with priorities, localities and ejected endpoints, or with subsets.
+//! Refuses to know: how instructions are counted. Keeps: the work apart from the picks depends only on the size, so that the difference
 //! between two counts is that of the picks.
 #![allow(clippy::unwrap_used, reason = "a wrong argument ends the program")]
 
@@ -46,7 +46,8 @@ fn main() {
     let count: u64 = arguments[2].parse().unwrap();
     let kind = arguments.get(3).map(String::as_str);
     let (rich, divided) = (kind == Some("rich"), kind == Some("subsets"));
-    let cluster = cluster(BalancePlan::from(*balance), size, rich, divided);
+    let weights = if kind == Some("weighted") { 97 } else { 1 };
+    let cluster = cluster(BalancePlan::from(*balance), size, rich, divided, weights);
     let asked: Vec<SubsetKey> = (0..SUBSETS).map(subset).collect();
     let mut asked = asked.iter().cycle();
     let worker = WorkerCx::solitary(ClockOrigin::read().clock());
@@ -62,8 +63,14 @@ fn main() {
 }
 
 /// A cluster of `size` endpoints. A rich one has three priorities and two localities, and a tenth of the endpoints of
-/// the highest priority are ejected. A divided one has two keys that make [`SUBSETS`] subsets.
-fn cluster(balance: BalancePlan, size: u16, rich: bool, divided: bool) -> Arc<Cluster> {
+/// the highest priority are ejected. A divided one has two keys that make [`SUBSETS`] subsets. There are so many `weights`.
+fn cluster(
+    balance: BalancePlan,
+    size: u16,
+    rich: bool,
+    divided: bool,
+    weights: u16,
+) -> Arc<Cluster> {
     let failover =
         FailoverPlan { overprovisioning: Some(140), panic: 50, ..FailoverPlan::default() };
     let localities = if rich { LocalityPlan::Weighted } else { LocalityPlan::Ignored };
@@ -87,6 +94,7 @@ fn cluster(balance: BalancePlan, size: u16, rich: bool, divided: bool) -> Arc<Cl
             priority: if rich { u32::from(number % 3) } else { 0 },
             locality: Some(Arc::clone(&zones[usize::from(number) / 3 % 2])),
             locality_weight: 1,
+            weight: u32::from(number % weights) + 1,
             metadata: divided.then(|| {
                 let own = subset(number % SUBSETS);
                 let entries = own.iter().cloned().map(|(key, value)| (key, [value].into()));

@@ -316,7 +316,7 @@ impl ClusterHandle {
     /// Whether an endpoint may take itself out by a header of its responses: checks by request bring it back.
     pub fn heeds_fail_header(&self) -> bool {
         let kind = |kind: &CheckKind| matches!(kind, CheckKind::Http(_) | CheckKind::Grpc { .. });
-        self.cluster.peek_plan().health.as_ref().is_some_and(|health| kind(&health.kind))
+        self.plan().health.as_ref().is_some_and(|health| kind(&health.kind))
     }
 
     /// Notes that a response of `endpoint` asked for no more traffic: it is unhealthy until checks succeed.

@@ -24,6 +24,7 @@ use crate::metrics;
 use crate::name_state::{LookupOutcome, NameState};
 use crate::plan::{ClusterPlan, DnsPlan, EndpointPlan, ResolutionMode};
 
+mod https;
 mod lookup;
 mod on_demand;
 
@@ -83,6 +84,8 @@ pub struct ResolvedAddress {
     pub weight: u32,
     /// Added to the priority of the endpoint.
     pub priority: u32,
+    /// The UDP port on which it speaks HTTP/3, as an HTTPS record says.
+    pub http3_port: Option<u16>,
 }
 
 /// The last good answers of one cluster.

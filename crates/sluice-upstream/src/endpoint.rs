@@ -26,6 +26,7 @@ mod http3;
 mod latency;
 mod load;
 mod reported_weight;
+mod status;
 mod traits;
 
 pub use checked::{ConnectTo, EndpointCheck};
@@ -41,6 +42,8 @@ use load::EndpointLoad;
 pub(crate) use load::count_below;
 pub use load::{EndpointLimits, LoadKind};
 pub use reported_weight::ReportedWeight;
+pub use status::EndpointStatus;
+use status::{CHECKED, STATED, set_bit};
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
 
 /// The names of endpoints that left a cluster. A set, since there may be thousands, and workers look each of theirs up.
@@ -123,8 +126,8 @@ pub struct EndpointState {
     pub latency: PeakLatency,
     /// What it reports of its load, if its balancer asks for it.
     pub reported: ReportedWeight,
-    unhealthy: AtomicBool,
-    degraded: AtomicBool,
+    unhealthy: AtomicU8,
+    degraded: AtomicU8,
     /// Whether its first check has no result yet.
     unchecked: AtomicBool,
     /// Whether what belongs to it might continue when the watch over its cluster last looked.
@@ -197,8 +200,8 @@ impl EndpointState {
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
             reported: ReportedWeight::default(),
-            unhealthy: AtomicBool::new(false),
-            degraded: AtomicBool::new(false),
+            unhealthy: AtomicU8::new(0),
+            degraded: AtomicU8::new(0),
             unchecked: AtomicBool::new(false),
             seen_continuing: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
@@ -255,6 +258,8 @@ impl EndpointState {
         let has_place = place != EndpointPlace::default();
         self.place.store(has_place.then(|| Arc::new(place)));
         self.set_check(traits.check.clone());
+        self.set_status(traits.status);
+        self.http3.set_named(traits.http3_port);
     }
 
     /// Its place in the cluster; `None` if it has the highest priority and no locality.
@@ -333,17 +338,17 @@ impl EndpointState {
 
     /// Whether the endpoint is neither unhealthy nor ejected.
     pub fn is_sound(&self) -> bool {
-        !self.unhealthy.load(Relaxed) && !self.ejected.load(Relaxed)
+        self.unhealthy.load(Relaxed) == 0 && !self.ejected.load(Relaxed)
     }
 
-    /// Whether an operator withholds new traffic from the endpoint: it is drained or in maintenance.
+    /// Whether new traffic is withheld from the endpoint: it is drained or in maintenance.
     pub fn is_withdrawn(&self) -> bool {
         self.takes.load(Relaxed) != TAKES_ALL
     }
 
     /// Whether what belongs to the endpoint may continue there: connections, flows, and new requests of sticky sessions.
     pub fn may_continue(&self) -> bool {
-        self.is_sound() && self.takes.load(Relaxed) != TAKES_NOTHING
+        self.is_sound() && self.takes.load(Relaxed) & !STATED != TAKES_NOTHING
     }
 
     /// The load balancing weight that an operator has set.
@@ -359,13 +364,30 @@ impl EndpointState {
             Some(OverrideAction::Maintenance) => (TAKES_NOTHING, 0),
             Some(OverrideAction::Weight(weight)) => (TAKES_ALL, weight.get()),
         };
-        self.takes.store(takes, Relaxed);
+        let stated = self.takes.load(Relaxed) & STATED;
+        self.takes.store(takes | stated, Relaxed);
         self.weight.store(weight, Relaxed);
+    }
+
+    /// Sets what the list of endpoints says of its state. For the control thread.
+    fn set_status(&self, status: EndpointStatus) {
+        for (field, says) in [
+            (&self.unhealthy, status == EndpointStatus::Unhealthy),
+            (&self.degraded, status == EndpointStatus::Degraded),
+            (&self.takes, status == EndpointStatus::Draining),
+        ] {
+            set_bit(field, STATED, says);
+        }
     }
 
     /// Whether active checks consider the endpoint healthy.
     pub fn is_healthy(&self) -> bool {
-        !self.unhealthy.load(Relaxed)
+        self.unhealthy.load(Relaxed) & CHECKED == 0
+    }
+
+    /// Whether active checks consider the endpoint unhealthy, or the list of endpoints says so.
+    pub fn is_unhealthy(&self) -> bool {
+        self.unhealthy.load(Relaxed) != 0
     }
 
     /// Whether the endpoint is ejected.
@@ -376,7 +398,7 @@ impl EndpointState {
     /// Sets the result of active checks, with the cause of a failure; returns whether that is a change.
     pub fn set_health(&self, result: Result<(), &str>) -> bool {
         let healthy = result.is_ok();
-        if self.unhealthy.swap(!healthy, Relaxed) != healthy {
+        if !set_bit(&self.unhealthy, CHECKED, !healthy) {
             return false;
         }
         let trouble = result.err().and_then(|cause| Trouble::now(cause.to_owned()));
@@ -417,12 +439,13 @@ impl EndpointState {
 
     /// Sets whether the endpoint asks to be used only if others do not suffice; returns whether that is a change.
     pub fn set_degraded(&self, degraded: bool) -> bool {
-        self.degraded.load(Relaxed) != degraded && self.degraded.swap(degraded, Relaxed) != degraded
+        let was = self.degraded.load(Relaxed) & CHECKED != 0;
+        was != degraded && set_bit(&self.degraded, CHECKED, degraded)
     }
 
-    /// Whether the endpoint asks to be used only if others do not suffice.
+    /// Whether the endpoint is to be used only if others do not suffice: it asks for that, or the list of endpoints does.
     pub fn is_degraded(&self) -> bool {
-        self.degraded.load(Relaxed)
+        self.degraded.load(Relaxed) != 0
     }
 
     /// Why active checks consider the endpoint unhealthy, if they do.

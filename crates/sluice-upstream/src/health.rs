@@ -133,7 +133,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
             endpoints.iter().filter(|endpoint| state(endpoint)).count() as u64
         };
         gauges[0].set(count(EndpointState::is_sound));
-        gauges[1].set(count(|endpoint| !endpoint.is_healthy()));
+        gauges[1].set(count(EndpointState::is_unhealthy));
         gauges[2].set(count(EndpointState::is_ejected));
         if let Some([made, left_out]) = &of_subsets {
             let subsets = members.subsets.as_ref();

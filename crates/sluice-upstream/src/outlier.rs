@@ -108,7 +108,7 @@ impl ClusterHandle {
     /// goes by it.
     pub fn note_latency(&self, worker: &WorkerCx, endpoint: &EndpointState, took: Duration) {
         if endpoint.latency.is_tracked()
-            && let BalancePlan::PeakEwma(plan) = &self.cluster.peek_plan().balancing.balance
+            && let BalancePlan::PeakEwma(plan) = &self.plan().balancing.balance
         {
             endpoint.latency.observe(took, worker.now(), plan.decay);
         }
@@ -121,7 +121,7 @@ impl ClusterHandle {
         endpoint: &EndpointState,
         report: Option<&LoadReport>,
     ) {
-        let plan = self.cluster.peek_plan();
+        let plan = self.plan();
         let BalancePlan::LoadReports(plan) = &plan.balancing.balance else { return };
         let weight = report.map(|report| plan.weight(report));
         let result = match weight {

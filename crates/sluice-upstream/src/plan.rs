@@ -25,7 +25,7 @@ pub use checks::{
     CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
     RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
-pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, ReusePlan};
+pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, PreconnectPlan, ReusePlan};
 pub use outlier::{
     EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
 };
@@ -100,6 +100,8 @@ pub struct ClusterSettings {
     pub protocol: HttpVersion,
     /// How connections are reused.
     pub reuse: ReusePlan,
+    /// Connections made ahead of requests; `None` makes none.
+    pub preconnect: Option<PreconnectPlan>,
     /// HTTP/2 on connections to endpoints.
     pub http2: Http2Plan,
     /// HTTP/3 on connections to endpoints.
@@ -215,6 +217,7 @@ impl ClusterSettings {
                     streams_max: 100,
                     idle_max: 16,
                 },
+                preconnect: None,
                 http2: Http2Plan::default(),
                 http3: Http3Plan::default(),
                 requests_max: None,
@@ -244,6 +247,7 @@ impl ClusterSettings {
                     retry_max: Duration::from_secs(30),
                     serve_stale: None,
                     servers: Vec::new(),
+                    https_records: None,
                     addresses_max: 8,
                 },
                 forward: None,
@@ -390,6 +394,8 @@ pub struct DnsPlan {
     pub serve_stale: Option<Duration>,
     /// Name servers; if empty, those of the system.
     pub servers: Vec<SocketAddr>,
+    /// Set if HTTPS records are asked for first: the version that those speak that can be used.
+    pub https_records: Option<HttpVersion>,
     /// Addresses used per host name.
     pub addresses_max: usize,
 }

@@ -4,13 +4,13 @@
 //! was alive a moment ago and was made under the current settings; the sweep closes what was idle for too long or leads
 //! to an endpoint that has left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use sluice_core::Moment;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PlanReader};
 use crate::endpoint::EndpointState;
 use crate::plan::ReusePlan;
 
@@ -45,7 +45,9 @@ impl<C> Idle<C> {
 /// Idle connections to the endpoints of one cluster; the most recently used are reused first.
 #[derive(Debug)]
 pub struct Pool<C> {
-    cluster: Arc<Cluster>,
+    plan: PlanReader,
+    /// How many there are.
+    count: Cell<usize>,
     idle: RefCell<HashMap<Arc<str>, IdleList<C>, foldhash::fast::RandomState>>,
 }
 
@@ -58,7 +60,7 @@ struct IdleList<C> {
 impl<C> Pool<C> {
     /// An empty pool.
     pub fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, idle: RefCell::default() }
+        Self { plan: PlanReader::new(cluster), count: Cell::new(0), idle: RefCell::default() }
     }
 
     /// Returns a connection to `endpoint` for which `is_alive` returns true.
@@ -70,9 +72,10 @@ impl<C> Pool<C> {
     ) -> Option<Idle<C>> {
         let mut lists = self.idle.borrow_mut();
         let list = lists.get_mut(&endpoint.name)?;
-        let plan = self.cluster.peek_plan();
+        let plan = self.plan.get();
         while let Some(mut idle) = list.idle.pop() {
-            let generation = self.cluster.generation();
+            self.count.set(self.count.get() - 1);
+            let generation = self.plan.cluster().generation();
             if idle.may_go_on(&plan.reuse, generation, now) && is_alive(&mut idle.connection) {
                 return Some(idle);
             }
@@ -82,14 +85,14 @@ impl<C> Pool<C> {
 
     /// Takes a connection back; closes it if it may not be reused or enough are idle.
     pub fn give(&self, endpoint: &Arc<EndpointState>, mut idle: Idle<C>, now: Moment) {
-        let plan = self.cluster.peek_plan();
+        let plan = self.plan.get();
         idle.since = now;
-        if !idle.may_go_on(&plan.reuse, self.cluster.generation(), now) {
+        if !idle.may_go_on(&plan.reuse, self.plan.cluster().generation(), now) {
             return;
         }
         let mut lists = self.idle.borrow_mut();
         if !lists.contains_key(&endpoint.name) {
-            if !self.cluster.has_member(endpoint) {
+            if !self.plan.cluster().has_member(endpoint) {
                 return;
             }
             let list = IdleList { endpoint: Arc::clone(endpoint), idle: Vec::new() };
@@ -99,32 +102,41 @@ impl<C> Pool<C> {
             && list.idle.len() < plan.reuse.idle_max
         {
             list.idle.push(idle);
+            self.count.set(self.count.get() + 1);
         }
     }
 
     /// Closes connections that were idle for too long, are dead, or lead to an endpoint that has left.
     pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
-        let plan = self.cluster.peek_plan();
-        let generation = self.cluster.generation();
+        let plan = self.plan.get();
+        let generation = self.plan.cluster().generation();
+        let mut count = 0;
         self.idle.borrow_mut().retain(|_, list| {
-            let stays = self.cluster.has_member(&list.endpoint);
+            let stays = self.plan.cluster().has_member(&list.endpoint);
             list.idle.retain_mut(|idle| {
                 stays
                     && now.since(idle.since) < plan.reuse.idle_timeout
                     && idle.may_go_on(&plan.reuse, generation, now)
                     && is_alive(&mut idle.connection)
             });
+            count += list.idle.len();
             stays || !list.idle.is_empty()
         });
+        self.count.set(count);
     }
 
     /// The number of idle connections.
-    pub fn len(&self) -> usize {
-        self.idle.borrow().values().map(|list| list.idle.len()).sum()
+    pub const fn len(&self) -> usize {
+        self.count.get()
+    }
+
+    /// The number of idle connections to an endpoint.
+    pub fn idle_at(&self, endpoint: &str) -> usize {
+        self.idle.borrow().get(endpoint).map_or(0, |list| list.idle.len())
     }
 
     /// Whether there are no idle connections.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

@@ -395,6 +395,7 @@ fn resolved(of: ResolvedAddress, traits: &EndpointTraits) -> Member {
     let mut traits = traits.clone();
     traits.weight = traits.weight.saturating_mul(of.weight);
     traits.priority = traits.priority.saturating_add(of.priority).min(PRIORITY_MAX);
+    traits.http3_port = of.http3_port;
     let (target, alternates) = (Target::Ip(of.address), Vec::new());
     Member { target, host: Some(of.host), name: None, traits, alternates }
 }

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Connection(ConnectionCommand),
     /// Have a running Sluice log more or less.
     Log(LogLevelCommand),
+    /// Say how a running Sluice would serve a request, and which policy would decide about it.
+    Try(TryCommand),
     /// Run a file of Envoy (`sluice envoy -- -c FILE`), translate it, or say what of it is supported.
     #[cfg(feature = "envoy")]
     Envoy(EnvoyCommand),
@@ -82,7 +84,7 @@ impl Check {
     }
 }
 
-/// The admin address of a running Sluice, which must be configured with `writable: true`.
+/// The admin address of a running Sluice. For whatever changes something, it must be configured with `writable: true`.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct AdminTarget {
@@ -193,6 +195,48 @@ pub(crate) struct LogLevelCommand {
     pub(crate) level: String,
     #[command(flatten)]
     pub(crate) time: Lasting,
+}
+
+const AFTER_TRY: &str = "\
+Nothing is sent: the tables of the running process are asked. The answer has an item for each chain with HTTP that could \
+get the request. Filters that wait for others or count are named, but not asked; what they would share is given by --as \
+and --value.
+Example: sluice try -a 127.0.0.1:9901 --as jwt:corp/ann --value jwt.corp.roles:admin -X DELETE https://shop.test/orders/7";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_TRY)]
+pub(crate) struct TryCommand {
+    #[command(flatten)]
+    pub(crate) admin: AdminTarget,
+    /// Who makes the request: jwt:PROVIDER/SUBJECT, oidc:PROVIDER/SUBJECT, basic:USER, api_key:NAME or certificate:NAME.
+    #[arg(long = "as", value_name = "IDENTITY")]
+    pub(crate) identity: Option<String>,
+    /// The method.
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, as `name: value`; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// A value that a filter would share, as NAME:VALUE; may be given several times.
+    #[arg(long = "value", value_name = "VALUE")]
+    pub(crate) values: Vec<String>,
+    /// The address of the client, or of the proxy in front.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Option<String>,
+    /// The server name of the TLS handshake.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// The HTTP version: http1, http2 or http3.
+    #[arg(long = "http", value_name = "VERSION")]
+    pub(crate) version: Option<String>,
+    /// Only the chains of this listener.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) listener: Option<String>,
+    /// The output format.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// The URL of the request; without a scheme, each chain is asked about as clients reach it.
+    pub(crate) url: String,
 }
 
 /// For how long.

@@ -37,12 +37,23 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
         Command::Listener(options) => operate::listener(&options),
         Command::Connection(options) => operate::connection(&options),
         Command::Log(options) => operate::log(&options),
+        Command::Try(options) => operate::try_request(&options),
         Command::Cert(options) => cert::run(&options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Runs as Envoy: with its flags, as the program that is called `program`.
+#[cfg(feature = "envoy")]
+pub(crate) fn run_as_envoy(
+    flags: &[String],
+    program: &str,
+    extensions: Extensions,
+) -> anyhow::Result<ExitCode> {
+    envoy::with_flags(flags, program, None, extensions)
 }
 
 /// Prints the result of a command. A closed pipe is ignored: the reader has seen enough.

@@ -54,13 +54,29 @@ pub fn main_with(extensions: Extensions) -> ExitCode {
     let Extensions { connection, http } = &extensions;
     let of_all = sluice_l7::identity::VALUES;
     sluice_core::values::declare(connection.values().chain(http.values()).chain(of_all));
-    match commands::run(cli::Cli::parse(), extensions) {
+    #[cfg(feature = "envoy")]
+    let result = match as_envoy() {
+        Some((program, flags)) => commands::run_as_envoy(&flags, &program, extensions),
+        None => commands::run(cli::Cli::parse(), extensions),
+    };
+    #[cfg(not(feature = "envoy"))]
+    let result = commands::run(cli::Cli::parse(), extensions);
+    match result {
         Ok(code) => code,
         Err(error) => {
             say(&format!("sluice: {error:#}"));
             ExitCode::from(cli::EXIT_FAILED)
         }
     }
+}
+
+/// The name that the program was called by and its arguments, if that name is `envoy`.
+#[cfg(feature = "envoy")]
+fn as_envoy() -> Option<(String, Vec<String>)> {
+    let mut all = std::env::args_os().map(|text| text.to_string_lossy().into_owned());
+    let program = all.next()?;
+    let name = std::path::Path::new(&program).file_name()?.to_str()?;
+    (name == "envoy").then(|| (program.clone(), all.collect()))
 }
 
 /// Prints the final message of a failed command.

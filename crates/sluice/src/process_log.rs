@@ -62,9 +62,14 @@ impl fmt::Debug for ProcessLog {
 }
 
 impl ProcessLog {
-    /// Starts the log on standard error, with the filter that `SLUICE_LOG` asks for.
-    pub(crate) fn start(format: Format) -> Self {
-        let (at_start, trouble) = filter_at_start(std::env::var("SLUICE_LOG").ok().as_deref());
+    /// Starts the log on standard error, with the filter that `SLUICE_LOG` asks for, or else with this level.
+    pub(crate) fn start(format: Format, level: Option<&str>) -> Self {
+        let asked = std::env::var("SLUICE_LOG").ok();
+        let of_level = level.map(|level| match level {
+            "off" | "error" => level.to_owned(),
+            level => format!("{level},{QUIET}"),
+        });
+        let (at_start, trouble) = filter_at_start(asked.or(of_level).as_deref());
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter_of(&at_start))
             .with_writer(std::io::stderr);

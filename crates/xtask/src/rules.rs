@@ -205,7 +205,14 @@ fn shipped(text: &str) -> String {
 const LOCKS: &[(&str, &str)] = &[
     ("sluice-l4/src/filters/buckets.rs", "limits per source hold over all workers"),
     ("sluice-l4/src/filters/connection_limit.rs", "the table above"),
+    ("sluice-l4/src/filters/buckets/rate_table.rs", "the table above"),
     ("sluice-l4/src/filters/rate_limit.rs", "the table above"),
+    ("sluice-l4/src/filters/buckets/key_table.rs", "the table above"),
+    ("sluice-l7/src/filters/concurrency_limit/slots.rs", "the request that waited longest is next"),
+    (
+        "sluice-l7/src/filters/adaptive_concurrency.rs",
+        "only ever tried: a worker that finds it taken leaves a latency out",
+    ),
     ("sluice-l7/src/filters/rate_limit/filter.rs", "the table above"),
     ("sluice-l7/src/filters/global_rate_limit/service.rs", "the table above"),
     ("sluice-l4/src/filters/fetch/registry.rs", "taken when a configuration is built"),

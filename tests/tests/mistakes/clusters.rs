@@ -336,6 +336,18 @@ fn of_upstreams() {
                 relay("protocol: http3\n    tls: true\n    http3: { enabled: false, race: {} }"),
             ),
             (
+                "early data where HTTP/3 is an addition",
+                relay("protocol: auto\n    tls: true\n    http3: { early_data: true }"),
+            ),
+            ("more connections ahead than may be", relay("preconnect: 400%")),
+            ("no connections ahead", relay("preconnect: {}")),
+            (
+                "a prediction that only requests make",
+                relay("preconnect: { predicted: 200% }\n    balance: maglev")
+                    .replace("relay: up", "relay: { cluster: up, hash: source_ip }"),
+            ),
+            ("HTTPS records without TLS", relay("dns: { https_records: true }")),
+            (
                 "times of a race that do not fit",
                 relay("protocol: auto\n    tls: true\n    http3: { race: { tcp_delay: 5s, retry: 2d } }"),
             ),

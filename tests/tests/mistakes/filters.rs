@@ -195,6 +195,38 @@ fn of_filters() {
                 "a burst of a limit in Redis",
                 http("rate_limit: { requests: 5/s, burst: 9, redis: up }"),
             ),
+            ("a limit of no requests in flight", http("concurrency_limit: { max: 0 }")),
+            (
+                "two limits of requests in flight of the same name",
+                http("concurrency_limit: [{ max: 5 }, { max: 9, queue: 3 }]"),
+            ),
+            ("a rate of bytes without a unit of time", http("bandwidth_limit: { response: 1MiB }")),
+            ("a bandwidth of nothing", http("bandwidth_limit: { per: source_ip }")),
+            (
+                "portions of bytes for a minute",
+                http("bandwidth_limit: { response: 1MiB/s, interval: 1m }"),
+            ),
+            (
+                "a bandwidth of connections for HTTP",
+                listener("filters: [{ bandwidth_limit: { upload: 1MiB/s } }], http: main"),
+            ),
+            (
+                "a bandwidth of connections of nothing",
+                listener("filters: [{ bandwidth_limit: {} }], relay: up"),
+            ),
+            ("a lowest limit above the highest", http("adaptive_concurrency: { min: 10, max: 5 }")),
+            (
+                "an ideal latency that is known and measured",
+                http("adaptive_concurrency: { ideal: 10ms, measure: { every: 10s } }"),
+            ),
+            (
+                "an overload with the status of a success",
+                http("admission_control: { status: 200 }"),
+            ),
+            ("a threshold that no failure misses", http("admission_control: { threshold: 0% }")),
+            ("a window of parts of a second", http("admission_control: { window: 1500ms }")),
+            ("an aggression below one", http("admission_control: { aggression: 0.5 }")),
+            ("failures that count anyway", http("admission_control: { failures: [400-503] }")),
             ("a limit in an unknown Redis", http("rate_limit: { requests: 5/s, redis: no }")),
             (
                 "a user of Redis without a password",
@@ -515,6 +547,65 @@ fn of_filters() {
             (
                 "a relay that is sticky by cookie",
                 listener("relay: { cluster: up, sticky: cookie }"),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn of_filters_that_rules_do_not_complete() {
+    let of_chain = |filters: &str, rest: &str| {
+        format!(
+            "listeners: [{{ name: a, address: 127.0.0.1:7001, http: {{ routes: main, filters: [{{ {filters} }}] }} }}]\n{rest}"
+        )
+    };
+    let one_rule = "routes: { main: [{ cluster: up, filters: { ext_authz: { context: { a: b } } } }] }\n\
+                    clusters: { up: { endpoints: [127.0.0.1:7002] } }\n";
+    page(
+        "mistakes-rule-filters",
+        &[
+            (
+                "a rule that adds to a service that the chain does not ask",
+                to_up("cluster: up, filters: { ext_authz: { context: { a: b } } }"),
+            ),
+            (
+                "a rule with descriptors for no service",
+                to_up("cluster: up, filters: { global_rate_limit: { descriptors: path } }"),
+            ),
+            (
+                "a rule that requires tokens of nobody",
+                to_up("cluster: up, filters: { jwt: { require: corp } }"),
+            ),
+            (
+                "a rule that requires tokens of another provider",
+                to_up("cluster: up, filters: { jwt: { require: { all: [corp, partner] } } }").replace(
+                    "http: main",
+                    "http: { routes: main, filters: [{ jwt: { providers: { corp: { issuer: id, audiences: shop, jwks_remote: { cluster: up } } } } }] }",
+                ),
+            ),
+            (
+                "a rule with a login at nobody",
+                to_up("cluster: up, filters: { oidc: { provider: corp } }"),
+            ),
+            (
+                "rules of a virtual host that only adds",
+                to_up("cluster: up").replace(
+                    "rules:",
+                    "filters: { ext_authz: { context: { a: b } } }\n      rules:\n        - { match: { path: /a }, cluster: up }",
+                ),
+            ),
+            (
+                "a rule that adds to what its virtual host leaves out",
+                to_up("cluster: up, filters: { ext_authz: { with_body: 1KiB } }")
+                    .replace("rules:", "filters: { ext_authz: skip }\n      rules:")
+                    .replace("http: main", "http: { routes: main, filters: [{ ext_authz: { cluster: up } }] }"),
+            ),
+            (
+                "one chain of two that completes a rule",
+                of_chain("ext_authz: { cluster: up }", one_rule).replace(
+                    "}]\nroutes",
+                    "}, { name: b, address: 127.0.0.1:7003, http: main }]\nroutes",
+                ),
             ),
         ],
     );

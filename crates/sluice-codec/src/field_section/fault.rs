@@ -3,8 +3,10 @@
 //! Owns: the faults, their codes, and which of them the RFCs call malformed. Refuses to know: who receives them. Keeps:
 //! the codes are few and closed, and the same for both versions but for their prefix.
 
+use super::{Bounds, SectionKind};
 use crate::error::{ErrorKind, HttpError};
 use crate::head::Version;
+use sluice_core::value::{plural, show_size};
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $fault:ident = $code:literal,)+) => {
@@ -91,9 +93,62 @@ impl FieldFault {
         )
     }
 
-    /// Returns the error of the message.
+    /// Returns the error of a message that is not too large.
     pub(crate) const fn error(self, version: Version) -> HttpError {
-        let status = if matches!(self, Self::TooLarge | Self::TooManyFields) { 431 } else { 400 };
-        HttpError::coded(ErrorKind::Malformed(status), self.code(version))
+        HttpError::coded(ErrorKind::Malformed(400), self.code(version))
+    }
+
+    /// Returns the error of a section that was read; if it is too large, the detail names the bound. The settings that
+    /// are named are those of listeners.
+    pub(crate) fn error_of(self, kind: SectionKind, version: Version, bounds: Bounds) -> HttpError {
+        let bytes = || show_size(bounds.bytes as u64);
+        let limit = match (self, kind) {
+            (Self::TooLarge, SectionKind::Request) => format!("`head_bytes` ({})", bytes()),
+            (Self::TooLarge, _) => bytes(),
+            (Self::TooManyFields, SectionKind::Request) => {
+                format!("`head_fields` ({})", bounds.fields)
+            }
+            (Self::TooManyFields, _) => plural(bounds.fields as u64, "header"),
+            _ => return self.error(version),
+        };
+        let code = self.code(version);
+        HttpError::coded_with(ErrorKind::Malformed(431), code, format!("{code}: more than {limit}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_is_too_large_names_the_bound_that_it_exceeds() {
+        let bounds = Bounds { bytes: 2048, fields: 7 };
+        for (fault, kind, detail) in [
+            (
+                FieldFault::TooLarge,
+                SectionKind::Request,
+                "head_too_large: more than `head_bytes` (2KiB)",
+            ),
+            (FieldFault::TooLarge, SectionKind::Response, "head_too_large: more than 2KiB"),
+            (FieldFault::TooLarge, SectionKind::Trailers, "head_too_large: more than 2KiB"),
+            (
+                FieldFault::TooManyFields,
+                SectionKind::Request,
+                "too_many_fields: more than `head_fields` (7)",
+            ),
+            (
+                FieldFault::TooManyFields,
+                SectionKind::Response,
+                "too_many_fields: more than 7 headers",
+            ),
+            (FieldFault::Name, SectionKind::Request, "field_name_malformed"),
+        ] {
+            for (version, prefix) in [(Version::Http2, "http2"), (Version::Http3, "http3")] {
+                let error = fault.error_of(kind, version, bounds);
+                assert_eq!(error.detail(), format!("{prefix}.{detail}"));
+                assert_eq!(error.code(), Some(fault.code(version)), "what a client is told");
+                assert_eq!(error.status(), Some(if fault == FieldFault::Name { 400 } else { 431 }));
+            }
+        }
     }
 }

@@ -145,15 +145,30 @@ const HEADS_FREE: usize = 2 << 10;
 /// Streams that we have reset and that are remembered, so that what was in flight is ignored.
 const REMEMBERED: usize = 256;
 
-/// Entries for which an empty table keeps its memory.
-const SPARE: usize = 4;
+/// Where the streams of a connection are.
+#[derive(Debug, Default)]
+pub(crate) struct StreamSlots {
+    entries: Slab<StreamEntry>,
+    /// Keys by number, in ascending order of numbers.
+    by_id: Vec<(u32, u32)>,
+}
+
+impl StreamSlots {
+    /// Whether there are no streams.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Streams for which there is memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+}
 
 /// The streams of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct StreamTable {
-    entries: Slab<StreamEntry>,
-    /// Keys by number, in ascending order of numbers.
-    by_id: Vec<(u32, u32)>,
+    slots: StreamSlots,
     /// Streams that are not closed.
     active: usize,
     /// The streams that we have reset last.
@@ -168,45 +183,45 @@ impl StreamTable {
 
     /// Whether there are no streams, closed ones included.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.slots.entries.is_empty()
     }
 
     /// Adds a stream that is not closed and whose number is larger than all others.
     pub(crate) fn insert(&mut self, entry: StreamEntry) -> usize {
         let id = entry.id;
-        let key = self.entries.insert(entry);
-        self.by_id.push((id, u32::try_from(key).unwrap_or(u32::MAX)));
+        let key = self.slots.entries.insert(entry);
+        self.slots.by_id.push((id, u32::try_from(key).unwrap_or(u32::MAX)));
         self.active += 1;
         key
     }
 
     /// Finds a stream by its number.
     pub(crate) fn find(&self, id: u32) -> Option<usize> {
-        let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(self.by_id[at].1 as usize)
+        let at = self.slots.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(self.slots.by_id[at].1 as usize)
     }
 
     pub(crate) fn get(&self, key: usize) -> &StreamEntry {
-        &self.entries[key]
+        &self.slots.entries[key]
     }
 
     pub(crate) fn get_mut(&mut self, key: usize) -> &mut StreamEntry {
-        &mut self.entries[key]
+        &mut self.slots.entries[key]
     }
 
     /// Returns the keys of all streams, in order of their numbers.
     pub(crate) fn keys(&self) -> Vec<usize> {
-        self.by_id.iter().map(|(_, key)| *key as usize).collect()
+        self.slots.by_id.iter().map(|(_, key)| *key as usize).collect()
     }
 
     /// Returns all streams, in no order.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut StreamEntry)> {
-        self.entries.iter_mut()
+        self.slots.entries.iter_mut()
     }
 
     /// Changes the state of a stream, and keeps the count of those that are not closed.
     pub(crate) fn change(&mut self, key: usize, change: impl FnOnce(&mut StreamState)) {
-        let state = &mut self.entries[key].state;
+        let state = &mut self.slots.entries[key].state;
         let was_closed = *state == StreamState::Closed;
         change(state);
         if !was_closed && *state == StreamState::Closed {
@@ -216,15 +231,29 @@ impl StreamTable {
 
     /// Removes a stream that is closed and released.
     pub(crate) fn remove(&mut self, key: usize) -> StreamEntry {
-        let entry = self.entries.remove(key);
+        let entry = self.slots.entries.remove(key);
         debug_assert!(entry.state == StreamState::Closed, "an open stream is never removed");
-        if let Ok(at) = self.by_id.binary_search_by_key(&entry.id, |(id, _)| *id) {
-            self.by_id.remove(at);
-        }
-        if self.entries.is_empty() && self.entries.capacity() > SPARE {
-            (self.entries, self.by_id) = (Slab::new(), Vec::new());
+        if let Ok(at) = self.slots.by_id.binary_search_by_key(&entry.id, |(id, _)| *id) {
+            self.slots.by_id.remove(at);
         }
         entry
+    }
+
+    /// Whether there is no memory for streams.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.slots.capacity() == 0
+    }
+
+    /// Uses this memory for streams; there are none.
+    pub(crate) fn adopt(&mut self, slots: StreamSlots) {
+        self.slots = slots;
+    }
+
+    /// Gives the memory for streams away; there are none.
+    pub(crate) fn give_up(&mut self) -> StreamSlots {
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.entries.clear();
+        slots
     }
 
     /// Remembers that we have reset a stream on which the peer may still be sending.

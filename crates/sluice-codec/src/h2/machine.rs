@@ -23,7 +23,6 @@ use std::task::Waker;
 use sluice_core::Moment;
 use sluice_io::buffers::Charge;
 
-use crate::error::HttpError;
 use crate::field_section::Bounds;
 use crate::h1::Role;
 use crate::h2::H2Options;
@@ -35,7 +34,6 @@ use crate::h2::pieces::PieceTable;
 use crate::h2::settings::{self, PeerSettings};
 use crate::h2::supply::H2Supply;
 use crate::h2::window::{RecvWindow, SendWindow};
-use crate::head::Head;
 use crate::hpack::{HpackDecoder, HpackEncoder, TABLE_BYTES};
 
 mod control;
@@ -49,21 +47,13 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
+pub use crate::h2::event::MachineEvent;
 pub use ending::ConnectionEnd;
 pub use schedule::DirectPieces;
 
 use lingering::LingeringStreams;
 use message::PartialBlock;
 use parse::Reading;
-
-/// What happened on a connection.
-#[derive(Debug)]
-pub enum MachineEvent {
-    /// A request was received; its stream has this key.
-    Request(usize, Box<Head>),
-    /// A request was refused, and the client has been told.
-    Refused(HttpError),
-}
 
 /// The state of a connection.
 #[derive(Debug)]
@@ -75,7 +65,8 @@ pub struct H2Machine {
     budget: FrameBudget,
     // --- receiving ---
     reading: Reading,
-    block: Option<PartialBlock>,
+    /// Boxed, as all that few connections have.
+    block: Option<Box<PartialBlock>>,
     /// Since when a frame other than DATA, or a header block, has arrived in part.
     partial_since: Option<Moment>,
     decoder: HpackDecoder,
@@ -115,11 +106,11 @@ pub struct H2Machine {
     drain: DrainPhase,
     /// The last stream that the peer's GOAWAY names.
     peer_last: Option<u32>,
-    peer_goaway: Option<(H2Code, String)>,
+    peer_goaway: Option<Box<(H2Code, String)>>,
     ping: PingPhase,
     /// Whether no more streams will be opened.
     unwanted: bool,
-    end: Option<ConnectionEnd>,
+    end: Option<Box<ConnectionEnd>>,
 }
 
 /// How far our own GOAWAY has come, RFC 9113 §6.8.
@@ -229,8 +220,8 @@ impl H2Machine {
     }
 
     /// Why the connection has ended, if it has.
-    pub const fn end(&self) -> Option<&ConnectionEnd> {
-        self.end.as_ref()
+    pub fn end(&self) -> Option<&ConnectionEnd> {
+        self.end.as_deref()
     }
 
     /// Whether more may be read now: not while many replies to what was read wait to be sent. Heads do not count: two

@@ -45,20 +45,22 @@ impl H2Server {
     ///
     /// # Errors
     /// The client does not speak HTTP/2, or closed the connection.
-    pub async fn handshake(
+    pub fn handshake(
         stream: Stream,
         worker: Rc<WorkerCx>,
         options: &H2Options,
         conn: Option<Rc<Conn>>,
-    ) -> Result<Self, HttpError> {
+    ) -> impl Future<Output = Result<Self, HttpError>> + use<> {
         // What a client may send ahead on all streams together is what may be buffered here.
         let held_max =
             u32::try_from(worker.limits.get(Limit::ConnectionBuffers)).unwrap_or(u32::MAX);
         let connection_window = options.connection_window.min(held_max);
         let options = H2Options { connection_window, ..*options };
         let mut driver = H2Driver::new(Role::Server, stream, worker, &options, conn);
-        poll_fn(|cx| driver.poll_greeted(cx)).await.map_err(|end| end.error())?;
-        Ok(Self(driver))
+        async move {
+            poll_fn(|cx| driver.poll_greeted(cx)).await.map_err(|end| end.error())?;
+            Ok(Self(driver))
+        }
     }
 
     /// Receives the next request, or the error of one that was refused; `None` when the connection has ended cleanly.

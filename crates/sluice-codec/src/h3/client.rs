@@ -13,7 +13,8 @@ use sluice_io::WorkerCx;
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
 use crate::h2::ENDPOINT_FIELDS_MAX;
-use crate::h3::connection::{H3Shared, handshake};
+use crate::h3::connection::{H3Shared, error_of, handshake, open_control};
+use crate::h3::frame::code;
 use crate::h3::{H3Options, H3Stream};
 use crate::head::Head;
 use crate::open_streams::{OpenStream, OpenStreams};
@@ -60,6 +61,35 @@ impl H3Client {
             connection.closed().await;
         });
         Ok(Self(Rc::new(Handle { shared, places: Rc::default() })))
+    }
+
+    /// Sets whether the handshake of QUIC is not complete yet, so that requests are early data.
+    pub(crate) fn set_early(&self, early: bool) {
+        self.0.shared.early.set(early);
+    }
+
+    /// Whether requests are sent before the handshake of QUIC is complete: an attacker can send them again, and the server
+    /// may take none of them.
+    pub fn is_early(&self) -> bool {
+        self.0.shared.early.get()
+    }
+
+    /// Fails if the connection has ended.
+    pub(crate) fn check_open(&self) -> Result<(), HttpError> {
+        self.0.shared.connection.close_reason().map_or(Ok(()), |why| Err(error_of(&why)))
+    }
+
+    /// Begins again on a connection whose early data was rejected, with everything that was sent on it.
+    pub(crate) async fn begin_again(&self) -> Result<(), HttpError> {
+        let shared = &self.0.shared;
+        let control = open_control(&shared.connection, Role::Client, &shared.options).await?;
+        shared.control.replace(control);
+        Ok(())
+    }
+
+    /// Closes the connection, with all requests on it.
+    pub fn close(&self) {
+        self.0.shared.connection.close(code::NO_ERROR.into(), b"");
     }
 
     /// Returns the number of open requests.

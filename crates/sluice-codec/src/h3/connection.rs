@@ -29,6 +29,8 @@ pub(crate) struct H3Shared {
     pub(crate) connection: Connection,
     /// Our control stream: closing it would end the connection, so it lives as long.
     pub(crate) control: RefCell<SendStream>,
+    /// Whether the handshake of QUIC is not complete on a connection that requests are sent on.
+    pub(crate) early: Cell<bool>,
     /// The number of open requests.
     pub(crate) open: Cell<usize>,
     /// Bytes of streams received from the peer and sent to it.
@@ -68,6 +70,12 @@ impl H3Shared {
         let kind = if flood { ErrorKind::Flood } else { ErrorKind::Malformed(400) };
         self.fault.borrow_mut().get_or_insert_with(|| HttpError::coded(kind, detail));
         HttpError::new(ErrorKind::Reset, detail)
+    }
+
+    /// The kind of error of a stream whose connection was lost: while the handshake was not complete, the connection was
+    /// never there.
+    pub(crate) fn lost(&self) -> ErrorKind {
+        if self.early.get() { ErrorKind::Reset } else { ErrorKind::ClosedEarly }
     }
 
     /// Counts whether a request was reset before it was read.
@@ -142,6 +150,36 @@ pub(crate) async fn handshake(
     worker: &Rc<WorkerCx>,
     options: H3Options,
 ) -> Result<Rc<H3Shared>, HttpError> {
+    let control = open_control(&connection, role, &options).await?;
+    let shared = Rc::new(H3Shared {
+        role,
+        options,
+        connection,
+        control: RefCell::new(control),
+        early: Cell::new(false),
+        open: Cell::new(0),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+        resets: Cell::new(0),
+        goaway_received: Cell::new(false),
+        closing: Cell::new(false),
+        fault: RefCell::default(),
+        waiting: RefCell::default(),
+        send_charge: RefCell::new(worker.buffers.charge()),
+        widened_at: Cell::new(0),
+        goaway: Cell::new(u64::MAX),
+        push_max: Cell::new(0),
+    });
+    worker.spawn(accept_uni_streams(Rc::clone(&shared), Rc::clone(worker)));
+    Ok(shared)
+}
+
+/// Opens our control stream and sends SETTINGS on it.
+pub(crate) async fn open_control(
+    connection: &Connection,
+    role: Role,
+    options: &H3Options,
+) -> Result<SendStream, HttpError> {
     let mut control = connection.open_uni().await.map_err(|error| error_of(&error))?;
     let mut settings = Vec::new();
     for (name, value) in [
@@ -160,26 +198,7 @@ pub(crate) async fn handshake(
     first.extend_from_slice(&settings);
     let sent = control.write_all(&first).await;
     sent.map_err(|error| HttpError::new(ErrorKind::ClosedEarly, error.to_string()))?;
-    let shared = Rc::new(H3Shared {
-        role,
-        options,
-        connection,
-        control: RefCell::new(control),
-        open: Cell::new(0),
-        received: Cell::new(0),
-        sent: Cell::new(0),
-        resets: Cell::new(0),
-        goaway_received: Cell::new(false),
-        closing: Cell::new(false),
-        fault: RefCell::default(),
-        waiting: RefCell::default(),
-        send_charge: RefCell::new(worker.buffers.charge()),
-        widened_at: Cell::new(0),
-        goaway: Cell::new(u64::MAX),
-        push_max: Cell::new(0),
-    });
-    worker.spawn(accept_uni_streams(Rc::clone(&shared), Rc::clone(worker)));
-    Ok(shared)
+    Ok(control)
 }
 
 /// Unidirectional streams that a peer may open: three that it needs, and some of unknown types.

@@ -29,12 +29,6 @@ impl From<SectionMalformed> for SectionRefusal {
     }
 }
 
-impl From<FieldFault> for SectionRefusal {
-    fn from(fault: FieldFault) -> Self {
-        Self::Message(fault.error(Version::Http3))
-    }
-}
-
 /// Decodes the field section of a request.
 ///
 /// # Errors
@@ -59,7 +53,11 @@ pub fn trailers(section: &[u8], max: Bounds, head: &mut Head) -> Result<(), Sect
     read(SectionKind::Trailers, section, max, head)
 }
 
-fn read(
+/// Decodes a field section of one kind.
+///
+/// # Errors
+/// As `request`, `response` and `trailers`.
+pub(crate) fn read(
     kind: SectionKind,
     section: &[u8],
     max: Bounds,
@@ -67,7 +65,8 @@ fn read(
 ) -> Result<(), SectionRefusal> {
     let mut reader = SectionReader::new(head, kind, Version::Http3, max);
     qpack::decode(section, &mut reader)?;
-    Ok(reader.finish()?)
+    let too_large = |fault: FieldFault| fault.error_of(kind, Version::Http3, max);
+    reader.finish().map_err(|fault| SectionRefusal::Message(too_large(fault)))
 }
 
 /// Adds a HEADERS frame with a response head.

@@ -18,11 +18,12 @@ use sluice_io::buffers::{Buf, Charge, SCRATCH};
 
 use crate::body::{Body, Frame};
 use crate::error::{ErrorKind, HttpError};
+use crate::field_section::{FieldFault, SectionKind};
 use crate::h1::Role;
 use crate::h3::connection::H3Shared;
 use crate::h3::convert::{self, SectionRefusal};
 use crate::h3::frame::{self, code, kind};
-use crate::head::{Head, Method};
+use crate::head::{Head, Method, Version};
 use crate::open_streams::OpenStream;
 
 /// A stream that speaks HTTP/3.
@@ -173,11 +174,12 @@ impl H3Stream {
             match ready!(self.poll_frame(cx, worker))? {
                 Some((kind::HEADERS, length)) => {
                     let max = self.shared.options.bounds();
-                    let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
-                    let read = match self.shared.role {
-                        Role::Server => convert::request(&section, max, head),
-                        Role::Client => convert::response(&section, max, head),
+                    let kind = match self.shared.role {
+                        Role::Server => SectionKind::Request,
+                        Role::Client => SectionKind::Response,
                     };
+                    let section = ready!(self.poll_section(cx, worker, length, kind))?;
+                    let read = convert::read(kind, &section, max, head);
                     self.recycle(section);
                     read.map_err(|refusal| self.refuse(refusal))?;
                     if self.shared.role == Role::Server {
@@ -239,9 +241,10 @@ impl H3Stream {
                         }
                         Some((kind::HEADERS, length)) if self.receiving == IN_BODY => {
                             let max = self.shared.options.bounds();
-                            let section = ready!(self.poll_section(cx, worker, length, max.bytes))?;
+                            let kind = SectionKind::Trailers;
+                            let section = ready!(self.poll_section(cx, worker, length, kind))?;
                             let mut trailers = Box::<Head>::default();
-                            let read = convert::trailers(&section, max, &mut trailers);
+                            let read = convert::read(kind, &section, max, &mut trailers);
                             self.recycle(section);
                             read.map_err(|refusal| self.refuse(refusal))?;
                             self.whole()?;
@@ -368,11 +371,12 @@ impl H3Stream {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
         length: u64,
-        max: usize,
+        kind: SectionKind,
     ) -> Poll<Result<Vec<u8>, HttpError>> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > max {
-            let error = HttpError::coded(ErrorKind::Malformed(431), "http3.head_too_large");
+        let max = self.shared.options.bounds();
+        if length > max.bytes {
+            let error = FieldFault::TooLarge.error_of(kind, Version::Http3, max);
             return Poll::Ready(Err(error));
         }
         loop {
@@ -435,7 +439,7 @@ impl H3Stream {
         }
         // A slow peer holds a small buffer, not a large one.
         self.input = pool.settle(input, got.is_pending());
-        got.map_err(|error| read_error(&error))
+        got.map_err(|error| read_error(&error, self.shared.lost()))
     }
 
     fn poll_fill_if_empty(
@@ -506,7 +510,7 @@ impl H3Stream {
                 self.stopped = Some(Box::pin(std::future::pending()));
                 Poll::Pending
             }
-            Err(error) => Poll::Ready(HttpError::new(ErrorKind::ClosedEarly, error.to_string())),
+            Err(error) => Poll::Ready(HttpError::new(self.shared.lost(), error.to_string())),
         }
     }
 
@@ -598,7 +602,7 @@ impl H3Stream {
         while written < self.out.len() {
             match Pin::new(&mut self.send).poll_write(cx, &self.out[written..]) {
                 Poll::Ready(count) => {
-                    let count = count.map_err(|error| write_error(&error))?;
+                    let count = count.map_err(|error| write_error(&error, self.shared.lost()))?;
                     written += count;
                     self.shared.count_sent(count);
                 }
@@ -611,7 +615,7 @@ impl H3Stream {
         self.out.clear();
         while let Some(body) = self.body.as_deref().filter(|body| self.taken < body.len()) {
             let count = ready!(Pin::new(&mut self.send).poll_write(cx, &body[self.taken..]));
-            let count = count.map_err(|error| write_error(&error))?;
+            let count = count.map_err(|error| write_error(&error, self.shared.lost()))?;
             self.taken += count;
             self.shared.count_sent(count);
         }
@@ -669,7 +673,8 @@ fn wrong_length(send: &mut SendStream) -> HttpError {
     HttpError::coded(ErrorKind::Reset, "http3.content_length_wrong")
 }
 
-fn read_error(error: &ReadError) -> HttpError {
+/// The error for `error`; `lost` is its kind if the connection was lost.
+fn read_error(error: &ReadError, lost: ErrorKind) -> HttpError {
     match error {
         ReadError::Reset(code) if *code == code::REQUEST_REJECTED.into() => {
             HttpError::new(ErrorKind::Refused, "http3: the server rejected the request unprocessed")
@@ -678,16 +683,23 @@ fn read_error(error: &ReadError) -> HttpError {
             let detail = format!("http3: RESET_STREAM received: {}", code::word((*code).into()));
             HttpError::new(ErrorKind::Cancelled, detail)
         }
-        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+        ReadError::ZeroRttRejected => early_data_rejected(),
+        error => HttpError::new(lost, error.to_string()),
     }
 }
 
-fn write_error(error: &WriteError) -> HttpError {
+/// The server took nothing of what was sent before the handshake was complete.
+fn early_data_rejected() -> HttpError {
+    HttpError::new(ErrorKind::Reset, "http3: the server rejected early data (0-RTT)")
+}
+
+fn write_error(error: &WriteError, lost: ErrorKind) -> HttpError {
     match error {
         WriteError::Stopped(code) => {
             let detail = format!("http3: STOP_SENDING received: {}", code::word((*code).into()));
             HttpError::new(ErrorKind::Cancelled, detail)
         }
-        error => HttpError::new(ErrorKind::ClosedEarly, error.to_string()),
+        WriteError::ZeroRttRejected => early_data_rejected(),
+        error => HttpError::new(lost, error.to_string()),
     }
 }

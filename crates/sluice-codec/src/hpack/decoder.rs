@@ -121,7 +121,7 @@ impl HpackDecoder {
     ) -> Result<(), BlockRefusal> {
         let mut reader = SectionReader::new(head, kind, Version::Http2, bounds);
         self.decode(block, &mut reader).map_err(BlockRefusal::Compression)?;
-        reader.finish().map_err(BlockRefusal::from)
+        reader.finish().map_err(|fault| BlockRefusal::of(fault, kind, bounds))
     }
 
     /// Decodes a block into a sink.

@@ -144,7 +144,7 @@ impl<T: Copy> DynamicTable<T> {
 }
 
 /// The first allocation of text.
-const GROWTH_MIN: usize = 256;
+const GROWTH_MIN: usize = 128;
 
 /// Places in the text are counted modulo 2^32.
 #[allow(clippy::cast_possible_truncation, reason = "the text is far shorter")]

@@ -81,7 +81,7 @@ impl HpackEncoder {
 
     /// Returns the bytes of memory that the table takes.
     pub fn bytes_held(&self) -> usize {
-        let learned = self.learned.as_ref().map_or(0, |_| size_of::<Learned>());
+        let learned = self.learned.as_ref().map_or(0, |learned| learned.bytes_held());
         self.table.bytes_held() + learned
     }
 
@@ -167,7 +167,7 @@ impl HpackEncoder {
         if self.table.insert_lower(name.text, value, ())
             && let Some(learned) = &mut self.learned
         {
-            learned.add(name.hash, hash);
+            learned.add(name.hash, hash, self.table.len() - 1);
         }
     }
 

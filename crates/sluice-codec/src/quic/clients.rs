@@ -4,15 +4,20 @@
 //! carry. Keeps: sockets are created on first use; a connection lives on the worker that opened it.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, EndpointConfig, Runtime as _, TokioRuntime};
+use quinn::{
+    ClientConfig, Connecting, Connection, EndpointConfig, Runtime as _, TokenMemoryCache,
+    TokioRuntime, ZeroRttAccepted,
+};
 use rustls::pki_types::ServerName;
 use sluice_io::WorkerCx;
+use sluice_tls::ClientTls;
 use sluice_upstream::connector::{ConnectFailure, verified_name};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::ClusterSettings;
@@ -26,6 +31,9 @@ use crate::h3::H3Client;
 pub struct QuicClients {
     v4: OnceCell<quinn::Endpoint>,
     v6: OnceCell<quinn::Endpoint>,
+    /// What servers have given to show that this address is ours (NEW_TOKEN, RFC 9000 §8.1.3): without it, they ask again, or
+    /// take no early data. The library bounds them, by name and in all.
+    tokens: Arc<TokenMemoryCache>,
 }
 
 impl QuicClients {
@@ -41,16 +49,26 @@ impl QuicClients {
         name: &ServerName<'_>,
         settings: &ClusterSettings,
     ) -> Result<Connection, String> {
+        let connecting = self.begin(to, tls, name, settings)?;
+        connecting.await.map_err(|error| error.to_string())
+    }
+
+    fn begin(
+        &self,
+        to: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        name: &ServerName<'_>,
+        settings: &ClusterSettings,
+    ) -> Result<Connecting, String> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         let mut transport = QuicTransport::of_cluster(settings).config()?;
         transport
             .max_concurrent_bidi_streams(0_u8.into())
             .keep_alive_interval(settings.http3.ping_interval);
-        config.transport_config(Arc::new(transport));
+        config.transport_config(Arc::new(transport)).token_store(Arc::clone(&self.tokens) as _);
         let endpoint = self.endpoint(to).map_err(|error| error.to_string())?;
-        let connecting = endpoint.connect_with(config, to, &name.to_str());
-        connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())
+        endpoint.connect_with(config, to, &name.to_str()).map_err(|error| error.to_string())
     }
 
     /// Connects to an endpoint of a cluster that speaks HTTP/3, and performs the HTTP/3 handshake; on `port`, if that is
@@ -66,7 +84,55 @@ impl QuicClients {
         worker: &Rc<WorkerCx>,
         kept: impl Sized + 'static,
     ) -> Result<H3Client, ConnectFailure> {
-        let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);
+        let (to, connecting) = self.begin_to(plan, endpoint, port, ClientTls::for_quic)?;
+        let connection = connecting.await.map_err(|error| ConnectFailure::of_tls(&error))?;
+        endpoint.note_local_to(HopTransport::Datagram, to, || connection.local_ip());
+        greet(connection, plan, worker, kept).await
+    }
+
+    /// The same for a request that may be sent before the handshake is complete. If the endpoint has granted that before,
+    /// returns at once, with what is left of the handshake; the request is then sent on a stream opened before that is
+    /// awaited.
+    ///
+    /// # Errors
+    /// Why the endpoint was not reached.
+    pub async fn reach_early(
+        &self,
+        plan: &ClusterPlan,
+        endpoint: &EndpointState,
+        worker: &Rc<WorkerCx>,
+        kept: impl Sized + 'static,
+    ) -> Result<(H3Client, Option<EarlyHandshake>), ConnectFailure> {
+        let (to, connecting) = self.begin_to(plan, endpoint, None, ClientTls::for_early_quic)?;
+        let note = |connection: &Connection| {
+            endpoint.note_local_to(HopTransport::Datagram, to, || connection.local_ip());
+        };
+        match connecting.into_0rtt() {
+            Ok((connection, accepted)) => {
+                note(&connection);
+                let client = greet(connection, plan, worker, kept).await?;
+                client.set_early(true);
+                let handshake = EarlyHandshake { client: client.clone(), accepted };
+                Ok((client, Some(handshake)))
+            }
+            Err(connecting) => {
+                let connection =
+                    connecting.await.map_err(|error| ConnectFailure::of_tls(&error))?;
+                note(&connection);
+                Ok((greet(connection, plan, worker, kept).await?, None))
+            }
+        }
+    }
+
+    /// Begins a connection to an endpoint; returns its address, too.
+    fn begin_to(
+        &self,
+        plan: &ClusterPlan,
+        endpoint: &EndpointState,
+        port: Option<u16>,
+        config: impl Fn(&ClientTls) -> &Arc<rustls::ClientConfig>,
+    ) -> Result<(SocketAddr, Connecting), ConnectFailure> {
+        let failed = |error: &dyn fmt::Display| ConnectFailure::of_tls(error);
         let Target::Ip(mut to) = endpoint.target else {
             return Err(failed(&"QUIC goes to IP addresses only"));
         };
@@ -74,11 +140,8 @@ impl QuicClients {
         plan.admit_advertised(endpoint, to)?;
         let tls = plan.tls.as_ref().ok_or_else(|| failed(&"QUIC is always in TLS"))?;
         let name = verified_name(tls, endpoint).ok_or_else(|| failed(&"it has no name"))?;
-        let connecting = self.connect(to, Arc::clone(tls.for_quic()), &name, plan);
-        let connection = connecting.await.map_err(|error| failed(&error))?;
-        endpoint.note_local_to(HopTransport::Datagram, to, || connection.local_ip());
-        let greeted = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
-        greeted.map_err(|error| failed(&error))
+        let connecting = self.begin(to, Arc::clone(config(tls)), &name, plan);
+        Ok((to, connecting.map_err(|error| failed(&error))?))
     }
 
     fn endpoint(&self, to: SocketAddr) -> io::Result<&quinn::Endpoint> {
@@ -94,5 +157,46 @@ impl QuicClients {
         let made =
             quinn::Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(OnWorker))?;
         Ok(cell.get_or_init(|| made))
+    }
+}
+
+/// Performs the HTTP/3 handshake.
+async fn greet(
+    connection: Connection,
+    plan: &ClusterPlan,
+    worker: &Rc<WorkerCx>,
+    kept: impl Sized + 'static,
+) -> Result<H3Client, ConnectFailure> {
+    let greeted = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
+    greeted.map_err(|error| ConnectFailure::of_tls(&error))
+}
+
+/// The rest of a handshake on a connection that a request was sent on already.
+pub struct EarlyHandshake {
+    client: H3Client,
+    accepted: ZeroRttAccepted,
+}
+
+impl fmt::Debug for EarlyHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EarlyHandshake").field(&self.client).finish()
+    }
+}
+
+impl EarlyHandshake {
+    /// Completes the handshake; returns whether the endpoint took what was sent before. If not, the streams opened before
+    /// have failed, and others may be opened.
+    ///
+    /// # Errors
+    /// Why the endpoint was not reached.
+    pub async fn complete(self) -> Result<bool, ConnectFailure> {
+        let Self { client, accepted } = self;
+        let accepted = accepted.await;
+        client.check_open().map_err(|error| ConnectFailure::of_tls(&error))?;
+        if !accepted {
+            client.begin_again().await.map_err(|error| ConnectFailure::of_tls(&error))?;
+        }
+        client.set_early(false);
+        Ok(accepted)
     }
 }

@@ -5,18 +5,79 @@
 
 use sluice_core::Node;
 
+use super::conditions::{Both, both};
 use super::routes::HostDefaults;
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted};
 
 impl Mapping<'_> {
-    /// A rule, from a `Route`.
+    /// The rules of a `Route`; with `conditions`, one of which must hold as well.
     pub(super) fn rule(
         &mut self,
         route: &ProtoMessage,
         defaults: &mut HostDefaults<'_>,
-    ) -> Option<Node> {
+        conditions: Option<&[NativeMap]>,
+    ) -> Vec<Node> {
+        let Some((matches, connect)) = route.message("match").map(|of| self.route_match(of)) else {
+            return Vec::new();
+        };
+        let Some((rule, filters)) = self.rule_of(route, connect, defaults) else {
+            return Vec::new();
+        };
+        let matches = match conditions {
+            None => vec![matches],
+            Some(all) => self.under_conditions(route, &matches, all),
+        };
+        let mut rules = Vec::new();
+        for matches in matches {
+            let above = (&*defaults.http.cases, &defaults.filters);
+            rules.extend(self.split(matches, filters.clone(), above, route));
+        }
+        let rules = rules.into_iter().enumerate().map(|(index, (matches, filters))| {
+            let mut rule = rule.clone();
+            // Names are unique.
+            if index > 0
+                && let Some(name) = rule.get("name").and_then(Node::text).map(str::to_owned)
+            {
+                let name = self.rule_names.add(&name);
+                rule.text("name", &name, route.place("name"));
+            }
+            rule.map("match", matches);
+            rule.map("filters", filters);
+            rule.node()
+        });
+        rules.collect()
+    }
+
+    fn under_conditions(
+        &mut self,
+        route: &ProtoMessage,
+        matches: &NativeMap,
+        conditions: &[NativeMap],
+    ) -> Vec<NativeMap> {
+        let mut found = Vec::new();
+        for condition in conditions {
+            match both(condition, matches) {
+                Both::As(joined) => found.push(joined),
+                Both::Never => {}
+                Both::Unclear => {
+                    let how = "it cannot be joined with the conditions of the tree";
+                    self.unsupported(route, "match", how);
+                    return Vec::new();
+                }
+            }
+        }
+        found
+    }
+
+    /// A rule without its `match`, and its settings for filters.
+    fn rule_of(
+        &mut self,
+        route: &ProtoMessage,
+        connect: bool,
+        defaults: &mut HostDefaults<'_>,
+    ) -> Option<(NativeMap, NativeMap)> {
         let mut rule = NativeMap::new(route.span);
         route.without_effect(&[
             "metadata",
@@ -34,8 +95,6 @@ impl Mapping<'_> {
             let name = self.rule_names.add(name);
             rule.text("name", &name, route.place("name"));
         }
-        let (matches, connect) = self.route_match(route.message("match")?);
-        rule.map("match", matches);
         let mut filters = NativeMap::new(route.span);
         let mut edits = NativeMap::new(route.span);
         self.header_edits(route, &mut edits);
@@ -71,8 +130,11 @@ impl Mapping<'_> {
         defaults.edited |= !edits.is_empty();
         filters.map("set_headers", edits);
         self.filter_overrides(route, &mut filters);
-        rule.map("filters", filters);
-        Some(rule.node())
+        if let Some(action) = route.message("route") {
+            let add = action.is("include_vh_rate_limits");
+            self.rate_limits(action, add, &mut filters);
+        }
+        Some((rule, filters))
     }
 
     fn forwarding(
@@ -348,61 +410,6 @@ impl Mapping<'_> {
             policy.texts("response_headers_to_copy").map(|(name, span)| quoted(name, span));
         follow.list("copy_headers", headers.collect(), policy.place("response_headers_to_copy"));
         rule.map("follow_redirects", follow);
-    }
-
-    fn redirect(&mut self, action: &ProtoMessage) -> Node {
-        let mut native = NativeMap::new(action.span);
-        let status = match &*action.choice("response_code") {
-            "FOUND" => 302,
-            "SEE_OTHER" => 303,
-            "TEMPORARY_REDIRECT" => 307,
-            "PERMANENT_REDIRECT" => 308,
-            _ => 301,
-        };
-        native.word("status", status, action.place("response_code"));
-        if action.is("https_redirect") {
-            native.word("scheme", "https", action.place("https_redirect"));
-        }
-        if let Some(scheme) = action.text("scheme_redirect") {
-            native.word("scheme", scheme, action.place("scheme_redirect"));
-        }
-        for (field, key) in [
-            ("host_redirect", "host"),
-            ("path_redirect", "path"),
-            ("prefix_rewrite", "replace_prefix"),
-        ] {
-            if let Some(text) = action.text(field) {
-                native.text(key, text, action.place(field));
-            }
-        }
-        if let Some(port) = action.number("port_redirect").filter(|port| *port > 0) {
-            native.word("port", port, action.place("port_redirect"));
-        }
-        if let Some(regex) = action.message("regex_rewrite")
-            && let Some(regex) = self.substitution(regex)
-        {
-            native.set("regex", regex);
-        }
-        if action.is("strip_query") {
-            native.word("strip_query", true, action.place("strip_query"));
-        }
-        native.node()
-    }
-
-    fn direct_response(&mut self, action: &ProtoMessage) -> Node {
-        let mut native = NativeMap::new(action.span);
-        native.word("status", action.number("status").unwrap_or(200), action.place("status"));
-        if let Some(body) = action.message("body")
-            && let Some(text) = self.inline_text(body)
-        {
-            // Bodies are templates here; in Envoy only with `body_format`.
-            native.text("body", &text.replace('%', "%%"), body.span);
-            native.text("content_type", "text/plain", body.span);
-        }
-        if action.has("body_format") {
-            self.unsupported(action, "body_format", "write `body`");
-        }
-        native.node()
     }
 
     /// The metadata of a subset, from `metadata_match`.

@@ -25,11 +25,7 @@ impl Mapping<'_> {
             "validate_mutations",
         ]);
         if config.is("include_peer_certificate") {
-            self.differs(
-                config,
-                "include_peer_certificate",
-                "the service is told the name in the certificate, not the certificate",
-            );
+            native.word("client_certificate", true, config.place("include_peer_certificate"));
         }
         if config.has("deny_at_disable") || !self.always(config, "filter_enabled")? {
             self.unsupported(config, "filter_enabled", "the filter is on for all requests");
@@ -56,7 +52,11 @@ impl Mapping<'_> {
             native.word("error_status", code, status.span);
         }
         if let Some(body) = config.message("with_request_body") {
-            self.authz_body(body, &mut native);
+            if config.has("grpc_service") && body.is("pack_as_bytes") {
+                native.word("body_as_bytes", true, body.place("pack_as_bytes"));
+            }
+            body.without_effect(&["pack_as_bytes"]);
+            authz_body(body, &mut native);
         }
         if let Some(headers) = config.message("allowed_headers") {
             let names = self.exact_names(headers);
@@ -80,7 +80,12 @@ impl Mapping<'_> {
         }
         native.map("context", context);
         if let Some(body) = settings.message("with_request_body") {
-            self.authz_body(body, &mut native);
+            if body.is("pack_as_bytes") {
+                let why = "it is as the filter of the chain says";
+                self.differs(body, "pack_as_bytes", why);
+            }
+            body.without_effect(&["pack_as_bytes"]);
+            authz_body(body, &mut native);
         }
         settings.without_effect(&["emit_client_span"]);
         Some(native.node())
@@ -140,18 +145,6 @@ impl Mapping<'_> {
         }
     }
 
-    fn authz_body(&mut self, body: &ProtoMessage, native: &mut NativeMap) {
-        self.only_false(
-            body,
-            "allow_partial_message",
-            "a larger body gets 413; the service is not told a part of it",
-        );
-        body.without_effect(&["pack_as_bytes"]);
-        if let Some(max) = body.number("max_request_bytes") {
-            native.word("with_body", max, body.place("max_request_bytes"));
-        }
-    }
-
     /// The names in a list of which each is exact.
     fn exact_names(&mut self, list: &ProtoMessage) -> Vec<Node> {
         let mut names = Vec::new();
@@ -164,4 +157,14 @@ impl Mapping<'_> {
         }
         names
     }
+}
+
+fn authz_body(body: &ProtoMessage, native: &mut NativeMap) {
+    let Some(max) = body.number("max_request_bytes") else { return };
+    let mut asked = NativeMap::new(body.span);
+    asked.word("max", max, body.place("max_request_bytes"));
+    if body.is("allow_partial_message") {
+        asked.word("partial", true, body.place("allow_partial_message"));
+    }
+    native.map("with_body", asked);
 }

@@ -3,11 +3,14 @@
 //! Owns: admin, node, runtime layers, and in which order the resources are mapped. Refuses to know: what is in them.
 //! Keeps: every field that was not read is reported.
 
+use std::time::Duration;
+
 use sluice_core::{Diags, Node};
 
-use super::{Mapping, UniqueNames};
+use super::Mapping;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
+use crate::secret_files::SecretFiles;
 
 /// Fields of a bootstrap that say how Envoy reports and schedules, not what it does with traffic.
 const WITHOUT_EFFECT: [&str; 12] = [
@@ -25,10 +28,15 @@ const WITHOUT_EFFECT: [&str; 12] = [
     "perf_tracing_file_path",
 ];
 
-/// The native form of a bootstrap. Adds every problem and every difference to `diags`.
-pub fn map(bootstrap: &ProtoMessage, diags: &mut Diags) -> Node {
+/// The native form of a bootstrap, with how long shutting down may take. Adds every problem and every difference to `diags`.
+pub fn map(
+    bootstrap: &ProtoMessage,
+    files: &SecretFiles,
+    drain: Option<Duration>,
+    diags: &mut Diags,
+) -> Node {
     let mut root = NativeMap::new(bootstrap.span);
-    let mut mapping = Mapping::new(diags, bootstrap.span);
+    let mut mapping = Mapping::new(files, bootstrap.span, diags);
     bootstrap.without_effect(&WITHOUT_EFFECT);
     for field in WITHOUT_EFFECT {
         if let Some(ProtoValue::Message(message)) = bootstrap.field(field).map(|field| &field.value)
@@ -36,6 +44,12 @@ pub fn map(bootstrap: &ProtoMessage, diags: &mut Diags) -> Node {
             message.all_without_effect();
         }
     }
+    if let Some(tracing) = bootstrap.message("tracing") {
+        tracing.all_without_effect();
+        mapping.differs(bootstrap, "tracing", "no spans are reported");
+    }
+    // What is in it is reported, unless it is empty.
+    bootstrap.message("cluster_manager");
     mapping.admin(bootstrap, &mut root);
     mapping.node(bootstrap, &mut root);
     mapping.dynamic(bootstrap);
@@ -46,11 +60,32 @@ pub fn map(bootstrap: &ProtoMessage, diags: &mut Diags) -> Node {
     }
     let logs = std::mem::take(&mut mapping.logs);
     root.list("access_log", logs.into_native(), bootstrap.span);
+    if let Some(drain) = drain {
+        let mut section = NativeMap::new(bootstrap.span);
+        // A second at least: there is no shorter one in whole seconds that is not zero.
+        section.word("timeout", format!("{}s", drain.as_secs().max(1)), bootstrap.span);
+        root.map("drain", section);
+    }
+    mapping.forget_unused_secrets();
     mapping.report_unread(bootstrap);
+    for secret in std::mem::take(&mut mapping.used_of_files) {
+        mapping.report_unread(secret);
+    }
     root.node()
 }
 
 impl<'a> Mapping<'a> {
+    /// Reports every field below a message that was not read.
+    pub(super) fn report_unread(&mut self, below: &ProtoMessage) {
+        let mut unread = Vec::new();
+        below.unread(&mut unread);
+        for (message, field) in unread {
+            let name = field.descriptor.name();
+            let text = format!("`{name}` of {} is not supported", message.type_name());
+            self.diags.error(crate::coverage::UNSUPPORTED, field.span, message.at(name), text);
+        }
+    }
+
     fn resources(&mut self, resources: &'a ProtoMessage, root: &mut NativeMap) {
         self.secrets(resources);
         self.name_clusters(resources);
@@ -62,6 +97,11 @@ impl<'a> Mapping<'a> {
         }
         let listeners = resources.messages("listeners");
         let listeners: Vec<Node> = listeners.filter_map(|of| self.listener(of)).collect();
+        for (name, span) in std::mem::take(&mut self.missing_clusters) {
+            let mut none = NativeMap::new(span);
+            none.word("allow_empty", true, span);
+            clusters.push(&name, none.node());
+        }
         root.list("listeners", listeners, resources.place("listeners"));
         root.map("clusters", clusters);
         let routes = std::mem::replace(&mut self.routes, NativeMap::new(resources.span));
@@ -70,7 +110,6 @@ impl<'a> Mapping<'a> {
 
     /// Gives every cluster its native name, before anything refers to one.
     fn name_clusters(&mut self, resources: &ProtoMessage) {
-        let mut names = UniqueNames::default();
         for cluster in resources.messages("clusters") {
             let Some(name) = cluster.text("name") else { continue };
             if self.clusters.contains_key(name) {
@@ -83,7 +122,7 @@ impl<'a> Mapping<'a> {
                 );
                 continue;
             }
-            let native = names.add(name);
+            let native = self.cluster_names.add(name);
             self.clusters.insert(name.clone(), native.into());
         }
     }
@@ -132,6 +171,7 @@ impl<'a> Mapping<'a> {
                 field.value.messages(&mut ProtoMessage::all_without_effect);
             });
         }
+        self.own_cluster = node.text("cluster").map(|text| text.to_string());
         let mut native = NativeMap::new(node.span);
         if let Some(id) = node.text("id") {
             native.text("id", id, node.place("id"));

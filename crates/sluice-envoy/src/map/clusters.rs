@@ -115,7 +115,7 @@ impl Mapping<'_> {
             }
         }
         let Some(assignment) = cluster.message("load_assignment") else {
-            self.unsupported(cluster, "load_assignment", "a cluster needs endpoints");
+            native.word("allow_empty", true, cluster.span);
             return;
         };
         let names_allowed = &*kind != "STATIC" || custom.is_some();
@@ -212,10 +212,8 @@ impl Mapping<'_> {
         if by_locality(cluster) {
             native.map("localities", localities);
         }
-        // One that came on its own may be empty.
-        if endpoints.is_empty() && !assignment.path.is_empty() {
-            let how = "a cluster without endpoints answers 503 in Envoy; name at least one";
-            self.unsupported(assignment, "endpoints", how);
+        if endpoints.is_empty() {
+            native.word("allow_empty", true, assignment.span);
         }
         let factor = assignment
             .message("policy")
@@ -282,13 +280,14 @@ impl Mapping<'_> {
             }
             native.map("check", native_check);
         }
-        match &*of.choice("health_status") {
-            "UNKNOWN" | "HEALTHY" => {}
-            _ => self.unsupported(
-                of,
-                "health_status",
-                "leave the endpoint out, or take it out with `sluice endpoint`",
-            ),
+        let status = match &*of.choice("health_status") {
+            "DEGRADED" => Some("degraded"),
+            "UNHEALTHY" | "TIMEOUT" => Some("unhealthy"),
+            "DRAINING" => Some("draining"),
+            _ => None,
+        };
+        if let Some(status) = status {
+            native.word("status", status, of.place("health_status"));
         }
         Some(native.node())
     }

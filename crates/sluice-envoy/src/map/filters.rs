@@ -1,26 +1,21 @@
 //! HTTP filters, of chains and in their settings for hosts and routes.
 //!
-//! Owns: which filter of Envoy is which here. Refuses to know: policies (`rbac`). Keeps: a filter that only hosts and
-//! routes switch on is left out everywhere else.
+//! Owns: which filter of Envoy is which here. Refuses to know: policies (`rbac`), and where a filter is on.
 
 use sluice_core::Node;
 
+use super::cases::FilterCases;
 use super::{Mapping, Zero};
 use crate::message::{ProtoDuration, ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
 
-/// Filters that do nothing until a host or a route has settings for them, by the type of these settings.
-const SWITCHED_ON_BELOW: [(&str, &str); 4] = [
-    ("CorsPolicy", "cors"),
-    ("LocalRateLimit", "rate_limit"),
-    ("CsrfPolicy", "csrf"),
-    ("HTTPFault", "fault"),
-];
-
 impl Mapping<'_> {
     /// The filters of a connection manager.
     pub(super) fn http_filters(&mut self, hcm: &ProtoMessage) -> Vec<Node> {
-        let mut filters = Vec::new();
+        self.chain_filters.clear();
+        self.rate_stage = None;
+        self.filters_off.clear();
+        let mut filters: Vec<Node> = Vec::new();
         let all: Vec<&ProtoMessage> = hcm.messages("http_filters").collect();
         for (index, filter) in all.iter().enumerate() {
             filter.without_effect(&["name", "is_optional"]);
@@ -34,11 +29,9 @@ impl Mapping<'_> {
             if is_router != (index + 1 == all.len()) {
                 self.unsupported(filter, "typed_config", "the router is the last filter");
             }
-            if filter.is("disabled") {
-                self.unsupported(filter, "disabled", "leave the filter out");
-                continue;
+            if let Some(node) = self.http_filter(config, hcm) {
+                filters.extend(self.named_filter(filter, node, &filters));
             }
-            filters.extend(self.http_filter(config, hcm));
         }
         if all.is_empty() {
             self.unsupported(hcm, "http_filters", "without a router, every request gets 404");
@@ -58,6 +51,12 @@ impl Mapping<'_> {
                 ]);
                 None
             }
+            "AdaptiveConcurrency" => self.adaptive_concurrency(config),
+            "AdmissionControl" => self.admission_control(config),
+            "BandwidthLimit" => {
+                let own = self.bandwidth_limit(config);
+                own.or_else(|| self.first_below(hcm, "BandwidthLimit"))
+            }
             "Cors" => self.first_below(hcm, "CorsPolicy"),
             "Buffer" => Some(single("buffer", buffer(config))),
             "HealthCheck" => self.health_check_filter(config),
@@ -74,6 +73,10 @@ impl Mapping<'_> {
                 let own = self.fault(config);
                 own.or_else(|| self.first_below(hcm, "HTTPFault"))
             }
+            "JwtAuthentication" => self.tokens.take(),
+            "CredentialInjector" => self.injected(config),
+            "RateLimit" if self.rate_stage.is_none() => self.rate_service(config),
+            "StatefulSession" => self.stateful_session(config),
             "RBAC" => self.http_rbac(config),
             "ExtAuthz" => self.ext_authz(config),
             "HeaderMutation" => self.header_mutation(config),
@@ -84,45 +87,41 @@ impl Mapping<'_> {
         }
     }
 
-    /// The filter with the first settings that a host or route has for it; hosts without any leave it out.
-    fn first_below(&mut self, hcm: &ProtoMessage, kind: &str) -> Option<Node> {
-        let table = hcm.message("route_config")?;
-        let config = settings_below(table, kind)?;
-        self.override_of(config).map(|(name, node)| single(name, node))
+    /// Maps the filters whose settings depend on the request, before the routes that have them.
+    pub(super) fn filter_cases(&mut self, hcm: &ProtoMessage) -> Vec<FilterCases> {
+        self.requirements.clear();
+        self.tokens_by_case = false;
+        let configs =
+            hcm.messages("http_filters").filter_map(|of| Some((of, of.message("typed_config")?)));
+        let mut all = configs.filter(|(_, of)| of.descriptor.name() == "JwtAuthentication");
+        let Some((filter, config)) = all.next() else { return Vec::new() };
+        if filter.is("disabled") && config.has("rules") {
+            let how = "with `rules`, which are about all requests; name a requirement in routes";
+            self.unsupported(filter, "disabled", how);
+            return Vec::new();
+        }
+        let tokens = self.tokens(config);
+        for (_, another) in all {
+            another.all_without_effect();
+            let message = "a second JwtAuthentication is not supported";
+            self.diags.error(crate::coverage::UNSUPPORTED, another.span, &*another.path, message);
+        }
+        let Some(tokens) = tokens else { return Vec::new() };
+        self.requirements = tokens.by_name;
+        self.tokens = Some(tokens.filter);
+        self.tokens_by_case = tokens.cases.is_some();
+        tokens.cases.into_iter().collect()
     }
 
-    /// Adds the settings for filters of a route table, host or route.
-    pub(super) fn filter_overrides(&mut self, of: &ProtoMessage, filters: &mut NativeMap) {
-        for (_, item) in of.map("typed_per_filter_config") {
-            let ProtoValue::Message(config) = &item.value else { continue };
-            self.filter_override(config, filters);
-        }
-    }
-
-    fn filter_override(&mut self, config: &ProtoMessage, filters: &mut NativeMap) {
-        if config.type_name() == "envoy.config.route.v3.FilterConfig" {
-            config.without_effect(&["is_optional"]);
-            if config.is("disabled") {
-                self.unsupported(config, "disabled", "the name of a filter says nothing of its type; leave it out with its own settings");
-            } else if let Some(inner) = config.message("config") {
-                self.filter_override(inner, filters);
-            }
-            return;
-        }
-        match self.override_of(config) {
-            Some((name, node)) if !filters.has(name) => filters.set(name, node),
-            Some((name, _)) => {
-                let text = format!("`{name}` has settings here already");
-                self.diags.error(crate::coverage::UNSUPPORTED, config.span, &*config.path, text);
-            }
-            None => {}
-        }
-    }
-
-    fn override_of(&mut self, config: &ProtoMessage) -> Option<(&'static str, Node)> {
+    /// The settings of a host or route for a filter, with its native name.
+    pub(super) fn override_of(&mut self, config: &ProtoMessage) -> Option<(&'static str, Node)> {
         let skip = || plain("skip", config.span);
         match config.descriptor.name() {
             "CorsPolicy" => Some(("cors", self.cors(config)?)),
+            "BandwidthLimit" => {
+                let node = self.bandwidth_limit(config);
+                Some(("bandwidth_limit", node.map_or_else(skip, inner_of)))
+            }
             "BufferPerRoute" => {
                 let inner = config.message("buffer").map(buffer);
                 config.without_effect(&["disabled"]);
@@ -139,6 +138,16 @@ impl Mapping<'_> {
             "HTTPFault" => {
                 let node = self.fault(config);
                 Some(("fault", node.map_or_else(skip, inner_of)))
+            }
+            "PerRouteConfig" if config.type_name().contains(".jwt_authn.") => {
+                Some(("jwt", self.tokens_override(config)?))
+            }
+            "RateLimitPerRoute" => Some(("global_rate_limit", self.rate_override(config)?)),
+            "StatefulSessionPerRoute" => {
+                let own =
+                    config.message("stateful_session").and_then(|of| self.stateful_session(of));
+                config.without_effect(&["disabled"]);
+                Some(("sticky", own.map_or_else(skip, inner_of)))
             }
             "ExtAuthzPerRoute" => Some(("ext_authz", self.ext_authz_override(config)?)),
             "RBACPerRoute" => match config.message("rbac") {
@@ -163,6 +172,12 @@ impl Mapping<'_> {
             "vh_rate_limits",
             "always_consume_default_token_bucket",
         ]);
+        self.only_false(config, "local_rate_limit_per_downstream_connection", "");
+        if config.has("response_headers_to_add") {
+            config.messages("response_headers_to_add").for_each(ProtoMessage::all_without_effect);
+            let how = "responses to requests beyond the limit do not have these headers";
+            self.differs(config, "response_headers_to_add", how);
+        }
         let bucket = config.message("token_bucket")?;
         if !config.has("filter_enabled") || !self.always(config, "filter_enabled")? {
             bucket.all_without_effect();
@@ -302,70 +317,6 @@ impl Mapping<'_> {
         }
         Some(single("set_headers", native.node()))
     }
-
-    /// Leaves filters out of a host that has no settings for them, where only hosts and routes switch them on.
-    pub(super) fn skip_what_is_off(
-        &mut self,
-        off: &[&'static str],
-        host: &ProtoMessage,
-        filters: &mut NativeMap,
-    ) {
-        for name in off {
-            if !filters.has(name) {
-                filters.word(name, "skip", host.span);
-            }
-        }
-    }
-}
-
-/// The filters of a connection manager that hosts and routes of its table switch on.
-pub(super) fn switched_on_below(hcm: &ProtoMessage) -> Vec<&'static str> {
-    let Some(table) = hcm.message("route_config") else { return Vec::new() };
-    let listed = |kind: &str| {
-        hcm.messages("http_filters").any(|filter| {
-            filter.message("typed_config").is_some_and(|config| {
-                let name = config.descriptor.name();
-                match (kind, name) {
-                    ("CorsPolicy", "Cors") => true,
-                    ("LocalRateLimit", "LocalRateLimit") => !config.has("filter_enabled"),
-                    ("CsrfPolicy", "CsrfPolicy") => is_off(config),
-                    ("HTTPFault", "HTTPFault") => !["delay", "abort", "response_rate_limit"]
-                        .iter()
-                        .any(|part| config.has(part)),
-                    _ => false,
-                }
-            })
-        })
-    };
-    let on = SWITCHED_ON_BELOW
-        .iter()
-        .filter(|(kind, _)| listed(kind) && settings_below(table, kind).is_some());
-    on.map(|(_, name)| *name).collect()
-}
-
-fn is_off(policy: &ProtoMessage) -> bool {
-    let value = policy.message("filter_enabled").and_then(|share| share.message("default_value"));
-    value.is_none_or(|value| value.number("numerator").unwrap_or(0) == 0)
-}
-
-/// The first settings of this type below a message.
-fn settings_below<'m>(of: &'m ProtoMessage, kind: &str) -> Option<&'m ProtoMessage> {
-    let mut found = None;
-    for field in &of.fields {
-        field.value.messages(&mut |message| {
-            if found.is_none() {
-                found = if message.descriptor.name() == kind {
-                    Some(message)
-                } else {
-                    settings_below(message, kind)
-                };
-            }
-        });
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
 }
 
 fn buffer(config: &ProtoMessage) -> Node {

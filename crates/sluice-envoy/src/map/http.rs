@@ -5,6 +5,7 @@
 
 use sluice_core::{Node, Span};
 
+use super::cases::FilterCases;
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted, single};
@@ -18,7 +19,9 @@ pub(super) struct HttpDefaults {
     /// Whether CONNECT is passed on.
     pub(super) connect: bool,
     /// Filters that are off where a host or route has no settings for them.
-    pub(super) off: Vec<&'static str>,
+    pub(super) off: Vec<String>,
+    /// Filters whose settings depend on the request.
+    pub(super) cases: Vec<FilterCases>,
 }
 
 /// Fields that say how Envoy counts, buffers, drains or tells inside from outside.
@@ -52,7 +55,9 @@ impl Mapping<'_> {
         self.http_limits(hcm, &mut http);
         self.http_versions(hcm, &mut http);
         self.without_counterpart(hcm);
-        let defaults = self.http_defaults(hcm);
+        let cases = self.filter_cases(hcm);
+        let of_chain = self.http_filters(hcm);
+        let defaults = self.http_defaults(hcm, cases);
         let table = hcm.message("route_config");
         let routes = match table {
             Some(table) => Some(self.route_table(table, &defaults)),
@@ -66,7 +71,7 @@ impl Mapping<'_> {
             }
         };
         let mut filters = self.implied_filters(hcm);
-        filters.extend(self.http_filters(hcm));
+        filters.extend(of_chain);
         if let Some(routes) = routes {
             http.text("routes", &routes.name, routes.span);
             // What the router does comes last: on the way in after every filter, on the way out before.
@@ -272,6 +277,14 @@ impl Mapping<'_> {
     }
 
     fn without_counterpart(&mut self, hcm: &ProtoMessage) {
+        if let Some(tracing) = hcm.message("tracing") {
+            tracing.all_without_effect();
+            self.differs(
+                hcm,
+                "tracing",
+                "no spans are reported; headers about traces are passed on",
+            );
+        }
         for field in ["server_name", "server_header_transformation"] {
             if hcm.has(field) && &*hcm.choice("server_header_transformation") != "PASS_THROUGH" {
                 hcm.field(field);
@@ -290,14 +303,19 @@ impl Mapping<'_> {
         }
     }
 
-    fn http_defaults(&mut self, hcm: &ProtoMessage) -> HttpDefaults {
+    fn http_defaults(&mut self, hcm: &ProtoMessage, cases: Vec<FilterCases>) -> HttpDefaults {
         let idle = self.duration(hcm, "stream_idle_timeout", Zero::Word("none"));
         let mut defaults = HttpDefaults {
             idle: idle.unwrap_or_else(|| plain("5m", hcm.span)),
             upgrades: Vec::new(),
             connect: false,
-            off: super::filters::switched_on_below(hcm),
+            off: super::switches::switched_on_below(hcm),
+            cases,
         };
+        let disabled = std::mem::take(&mut self.filters_off);
+        // Filters with cases of their own are off by these.
+        let by_case = |name: &String| defaults.cases.iter().any(|of| of.filter == name);
+        defaults.off.extend(disabled.into_iter().filter(|name| !by_case(name)));
         for upgrade in hcm.messages("upgrade_configs") {
             if upgrade.has("filters") {
                 self.unsupported(

@@ -179,7 +179,7 @@ impl Mapping<'_> {
     }
 
     /// A condition on a query parameter or a cookie.
-    fn named_value(&mut self, of: &ProtoMessage, values: &mut NativeMap) {
+    pub(super) fn named_value(&mut self, of: &ProtoMessage, values: &mut NativeMap) {
         let Some(name) = of.text("name") else { return };
         if values.has(name) {
             self.unsupported(of, "name", "it has a condition already");

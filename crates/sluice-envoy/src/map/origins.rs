@@ -60,12 +60,26 @@ impl Mapping<'_> {
     }
 
     pub(super) fn csrf(&mut self, policy: &ProtoMessage) -> Option<Node> {
-        if policy.has("additional_origins") {
-            self.unsupported(policy, "additional_origins", "an origin has a scheme here");
+        let mut native = NativeMap::new(policy.span);
+        let mut origins = Vec::new();
+        for matcher in policy.messages("additional_origins") {
+            // Envoy compares hosts; here an origin has a scheme.
+            match matcher.text("exact").filter(|text| !text.contains('*')) {
+                Some(host) => {
+                    for scheme in ["http", "https"] {
+                        origins.push(quoted(&format!("{scheme}://{host}"), matcher.span));
+                    }
+                }
+                None => self.unsupported(policy, "additional_origins", "only exact hosts are"),
+            }
+            matcher.without_effect(&["ignore_case"]);
         }
-        self.never(policy, "shadow_enabled");
-        self.always(policy, "filter_enabled")?
-            .then(|| single("csrf", NativeMap::new(policy.span).node()))
+        native.list("origins", origins, policy.place("additional_origins"));
+        if let Some(shadow) = policy.message("shadow_enabled") {
+            shadow.all_without_effect();
+            self.differs(policy, "shadow_enabled", "what would be refused is not counted");
+        }
+        self.always(policy, "filter_enabled")?.then(|| single("csrf", native.node()))
     }
 
     /// Whether a share of requests is all of them or none; `None` if it is neither, which is reported.

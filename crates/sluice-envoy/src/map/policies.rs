@@ -10,7 +10,7 @@ use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
 
 /// A condition: one that always holds, or a map.
-enum Condition {
+pub(super) enum Condition {
     Always,
     Holds(Node),
 }
@@ -37,10 +37,8 @@ impl Mapping<'_> {
 
     fn rbac(&mut self, config: &ProtoMessage) -> Option<Node> {
         let mut native = NativeMap::new(config.span);
-        for field in ["matcher", "shadow_matcher"] {
-            if config.has(field) {
-                self.unsupported(config, field, "write `rules`");
-            }
+        if let Some(matcher) = config.message("matcher") {
+            self.policies_of_tree(matcher, &mut native);
         }
         if let Some(rules) = config.message("rules") {
             self.policies(rules, &mut native);
@@ -48,6 +46,10 @@ impl Mapping<'_> {
         if let Some(rules) = config.message("shadow_rules") {
             let mut shadow = NativeMap::new(rules.span);
             self.policies(rules, &mut shadow);
+            native.map("shadow", shadow);
+        } else if let Some(matcher) = config.message("shadow_matcher") {
+            let mut shadow = NativeMap::new(matcher.span);
+            self.policies_of_tree(matcher, &mut shadow);
             native.map("shadow", shadow);
         }
         // Without rules, the filter lets everything pass.
@@ -82,11 +84,10 @@ impl Mapping<'_> {
         }
         if policies.is_empty() {
             if key == "allow" {
-                self.unsupported(
-                    rules,
-                    "policies",
-                    "no policy would allow anything; write one that denies",
-                );
+                // Envoy denies what no policy allows, and here is none.
+                let mut all = NativeMap::new(rules.span);
+                all.push("no-policy", NativeMap::new(rules.span).node());
+                native.map("deny", all);
             }
             return;
         }

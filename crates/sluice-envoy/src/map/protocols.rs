@@ -3,6 +3,8 @@
 //! Owns: `HttpProtocolOptions` and the fields of clusters before it. Refuses to know: TLS. Keeps: without options, it
 //! is HTTP/1.1.
 
+use sluice_core::Node;
+
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain};
@@ -40,6 +42,30 @@ impl Mapping<'_> {
             }
         }
         native.map("reuse", reuse);
+        self.preconnect(cluster, native);
+    }
+
+    /// Connections made ahead. Where only a request tells which endpoint is picked, Envoy predicts none either.
+    fn preconnect(&mut self, cluster: &ProtoMessage, native: &mut NativeMap) {
+        let Some(policy) = cluster.message("preconnect_policy") else { return };
+        let mut preconnect = NativeMap::new(policy.span);
+        let balance = native.take("balance");
+        let goes_by_hash = balance.as_ref().is_some_and(goes_by_hash);
+        balance.into_iter().for_each(|balance| native.set("balance", balance));
+        let is_predictable = !cluster.has("lb_subset_config") && !goes_by_hash;
+        for (field, key, applies) in [
+            ("per_upstream_preconnect_ratio", "per_endpoint", true),
+            ("predictive_preconnect_ratio", "predicted", is_predictable),
+        ] {
+            let ratio = policy.float(field).filter(|ratio| *ratio > 1.0 && applies);
+            if let Some(ratio) = ratio {
+                let percent = format!("{:.0}%", ratio * 100.0);
+                preconnect.word(key, percent, policy.place(field));
+            }
+        }
+        if !preconnect.is_empty() {
+            native.map("preconnect", preconnect);
+        }
     }
 
     fn protocol_options(
@@ -182,4 +208,11 @@ impl Mapping<'_> {
             }
         }
     }
+}
+
+/// Whether a `balance` goes by a hash.
+fn goes_by_hash(balance: &Node) -> bool {
+    let is_hash = |word: &str| matches!(word, "ring_hash" | "maglev");
+    let key = balance.entries().and_then(|entries| entries.first()).map(|entry| &*entry.key);
+    balance.text().or(key).is_some_and(is_hash)
 }

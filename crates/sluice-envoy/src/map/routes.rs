@@ -30,6 +30,8 @@ pub(super) struct HostDefaults<'m> {
     /// Whether a route may name a cluster that the file does not have.
     pub(super) unknown_clusters: bool,
     pub(super) edited: bool,
+    /// What the host says of filters.
+    pub(super) filters: NativeMap,
 }
 
 impl Mapping<'_> {
@@ -123,12 +125,16 @@ impl Mapping<'_> {
         let mut edited = !edits.is_empty();
         filters.map("set_headers", edits);
         self.filter_overrides(host, &mut filters);
+        self.rate_limits(host, false, &mut filters);
         self.skip_what_is_off(&http.off, host, &mut filters);
-        native.map("filters", filters);
-        let mut defaults = HostDefaults { host, http, unknown_clusters, edited: false };
+        native.map("filters", filters.clone());
+        let mut defaults = HostDefaults { host, http, unknown_clusters, edited: false, filters };
         let mut rules = Vec::new();
         for route in host.messages("routes") {
-            rules.extend(self.rule(route, &mut defaults));
+            rules.extend(self.rule(route, &mut defaults, None));
+        }
+        if let Some(matcher) = host.message("matcher") {
+            rules.extend(self.rules_of_tree(matcher, &mut defaults));
         }
         edited |= defaults.edited;
         // Routes took what these say.

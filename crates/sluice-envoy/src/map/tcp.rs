@@ -14,14 +14,14 @@ impl Mapping<'_> {
         let mut relay = NativeMap::new(proxy.span);
         proxy.without_effect(&["stat_prefix", "check_drain_close"]);
         if let Some(cluster) = proxy.text("cluster") {
-            let name = self.cluster(cluster, proxy, "cluster");
+            let name = self.cluster_or_none(cluster, proxy, "cluster");
             relay.text("cluster", &name, proxy.place("cluster"));
         }
         if let Some(weighted) = proxy.message("weighted_clusters") {
             let mut split = NativeMap::new(weighted.span);
             for cluster in weighted.messages("clusters") {
                 let Some(name) = cluster.text("name") else { continue };
-                let name = self.cluster(name, cluster, "name");
+                let name = self.cluster_or_none(name, cluster, "name");
                 if split.has(&name) {
                     self.unsupported(cluster, "name", "the cluster is in the list already");
                 }

@@ -14,7 +14,7 @@ impl Mapping<'_> {
     pub(super) fn regex<'m>(&mut self, matcher: &'m ProtoMessage) -> &'m str {
         matcher.without_effect(&["google_re2"]);
         if let Some(engine) = matcher.message("google_re2") {
-            engine.without_effect(&["max_program_size"]);
+            engine.all_without_effect();
         }
         matcher.text("regex").map_or("", |text| text)
     }
@@ -81,28 +81,19 @@ impl Mapping<'_> {
         Some(plain(format!("{value:.0}%"), percent.span))
     }
 
-    /// The text of a `DataSource` that is written in the file.
+    /// The text of a `DataSource`; a file is read once, as in Envoy.
     pub(super) fn inline_text(&mut self, source: &ProtoMessage) -> Option<String> {
-        if let Some(text) = source.text("inline_string") {
-            return Some(text.to_string());
-        }
-        if source.has("inline_string") {
-            return Some(String::new());
-        }
-        if let Some(field) = source.field("inline_bytes")
-            && let crate::message::ProtoValue::Bytes(bytes) = &field.value
-        {
-            if let Ok(text) = std::str::from_utf8(bytes) {
-                return Some(text.to_owned());
-            }
-            self.unsupported(source, "inline_bytes", "only UTF-8 is");
-        }
-        for field in ["filename", "environment_variable"] {
-            if source.has(field) {
-                self.unsupported(source, field, "write the text into this file");
+        let Some(path) = source.text("filename") else {
+            return self.given_text(source).map(|text| text.to_string());
+        };
+        match sluice_config::read_file(std::path::Path::new(&**path)) {
+            Ok(text) => Some(text),
+            Err(problem) => {
+                let at = source.at("filename");
+                self.diags.error("bad-file", source.place("filename"), at, problem);
+                None
             }
         }
-        None
     }
 
     /// The substitution of a `RegexMatchAndSubstitute` and its regex, as the native form writes them. Envoy replaces

@@ -5,6 +5,7 @@
 
 use sluice_core::Node;
 
+use super::validation::Unknown;
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, quoted};
@@ -39,38 +40,23 @@ impl Mapping<'_> {
         native.list("certificates", certificates, common.span);
         self.versions(common, &mut native);
         let validation = self.validation(common);
-        match validation.and_then(|of| self.client_auth(of, required)) {
-            Some(auth) => native.set("client_auth", auth),
-            None if required => {
-                let how = "without a `trusted_ca`, any certificate would do";
-                self.unsupported(context, "require_client_certificate", how);
+        match &validation {
+            Ok(validation) if validation.has("trusted_ca") => {
+                if let Some(auth) = self.client_auth(validation, required) {
+                    native.set("client_auth", auth);
+                }
             }
-            None => {}
+            Ok(validation) => {
+                self.names_without_authority(validation);
+                if required {
+                    let how = "without a `trusted_ca`, any certificate would do";
+                    self.unsupported(context, "require_client_certificate", how);
+                }
+            }
+            // It is reported.
+            Err(Unknown) => {}
         }
         native.node()
-    }
-
-    fn client_auth(&mut self, validation: &ProtoMessage, required: bool) -> Option<Node> {
-        let mut native = NativeMap::new(validation.span);
-        self.san_matchers(validation);
-        if let Some(crl) =
-            validation.message("crl").and_then(|of| self.file(of).map(|path| quoted(path, of.span)))
-        {
-            native.set("crl", crl);
-        }
-        let source = validation.message("trusted_ca")?;
-        let path = self.file(source)?;
-        native.text("ca", path, source.span);
-        native.word("mode", if required { "required" } else { "optional" }, validation.span);
-        Some(native.node())
-    }
-
-    fn san_matchers(&mut self, validation: &ProtoMessage) {
-        for field in ["match_typed_subject_alt_names", "match_subject_alt_names"] {
-            if validation.has(field) {
-                self.unsupported(validation, field, "judge certificates with the filter `rbac`");
-            }
-        }
     }
 
     /// The TLS of a cluster, from an `UpstreamTlsContext`.
@@ -78,14 +64,11 @@ impl Mapping<'_> {
         let mut native = NativeMap::new(context.span);
         context.without_effect(&["max_session_keys", "enforce_rsa_key_usage"]);
         self.only_false(context, "allow_renegotiation", "TLS 1.3 has none");
-        for field in ["auto_host_sni", "auto_sni_san_validation"] {
-            // Without `sni`, the name of the endpoint is sent and verified.
-            if context.is(field) && context.has("sni") {
-                self.unsupported(context, field, "beside `sni`");
-            }
+        // Without `sni`, the name of the endpoint is sent and verified.
+        if context.is("auto_host_sni") && context.has("sni") {
+            self.unsupported(context, "auto_host_sni", "beside `sni`");
         }
-        let sni = context.text("sni");
-        if let Some(sni) = sni {
+        if let Some(sni) = context.text("sni") {
             native.text("sni", sni, context.place("sni"));
         }
         let common = context.message("common_tls_context");
@@ -98,124 +81,16 @@ impl Mapping<'_> {
                 native.set("certificate", certificate);
             }
         }
-        match common.and_then(|common| self.validation(common)) {
-            Some(validation) => {
-                self.server_validation(validation, sni.map(|sni| &**sni), &mut native)
+        let replaced = context.is("auto_sni_san_validation");
+        match common.map(|common| self.validation(common)) {
+            Some(Ok(validation)) if !validation.is_empty() => {
+                self.server_validation(&validation, replaced, &mut native);
             }
+            Some(Err(Unknown)) => {}
             // Without a validation context, Envoy takes any certificate.
-            None => native.word("verify", "none", context.span),
+            _ => native.word("verify", "none", context.span),
         }
         native.node()
-    }
-
-    fn server_validation(
-        &mut self,
-        validation: &ProtoMessage,
-        sni: Option<&str>,
-        native: &mut NativeMap,
-    ) {
-        if validation.has("crl") {
-            self.unsupported(validation, "crl", "of endpoints");
-        }
-        validation.without_effect(&["system_root_certs"]);
-        match validation.message("trusted_ca") {
-            Some(source) => {
-                if let Some(path) = self.file(source) {
-                    native.text("ca", path, source.span);
-                }
-            }
-            None if validation.has("system_root_certs") => {}
-            None => {
-                native.word("verify", "none", validation.span);
-                self.san_matchers(validation);
-                return;
-            }
-        }
-        self.only_false(validation, "allow_expired_certificate", "");
-        let mut names = Vec::new();
-        for matcher in validation.messages("match_typed_subject_alt_names") {
-            let exact = matcher.message("matcher").and_then(|of| of.text("exact"));
-            if &*matcher.choice("san_type") != "DNS" || exact.is_none() {
-                self.unsupported(
-                    validation,
-                    "match_typed_subject_alt_names",
-                    "only exact DNS names are",
-                );
-                return;
-            }
-            names.extend(exact);
-        }
-        for matcher in validation.messages("match_subject_alt_names") {
-            match matcher.text("exact") {
-                Some(name) => names.push(name),
-                None => {
-                    self.unsupported(
-                        validation,
-                        "match_subject_alt_names",
-                        "only exact DNS names are",
-                    );
-                    return;
-                }
-            }
-        }
-        match names.as_slice() {
-            [] => {
-                let field =
-                    if validation.has("trusted_ca") { "trusted_ca" } else { "system_root_certs" };
-                self.differs(validation, field, "the name in the certificate is verified, too: that in `sni`, or that of the endpoint");
-            }
-            [name] if sni == Some(&***name) => {}
-            [name] if sni.is_none() => native.text("sni", name, validation.span),
-            _ => {
-                let field = if validation.has("match_subject_alt_names") {
-                    "match_subject_alt_names"
-                } else {
-                    "match_typed_subject_alt_names"
-                };
-                self.unsupported(
-                    validation,
-                    field,
-                    "the name in the certificate must be that in `sni`",
-                );
-            }
-        }
-    }
-
-    /// The validation context, wherever it is.
-    fn validation<'m>(&mut self, common: &'m ProtoMessage) -> Option<&'m ProtoMessage>
-    where
-        Self: 'm,
-    {
-        if let Some(config) = common.message("validation_context_sds_secret_config") {
-            if let Some(secret) = self.secret(config) {
-                if let Some(found) = secret.message("validation_context") {
-                    return self.judged(found);
-                }
-                self.unsupported(config, "name", "the secret has no `validation_context`");
-            }
-            return None;
-        }
-        if common.has("combined_validation_context") {
-            self.unsupported(common, "combined_validation_context", "");
-            return None;
-        }
-        common.message("validation_context").and_then(|found| self.judged(found))
-    }
-
-    /// Reports what no validation here can do.
-    fn judged<'m>(&mut self, validation: &'m ProtoMessage) -> Option<&'m ProtoMessage> {
-        validation.without_effect(&["suppress_client_ca_list"]);
-        if let Some(folder) = validation.message("watched_directory") {
-            folder.all_without_effect();
-        }
-        if &*validation.choice("trust_chain_verification") != "VERIFY_TRUST_CHAIN" {
-            self.unsupported(
-                validation,
-                "trust_chain_verification",
-                "certificates are always verified",
-            );
-        }
-        Some(validation)
     }
 
     fn certificates(&mut self, common: &ProtoMessage) -> Vec<Node> {
@@ -237,9 +112,8 @@ impl Mapping<'_> {
             folder.all_without_effect();
         }
         for (field, key) in [("certificate_chain", "cert"), ("private_key", "key")] {
-            let source = certificate.message(field)?;
-            let path = self.file(source)?;
-            native.text(key, path, source.span);
+            let pem = self.pem(certificate.message(field)?);
+            native.set(key, pem?);
         }
         Some(native.node())
     }
@@ -249,6 +123,7 @@ impl Mapping<'_> {
         let alpn = common.texts("alpn_protocols").map(|(text, span)| quoted(text, span)).collect();
         native.list("alpn", alpn, common.place("alpn_protocols"));
         let Some(params) = common.message("tls_params") else { return };
+        self.ciphers(params);
         match &*params.choice("tls_minimum_protocol_version") {
             "TLS_AUTO" => {}
             "TLSv1_2" => native.word("min_version", "1.2", params.span),
@@ -267,4 +142,44 @@ impl Mapping<'_> {
             ),
         }
     }
+
+    /// Lists of ciphers. Those here are fixed, so a list must have at least these; more of them are weaker ones.
+    fn ciphers(&mut self, params: &ProtoMessage) {
+        let listed: Vec<&str> = params
+            .texts("cipher_suites")
+            .flat_map(|(text, _)| text.trim_matches(['[', ']']).split('|'))
+            .collect();
+        let newest = &*params.choice("tls_minimum_protocol_version") == "TLSv1_3";
+        let missing = CIPHERS.iter().find(|cipher| !listed.contains(cipher));
+        match missing {
+            _ if listed.is_empty() || newest => {}
+            Some(missing) => {
+                let how = format!("{missing} is always offered, as are {}", CIPHERS.join(", "));
+                self.unsupported(params, "cipher_suites", &how);
+            }
+            None if listed.len() == CIPHERS.len() => {}
+            None => {
+                let how = format!("of TLS 1.2, only these are offered: {}", CIPHERS.join(", "));
+                self.differs(params, "cipher_suites", &how);
+            }
+        }
+        if params.has("ecdh_curves") {
+            let curves: Vec<_> =
+                params.texts("ecdh_curves").map(|(text, _)| text.clone()).collect();
+            if curves.iter().any(|curve| &**curve != "X25519" && &**curve != "P-256") {
+                let how = "X25519MLKEM768, X25519, P-256 and P-384 are offered, in this order";
+                self.differs(params, "ecdh_curves", how);
+            }
+        }
+    }
 }
+
+/// The cipher suites of TLS 1.2, as OpenSSL calls them.
+const CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];

@@ -7,11 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use sluice_core::{Diags, Node, Span, Value};
+use sluice_config::Sources;
+use sluice_core::{Diags, Node, Value};
 
 use super::{Mapping, UniqueNames, native_name};
 use crate::message::ProtoMessage;
 use crate::native::NativeMap;
+use crate::read::UnknownFields;
+use crate::secret_files::SecretFiles;
 
 /// The native names of what resources name, across all of them.
 #[derive(Debug, Default)]
@@ -110,7 +113,8 @@ pub fn unit(
     diags: &mut Diags,
 ) -> MappedUnit {
     let mut root = NativeMap::new(message.span);
-    let mut mapping = Mapping::new(diags, message.span);
+    let files = SecretFiles::read(message, UnknownFields::Refuse, &mut Sources::default(), diags);
+    let mut mapping = Mapping::new(&files, message.span, diags);
     mapping.plane = Some(std::mem::take(names));
     if let Some(resources) = around.resources {
         mapping.secrets(resources);
@@ -136,6 +140,9 @@ pub fn unit(
         root.list("access_log", logs.into_native(), message.span);
     }
     mapping.report_unread(message);
+    for secret in std::mem::take(&mut mapping.used_of_files) {
+        mapping.report_unread(secret);
+    }
     *names = mapping.plane.take().unwrap_or_default();
     let clusters = std::mem::take(&mut mapping.named_clusters);
     if let Some(node) = around.node {
@@ -163,18 +170,6 @@ impl Mapping<'_> {
                 return native;
             }
             nth += 1;
-        }
-    }
-
-    /// Reports every field that was not read.
-    pub(super) fn report_unread(&mut self, message: &ProtoMessage) {
-        let mut unread = Vec::new();
-        message.unread(&mut unread);
-        for (message, field) in unread {
-            let name = field.descriptor.name();
-            let text = format!("`{name}` of {} is not supported", message.type_name());
-            let span: Span = field.span;
-            self.diags.error(crate::coverage::UNSUPPORTED, span, message.at(name), text);
         }
     }
 }

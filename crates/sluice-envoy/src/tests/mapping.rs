@@ -8,11 +8,17 @@ use crate::{UnknownFields, load_text};
 
 mod clusters;
 mod filters;
+mod guards;
 mod http;
+mod services;
+mod switches;
+mod tls;
+mod tokens;
+mod trees;
 
 /// Loads a bootstrap: its native form, and the findings as `path: message`.
 fn load(text: &str) -> (Option<Node>, Vec<String>) {
-    let loaded = load_text(Path::new("envoy.yaml"), text.to_owned(), UnknownFields::Refuse);
+    let loaded = load_text(Path::new("envoy.yaml"), text.to_owned(), &UnknownFields::Refuse.into());
     let shown = loaded.diags.iter().map(|found| {
         let word = if found.severity == Severity::Error { "" } else { "warning: " };
         format!("{word}{}: {}", found.path, found.message)
@@ -135,7 +141,12 @@ fn tcp_listeners() {
         &tcp(", tunneling_config: { hostname: a }"),
         "`tunneling_config` of envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
     );
-    refused(&tcp("").replace("cluster: a }", "cluster: b }"), "there is no cluster `b`");
+    let unknown = tcp("").replace("cluster: a }", "cluster: 'x|b' }");
+    differs(&unknown, "there is no cluster `x|b`: connections are refused, as in Envoy");
+    expect(
+        &unknown,
+        &[("listeners/0/chains/0/relay/cluster", "x_b"), ("clusters/x_b/allow_empty", "true")],
+    );
     refused(&tcp("").replace("name: l", "name: l, use_original_dst: true"), "`use_original_dst`");
     refused(
         &tcp("").replace("address: { socket", "bind_to_port: false, address: { socket"),
@@ -226,76 +237,4 @@ fn findings_about_the_native_form_name_the_field_of_envoy() {
         found.iter().any(|one| one.starts_with("static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[0].routes[0].route.host_rewrite_header: ")),
         "{found:#?}"
     );
-}
-
-#[test]
-fn tls_of_clients() {
-    let with = |context: &str| {
-        let name = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
-        let socket = format!(
-            "transport_socket: {{ name: tls, typed_config: {{ '@type': t/{name}, {context} }} }}"
-        );
-        tcp("").replace("[{ filters", &format!("[{{ {socket}, filters"))
-    };
-    let certificate = "tls_certificates: [{ certificate_chain: { filename: a.pem }, private_key: { filename: a.key } }]";
-    let tls = "listeners/0/chains/0/tls";
-    expect(
-        &with(&format!(
-            "require_client_certificate: true, common_tls_context: {{ {certificate}, alpn_protocols: h2, validation_context: {{ trusted_ca: {{ filename: ca.pem }} }} }}"
-        )),
-        &[
-            (&format!("{tls}/certificates/0/cert"), "a.pem"),
-            (&format!("{tls}/certificates/0/key"), "a.key"),
-            (&format!("{tls}/alpn"), "h2"),
-            (&format!("{tls}/client_auth/ca"), "ca.pem"),
-            (&format!("{tls}/client_auth/mode"), "required"),
-        ],
-    );
-    // What would let in a client that Envoy refuses.
-    for (context, expected) in [
-        (
-            "require_client_certificate: true, common_tls_context: { CERT }",
-            "any certificate would do",
-        ),
-        (
-            "require_client_certificate: true, common_tls_context: { CERT, validation_context: {} }",
-            "any certificate would do",
-        ),
-        (
-            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: a } }] } }",
-            "judge certificates with the filter `rbac`",
-        ),
-        (
-            "common_tls_context: { CERT, validation_context: { trusted_ca: { filename: ca.pem }, verify_certificate_spki: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa] } }",
-            "`verify_certificate_spki` of",
-        ),
-        (
-            "common_tls_context: { CERT, validation_context: { trust_chain_verification: ACCEPT_UNTRUSTED } }",
-            "certificates are always verified",
-        ),
-        ("require_sni: true, common_tls_context: { CERT }", "`require_sni` of"),
-        (
-            "common_tls_context: { tls_certificates: [{ certificate_chain: { inline_string: x }, private_key: { filename: a.key } }] }",
-            "write it to a file",
-        ),
-        (
-            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: gone }] }",
-            "there is no secret `gone`",
-        ),
-        (
-            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s, sds_config: { ads: {} } }] }",
-            "`sds_config` of",
-        ),
-        (
-            "common_tls_context: { CERT, tls_params: { cipher_suites: [ECDHE-RSA-AES128-GCM-SHA256] } }",
-            "`cipher_suites` of",
-        ),
-    ] {
-        refused(&with(&context.replace("CERT", certificate)), expected);
-    }
-    let named = with("common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s }] }").replace(
-        "{ listeners",
-        "{ secrets: [{ name: s, tls_certificate: { certificate_chain: { filename: b.pem }, private_key: { filename: b.key } } }], listeners",
-    );
-    expect(&named, &[(&format!("{tls}/certificates/0/cert"), "b.pem")]);
 }

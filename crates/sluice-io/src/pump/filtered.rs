@@ -84,7 +84,15 @@ impl FilteredPiece {
         from: &mut Stream,
     ) -> Poll<Result<Self, CopyError>> {
         let worker = context.worker;
+        let filters = context.hooks.iter().flat_map(|hooks| &hooks.filters);
+        let max = filters.map(|filter| match context.heading {
+            Heading::Up => filter.received_max(),
+            Heading::Down => filter.sent_max(),
+        });
+        let max = max.min().unwrap_or(usize::MAX).max(1);
         worker.with_scratch(|scratch| {
+            let room = max.min(scratch.len());
+            let scratch = &mut scratch[..room];
             let read = ready!(read(cx, worker, from, scratch)).map_err(CopyError::From)?;
             let bytes = &scratch[..read.count];
             context.show(bytes);

@@ -26,7 +26,7 @@ fn certified(min_version: TlsVersion) -> Certified {
     let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let (stored, _) = CertStore::default().load(&cert, &key).unwrap();
+    let (stored, _) = CertStore::default().load(&cert.as_path().into(), &key.into()).unwrap();
     let mut authorities = Authorities::default();
     let plan = ServerPlan {
         certificates: vec![stored],
@@ -37,13 +37,15 @@ fn certified(min_version: TlsVersion) -> Certified {
     };
     let server = ServerTls::build(plan, &mut authorities);
     let plan = ClientPlan {
-        verify: Verify::Ca(cert),
+        verify: Verify::Ca(cert.into()),
         sni: None,
+        names: Vec::new(),
         certificate: None,
         alpn: vec![b"echo".to_vec()],
         min_version,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let client = ClientTls::build(plan, &mut authorities);
     Certified { server: server.unwrap(), client: client.unwrap() }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use sluice_core::reason::end;
-use sluice_core::{Reason, Side};
+use sluice_core::{Reason, Side, TransportKind};
 use sluice_io::tls::HandshakeError;
 use sluice_io::{Conn, RawStream, Stream, TlsStream};
 use sluice_tls::reasons as tls_reasons;
@@ -16,13 +16,37 @@ use crate::chain::Termination;
 use crate::listener::Listener;
 use crate::plain_http;
 
-/// Sends an alert to a TLS client that no chain serves: the name it asked for is not known here (RFC 6066 §3).
-pub(super) async fn refuse_hello(stream: &mut Stream, conn: &Conn) {
-    // A record of TLS 1.2, which every version reads: a fatal alert.
-    const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-    let sent = poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, &UNRECOGNIZED_NAME)));
+/// A fatal alert that answers a hello.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum HelloAlert {
+    /// A filter refuses the client (RFC 8446 §6.2).
+    AccessDenied = 49,
+    /// No chain serves the name that the client asks for (RFC 6066 §3).
+    UnrecognizedName = 112,
+}
+
+/// Sends an alert to a TLS client whose hello is not answered otherwise.
+pub(super) async fn refuse_hello(stream: &mut Stream, conn: &Conn, alert: HelloAlert) {
+    // A record of TLS 1.2, which every version reads.
+    let record = [21, 3, 3, 0, 2, 2, alert as u8];
+    let sent = poll_fn(|cx| Poll::Ready(stream.send(cx, &conn.worker, &record)));
     // A client that has gone needs no alert.
     let _ = sent.await;
+}
+
+/// Ends the TLS of a client that a filter of its chain refuses, before the connection is closed.
+pub(super) async fn turn_away(stream: &mut Stream, conn: &Conn, transport: TransportKind) {
+    match stream {
+        Stream::Raw(_) if transport == TransportKind::Tls => {
+            refuse_hello(stream, conn, HelloAlert::AccessDenied).await;
+        }
+        Stream::Raw(_) => {}
+        Stream::Tls(_) => {
+            let ended = poll_fn(|cx| Poll::Ready(stream.close_notify(cx, &conn.worker)));
+            // As above.
+            let _ = ended.await;
+        }
+    }
 }
 
 /// Performs the TLS handshake.

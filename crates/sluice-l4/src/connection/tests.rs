@@ -53,7 +53,7 @@ async fn judged(
         Rc::new(Noting { name, verdict: *verdict, notes: Rc::clone(&notes) })
     };
     let filters: Vec<_> = verdicts.iter().enumerate().map(filter).collect();
-    let mut admitted = Admitted { conn: conn(worker, Peer::Unix), filters: SmallVec::new() };
+    let mut admitted = Admitted { conn: conn(worker, Peer::Unix), filters: Box::default() };
     let result = admitted.judge(&filters).await;
     drop(admitted);
     drop(filters);

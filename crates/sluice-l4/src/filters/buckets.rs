@@ -18,9 +18,13 @@ use sluice_telemetry::Counter;
 
 use crate::metrics;
 
+mod byte_pace;
+mod key_table;
 mod rate_table;
 
-pub use rate_table::RateTable;
+pub use byte_pace::{BytePace, BytesDue, PacePlan};
+pub use key_table::{KeyState, KeyedTable, LockedTable};
+pub use rate_table::{LockedRates, RateTable};
 
 /// A filter's state for each listener or chain that uses it, shared by all workers and kept across reloads.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub struct PerOwner<T>(Arc<Mutex<HashMap<String, Owned<T>>>>);
 /// The state of one owner.
 #[derive(Debug)]
 struct Owned<T> {
-    state: Arc<Mutex<T>>,
+    state: Arc<T>,
     /// Unused when the table was last scanned. A filter may be created only with the first request after a reload, so
     /// its state is dropped only when it is unused at a second scan.
     idle: bool,
@@ -49,12 +53,7 @@ impl<T> Clone for PerOwner<T> {
 
 impl<T> PerOwner<T> {
     /// Returns the state of `owner`, created by `new` with the bound on sources if there is none yet.
-    pub fn of(
-        &self,
-        owner: &str,
-        worker: &WorkerCx,
-        new: impl FnOnce(usize) -> T,
-    ) -> Arc<Mutex<T>> {
+    pub fn of(&self, owner: &str, worker: &WorkerCx, new: impl FnOnce(usize) -> T) -> Arc<T> {
         let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(owned) = owners.get_mut(owner) {
             owned.idle = false;
@@ -67,7 +66,7 @@ impl<T> PerOwner<T> {
                 !(unused && std::mem::replace(&mut owned.idle, unused))
             });
         }
-        let state = Arc::new(Mutex::new(new(worker.limits.size(Limit::SourceTable))));
+        let state = Arc::new(new(worker.limits.size(Limit::SourceTable)));
         owners.insert(owner.to_owned(), Owned { state: Arc::clone(&state), idle: false });
         state
     }
@@ -78,6 +77,12 @@ impl<T> PerOwner<T> {
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
+}
+
+/// A number for a text, under which no client, which does not know the seed of the hasher, can find two texts.
+fn number_of(hasher: &impl BuildHasher, text: &[u8]) -> u128 {
+    let half = |side: u8| u128::from(hasher.hash_one((side, text)));
+    (half(0) << 64) | half(1)
 }
 
 /// The counter of the times that sources were forgotten.

@@ -27,7 +27,7 @@ sluice_core::section! {
 /// The factory; holds the counts of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
 pub struct ConnectionLimitFactory {
-    counts: PerOwner<Counts>,
+    counts: PerOwner<Mutex<Counts>>,
 }
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct Counts {
 #[derive(Debug)]
 struct ConnectionLimitPlan {
     settings: ConnectionLimit,
-    counts: PerOwner<Counts>,
+    counts: PerOwner<Mutex<Counts>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLimitFactory {
 
 impl ConnectionFilterPlan for ConnectionLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        let new = |bound| Counts { all: 0, by_source: BucketTable::new(bound) };
+        let new = |bound| Mutex::new(Counts { all: 0, by_source: BucketTable::new(bound) });
         let counts = self.counts.of(owner, worker, new);
         Rc::new(ConnectionLimitFilter {
             settings: self.settings.clone(),

@@ -11,7 +11,7 @@ use sluice_core::{Clock, ConnInfo, Node, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::buckets::{PerOwner, RateTable, forgotten, source_of};
+use super::buckets::{LockedRates, PerOwner, RateTable, forgotten, source_of};
 use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
@@ -40,13 +40,13 @@ sluice_core::section! {
 /// The factory; holds the buckets of each listener and chain that uses the filter.
 #[derive(Debug, Default)]
 pub struct ConnectionRateLimitFactory {
-    buckets: PerOwner<RateTable>,
+    buckets: PerOwner<LockedRates>,
 }
 
 #[derive(Debug)]
 struct ConnectionRateLimitPlan {
     settings: ConnectionRateLimit,
-    buckets: PerOwner<RateTable>,
+    buckets: PerOwner<LockedRates>,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl ConnectionFilterPlan for ConnectionRateLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
         Rc::new(ConnectionRateLimitFilter {
             settings: self.settings.clone(),
-            buckets: self.buckets.of(owner, worker, RateTable::new),
+            buckets: self.buckets.of(owner, worker, RateTable::locked),
             forgotten: forgotten(worker),
             clock: worker.clock.clone(),
         })

@@ -5,9 +5,11 @@ use sluice_core::tree::MapEntry;
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::buckets::{Bucket, BucketTable, PerOwner, RateTable, source_of};
+use super::buckets::{
+    Bucket, BucketTable, BytePace, KeyedTable, PacePlan, PerOwner, RateTable, source_of,
+};
 use super::registry::NoNames;
 use super::*;
 use crate::reasons;
@@ -154,12 +156,48 @@ fn settings_that_limit_nothing_are_an_error() {
 fn state_that_nothing_uses_any_more_is_given_up() {
     let worker = WorkerCx::solitary(Clock::held());
     let states = PerOwner::default();
-    let in_use: Arc<Mutex<u32>> = states.of("in use", &worker, |_| 7);
+    let in_use: Arc<u32> = states.of("in use", &worker, |_| 7);
     for number in 0..10_000 {
         states.of(&format!("owner {number}"), &worker, |_| 0);
     }
     assert!(states.len() < 100, "{} owners are remembered", states.len());
     assert!(Arc::ptr_eq(&in_use, &states.of("in use", &worker, |_| 0)));
+}
+
+#[test]
+fn a_key_in_use_keeps_its_entry_whatever_else_there_is() {
+    let (clock, bound) = (Clock::held(), 500);
+    let mut table = KeyedTable::<BytePace>::new(bound);
+    let plan = PacePlan { rate: sluice_core::value::ByteRate(1000), burst: 1 };
+    let mut entry = |key: &str, now| table.entry(key.as_bytes(), now);
+    let (held, _) = entry("held", clock.now());
+    let owing = {
+        let (owing, _) = entry("owing", clock.now());
+        owing.take(plan, clock.now(), 500_000).go();
+        Arc::downgrade(&owing)
+    };
+    for number in 0..100_000 {
+        clock.advance(Duration::from_millis(1));
+        let (_, kept) = entry(&format!("{number}"), clock.now());
+        assert!(kept, "unused entries make room");
+    }
+    assert!(Arc::ptr_eq(&held, &entry("held", clock.now()).0));
+    let found = owing.upgrade().expect("it owes time, though nothing uses it");
+    assert!(Arc::ptr_eq(&found, &entry("owing", clock.now()).0));
+    drop(found);
+    clock.advance(Duration::from_secs(500));
+    (0..1000).for_each(|number| drop(entry(&format!("{number}"), clock.now())));
+    assert!(owing.upgrade().is_none(), "it owes nothing any more");
+    // All entries in use: further keys get one that is not found again.
+    let mut all: Vec<_> =
+        (0..500).map(|number| entry(&format!("u{number}"), clock.now())).collect();
+    clock.advance(Duration::from_secs(1));
+    all.extend((0..500).map(|number| entry(&format!("u{number}"), clock.now())));
+    let kept = all.iter().filter(|(_, kept)| *kept).count();
+    assert_eq!(kept, 2 * (bound - 1), "one is held from before");
+    let (first, second) = (entry("more", clock.now()), entry("more", clock.now()));
+    assert!(!first.1 && !second.1 && !Arc::ptr_eq(&first.0, &second.0));
+    assert_eq!(table.len(), bound);
 }
 
 /// An attacker who sends requests under ever new keys does not get its own bucket filled, nor wipe that of others.

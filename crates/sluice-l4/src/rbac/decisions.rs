@@ -11,7 +11,7 @@ use sluice_io::WorkerCx;
 use sluice_telemetry::CounterSet;
 use sluice_telemetry::metrics::other;
 
-use super::{NO_POLICY, PolicyCondition, Rbac, RbacRuling};
+use super::{NO_POLICY, PolicyCondition, Rbac, RbacJudgement, RbacRuling};
 use crate::metrics;
 
 sluice_core::values! {
@@ -77,24 +77,22 @@ impl RbacCounters {
         worker: &WorkerCx,
         mut note: impl FnMut(&'static ValueKey<Arc<str>>, Arc<str>),
     ) -> RbacRuling<'r> {
-        if let Some(policy) = rbac.log.first(subject) {
+        let RbacJudgement { logged, shadow, enforced } = rbac.judge(subject);
+        if let Some(policy) = logged {
             self.count(policy, RbacResult::Logged, worker);
             note(&LOG, Arc::clone(policy));
         }
-        if let Some(shadow) = &rbac.shadow {
-            let ruling = shadow.judge(subject);
+        if let Some(ruling) = shadow {
             let policy = ruling.policy.unwrap_or(&self.none);
             self.count(policy, RbacResult::of(true, ruling.refused), worker);
-            let word = if ruling.refused { "denied" } else { "allowed" };
-            note(&SHADOW, format!("{word} by {policy}").into());
+            note(&SHADOW, format!("{} by {policy}", ruling.word()).into());
         }
-        let ruling = rbac.enforced.judge(subject);
-        let policy = ruling.policy.unwrap_or(&self.none);
-        self.count(policy, RbacResult::of(false, ruling.refused), worker);
-        if ruling.refused || ruling.policy.is_some() {
+        let policy = enforced.policy.unwrap_or(&self.none);
+        self.count(policy, RbacResult::of(false, enforced.refused), worker);
+        if enforced.refused || enforced.policy.is_some() {
             note(&POLICY, Arc::clone(policy));
         }
-        ruling
+        enforced
     }
 
     fn count(&self, policy: &Arc<str>, result: RbacResult, worker: &WorkerCx) {

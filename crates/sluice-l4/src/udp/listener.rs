@@ -180,7 +180,7 @@ impl UdpListener {
         info: &ConnInfo,
     ) -> Result<UpstreamSocket, Reason> {
         let endpoint = claim.endpoint();
-        let plan = claim.handle().cluster.peek_plan();
+        let plan = claim.handle().plan();
         let opened = connected(worker, info, &plan, endpoint);
         let name = Arc::clone(&endpoint.name);
         let attempt = match &opened {

@@ -27,6 +27,8 @@ sluice_core::section! {
         pub timeout: Duration = "200ms",
         /// Whether connections are served that the service does not decide about: it cannot be reached, is late, or fails.
         pub allow_on_error: bool = "false",
+        /// Whether the service is sent the client's certificate (`source.certificate`), in PEM and percent-encoded.
+        pub client_certificate: bool = "false",
         /// What the service is told besides (context extensions).
         pub context: ContextTexts,
     }
@@ -81,7 +83,8 @@ struct ConnectionAuthzFilter {
 impl ConnectionFilter for ConnectionAuthzFilter {
     fn admit(&self, conn: &ConnInfo) -> Admit {
         let ConnectionAuthz { timeout, allow_on_error, context, .. } = &self.plan.settings;
-        let question = question::of_connection(&ConnSubject::of(conn), context.texts());
+        let (subject, certificate) = (ConnSubject::of(conn), self.plan.settings.client_certificate);
+        let question = question::of_connection(&subject, certificate, context.texts());
         let by = self.worker.now().after(*timeout);
         let calls = SideCalls::of_worker(&self.worker);
         let called = calls.call_grpc(&self.plan.cluster, CHECK, &question, by);

@@ -11,7 +11,7 @@ use sluice_core::settings::{Short, ShortForm};
 use sluice_core::value::Rate;
 use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
-use sluice_l4::filters::buckets::{PerOwner, RateTable};
+use sluice_l4::filters::buckets::{LockedRates, PerOwner};
 use sluice_l4::filters::{CheckContext, FilterFactory};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::reasons;
@@ -95,7 +95,7 @@ sluice_core::section! {
 /// The factory; holds the buckets that stand in for the services.
 #[derive(Debug, Default)]
 pub struct ConnectionGlobalRateLimitFactory {
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionGlobalRateLimitFactory {
@@ -204,7 +204,7 @@ impl ConnectionEntry {
 struct ConnectionGlobalRatePlan {
     service: Arc<RateService>,
     descriptors: Vec<ConnectionDescriptor>,
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl ConnectionFilterPlan for ConnectionGlobalRatePlan {

@@ -48,11 +48,9 @@ impl RequestTask {
         match found {
             Some(place) => self.choose_cluster(snapshot, place),
             None if snapshot.table.refuses_cleartext(&self.route_input()) => {
-                let host = target_host(None, self.request.authority())?;
-                // OPTIONS * has no path.
-                let path = Some(self.request.path()).filter(|path| path.starts_with('/'));
-                let location = format!("https://{host}{}", path.unwrap_or("/"));
-                Err(Stop::reply(Reply::redirect(301, location)))
+                let redirect = Redirect::to_https();
+                let location = self.location(&redirect, self.request.path_only().to_owned())?;
+                Err(Stop::reply(Reply::redirect(redirect.status, location)))
             }
             None => {
                 let why = reasons::ROUTE_UNMATCHED;
@@ -190,7 +188,11 @@ impl RequestTask {
                 }
             }
             Action::Redirect(redirect) => {
-                let location = self.location(rule, redirect)?;
+                let path = match &redirect.path {
+                    None => self.request.path_only().to_owned(),
+                    Some(rewrite) => self.rewritten(rule, rewrite)?,
+                };
+                let location = self.location(redirect, path)?;
                 return Err(Stop::reply(Reply::redirect(redirect.status, location)));
             }
             Action::Direct(direct) => {
@@ -204,8 +206,8 @@ impl RequestTask {
         Ok(RouteTarget { snapshot, place, cluster, share })
     }
 
-    /// The `location` of a redirect.
-    fn location(&self, rule: &Rule, redirect: &Redirect) -> Result<String, Stop> {
+    /// The `location` of a redirect to `path`.
+    fn location(&self, redirect: &Redirect, path: String) -> Result<String, Stop> {
         let request = &self.request;
         let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.scheme());
         let authority = request.authority();
@@ -219,17 +221,20 @@ impl RequestTask {
                 .and_then(|port| port.strip_prefix(':'))
                 .map(str::to_owned),
         };
-        let host = target_host(redirect.host.as_deref(), authority)?;
+        let target = redirect.host.as_deref().unwrap_or(host);
+        // HTTP/1.0 allows a request to name none.
+        if target.is_empty() {
+            let body = "the request names no host, so it cannot be redirected\n";
+            return Err(Stop::reply(Reply::malformed("missing_host", body)));
+        }
         let usual = if scheme == "https" { "443" } else { "80" };
         let port =
             port.filter(|port| port != usual).map_or_else(String::new, |port| format!(":{port}"));
-        let path = match &redirect.path {
-            None => request.path_only().to_owned(),
-            Some(rewrite) => self.rewritten(rule, rewrite)?,
-        };
+        // OPTIONS * has no path.
+        let path = if path.starts_with('/') { path } else { "/".to_owned() };
         let query = request.query().filter(|_| !redirect.strip_query && !path.contains('?'));
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
-        Ok(format!("{scheme}://{host}{port}{path}{query}"))
+        Ok(format!("{scheme}://{target}{port}{path}{query}"))
     }
 
     /// The path that the rule rewrites the request's path to. It passes hygiene again: parts that are normal on their
@@ -241,16 +246,6 @@ impl RequestTask {
             Stop::reply(Reply::malformed("path_rewrite_failed", body))
         })
     }
-}
-
-/// The host that a redirect leads to: a given one, or that of the request, which HTTP/1.0 allows to have none.
-fn target_host<'a>(given: Option<&'a str>, authority: &'a str) -> Result<&'a str, Stop> {
-    let host = given.unwrap_or_else(|| without_port(authority));
-    if host.is_empty() {
-        let body = "the request names no host, so it cannot be redirected\n";
-        return Err(Stop::reply(Reply::malformed("missing_host", body)));
-    }
-    Ok(host)
 }
 
 /// Rewrites a path, without its query.

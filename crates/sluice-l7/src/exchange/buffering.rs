@@ -1,6 +1,6 @@
-//! Whole requests, for filters that decide on them before anything is forwarded.
+//! Whole requests and starts of bodies, for filters that decide on them before anything is forwarded.
 //!
-//! Owns: receiving the body of a request, and handing it back for the attempts. Refuses to know: which filter needs
+//! Owns: receiving the body of a request, or the start of it, and handing it back for the attempts. Refuses to know: which filter needs
 //! the body, and why. Keeps: a client that waits for `100 Continue` gets it from here, since no endpoint has been asked
 //! yet; every filter sees the body once.
 
@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use sluice_codec::{Head, HttpStream, Method};
 use sluice_core::Moment;
 
@@ -16,7 +17,7 @@ use super::deadlines::Deadline;
 use super::pieces::{Piece, PieceInFilters, RequestHooks};
 use super::whole::{Buffering, HeldMessage, NoRoom, announce, no_buffers};
 use super::{RequestTask, Stop};
-use crate::filters::BodyAccess;
+use crate::filters::{BodyAccess, BodyStart};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -42,15 +43,14 @@ impl RequestTask {
         if self.request.content_length().is_some_and(|length| length > max as u64) {
             return Err(too_large());
         }
-        // What follows the headers of an upgrade or tunnel is not a body.
-        let tunnel = self.request.upgrade().is_some() || self.method == Method::Connect;
+        let tunnel = self.has_no_body();
         let mut held = HeldMessage::new(self.worker());
         if !tunnel {
             self.continue_here(down).await?;
             if let Some(buffered) = buffered {
                 self.receive_again(buffered.seen);
             }
-            self.collect(down, max, &mut held).await?;
+            self.collect(down, max, usize::MAX, &mut held).await?;
         }
         let (mut body, mut trailers, mut charge) = held.into_parts();
         self.decide_on_whole::<RequestHooks>(down, asked, &mut body, &mut trailers).await?;
@@ -78,11 +78,53 @@ impl RequestTask {
         }
         self.receive_again(seen);
         let mut held = HeldMessage::new(self.worker());
-        self.collect(down, max, &mut held).await?;
+        self.collect(down, max, usize::MAX, &mut held).await?;
         let (body, trailers, charge) = held.into_parts();
         announce(&mut self.request, &body, trailers.is_some());
         self.upload.buffered(body, trailers, charge);
         Ok(())
+    }
+
+    /// Receives the first `max` bytes of the body for the filter at `place`, unless it ends before. What was received
+    /// is the next piece of the body for the filters behind.
+    pub(super) async fn peek_request(
+        &mut self,
+        down: &mut HttpStream,
+        buffered: &mut Option<Buffered>,
+        place: usize,
+        max: usize,
+    ) -> Result<BodyStart, Stop> {
+        if self.has_no_body() {
+            return Ok(BodyStart { bytes: Bytes::new(), whole: true });
+        }
+        self.continue_here(down).await?;
+        let bound = buffered.map(|buffered| {
+            self.receive_again(buffered.seen);
+            buffered.max
+        });
+        let mut held = HeldMessage::new(self.worker());
+        // What is there already need not be cut.
+        let enough = if bound.is_some() { usize::MAX } else { max };
+        self.collect(down, bound.unwrap_or(usize::MAX), enough, &mut held).await?;
+        let whole = self.upload.is_received();
+        let (body, trailers, charge) = held.into_parts();
+        let bytes = body.slice(..body.len().min(max));
+        let start = BodyStart { whole: whole && bytes.len() == body.len(), bytes };
+        let seen = place + 1;
+        if whole {
+            let max = bound.unwrap_or_default().max(body.len());
+            announce(&mut self.request, &body, trailers.is_some());
+            self.upload.buffered(body, trailers, charge);
+            *buffered = Some(Buffered { seen, max });
+        } else {
+            self.waiting_upload = Some(Box::new(PieceInFilters::start(body, seen, charge)));
+        }
+        Ok(start)
+    }
+
+    /// Whether what follows the headers is not a body: that of an upgrade or tunnel.
+    fn has_no_body(&self) -> bool {
+        self.request.upgrade().is_some() || self.method == Method::Connect
     }
 
     /// Has what was buffered pass the filters from `seen` on, as if it was received again.
@@ -92,14 +134,15 @@ impl RequestTask {
         }
     }
 
-    /// Collects what passes the filters until the body has ended.
+    /// Collects what passes the filters until the body has ended, or there is `enough` of it.
     async fn collect(
         &mut self,
         down: &mut HttpStream,
         max: usize,
+        enough: usize,
         held: &mut HeldMessage,
     ) -> Result<(), Stop> {
-        while !self.upload.is_received() {
+        while !self.upload.is_received() && held.len() < enough {
             let piece = poll_fn(|cx| match self.poll_piece(cx, down) {
                 Poll::Ready(piece) => Poll::Ready(Ok(piece)),
                 Poll::Pending => {

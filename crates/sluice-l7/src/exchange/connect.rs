@@ -80,7 +80,8 @@ impl RequestTask {
         let tunnels = self.is_tunnel() && pool.handle.cluster.forwards();
         let class = TrafficClass::Request;
         let version = self.summary.version;
-        let needs = ConnectionNeeds { class, http3: true, version, options: &h1 };
+        let early = self.may_go_early();
+        let needs = ConnectionNeeds { class, http3: true, version, options: &h1, early };
         let idle = || pool.take_idle(&worker, endpoint, &needs);
         let pooled = match (!tunnels).then(idle).flatten() {
             Some(pooled) => {
@@ -96,7 +97,8 @@ impl RequestTask {
                 }
             }
             None => {
-                let taking = pool.take(&worker, endpoint, &needs);
+                // Boxed, so that requests that find a connection have no room for it.
+                let taking = Box::pin(pool.take(&worker, endpoint, &needs));
                 match self.guarded(down, self.deadlines.overall(), taking).await? {
                     Some(Ok(pooled)) => pooled,
                     Some(Err(failure)) => return Err(not_reached(failure).into()),
@@ -110,6 +112,7 @@ impl RequestTask {
         }
         self.count_hop(endpoint)?;
         let version = version_of(&pooled);
+        let early = matches!(&pooled, PooledConn::Shared(client) if client.is_early());
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
         let end = end && self.method != Method::Connect;
@@ -136,7 +139,8 @@ impl RequestTask {
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
                 match self.guarded(down, by, client.open(&self.request, end)).await? {
-                    Some(Ok(stream)) => (stream, None, false),
+                    // What is sent early may come to nothing with its connection, like what is sent on one that was idle.
+                    Some(Ok(stream)) => (stream, None, early),
                     Some(Err(error)) => return Err(self.unsendable(&error)),
                     None if worker.now() >= self.deadlines.overall() => {
                         return Err(self.overall_timed_out().into());
@@ -151,7 +155,16 @@ impl RequestTask {
             }
         };
         let sent_at = worker.now();
-        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
+        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, early, sent_at })
+    }
+
+    /// Whether the request may be sent before a handshake is complete, where the cluster does that: it does no harm if an
+    /// attacker repeats it, and this is its first attempt.
+    fn may_go_early(&self) -> bool {
+        self.method.is_safe()
+            && self.upload.is_empty()
+            && self.request.upgrade().is_none()
+            && self.summary.attempts.is_empty()
     }
 
     /// The error for request headers that could not be sent; if no endpoint could be sent them, the request is at

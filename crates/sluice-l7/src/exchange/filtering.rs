@@ -89,6 +89,11 @@ impl RequestTask {
                         buffered = Some(whole);
                         break;
                     }
+                    HeadStep::Peek(max, then) => {
+                        let peeked = self.peek_request(stream, &mut buffered, place, max);
+                        let start = Box::pin(peeked).await?;
+                        self.with_request(place, |cx, head| then(cx, head, start))
+                    }
                     HeadStep::Wait(later) => {
                         let resume = self.await_filter(stream, name, later).await?;
                         self.with_request(place, resume)

@@ -36,6 +36,7 @@ use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::retry::Attempts;
+use crate::retry_plan::RetryRule;
 use crate::routes::RuleOptions;
 use crate::upstream_stream::UpstreamStream;
 
@@ -198,12 +199,19 @@ impl RequestTask {
         let took = worker.now().since(up.sent_at);
         pool.handle.note_response_time(&worker, &endpoint, took);
         self.note_response(pool, up, took);
-        let covered =
-            forwarding.options.retry.covers(&self.response, status_number(&self.response));
+        let covered = if self.is_too_early(up) {
+            Some(RetryRule::TooEarly)
+        } else {
+            forwarding.options.retry.covers(&self.response, status_number(&self.response))
+        };
         if let Some(rule) = covered {
             let again = self.may_retry_response(rule, forwarding);
             if again || forwarding.has_late {
                 up.stream.reset(true);
+                if rule == RetryRule::TooEarly {
+                    let cluster = &pool.handle.cluster.name;
+                    pool.counters.count_early_data(&worker, cluster, "too_early");
+                }
                 let failed = retried_response(status, rule);
                 let error =
                     if again { AttemptError::Failed } else { AttemptError::Unwanted }(failed);
@@ -211,6 +219,12 @@ impl RequestTask {
             }
         }
         self.unless_followed(sent, forwarding)
+    }
+
+    /// Whether the response says that the request came before the handshake with the endpoint was complete. If the client
+    /// was early too, it is the client that has to repeat it, RFC 8470 §5.2.
+    fn is_too_early(&self, up: &UpstreamStream) -> bool {
+        up.early && self.response.status() == 425 && self.request.get_named(b"early-data").is_none()
     }
 
     /// Records that an attempt brought no response.
@@ -394,7 +408,7 @@ impl RequestTask {
         let cluster = &pool.handle.cluster;
         self.entry.reach(&cluster.name, &endpoint.name);
         let attempts = &self.manager.shared.attempts;
-        (!cluster.peek_plan().keeps_connections())
+        (!pool.handle.plan().keeps_connections())
             .then(|| attempts.enter(&cluster.name, &endpoint.name, self.worker().now()))
     }
 
@@ -414,7 +428,10 @@ impl RequestTask {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);
             self.note(attempt.in_place(endpoint.place()));
-            forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
+            // Nothing speaks against an endpoint to which the request only came too early.
+            if failed.cause != Cause::Answered(RetryRule::TooEarly) {
+                forwarding.attempts.endpoints.push(Arc::clone(&endpoint.name));
+            }
         }
         error
     }

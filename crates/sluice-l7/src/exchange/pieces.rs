@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Body, Frame, Head, Known, Method};
 use sluice_core::{LocalFuture, Reason};
+use sluice_io::buffers::Charge;
 
 use super::RequestTask;
 use super::deadlines::Deadline;
@@ -52,6 +53,8 @@ pub(super) trait PieceHooks {
 
     fn access(filter: &dyn HttpFilter, cx: &Cx<'_>) -> BodyAccess;
 
+    fn piece_max(filter: &dyn HttpFilter, cx: &Cx<'_>) -> usize;
+
     fn body(
         filter: &dyn HttpFilter,
         cx: &mut Cx<'_>,
@@ -93,6 +96,10 @@ impl PieceHooks for RequestHooks {
 
     fn access(filter: &dyn HttpFilter, cx: &Cx<'_>) -> BodyAccess {
         filter.request_body_access(cx)
+    }
+
+    fn piece_max(filter: &dyn HttpFilter, cx: &Cx<'_>) -> usize {
+        filter.request_piece_max(cx)
     }
 
     fn body(
@@ -143,6 +150,10 @@ impl PieceHooks for ResponseHooks {
         filter.response_body_access(cx)
     }
 
+    fn piece_max(filter: &dyn HttpFilter, cx: &Cx<'_>) -> usize {
+        filter.response_piece_max(cx)
+    }
+
     fn body(
         filter: &dyn HttpFilter,
         cx: &mut Cx<'_>,
@@ -163,13 +174,17 @@ impl PieceHooks for ResponseHooks {
 
 /// A piece and the filters that it has yet to pass.
 pub(super) enum PieceInFilters<E> {
-    /// Data; `last` if no more data follows, and then perhaps trailers. Filters before `from` have seen both.
+    /// Data; `last` if no more data follows, and then perhaps trailers. Filters before `from` have seen both. The `rest` of
+    /// a piece that was divided follows.
     Data {
         body: Body,
         last: bool,
         trailers: Option<Box<Head>>,
         from: usize,
         walk: FilterWalk<Body, E>,
+        rest: Option<Box<Self>>,
+        /// Counts what was held until it has passed.
+        charge: Option<Charge>,
     },
     /// Trailers; `own` if the message has them, rather than the filters that may add some.
     Trailers { trailers: Box<Head>, own: bool, walk: FilterWalk<Head, E> },
@@ -190,13 +205,21 @@ impl<T, E> FilterWalk<T, E> {
 
 impl<E> PieceInFilters<E> {
     const fn data(body: Body, last: bool, trailers: Option<Box<Head>>) -> Self {
-        Self::Data { body, last, trailers, from: 0, walk: FilterWalk::behind(0) }
+        let walk = FilterWalk::behind(0);
+        Self::Data { body, last, trailers, from: 0, walk, rest: None, charge: None }
+    }
+
+    /// The start of a body that has passed `from` filters.
+    pub(super) fn start(body: Bytes, from: usize, charge: Charge) -> Self {
+        let (body, walk, charge) = (Body::Shared(body), FilterWalk::behind(from), Some(charge));
+        Self::Data { body, last: false, trailers: None, from, walk, rest: None, charge }
     }
 
     /// A whole body that has passed `from` filters.
     pub(super) const fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
-        Self::Data { body: Body::Shared(body), last: true, trailers, from, walk }
+        let (body, last) = (Body::Shared(body), true);
+        Self::Data { body, last, trailers, from, walk, rest: None, charge: None }
     }
 
     const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
@@ -282,6 +305,7 @@ impl RequestTask {
     ) -> Poll<Result<Piece, D::End>> {
         match D::waiting(self).take() {
             Some(mut piece) => {
+                self.divide::<D>(&mut piece);
                 if self.poll_walk::<D>(cx, &mut piece)?.is_pending() {
                     *D::waiting(self) = Some(piece);
                     return Poll::Pending;
@@ -297,11 +321,48 @@ impl RequestTask {
         cx: &mut Context<'_>,
         mut piece: PieceInFilters<D::End>,
     ) -> Poll<Result<Piece, D::End>> {
+        self.divide::<D>(&mut piece);
         if self.poll_walk::<D>(cx, &mut piece)?.is_pending() {
             *D::waiting(self) = Some(Box::new(piece));
             return Poll::Pending;
         }
         self.passed::<D>(cx, piece)
+    }
+
+    /// Divides data that has not reached a filter yet, if it is more than some filter takes at once.
+    fn divide<D: PieceHooks>(&mut self, piece: &mut PieceInFilters<D::End>) {
+        let PieceInFilters::Data { body, last, trailers, from, walk, rest, charge } = piece else {
+            return;
+        };
+        if walk.passed > *from || walk.later.is_some() || rest.is_some() || body.is_empty() {
+            return;
+        }
+        let (reach, count) = (D::reach(self), self.entered);
+        let limits = (*from..reach).map(|passed| {
+            let place = D::index(passed, count);
+            self.with_filter(place, |filter, cx| D::piece_max(filter, cx))
+        });
+        let Some(max) = limits.min().filter(|max| body.len() > *max) else { return };
+        // Without a buffer for a part, it passes whole.
+        let Ok(part) = self.worker().buffers.copy(&body[..max.max(1)]) else { return };
+        let remainder = match std::mem::replace(body, Body::Pooled(part)) {
+            Body::Pooled(mut buf) => {
+                buf.consume(max.max(1));
+                Body::Pooled(buf)
+            }
+            Body::Shared(bytes) => Body::Shared(bytes.slice(max.max(1)..)),
+        };
+        let walk = FilterWalk::behind(*from);
+        let (last, trailers) = (std::mem::take(last), trailers.take());
+        *rest = Some(Box::new(PieceInFilters::Data {
+            body: remainder,
+            last,
+            trailers,
+            from: *from,
+            walk,
+            rest: None,
+            charge: charge.take(),
+        }));
     }
 
     /// A piece that has passed all filters; data that is followed by trailers leaves them to be shown next.
@@ -316,6 +377,10 @@ impl RequestTask {
                 Piece::End
             }
             PieceInFilters::Trailers { trailers, .. } => Piece::Trailers(trailers),
+            PieceInFilters::Data { body, rest: Some(rest), .. } => {
+                *D::waiting(self) = Some(rest);
+                Piece::Data(body, false)
+            }
             PieceInFilters::Data { body, trailers: Some(trailers), from, .. } => {
                 let trailers = PieceInFilters::trailers(trailers, true, from);
                 if body.is_empty() {

@@ -56,7 +56,7 @@ impl RequestTask {
         let Forwarding { pool, options, attempts, permit, .. } = forwarding;
         let terms = Terms {
             plan: &options.retry,
-            connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+            connect_attempts: pool.handle.plan().connect_attempts,
             has_others,
             is_idempotent: self.method.is_idempotent(),
             is_possible: self.upload.can_replay()

@@ -50,7 +50,7 @@ impl HeldMessage {
 
     /// Adds a piece of the body, which has at most `max` bytes.
     pub(super) fn add(&mut self, body: Body, max: usize) -> Result<(), NoRoom> {
-        let len = self.only.len() + self.all.len() + body.len();
+        let len = self.len() + body.len();
         if len > max {
             return Err(NoRoom::TooLarge);
         }
@@ -62,6 +62,11 @@ impl HeldMessage {
             self.all.extend_from_slice(&body);
         }
         Ok(())
+    }
+
+    /// The bytes of the body.
+    pub(super) fn len(&self) -> usize {
+        self.only.len() + self.all.len()
     }
 
     /// The body, the trailers, and what counts the body towards the buffers of the worker.

@@ -188,6 +188,7 @@ mod tests {
             uris: boxed(uris),
             names: boxed(names),
             sha256: "ab".into(),
+            ..ClientCertFacts::default()
         }
     }
 

@@ -23,7 +23,8 @@ use sluice_upstream::Cluster;
 use self::answer::{AnswerFault, AuthzAnswer, AuthzEdits, HeaderEdit};
 use self::messages::{CHECK, CheckResponse};
 use super::{
-    CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep, WholeStep,
+    BodyStart, CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep,
+    WholeStep,
 };
 use crate::metrics;
 use crate::reasons;
@@ -66,8 +67,14 @@ sluice_core::section! {
         pub allow_on_error: bool = "false",
         /// The status of the response to a request that does not pass for that reason, from 400 to 599.
         pub error_status: u16 = "403",
+        /// Whether the service is sent the client's certificate, in PEM and percent-encoded: as `source.certificate` over
+        /// gRPC, in the header `ssl-client-cert` over HTTP.
+        pub client_certificate: bool = "false",
         /// The largest body that the service is sent; a larger one gets a 413 response. If omitted, it gets none.
         pub with_body: Option<Short<AuthzBody>>,
+        /// Over gRPC: whether bodies are always sent as bytes (`raw_body`). If not, those that are UTF-8 are sent as a text
+        /// (`body`).
+        pub body_as_bytes: bool = "false",
         /// What the service is told besides: context extensions over gRPC, headers over HTTP.
         pub context: ContextTexts,
         /// The request headers that the service gets. If omitted, all over gRPC, and `authorization` over HTTP.
@@ -90,6 +97,8 @@ sluice_core::section! {
     pub struct AuthzBody {
         /// The largest body.
         pub max: Size,
+        /// Whether a larger body is not refused: the service decides by its first `max` bytes.
+        pub partial: bool = "false",
     }
 }
 
@@ -143,7 +152,10 @@ impl PlanSettings for ExtAuthz {
             None => None,
         };
         Some(Arc::new(AuthzPlan {
-            with_body: self.with_body.as_ref().map(|body| body.max.0),
+            with_body: self.with_body.as_ref().map(|body| AskedBody {
+                max: usize::try_from(body.max.0).unwrap_or(usize::MAX),
+                partial: body.partial,
+            }),
             context: self.context.0.clone(),
             service: cluster.map(|cluster| Arc::new(AuthzService::new(self, cluster))),
         }))
@@ -186,6 +198,12 @@ impl ExtAuthz {
         }
         let of_http =
             ["path_prefix", "upstream_headers", "allowed_client_headers", "denied_client_headers"];
+        if self.protocol == AuthzProtocol::Http && written("body_as_bytes").is_some() {
+            let (span, at) = (written("body_as_bytes"), context.at.key("body_as_bytes"));
+            let message = "`body_as_bytes` has no effect over HTTP, which sends bodies as they are";
+            context.diags.error("useless-setting", span, at, message).help("remove it");
+            return false;
+        }
         let useless = of_http.into_iter().find(|key| written(key).is_some());
         if let Some(key) = useless.filter(|_| self.protocol == AuthzProtocol::Grpc) {
             let message =
@@ -218,7 +236,29 @@ pub(crate) struct AuthzService {
     allowed_client_headers: Vec<EditableHeader>,
     denied_client_headers: Vec<EditableHeader>,
     reroute: bool,
+    client_certificate: bool,
+    body_as_bytes: bool,
 }
+
+/// How much of the body the service is sent.
+#[derive(Clone, Copy, Debug)]
+struct AskedBody {
+    /// The most bytes.
+    max: usize,
+    /// Whether these are sent of a larger one, which is refused otherwise.
+    partial: bool,
+}
+
+/// What the service is sent of a body.
+#[derive(Clone, Debug)]
+pub(super) struct SentBody {
+    bytes: Bytes,
+    /// Whether there is more.
+    cut: bool,
+}
+
+/// The header in which the service is told whether it has all of the body.
+const PARTIAL: &str = "x-envoy-auth-partial-body";
 
 impl AuthzService {
     fn new(settings: ExtAuthz, cluster: Arc<Cluster>) -> Self {
@@ -241,6 +281,8 @@ impl AuthzService {
             allowed_client_headers: settings.allowed_client_headers,
             denied_client_headers: settings.denied_client_headers,
             reroute: settings.reroute,
+            client_certificate: settings.client_certificate,
+            body_as_bytes: settings.body_as_bytes,
         }
     }
 }
@@ -249,7 +291,7 @@ impl AuthzService {
 struct AuthzPlan {
     /// `None` in a rule that adds to the settings of its chain.
     service: Option<Arc<AuthzService>>,
-    with_body: Option<u64>,
+    with_body: Option<AskedBody>,
     context: Vec<(String, String)>,
 }
 
@@ -265,6 +307,10 @@ impl HttpFilterPlan for AuthzPlan {
             with_body: self.with_body.or(under.with_body),
             context: others.chain(&self.context).cloned().collect(),
         }))
+    }
+
+    fn lacks(&self) -> Option<String> {
+        self.service.is_none().then(|| "the `cluster` of the service".to_owned())
     }
 
     fn is_guard(&self) -> bool {
@@ -341,29 +387,25 @@ impl HttpFilter for AuthzFilter {
             head.remove(name.0.as_bytes());
         }
         let tunnel = head.method() == Method::Connect || head.upgrade().is_some();
-        if let Some(max) = asking.plan.with_body.filter(|_| !tunnel) {
-            return HeadStep::buffer(
-                usize::try_from(max).unwrap_or(usize::MAX),
-                move |cx, whole| {
-                    let answer = asking.ask(&service, cx, &whole.head, Some(whole.body.clone()));
-                    WholeStep::wait(async move {
-                        let answer = answer.await;
-                        move |cx: &mut Cx<'_>, whole: &mut super::WholeMessage| {
-                            let reply = asking.decide(&service, answer, cx, &mut whole.head);
-                            reply.map_or(WholeStep::Continue, WholeStep::reply)
-                        }
-                    })
-                },
-            );
-        }
-        let answer = asking.ask(&service, cx, head, None);
-        HeadStep::wait(async move {
-            let answer = answer.await;
-            move |cx: &mut Cx<'_>, head: &mut Head| {
-                let reply = asking.decide(&service, answer, cx, head);
-                reply.map_or(HeadStep::Continue, HeadStep::reply)
+        match asking.plan.with_body.filter(|_| !tunnel) {
+            None => asking.head_step(service, cx, head, None),
+            Some(AskedBody { max, partial: true }) => {
+                HeadStep::peek(max, move |cx, head, BodyStart { bytes, whole }| {
+                    asking.head_step(service, cx, head, Some(SentBody { bytes, cut: !whole }))
+                })
             }
-        })
+            Some(AskedBody { max, partial: false }) => HeadStep::buffer(max, move |cx, whole| {
+                let body = SentBody { bytes: whole.body.clone(), cut: false };
+                let answer = asking.ask(&service, cx, &whole.head, Some(body));
+                WholeStep::wait(async move {
+                    let answer = answer.await;
+                    move |cx: &mut Cx<'_>, whole: &mut super::WholeMessage| {
+                        let reply = asking.decide(&service, answer, cx, &mut whole.head);
+                        reply.map_or(WholeStep::Continue, WholeStep::reply)
+                    }
+                })
+            }),
+        }
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
@@ -375,20 +417,39 @@ impl HttpFilter for AuthzFilter {
 }
 
 impl Asking {
+    /// Asks the service about a request and carries its answer out.
+    fn head_step(
+        self: Rc<Self>,
+        service: Arc<AuthzService>,
+        cx: &mut Cx<'_>,
+        head: &Head,
+        body: Option<SentBody>,
+    ) -> HeadStep {
+        let answer = self.ask(&service, cx, head, body);
+        HeadStep::wait(async move {
+            let answer = answer.await;
+            move |cx: &mut Cx<'_>, head: &mut Head| {
+                let reply = self.decide(&service, answer, cx, head);
+                reply.map_or(HeadStep::Continue, HeadStep::reply)
+            }
+        })
+    }
+
     /// Asks the service about a request.
     fn ask(
         &self,
         service: &Arc<AuthzService>,
         cx: &mut Cx<'_>,
         head: &Head,
-        body: Option<Bytes>,
+        body: Option<SentBody>,
     ) -> LocalFuture<Answered> {
         let (calls, by) = (cx.side_calls(), cx.worker.now().after(service.timeout));
         let failed = |why| NoDecision::new(why, "ext_authz_error");
         let service = Arc::clone(service);
         if service.protocol == AuthzProtocol::Http {
             let context = self.plan.context.iter().map(|(name, text)| (&**name, &**text));
-            let question = over_http::question(&service, head, body, context);
+            let certificate = cx.conn.client_certificate().filter(|_| service.client_certificate);
+            let question = over_http::question(&service, head, body, certificate, context);
             let called = calls.call(&service.cluster, question, by);
             return Box::pin(async move {
                 let response = called.await.map_err(|error| failed(error.why))?;
@@ -396,9 +457,8 @@ impl Asking {
             });
         }
         let conn = cx.conn.subject(cx.summary.source, cx.conn_values);
-        let (context, sent) =
-            (self.plan.context.iter().cloned(), service.request_headers.as_deref());
-        let question = question::of_request(&conn, cx.summary, head, body, sent, context);
+        let context = self.plan.context.iter().cloned();
+        let question = question::of_request(&service, &conn, cx.summary, head, body, context);
         let called = calls.call_grpc(&service.cluster, CHECK, &question, by);
         Box::pin(async move {
             let answer: CheckResponse = called.await.map_err(|error| failed(error.why()))?;

@@ -14,13 +14,12 @@ use sluice_codec::{Body, Head};
 use sluice_core::value::Percent;
 use sluice_core::{Node, ValueDef};
 use sluice_io::WorkerCx;
-use sluice_io::timers::Timer;
 use sluice_telemetry::{CounterSet, MetricDef};
 
 use self::settings::{AbortWith, FaultInjection, FaultShare};
 use super::{
     BodyAccess, CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings,
-    ResponseBodyStep,
+    ResponseBodyStep, pause,
 };
 use crate::metrics;
 use crate::reasons;
@@ -156,7 +155,7 @@ impl HttpFilter for FaultFilter {
         let Some(delay) = faults.delay else { return end(abort) };
         self.count(cx, "delay");
         cx.values.set(&DELAYED, delay.as_millis().to_string());
-        let slice = slice_of(cx.worker);
+        let slice = pause::slice_of(cx.worker);
         delayed(Rc::clone(cx.worker), delay, slice, Box::new(move || end(abort)))
     }
 
@@ -173,7 +172,7 @@ impl HttpFilter for FaultFilter {
         };
         let nanos = u128::from(length) * 1_000_000_000 / u128::from(rate.max(1));
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        paced(Rc::clone(cx.worker), time, slice_of(cx.worker))
+        pause::hold(Rc::clone(cx.worker), cx.worker.now().after(time), || ())
     }
 }
 
@@ -194,16 +193,6 @@ fn percent_of(set: Percent, runtime: Option<u64>, asked: Option<u64>) -> usize {
     usize::try_from(percent).unwrap_or(100)
 }
 
-/// A wait of a filter is bounded (`filter_wait_seconds`), because what it waits for may never happen. A delay ends by
-/// itself, so that it may be made up of several waits.
-fn slice_of(worker: &WorkerCx) -> Duration {
-    Duration::from_secs(worker.limits.get(sluice_core::limits::Limit::FilterWait)) / 2
-}
-
-async fn pass(worker: &Rc<WorkerCx>, time: Duration) {
-    Timer::new(&worker.timers).passed(worker.now().after(time)).await;
-}
-
 /// Waits for `time`, at most `slice` at once; then `end` says how the request continues.
 fn delayed(
     worker: Rc<WorkerCx>,
@@ -212,22 +201,11 @@ fn delayed(
     end: Box<dyn FnOnce() -> HeadStep>,
 ) -> HeadStep {
     HeadStep::wait(async move {
-        pass(&worker, time.min(slice)).await;
+        pause::until(&worker, worker.now().after(time.min(slice))).await;
         move |_: &mut Cx<'_>, _: &mut Head| match time.saturating_sub(slice) {
             Duration::ZERO => end(),
             rest => delayed(worker, rest, slice, end),
         }
-    })
-}
-
-/// Has a piece of a body wait for `time`, at most `slice` at once.
-fn paced(worker: Rc<WorkerCx>, time: Duration, slice: Duration) -> ResponseBodyStep {
-    if time.is_zero() {
-        return ResponseBodyStep::Continue;
-    }
-    ResponseBodyStep::wait(async move {
-        pass(&worker, time.min(slice)).await;
-        move |_: &mut Cx<'_>, _: &mut Body| paced(worker, time.saturating_sub(slice), slice)
     })
 }
 

@@ -14,7 +14,7 @@ use sluice_core::value::Rate;
 use sluice_core::values::ValueFamily;
 use sluice_core::{Name, Node, Setting, Shape, Span, Spanned, ValueDef};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{PerOwner, RateTable};
+use sluice_l4::filters::buckets::{LockedRates, PerOwner};
 use sluice_telemetry::CounterSet;
 
 use self::descriptors::RateDescriptor;
@@ -68,7 +68,7 @@ sluice_core::section! {
 /// The factory; holds the buckets that stand in for the services.
 #[derive(Debug, Default)]
 pub struct GlobalRateLimitFactory {
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl FilterFactory<dyn HttpFilterPlan> for GlobalRateLimitFactory {
@@ -212,7 +212,7 @@ struct GlobalRatePlan {
     service: Option<Arc<HttpRateService>>,
     descriptors: Vec<Arc<RateDescriptor>>,
     add: bool,
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl HttpFilterPlan for GlobalRatePlan {
@@ -226,6 +226,10 @@ impl HttpFilterPlan for GlobalRatePlan {
             add: self.add && under.add,
             buckets: self.buckets.clone(),
         }))
+    }
+
+    fn lacks(&self) -> Option<String> {
+        self.service.is_none().then(|| "the `service`".to_owned())
     }
 
     fn is_guard(&self) -> bool {

@@ -136,6 +136,20 @@ impl HttpFilterPlan for JwtPlan {
         Some(Arc::new(Self(Arc::new(guard.complete()))))
     }
 
+    fn lacks(&self) -> Option<String> {
+        let providers = &self.0.providers;
+        if providers.is_empty() {
+            return Some("`providers`".to_owned());
+        }
+        let mut unknown = None;
+        self.0.requirement().names(&mut |name| {
+            if providers.iter().all(|own| own.name != *name) {
+                unknown.get_or_insert_with(|| format!("the provider `{name}`"));
+            }
+        });
+        unknown
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

@@ -170,6 +170,14 @@ impl HttpFilterPlan for OidcPlan {
         Some(Arc::new(Self(Arc::new(guard.complete()))))
     }
 
+    fn lacks(&self) -> Option<String> {
+        match (&self.0.provider, self.0.chosen()) {
+            (_, Some(_)) => None,
+            (Some(name), None) => Some(format!("the provider `{name}`")),
+            (None, None) => Some("`providers`".to_owned()),
+        }
+    }
+
     fn is_guard(&self) -> bool {
         true
     }

@@ -12,11 +12,11 @@ use sluice_core::settings::{Plain, Short, ShortForm};
 use sluice_core::value::{Percent, Rate};
 use sluice_core::{Diags, Name, Node, Path, SecretSource, Setting, Shape, Spanned, ValueDef};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{PerOwner, RateTable};
+use sluice_l4::filters::buckets::{LockedRates, PerOwner};
 use sluice_telemetry::metrics::SeriesLabels;
 
 use self::filter::RateLimitFilter;
-use self::keys::RateKey;
+use self::keys::{RateKey, name_of};
 use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
 use crate::metrics;
 use crate::runtime::RuntimeKind;
@@ -127,22 +127,14 @@ impl Setting for RateLimits {
             diags.error("missing-field", node.span, at, "`requests` is missing");
             return None;
         }
-        if all.iter().any(|limit| !(400..600).contains(&limit.status)) {
-            let at = at.key("status");
-            diags.error("bad-value", node.span, at, "`status` must be from 400 to 599");
-            return None;
+        for limit in &all {
+            super::check_error_status(limit.status, node, at, diags)?;
         }
         if let Some((key, message)) = all.iter().find_map(RateLimit::mistake) {
             diags.error("bad-value", node.span, at.key(key), message);
             return None;
         }
-        let mut names: Vec<String> = all.iter().map(RateLimit::name).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = format!("two limits are called `{}`", twice[0]);
-            diags.error("duplicate-name", node.span, at, message).help("give each a `name`");
-            return None;
-        }
+        super::check_names(all.iter().map(RateLimit::name), node, at, diags)?;
         Some(Self(all))
     }
 
@@ -176,20 +168,14 @@ impl RateLimit {
     }
 
     fn name(&self) -> String {
-        if let Some(name) = &self.name {
-            return name.to_string();
-        }
-        match self.per.as_slice() {
-            [] => "all".into(),
-            keys => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
-        }
+        name_of(self.name.as_ref(), &self.per)
     }
 }
 
 /// The factory; holds the buckets of every chain and rule that uses the filter.
 #[derive(Debug, Default)]
 pub struct RateLimitFactory {
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
@@ -242,7 +228,7 @@ fn server(settings: &RedisCounter, context: &mut CheckContext<'_>) -> Option<Red
 #[derive(Debug)]
 struct RateLimitPlan {
     limits: Vec<(RateLimit, Option<RedisServer>)>,
-    buckets: PerOwner<RateTable<u128>>,
+    buckets: PerOwner<LockedRates<u128>>,
 }
 
 impl HttpFilterPlan for RateLimitPlan {

@@ -12,11 +12,14 @@ use sluice_codec::Head;
 use sluice_core::{Node, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::rbac::settings::RbacSettings;
-use sluice_l4::rbac::{Rbac, RbacCounters, decisions};
+use sluice_l4::rbac::{Rbac, RbacCounters, RbacJudgement, decisions};
 use sluice_telemetry::metrics::SeriesLabels;
 
 use self::request::{RequestCondition, RequestMatch, RequestSubject};
-use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
+use super::{
+    CheckContext, Cx, FilterRuling, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings,
+    TriedRequest,
+};
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -44,6 +47,9 @@ impl PlanSettings for RequestPolicies {
     }
 }
 
+/// The status of the response to a request that is refused.
+const STATUS: u16 = 403;
+
 #[derive(Debug)]
 struct RbacPlan(Arc<Rbac<RequestMatch>>);
 
@@ -58,6 +64,20 @@ impl HttpFilterPlan for RbacPlan {
 
     fn judges_target(&self) -> bool {
         true
+    }
+
+    fn would_decide(&self, request: &TriedRequest<'_>) -> Option<FilterRuling> {
+        let TriedRequest { conn, head, values } = *request;
+        let subject = RequestSubject { conn, head, values, readings: OnceCell::new() };
+        let RbacJudgement { logged, shadow, enforced } = self.0.judge(&subject);
+        let mut notes = vec![(decisions::POLICY.name(), enforced.by().to_owned())];
+        if let Some(ruling) = shadow {
+            notes.push((decisions::SHADOW.name(), format!("{} by {}", ruling.word(), ruling.by())));
+        }
+        if let Some(policy) = logged {
+            notes.push((decisions::LOG.name(), policy.to_string()));
+        }
+        Some(FilterRuling { refused: enforced.refused.then_some(STATUS), notes })
     }
 
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
@@ -85,9 +105,8 @@ impl HttpFilter for RbacFilter {
             notes.push((key, value));
         });
         let reply = ruling.refused.then(|| {
-            let policy = ruling.policy.map_or("none", |policy| policy);
-            let details = format!("rbac_access_denied_matched_policy[{policy}]");
-            Reply::new(403, reasons::DENIED, details, "RBAC: access denied\n")
+            let details = format!("rbac_access_denied_matched_policy[{}]", ruling.by());
+            Reply::new(STATUS, reasons::DENIED, details, "RBAC: access denied\n")
         });
         for (key, value) in notes {
             cx.values.set(key, value);

@@ -1,4 +1,5 @@
-//! `set_values`: values of a request for other filters, rules, limits and records, from what it contains and from tables.
+//! `set_values`: values of a request for other filters, rules, limits and records, from what it and its response contain, and
+//! from tables.
 //!
 //! Owns: the values `set.NAME`, and the order in which they are made. Refuses to know: what they are used for. Keeps: a value
 //! that cannot be made is absent, or what the settings say for that case; the message itself stays as it is.
@@ -14,7 +15,8 @@ use sluice_io::WorkerCx;
 
 use self::settings::{SetValues, ValueSource, ValueTable};
 use super::{
-    CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, WholeMessage, WholeStep,
+    CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep,
+    WholeMessage, WholeStep,
 };
 use crate::header_values::{cookie, media_type, query_parameter};
 use crate::host_name::bare_host;
@@ -124,6 +126,11 @@ impl HttpFilter for SetFilter {
         self.0.set(cx, head, None);
         HeadStep::Continue
     }
+
+    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
+        self.0.set_of_response(cx, head);
+        ResponseStep::Continue
+    }
 }
 
 /// Whether a request says that its body is JSON (RFC 8259 §11, RFC 6839 §3.1).
@@ -136,7 +143,7 @@ fn has_json(head: &Head) -> bool {
 impl SetPlan {
     fn set(&self, cx: &mut Cx<'_>, head: &Head, json: Option<&Json>) {
         let mut set = ValuesByName::default();
-        for making in &self.all {
+        for making in self.all.iter().filter(|making| !making.is_of_response()) {
             let Some(value) = making.value(cx, head, json) else { continue };
             // The next one may be made from it.
             set.0.push((making.name.clone(), value));
@@ -147,7 +154,36 @@ impl SetPlan {
     }
 }
 
+impl SetPlan {
+    /// Adds what the response has. A response that replaces another one counts.
+    fn set_of_response(&self, cx: &mut Cx<'_>, head: &Head) {
+        let mut of_response = self.all.iter().filter(|making| making.is_of_response()).peekable();
+        if of_response.peek().is_none() {
+            return;
+        }
+        let before = cx.values.get(&SET).and_then(|family| {
+            let parts: &dyn std::any::Any = &*family.0;
+            parts.downcast_ref::<ValuesByName>().cloned()
+        });
+        let mut set = before.unwrap_or_default();
+        for making in of_response {
+            set.0.retain(|(name, _)| *name != making.name);
+            if let Some(value) = making.value(cx, head, None) {
+                set.0.push((making.name.clone(), value));
+            }
+        }
+        cx.values.set(&SET, ValueFamily(Arc::new(set)));
+    }
+}
+
 impl Making {
+    const fn is_of_response(&self) -> bool {
+        match &self.from {
+            MadeFrom::Text(_) => false,
+            MadeFrom::Source(source) => source.is_of_response(),
+        }
+    }
+
     fn value(&self, cx: &Cx<'_>, head: &Head, json: Option<&Json>) -> Option<Arc<dyn SharedValue>> {
         let missing = || Some(Arc::new(self.missing.clone()?.to_string()) as Arc<dyn SharedValue>);
         let text = match &self.from {
@@ -180,7 +216,7 @@ impl Making {
 }
 
 impl ValueSource {
-    /// What a request has of it. What is not UTF-8 is read as if it were, with replacement characters.
+    /// What a request, or its response, has of it. What is not UTF-8 is read as if it were, with replacement characters.
     fn text(&self, cx: &Cx<'_>, head: &Head) -> Option<String> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let conn = || cx.conn.subject(cx.summary.source, cx.conn_values);
@@ -192,8 +228,9 @@ impl ValueSource {
             Self::Host => Some(bare_host(head.authority()).into()),
             Self::Path => Some(head.path_only().to_owned()),
             Self::Method => Some(head.method_text().to_owned()),
+            Self::Status => Some(head.status().to_string()),
             // Several lines are one list (RFC 9110 §5.3).
-            Self::Header(name) => {
+            Self::Header(name) | Self::ResponseHeader(name) => {
                 let lines: Vec<&[u8]> = head.values(name.as_bytes()).collect();
                 (!lines.is_empty()).then(|| text(&lines.join(&b", "[..])))
             }

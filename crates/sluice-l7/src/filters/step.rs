@@ -22,6 +22,9 @@ pub enum HeadStep {
     /// Receive the whole body first, and decide on the whole request then; respond with 413 if the body is larger than
     /// this many bytes. Nothing is forwarded before.
     Buffer(usize, WholeResume),
+    /// Receive the body until there are this many bytes of it, or its end, and decide then. Nothing is forwarded before;
+    /// the body itself stays as it is.
+    Peek(usize, PeekResume),
     /// Continue after something else has happened. Only this request waits.
     Wait(LocalFuture<HeadResume>),
 }
@@ -41,6 +44,18 @@ pub enum ResponseStep {
 
 /// Called when what a filter waited for has happened: edits the head and decides again.
 pub type HeadResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> HeadStep>;
+
+/// As [`HeadResume`], with the start of the body.
+pub type PeekResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head, BodyStart) -> HeadStep>;
+
+/// The first bytes of a body. The filters before have seen them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyStart {
+    /// At most as many as were asked for.
+    pub bytes: Bytes,
+    /// Whether that is all of the body.
+    pub whole: bool,
+}
 
 /// As [`HeadResume`], for a response.
 pub type ResponseResume = Box<dyn FnOnce(&mut Cx<'_>, &mut Head) -> ResponseStep>;
@@ -101,6 +116,14 @@ impl HeadStep {
         then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
     ) -> Self {
         Self::Buffer(max, Box::new(then))
+    }
+
+    /// Makes a step that receives the first `max` bytes of the body; `then` decides on the request.
+    pub fn peek(
+        max: usize,
+        then: impl FnOnce(&mut Cx<'_>, &mut Head, BodyStart) -> Self + 'static,
+    ) -> Self {
+        Self::Peek(max, Box::new(then))
     }
 
     /// Makes a step that waits; `later` returns what is done with the head then.
@@ -170,6 +193,7 @@ impl fmt::Debug for HeadStep {
             Self::Continue => f.write_str("Continue"),
             Self::Reply(reply) => write!(f, "Reply({})", reply.status),
             Self::Buffer(max, _) => write!(f, "Buffer({max})"),
+            Self::Peek(max, _) => write!(f, "Peek({max})"),
             Self::Wait(_) => f.write_str("Wait"),
         }
     }

@@ -5,6 +5,7 @@
 //! no memory for cases that few connections reach.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -47,17 +48,18 @@ async fn guess(handler: &HttpHandler, downstream: &DownstreamConn, h1: &mut H1St
 }
 
 /// Continues with HTTP/2, after giving the first bytes back to the stream.
-async fn carry_on_as_h2(
+#[allow(clippy::boxed_local, reason = "a future that unboxes it keeps the empty box")]
+fn carry_on_as_h2(
     handler: Rc<HttpHandler>,
     downstream: Rc<DownstreamConn>,
     h1: Box<H1Stream>,
-) -> Reason {
+) -> Result<Pin<Box<dyn Future<Output = Reason>>>, Reason> {
     let (mut stream, input) = h1.into_parts();
     let buffers = &handler.manager.worker.buffers;
     if input.map_or(Ok(()), |input| stream.give_back(buffers, &input)).is_err() {
-        return sluice_l4::reasons::BUFFERS;
+        return Err(sluice_l4::reasons::BUFFERS);
     }
-    serve_h2(handler, downstream, stream).await
+    Ok(Box::pin(serve_h2(handler, downstream, stream)))
 }
 
 /// Serves a connection to its end; `unsure` means that it may still turn out to be HTTP/2. Idle connections keep this
@@ -73,7 +75,12 @@ pub(super) fn serve_h1(
         if unsure {
             match Box::pin(guess(&handler, &downstream, &mut h1)).await {
                 Guess::IsH1 => {}
-                Guess::IsH2 => return Box::pin(carry_on_as_h2(handler, downstream, h1)).await,
+                Guess::IsH2 => {
+                    return match carry_on_as_h2(handler, downstream, h1) {
+                        Ok(serving) => serving.await,
+                        Err(reason) => reason,
+                    };
+                }
                 Guess::Ended(reason) => return reason,
             }
         }
@@ -93,7 +100,7 @@ pub(super) fn serve_h1(
                 AfterExchange::Head(head) => head,
                 AfterExchange::End(reason) => return reason,
                 AfterExchange::ParseError(error) => {
-                    return Box::pin(reject(&handler, &downstream, &mut h1, error)).await;
+                    return Box::pin(reject(&handler, &downstream, &mut h1, *error)).await;
                 }
             };
             served += 1;
@@ -173,7 +180,8 @@ fn detect_http2(
 /// The outcome of waiting for a request.
 enum AfterExchange {
     Head(Box<Head>),
-    ParseError(HttpError),
+    /// Boxed: the future of an idle connection has room for it.
+    ParseError(Box<HttpError>),
     End(Reason),
 }
 
@@ -224,7 +232,7 @@ fn poll_head(
         Poll::Ready(Err(error)) => {
             head_pool.give(head);
             return Poll::Ready(match error.kind() {
-                ErrorKind::Malformed(_) => AfterExchange::ParseError(error),
+                ErrorKind::Malformed(_) => AfterExchange::ParseError(Box::new(error)),
                 _ => AfterExchange::End(end_reason(conn, &error)),
             });
         }
@@ -242,7 +250,8 @@ fn poll_head(
         true => {
             let (code, timeout) = ("http1.head_timeout", show_duration(options.head_timeout));
             let detail = format!("{code}: not complete within `head_timeout` ({timeout})");
-            AfterExchange::ParseError(HttpError::coded_with(ErrorKind::Timeout, code, detail))
+            let error = HttpError::coded_with(ErrorKind::Timeout, code, detail);
+            AfterExchange::ParseError(Box::new(error))
         }
     })
 }

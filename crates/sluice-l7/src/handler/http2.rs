@@ -21,54 +21,47 @@ use crate::handler::Turn;
 use crate::reasons;
 use crate::task_pool::TaskPool;
 
-pub(super) async fn serve_h2(
+/// Serves a connection to its end. Idle connections keep this future.
+#[allow(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+pub(super) fn serve_h2(
     handler: Rc<HttpHandler>,
     downstream: Rc<DownstreamConn>,
     stream: Stream,
-) -> Reason {
-    let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
-    let worker = &handler.manager.worker;
-    let handshake =
-        H2Server::handshake(stream, Rc::clone(worker), &options.h2, Some(Rc::clone(conn)));
-    let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await {
-        Ok(Ok(server)) => server,
-        Ok(Err(error)) => {
-            handler.manager.count_protocol_error(&error);
-            return end_reason(conn, &error);
-        }
-        Err(_) => return reasons::HEAD_TIMEOUT,
-    };
-    let mut care = ConnectionCare {
-        drained: None,
-        expired_at: None,
-        asked: None,
-        served: 0,
-        used: false,
-        idle_since: worker.now(),
-    };
-    let mut turn = Turn::default();
-    loop {
-        match poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await {
-            Event::Request(accepted) => {
-                let Accepted { head, stream } = accepted;
-                turn.took_another().await;
-                care.served += 1;
-                care.used = true;
-                if options.requests_max.is_some_and(|max| care.served >= max) {
-                    server.drain();
-                }
-                let exchange = Exchange {
-                    manager: Rc::clone(&handler.manager),
-                    downstream: Rc::clone(&downstream),
-                    stream: HttpStream::H2(stream),
-                    request: head,
-                    timer: Some(Timer::new(&worker.timers)),
-                };
-                downstream.open.set(downstream.open.get() + 1);
-                let open = OpenStreamGuard(Rc::clone(&downstream));
-                handler.tasks.spawn(worker, exchange, open);
+) -> impl Future<Output = Reason> {
+    // Only what is captured as a box gives its room back.
+    let handshake = Box::pin(H2Server::handshake(
+        stream,
+        Rc::clone(&handler.manager.worker),
+        &handler.manager.plan.options.h2,
+        Some(Rc::clone(&downstream.conn)),
+    ));
+    async move {
+        let (conn, options) = (&downstream.conn, &handler.manager.plan.options);
+        let worker = &handler.manager.worker;
+        let mut server = match conn.until(worker.now().after(options.head_timeout), handshake).await
+        {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => {
+                handler.manager.count_protocol_error(&error);
+                return end_reason(conn, &error);
             }
-            Event::End(reason) => return reason,
+            Err(_) => return reasons::HEAD_TIMEOUT,
+        };
+        let mut care = ConnectionCare {
+            drained: None,
+            expired_at: None,
+            asked: None,
+            served: 0,
+            used: false,
+            idle_since: worker.now(),
+        };
+        let mut turn = Turn::default();
+        loop {
+            let event = poll_fn(|cx| care.poll(cx, &handler, &downstream, &mut server)).await;
+            if let Some(reason) = care.take(event, &handler, &downstream, &mut server) {
+                return reason;
+            }
+            turn.took_another().await;
         }
     }
 }
@@ -110,6 +103,38 @@ enum Event {
 }
 
 impl ConnectionCare {
+    /// Starts the exchange of a request; returns the reason if the connection has ended. Not a part of the future that
+    /// calls it, which would keep room for the event.
+    fn take(
+        &mut self,
+        event: Event,
+        handler: &HttpHandler,
+        downstream: &Rc<DownstreamConn>,
+        server: &mut H2Server,
+    ) -> Option<Reason> {
+        let Accepted { head, stream } = match event {
+            Event::Request(accepted) => accepted,
+            Event::End(reason) => return Some(reason),
+        };
+        let worker = &handler.manager.worker;
+        self.served += 1;
+        self.used = true;
+        let requests_max = handler.manager.plan.options.requests_max;
+        if requests_max.is_some_and(|max| self.served >= max) {
+            server.drain();
+        }
+        let exchange = Exchange {
+            manager: Rc::clone(&handler.manager),
+            downstream: Rc::clone(downstream),
+            stream: HttpStream::H2(stream),
+            request: head,
+            timer: Some(Timer::new(&worker.timers)),
+        };
+        downstream.open.set(downstream.open.get() + 1);
+        handler.tasks.spawn(worker, exchange, OpenStreamGuard(Rc::clone(downstream)));
+        None
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

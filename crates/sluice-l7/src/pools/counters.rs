@@ -29,6 +29,8 @@ pub(crate) struct PoolCounters {
     mirrors: CounterSet<&'static str>,
     http3: CounterSet<&'static str>,
     alt_svc: CounterSet<&'static str>,
+    early_data: CounterSet<&'static str>,
+    preconnects: CounterSet<&'static str>,
     hedges: CounterSet<&'static str>,
     side_call_time: OnceCell<Histogram>,
     /// By endpoint name; endpoints beyond the limit share `other`.
@@ -59,6 +61,8 @@ impl PoolCounters {
             mirrors: CounterSet::default(),
             http3: CounterSet::default(),
             alt_svc: CounterSet::default(),
+            early_data: CounterSet::default(),
+            preconnects: CounterSet::default(),
             hedges: CounterSet::default(),
             side_call_time: OnceCell::new(),
             endpoints: SeriesSet::bounded(bound, |_| other()),
@@ -119,6 +123,21 @@ impl PoolCounters {
         let counter =
             |result: &&'static str| worker.shard.counter(&metrics::ALT_SVC, &[cluster, result]);
         self.alt_svc.count(&result, counter);
+    }
+
+    /// Counts a connection that was made ahead, or was to be.
+    pub(crate) fn count_preconnect(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter =
+            |result: &&'static str| worker.shard.counter(&metrics::PRECONNECTS, &[cluster, result]);
+        self.preconnects.count(&result, counter);
+    }
+
+    /// Counts a connection on which a request was sent before its handshake was complete, by how that ended; and responses
+    /// that such a request was too early.
+    pub(crate) fn count_early_data(&self, worker: &WorkerCx, cluster: &str, result: &'static str) {
+        let counter =
+            |result: &&'static str| worker.shard.counter(&metrics::EARLY_DATA, &[cluster, result]);
+        self.early_data.count(&result, counter);
     }
 
     /// Counts a response of an endpoint by its status class (0 for no response), and the time to its headers.

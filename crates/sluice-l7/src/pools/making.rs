@@ -18,21 +18,23 @@ use sluice_upstream::plan::{ClusterSettings, Http2Plan, HttpVersion};
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{EndpointState, Preface};
 
+use super::early_data::EarlyConnection;
 use super::shared::{Connecting, EndpointPool};
 use super::{ClusterPool, ConnectionNeeds, PoolTicket, PooledConn, TakenH1};
 
 impl ClusterPool {
-    /// Makes a connection within `connect_timeout`.
+    /// Makes a connection within `connect_timeout`, for so many `requests` at once: one or none.
     pub(super) async fn make_in_time(
         self: &Rc<Self>,
         worker: &Rc<WorkerCx>,
         endpoint: &Arc<EndpointState>,
         needs: &ConnectionNeeds<'_>,
         claim: Claim,
+        requests: u64,
     ) -> Result<PooledConn, ConnectFailure> {
-        let timeout = self.handle.cluster.peek_plan().connect_timeout;
+        let timeout = self.handle.plan().connect_timeout;
         let by = worker.now().after(timeout);
-        let connecting = self.make(worker, endpoint, needs, claim);
+        let connecting = self.make(worker, endpoint, needs, claim, requests);
         let made = Timer::new(&worker.timers).until(by, connecting).await;
         made.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(timeout)))
             .inspect_err(|failure| self.handle.note_failure(worker, endpoint, failure.why))
@@ -44,6 +46,7 @@ impl ClusterPool {
         endpoint: &Arc<EndpointState>,
         needs: &ConnectionNeeds<'_>,
         claim: Claim,
+        requests: u64,
     ) -> Result<PooledConn, ConnectFailure> {
         let plan = self.handle.cluster.plan();
         let generation = self.handle.cluster.generation();
@@ -51,9 +54,22 @@ impl ClusterPool {
         // If TLS decides, it is only known afterwards whether the connection is shared; then no request waits for it.
         let protocol = self.protocol(needs);
         let shares = matches!(protocol, HttpVersion::Http2 | HttpVersion::Http3);
-        let connecting = shares.then(|| Connecting::begin(self, endpoint, protocol, started));
+        let mut connecting = shares.then(|| Connecting::begin(self, endpoint, protocol, started));
         let connection = if protocol == HttpVersion::Http3 {
-            Multiplexed::H3(self.quic.reach(&plan, endpoint, None, worker, claim).await?)
+            let (client, handshake) = if needs.early {
+                self.quic.reach_early(&plan, endpoint, worker, claim).await?
+            } else {
+                (self.quic.reach(&plan, endpoint, None, worker, claim).await?, None)
+            };
+            let connection = Multiplexed::H3(client.clone());
+            if let Some(handshake) = handshake
+                && let Some(connecting) = connecting.take()
+            {
+                let early = EarlyConnection { client, handshake, connecting, started, generation };
+                self.complete_early(worker, endpoint, early);
+                return Ok(PooledConn::Shared(connection));
+            }
+            connection
         } else {
             let tls = plan.tls.as_ref().map(|tls| match protocol {
                 HttpVersion::Http2 => tls.for_http2(),
@@ -66,7 +82,9 @@ impl ClusterPool {
             if !shared {
                 self.handle.note_connected(worker, endpoint, started);
                 let stream = H1Stream::new(stream, Role::Client, Rc::clone(needs.options));
-                let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
+                let demand = (requests > 0).then(|| self.enter_demand(endpoint)).flatten();
+                let (made, requests) = (worker.now(), 0);
+                let ticket = PoolTicket { claim, made, requests, generation, _demand: demand };
                 return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
             }
             Multiplexed::H2(H2Client::begin(stream, worker, &h2_options(&plan), claim))
@@ -74,7 +92,7 @@ impl ClusterPool {
         // Only now: an endpoint that accepts connections but fails every handshake has failed.
         self.handle.note_connected(worker, endpoint, started);
         let mut idle = Idle::new(connection.clone(), worker.now(), generation);
-        idle.requests = 1;
+        idle.requests = requests;
         self.share(worker, endpoint, idle);
         drop(connecting);
         Ok(PooledConn::Shared(connection))

@@ -34,7 +34,7 @@ impl ClusterPool {
         endpoint: &Arc<EndpointState>,
         needs: &ConnectionNeeds<'_>,
     ) -> Option<Rc<Http3Attempt>> {
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         let race = plan.http3.race.as_ref().filter(|_| needs.http3)?;
         let running = |pool: &EndpointPool| pool.attempt.clone();
         if let Some(running) = self.shared.borrow().get(&endpoint.name).and_then(running) {
@@ -97,7 +97,7 @@ impl ClusterPool {
     }
 
     fn tcp_delay(&self) -> Duration {
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         plan.http3.race.map_or(Duration::ZERO, |race| race.tcp_delay)
     }
 
@@ -113,7 +113,7 @@ impl ClusterPool {
         claim: Claim,
         attempt: &Http3Attempt,
     ) -> Result<Option<PooledConn>, ConnectFailure> {
-        let making = self.make_in_time(worker, endpoint, needs, claim);
+        let making = self.make_in_time(worker, endpoint, needs, claim, 1);
         if !attempt.is(AttemptState::Running) {
             let pooled = making.await?;
             self.note_tcp_works(worker, endpoint, attempt);
@@ -167,7 +167,7 @@ impl ClusterPool {
         version: Version,
         response: &Head,
     ) {
-        let Some(race) = self.handle.cluster.peek_plan().http3.race else { return };
+        let Some(race) = self.handle.plan().http3.race else { return };
         if version == Version::Http3 && response.status() == 421 {
             // It does not serve the host of this request there, RFC 7838 §6. Requests in flight stay on their connection.
             endpoint.http3.clear();

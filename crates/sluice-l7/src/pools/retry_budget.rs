@@ -31,7 +31,7 @@ impl ClusterPool {
 
     /// The limit, or a share of the requests in flight if that is more.
     fn retries_max(&self) -> u64 {
-        let (max, percent) = self.handle.cluster.peek_plan().retries_of(self.handle.class);
+        let (max, percent) = self.handle.plan().retries_of(self.handle.class);
         let share = self.requests.get().saturating_mul(percent.into()) / 100;
         max.max(share)
     }

@@ -58,7 +58,7 @@ impl ClusterPool {
         needs: &ConnectionNeeds<'_>,
         avoided: impl Fn(&Multiplexed) -> bool,
     ) -> Option<Multiplexed> {
-        let plan = self.handle.cluster.peek_plan();
+        let plan = self.handle.plan();
         let reuse = &plan.reuse;
         let only = (plan.protocol == HttpVersion::Same).then(|| self.protocol(needs));
         let streams_max = self.streams_open_to(needs.class, reuse.streams_max);

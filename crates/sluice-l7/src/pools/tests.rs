@@ -21,6 +21,8 @@ use super::*;
 use crate::exchange::tests::kit;
 use crate::metrics;
 
+mod preconnect;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A pool in front of one endpoint.
@@ -89,7 +91,8 @@ async fn settled<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
 
 impl Bench {
     const fn needs(&self, class: TrafficClass) -> ConnectionNeeds<'_> {
-        ConnectionNeeds { class, http3: true, version: Version::Http11, options: &self.options }
+        let (version, early) = (Version::Http11, false);
+        ConnectionNeeds { class, http3: true, version, options: &self.options, early }
     }
 
     /// Takes a connection as the pool does outside of tests.

@@ -43,7 +43,8 @@ impl ClusterPool {
             .inspect_err(|failure| handle.note_failure(worker, endpoint, failure.why))?;
         handle.note_connected(worker, endpoint, started);
         let stream = H1Stream::tunnel(Stream::Raw(raw), Rc::clone(options));
-        let ticket = PoolTicket { claim, made: worker.now(), requests: 0, generation };
+        let made = worker.now();
+        let ticket = PoolTicket { claim, made, requests: 0, generation, _demand: None };
         Ok(PooledConn::H1(TakenH1 { stream, ticket }))
     }
 }

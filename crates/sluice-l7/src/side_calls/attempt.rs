@@ -49,7 +49,7 @@ impl SideCalls {
         request: SideRequest,
     ) -> Result<SideResponse, SideCallError> {
         let attempt = async |endpoint: Arc<EndpointState>, _claim: RequestClaim| {
-            self.attempt(&call.pool, &endpoint, &request).await
+            self.attempt(&call.pool(), &endpoint, &request).await
         };
         let retried = |plan: &RetryPlan, response: &SideResponse| self.retried(plan, response);
         self.in_attempts(call, &request, attempt, retried).await
@@ -76,7 +76,7 @@ impl SideCalls {
         let cluster = &pool.handle.cluster;
         let attempts = &HttpWorker::of(&self.worker).attempts;
         let now = self.worker.now();
-        let keep = cluster.peek_plan().keeps_connections();
+        let keep = pool.handle.plan().keeps_connections();
         (!keep).then(|| attempts.enter(&cluster.name, &endpoint.name, now))
     }
 
@@ -139,7 +139,7 @@ impl SideCalls {
     ) -> Result<UpstreamStream, FailedAttempt> {
         let worker = &self.worker;
         let is_grpc = request.kind == CallKind::Grpc;
-        let protocol = pool.handle.cluster.peek_plan().protocol;
+        let protocol = pool.handle.plan().protocol;
         if is_grpc && matches!(protocol, HttpVersion::Http1 | HttpVersion::Http3) {
             return Err(not_http2());
         }
@@ -149,7 +149,8 @@ impl SideCalls {
             CallKind::Mirror => TrafficClass::Request,
         };
         let version = if is_grpc { Version::Http2 } else { request.head.version() };
-        let needs = ConnectionNeeds { class, http3: !is_grpc, version, options: &options };
+        let (http3, early) = (!is_grpc, false);
+        let needs = ConnectionNeeds { class, http3, version, options: &options, early };
         let pooled = match pool.take_idle(worker, endpoint, &needs) {
             Some(pooled) => {
                 pool.counters.reused.increment();
@@ -168,7 +169,7 @@ impl SideCalls {
         let sent = self.send_head(pooled, &head, end).await;
         let (stream, ticket, reused) = sent.map_err(|error| failed_attempt(&error, false))?;
         let (endpoint, sent_at) = (Arc::clone(endpoint), worker.now());
-        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, sent_at })
+        Ok(UpstreamStream { stream, version, endpoint, ticket, reused, early: false, sent_at })
     }
 
     async fn send_head(
@@ -203,7 +204,7 @@ impl SideCalls {
             let left = show_timeout(request.by.since(self.worker.now()));
             head.append_known(Known::GrpcTimeout, left.as_bytes());
         }
-        let plan = pool.handle.cluster.peek_plan();
+        let plan = pool.handle.plan();
         if plan.tls.is_some() || plan.protocol == HttpVersion::Http3 {
             head.set_scheme(b"https");
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sluice_core::connection::Attempt;
 use sluice_io::timers::Timer;
 use sluice_upstream::EndpointState;
-use sluice_upstream::cluster::{Affinity, RequestClaim, TrafficClass, WhenFull};
+use sluice_upstream::cluster::{Affinity, FALLBACKS_MAX, RequestClaim, TrafficClass, WhenFull};
 
 use super::{SideCallError, SideCallGuard, SideCalls, SideRequest};
 use crate::errors::Cause;
@@ -27,6 +27,10 @@ struct CallAttempts<'a> {
     attempts: Attempts,
     /// Counts a retry while it is in flight.
     permit: Option<InFlightGuard>,
+    /// Counts the call in the pool of the cluster that serves.
+    in_flight: InFlightGuard,
+    /// Clusters that could not serve, so that the next does in their place.
+    fallbacks: usize,
 }
 
 impl SideCalls {
@@ -39,14 +43,15 @@ impl SideCalls {
         attempt: impl AsyncFn(Arc<EndpointState>, RequestClaim) -> Result<T, FailedAttempt>,
         retried: impl Fn(&RetryPlan, &T) -> Option<(RetryRule, Option<Duration>)>,
     ) -> Result<T, SideCallError> {
-        let pool = &call.pool;
-        let _in_flight = pool.enter_request();
         let (none, attempts) = (RetryPlan::default(), Attempts::default());
         let plan = request.retries.as_deref().unwrap_or(&none);
-        let mut so_far = CallAttempts { request, plan, attempts, permit: None };
+        let (in_flight, permit, fallbacks) = (call.pool().enter_request(), None, 0);
+        let mut so_far = CallAttempts { request, plan, attempts, permit, in_flight, fallbacks };
         loop {
             call.attempts.set(call.attempts.get() + 1);
-            let (ended, endpoint) = match self.pick(pool, &mut so_far) {
+            let picked = self.pick_or_fall_back(call, &mut so_far);
+            let pool = &call.pool();
+            let (ended, endpoint) = match picked {
                 Err(failed) => (Err(failed), None),
                 Ok((endpoint, claim)) => {
                     (attempt(Arc::clone(&endpoint), claim).await, Some(endpoint))
@@ -80,11 +85,11 @@ impl SideCalls {
         asked: Option<Duration>,
         so_far: &mut CallAttempts<'_>,
     ) -> Option<Duration> {
-        let CallAttempts { request, plan, attempts, permit } = so_far;
+        let CallAttempts { request, plan, attempts, permit, .. } = so_far;
         let unseen = matches!(cause, Cause::Unsent | Cause::Stale);
         let terms = Terms {
             plan,
-            connect_attempts: pool.handle.cluster.peek_plan().connect_attempts,
+            connect_attempts: pool.handle.plan().connect_attempts,
             has_others: true,
             is_idempotent: request.head.method().is_idempotent(),
             is_possible: unseen || request.body.len() <= plan.body_max,
@@ -116,23 +121,31 @@ impl SideCalls {
         }
     }
 
-    /// Picks the endpoint of the next attempt.
-    fn pick(
+    /// Picks the endpoint of the next attempt; of the clusters that serve in place of this one if it has none that is
+    /// usable.
+    fn pick_or_fall_back(
         &self,
-        pool: &ClusterPool,
+        call: &SideCallGuard,
         so_far: &mut CallAttempts<'_>,
     ) -> Result<(Arc<EndpointState>, RequestClaim), FailedAttempt> {
-        let (handle, class) = (&pool.handle, TrafficClass::SideCall);
-        let CallAttempts { attempts, plan, .. } = so_far;
-        let picked = attempts.pick(
-            handle,
-            &self.worker,
-            class,
-            Affinity::default(),
-            plan.avoid,
-            WhenFull::Refuse,
-        );
-        picked.map_err(|why| no_endpoint(why, handle.shortage(why)))
+        loop {
+            let CallAttempts { attempts, plan, in_flight, fallbacks, .. } = so_far;
+            let (pool, class) = (call.pool(), TrafficClass::SideCall);
+            let (handle, affinity) = (&pool.handle, Affinity::default());
+            let full = WhenFull::Refuse;
+            let picked = attempts.pick(handle, &self.worker, class, affinity, plan.avoid, full);
+            let why = match picked {
+                Ok(picked) => return Ok(picked),
+                Err(why) => why,
+            };
+            let next = handle.cluster.fallback_for(why).filter(|_| *fallbacks < FALLBACKS_MAX);
+            let Some(next) = next else { return Err(no_endpoint(why, handle.shortage(why))) };
+            handle.count_fallback(&self.worker);
+            let next = self.pool_of(&next);
+            *in_flight = next.enter_request();
+            *fallbacks += 1;
+            *call.pool.borrow_mut() = next;
+        }
     }
 }
 

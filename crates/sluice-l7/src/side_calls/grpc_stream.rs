@@ -17,7 +17,7 @@ use prost::Message;
 use sluice_codec::grpc::{GrpcFault, GrpcFrames, GrpcStatus};
 use sluice_codec::{Body, Frame, Head, HttpError};
 use sluice_core::limits::Limit;
-use sluice_core::{LocalFuture, Moment};
+use sluice_core::{LocalFuture, Moment, Name};
 use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
@@ -80,8 +80,9 @@ impl SideCalls {
         by: Moment,
     ) -> Result<Opened, SideCallError> {
         let permit = self.admit(&mut request, by)?;
-        let (pool, by) = (&guard.pool, request.by);
+        let by = request.by;
         let open = async |endpoint: Arc<EndpointState>, claim: RequestClaim| {
+            let pool = &guard.pool();
             let attempt = self.enter_attempt(pool, &endpoint);
             let connecting = pin!(self.connect(pool, &endpoint, &request));
             let up = AttemptGuard::unless_cancelled(attempt.as_ref(), connecting).await;
@@ -172,8 +173,8 @@ struct OpenCall {
 }
 
 impl OpenCall {
-    fn cluster(&self) -> &str {
-        &self.guard.pool.handle.cluster.name
+    fn cluster(&self) -> Name {
+        Arc::clone(&self.guard.pool().handle.cluster.name)
     }
 
     /// Sends a message, or the end.
@@ -256,8 +257,8 @@ impl OpenCall {
             Poll::Ready(Err(failed_attempt(&too_many_heads(), false)))
         });
         received.await?;
-        let SideCallGuard { calls, pool, .. } = &self.guard;
-        calls.note(pool, &mut self.opened.up, Ok(head.status()));
+        let pool = self.guard.pool();
+        self.guard.calls.note(&pool, &mut self.opened.up, Ok(head.status()));
         Ok(head)
     }
 
@@ -308,10 +309,10 @@ impl OpenCall {
 
     /// The error for a failure, which is judged and counted if there was no response before it.
     fn failed(&mut self, failed: FailedAttempt) -> GrpcCallError {
-        let SideCallGuard { calls, pool, .. } = &self.guard;
+        let pool = self.guard.pool();
         let up = &mut self.opened.up;
         if self.head.is_none() {
-            calls.note(pool, up, Err(&failed));
+            self.guard.calls.note(&pool, up, Err(&failed));
         }
         failure(failed, Some(&up.endpoint)).into()
     }

@@ -8,7 +8,7 @@ use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_l7::filters::HttpFilterPlan;
 
-use super::{Compiler, unknown_filter};
+use super::{Compiler, FilteredChain, unknown_filter};
 use crate::model::FilterConfig;
 use crate::model::listener::Http;
 
@@ -28,12 +28,19 @@ impl Compiler<'_> {
         at: &Path<'_>,
         diags: &mut Diags,
     ) -> Option<HttpPlan> {
-        let owner = FilterOwner::Chain { listener: context.listener, chain: context.chain };
+        let of_chain = FilterOwner::Chain { listener: context.listener, chain: context.chain };
+        let filters = self.filters_of_http(&http.filters, of_chain, &at.key("filters"), diags)?;
+        let owner: Name = format!("{}/{}", context.listener, context.chain).into();
+        self.chains.borrow_mut().push(FilteredChain {
+            owner: Arc::clone(&owner),
+            routes: Arc::clone(&http.routes),
+            filters: filters.clone(),
+        });
         Some(HttpPlan {
             listener: Arc::clone(context.listener),
-            owner: format!("{}/{}", context.listener, context.chain).into(),
+            owner,
             routes: self.around.routes.reference(&http.routes),
-            filters: self.filters_of_http(&http.filters, owner, &at.key("filters"), diags)?,
+            filters,
             runtime: Arc::clone(&self.around.runtime),
             client_auth: context.client_auth.cloned(),
             options: http.options.clone(),

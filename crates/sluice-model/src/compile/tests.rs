@@ -109,7 +109,7 @@ fn quic_needs_a_chain_that_terminates_tls_and_serves_http() {
 #[test]
 fn files_that_do_not_load_are_named_at_their_field() {
     let mut tls = tls_of("site");
-    tls.certificates = vec![CertificateSource::Files { cert: "/none.pem".into(), key: None }];
+    tls.certificates = vec![CertificateSource::Pem { cert: "/none.pem".into(), key: None }];
     let errors = found(listener(1, ChainKind::Terminate(tls.clone(), http("web"))));
     assert!(errors.starts_with("chains[0].tls.certificates[0].cert: /none.pem: "), "{errors}");
 
@@ -118,14 +118,16 @@ fn files_that_do_not_load_are_named_at_their_field() {
     let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, "").unwrap();
-    tls.certificates = vec![CertificateSource::Files { cert: cert.clone(), key: Some(key) }];
+    tls.certificates =
+        vec![CertificateSource::Pem { cert: cert.as_path().into(), key: Some(key.into()) }];
     let errors = found(listener(1, ChainKind::Terminate(tls.clone(), http("web"))));
     assert!(errors.starts_with("chains[0].tls.certificates[0].key: "), "{errors}");
     std::fs::write(folder.path().join("a.key"), made.signing_key.serialize_pem()).unwrap();
 
     let authorities = |crl: Option<&str>| sluice_tls::ClientAuth {
-        ca: if crl.is_some() { cert.clone() } else { "/none.pem".into() },
+        ca: if crl.is_some() { cert.as_path().into() } else { "/none.pem".into() },
         crl: crl.map(Into::into),
+        names: Vec::new(),
         required: true,
     };
     for (crl, at) in [(None, "ca"), (Some("/none.pem"), "crl")] {
@@ -138,11 +140,13 @@ fn files_that_do_not_load_are_named_at_their_field() {
     let client = ClientTls {
         verify: sluice_tls::Verify::Ca("/none.pem".into()),
         sni: None,
+        names: Vec::new(),
         certificate: None,
         alpn: Vec::new(),
         min_version: sluice_tls::TlsVersion::V1_2,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let settings = sluice_upstream::plan::ClusterSettings::bare();
     let cluster = Cluster { settings, tls: Some(Arc::new(client)), endpoint_file: None };

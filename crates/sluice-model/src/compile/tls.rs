@@ -1,6 +1,5 @@
 //! TLS configurations, with their files loaded.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluice_core::{Diags, Path};
@@ -27,11 +26,10 @@ impl Compiler<'_> {
                 _ => certificates = None,
             }
         }
-        let revocations: Option<PathBuf> =
-            tls.client_auth.as_ref().and_then(|auth| auth.crl.clone());
+        let revocations = tls.client_auth.as_ref().and_then(|auth| auth.crl.clone());
         if let Some(auth) = &tls.client_auth {
-            self.uses(&auth.ca);
-            revocations.iter().for_each(|crl| self.uses(crl));
+            self.uses_pem(&auth.ca);
+            revocations.iter().for_each(|crl| self.uses_pem(crl));
         }
         let plan = ServerPlan {
             certificates: certificates?,
@@ -42,7 +40,7 @@ impl Compiler<'_> {
         };
         let trouble = |error: LoadError| {
             let at = at.key("client_auth");
-            let of_list = revocations.as_ref().is_some_and(|crl| *crl == error.path);
+            let of_list = revocations.as_ref().is_some_and(|crl| *crl.name() == error.path);
             report(&error, &at.key(if of_list { "crl" } else { "ca" }), diags);
         };
         let mut shared = self.shared.borrow_mut();
@@ -56,8 +54,8 @@ impl Compiler<'_> {
         diags: &mut Diags,
     ) -> Option<sluice_tls::ClientTls> {
         // Noted even if the configuration is shared: its files are watched on behalf of each cluster.
-        if let Verify::Ca(path) = &tls.verify {
-            self.uses(path);
+        if let Verify::Ca(source) = &tls.verify {
+            self.uses_pem(source);
         }
         tls.certificate.iter().for_each(|source| self.uses_certificate(source));
         let known = self.shared.borrow_mut().client_tls(tls);
@@ -68,15 +66,27 @@ impl Compiler<'_> {
             None => None,
             Some(source) => Some(self.certificate(source, &at.key("certificate"), diags)?),
         };
-        let ClientTls { verify, sni, certificate: _, alpn, min_version, http2, http3 } = &**tls;
+        let ClientTls {
+            verify,
+            sni,
+            names,
+            certificate: _,
+            alpn,
+            min_version,
+            http2,
+            http3,
+            early_data,
+        } = &**tls;
         let plan = ClientPlan {
             verify: verify.clone(),
             sni: sni.clone(),
+            names: names.clone(),
             certificate,
             alpn: alpn.clone(),
             min_version: *min_version,
             http2: *http2,
             http3: *http3,
+            early_data: *early_data,
         };
         let mut shared = self.shared.borrow_mut();
         match sluice_tls::ClientTls::build(plan, &mut shared.authorities) {
@@ -101,7 +111,7 @@ impl Compiler<'_> {
     ) -> Option<Arc<StoredCert>> {
         self.uses_certificate(source);
         let (cert, key) = match source {
-            CertificateSource::Files { cert, key } => (cert, key.as_ref()),
+            CertificateSource::Pem { cert, key } => (cert, key.as_ref()),
             CertificateSource::Secret(name) => {
                 let message = match self.others.secret(name) {
                     Some(SecretContent::Certificate(material)) => {
@@ -137,7 +147,7 @@ impl Compiler<'_> {
                 Some(stored)
             }
             Err(error) => {
-                let of_key = key.is_some_and(|key| error.path == *key);
+                let of_key = key.is_some_and(|key| error.path == *key.name());
                 report(&error, &at.key(if of_key { "key" } else { "cert" }), diags);
                 None
             }

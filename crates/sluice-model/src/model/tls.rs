@@ -1,12 +1,11 @@
 //! TLS to clients and to endpoints, and where certificates are found.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use sluice_core::{Name, Path, SecretText};
 use sluice_l4::plain_http::PlainHttp;
-use sluice_tls::{ClientAuth, EarlySessions, TlsVersion, Verify};
+use sluice_tls::{CertName, ClientAuth, EarlySessions, PemSource, TlsVersion, Verify};
 
 use super::{Kind, References};
 
@@ -33,12 +32,12 @@ impl std::fmt::Debug for Secret {
 /// Where a certificate and its key are found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateSource {
-    /// In PEM files.
-    Files {
+    /// In PEM files, or in the configuration itself.
+    Pem {
         /// The certificate chain.
-        cert: PathBuf,
-        /// The private key; `None` if it is in the same file.
-        key: Option<PathBuf>,
+        cert: PemSource,
+        /// The private key; `None` if it is in the same place.
+        key: Option<PemSource>,
     },
     /// In the secret of that name.
     Secret(Name),
@@ -78,6 +77,8 @@ pub struct ClientTls {
     pub verify: Verify,
     /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
+    /// Names of which the certificate must have one, in place of the name that is sent.
+    pub names: Vec<CertName>,
     /// The certificate presented when the server requests one.
     pub certificate: Option<CertificateSource>,
     /// The ALPN protocols offered.
@@ -88,4 +89,6 @@ pub struct ClientTls {
     pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
+    /// Whether data may be sent over QUIC before the handshake is complete (0-RTT).
+    pub early_data: bool,
 }

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, OrZero, Plain, Short, ShortForm, bind_scalar};
-use sluice_core::value::Authority;
+use sluice_core::value::{Authority, FactorPercent};
 use sluice_core::{
     Diags, Endpoint, Name, Node, Path, Setting, Shape, Spanned, Value, choice, section,
 };
+use sluice_upstream::endpoint::EndpointStatus;
 
 use super::{
     ApertureSize, Balancer, ClusterHttp2, ClusterHttp3, ClusterLimits, ClusterSocket, Dns, Egress,
@@ -30,11 +31,13 @@ section! {
         /// In place of `endpoints`: a file that contains them as a list, in YAML or JSON. New content takes effect when
         /// it is complete and correct; until then the last good content stays.
         pub endpoints_file: Option<Spanned<PathBuf>>,
+        /// Whether `endpoints` may be missing or empty; what goes to the cluster is then refused (`upstream.no_endpoint`).
+        pub allow_empty: bool = "false",
         /// In place of `endpoints`: a forward proxy, whose endpoints are the hosts that clients name: by the server name of
         /// TLS on a relay, by host on a rule. The egress policy is always on. `true` serves all hosts on the usual port.
         pub forward: Option<Spanned<Forward>>,
         /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS. A limit that
-        /// is reached does not lead there, nor do requests of filters. At most 4 clusters one after the other.
+        /// is reached does not lead there. At most 4 clusters one after the other.
         pub fallback: Option<Spanned<Name>>,
         /// The load balancing algorithm: a word, or a map of it with its settings.
         pub balance: Balancer = "round_robin",
@@ -58,6 +61,8 @@ section! {
         pub protocol: ClusterProtocol = "http1",
         /// Connection pool: how HTTP connections to endpoints are reused.
         pub reuse: Reuse,
+        /// Connections made ahead of the requests that will need them; `150%` sets `per_endpoint`. If omitted, none.
+        pub preconnect: Option<Spanned<Short<Preconnect>>>,
         /// HTTP/2: flow-control windows and pings.
         pub http2: Option<Spanned<ClusterHttp2>>,
         /// HTTP/3: idle timeout, pings, flow-control windows, congestion control. With `protocol: auto`, `true` attempts
@@ -150,6 +155,22 @@ section! {
 }
 
 section! {
+    /// HTTP connections made ahead of the requests that will need them, on each worker, within the limits of the cluster.
+    pub struct Preconnect {
+        /// For how many requests each endpoint has connections, in percent of the requests in flight there: with 200%, for
+        /// each HTTP/1 connection in use another one is kept ready. 100% to 300%.
+        pub per_endpoint: FactorPercent = "100%",
+        /// The same over the whole cluster, at the endpoints that the load balancer will pick next. 100% to 300%. Not with
+        /// `subsets`, or a balancer that goes by a hash.
+        pub predicted: FactorPercent = "100%",
+    }
+}
+
+impl ShortForm for Preconnect {
+    const KEY: &'static str = "per_endpoint";
+}
+
+section! {
     /// An endpoint. The short form is its address.
     pub struct EndpointEntry {
         /// An IP address or host name with a port, unix:///path, or srv://_SERVICE._tcp.DOMAIN.
@@ -167,6 +188,8 @@ section! {
         /// What it is told apart by, for `subsets` of the cluster: a value for each key, or several in a list, of which
         /// each counts.
         pub metadata: Option<Spanned<MetadataEntries>>,
+        /// Its state as you know it. Checks and operators may find worse, not better.
+        pub status: EndpointStatus = "healthy",
         /// What differs in its health checks from those of the cluster (`health`).
         pub check: Option<Spanned<CheckOf>>,
     }
@@ -248,6 +271,12 @@ impl Cluster {
     pub fn adds_http3(&self) -> bool {
         matches!(self.protocol, ClusterProtocol::Auto | ClusterProtocol::Same)
             && self.http3.as_ref().is_some_and(|http3| http3.enabled)
+    }
+
+    /// Whether requests may be sent over HTTP/3 before the handshake is complete.
+    pub fn sends_early_data(&self) -> bool {
+        let asked = self.http3.as_ref().is_some_and(|http3| http3.enabled && http3.early_data);
+        asked && matches!(self.protocol, ClusterProtocol::Http3 | ClusterProtocol::Same)
     }
 
     /// Whether it attempts HTTP/3 beside TCP.

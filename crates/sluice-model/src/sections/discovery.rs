@@ -31,6 +31,9 @@ section! {
         pub serve_stale: OrNone<OrZero> = "none",
         /// DNS servers; if omitted, those of the system.
         pub servers: Vec<SocketAddr>,
+        /// Whether HTTPS records (RFC 9460) of host names are asked for first: they name hosts, ports and priorities, and
+        /// where HTTP/3 is spoken. Names without any are looked up as usual. Needs `tls`.
+        pub https_records: bool = "false",
     }
 }
 

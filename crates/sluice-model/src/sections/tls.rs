@@ -3,11 +3,12 @@
 //! Owns: certificates, who must show one, the least version. Refuses to know: the content of files. Keeps: endpoints are
 //! verified unless the configuration says otherwise.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use sluice_core::settings::{Short, ShortForm};
 use sluice_core::{Spanned, choice, section};
+
+pub use super::pem::{NameOfCert, Pem};
 
 choice! {
     /// A TLS version.
@@ -20,13 +21,13 @@ choice! {
 }
 
 section! {
-    /// A certificate and its private key, as PEM files. Paths are relative to the configuration file. The files are
-    /// reloaded when they change. The short form is `cert`.
+    /// A certificate and its private key, as PEM: in files, or `{ inline: TEXT }`. Paths are relative to the
+    /// configuration file. The files are reloaded when they change. The short form is `cert`.
     pub struct Certificate {
         /// The certificate chain, leaf certificate first.
-        pub cert: Spanned<PathBuf>,
+        pub cert: Spanned<Pem>,
         /// The private key; if omitted, the file of the same name with the ending `.key`, or else `cert` itself.
-        pub key: Option<Spanned<PathBuf>>,
+        pub key: Option<Spanned<Pem>>,
     }
 }
 
@@ -41,13 +42,15 @@ choice! {
 }
 
 section! {
-    /// Client certificates (mutual TLS, mTLS). A session is resumed only where the same authorities, revocation list
-    /// and mode apply.
+    /// Client certificates (mutual TLS, mTLS). A session is resumed only where the same authorities, revocation list,
+    /// names and mode apply.
     pub struct ClientAuth {
         /// Certificate authorities that must have signed the client certificates.
-        pub ca: Spanned<PathBuf>,
+        pub ca: Spanned<Pem>,
         /// Certificate revocation list (CRL).
-        pub crl: Option<Spanned<PathBuf>>,
+        pub crl: Option<Spanned<Pem>>,
+        /// Names of which a certificate must have one; if omitted, any certificate of the authorities will do.
+        pub names: Vec<Spanned<NameOfCert>>,
         /// Whether a client must present a certificate.
         pub mode: ClientAuthMode = "required",
     }
@@ -100,7 +103,10 @@ section! {
         /// The server name sent (SNI) and verified; if omitted, the endpoint's own name or address.
         pub sni: Option<Spanned<String>>,
         /// Trusted certificate authorities; if omitted, those of the system.
-        pub ca: Option<Spanned<PathBuf>>,
+        pub ca: Option<Spanned<Pem>>,
+        /// Names of which the certificate must have one, in place of the name that is sent: for servers with an
+        /// identity of their own, such as a SPIFFE ID.
+        pub names: Vec<Spanned<NameOfCert>>,
         /// Whether the server certificate is verified.
         pub verify: Verification = "full",
         /// The client certificate presented when the server requests one (mutual TLS).

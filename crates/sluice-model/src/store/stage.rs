@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sluice_core::{Diags, Name, Node};
 
+use super::completion;
 use super::conflicts::Others;
 use super::known_names::KnownNames;
 use super::{
@@ -52,8 +53,19 @@ pub fn stage(
         },
     };
     let candidates = run.candidates(updates, diags);
+    let tables = candidates.iter().filter(|of| of.resource.kind() == Kind::Routes);
+    let tables: Vec<(Name, Arc<Provenance>)> =
+        tables.map(|of| (Arc::clone(&of.name), Arc::clone(&of.from))).collect();
     for candidate in candidates {
         run.judge(candidate, diags);
+    }
+    if let BatchMode::Files { root, .. } = run.mode {
+        let chains = completion::chains_of(store, &run.staged, &run.source);
+        for (name, from) in tables {
+            let held = run.staged.set.get(&(Kind::Routes, Arc::clone(&name)));
+            let Some(held) = held.or_else(|| store.get(Kind::Routes, &name)) else { continue };
+            from.adopt(completion::lacking(&name, held, &chains), root, diags);
+        }
     }
     *shared = run.shared.into_inner();
     run.staged

@@ -268,11 +268,13 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
     let tls = crate::model::tls::ClientTls {
         verify: sluice_tls::Verify::Unverified,
         sni: None,
+        names: Vec::new(),
         certificate: None,
         alpn: Vec::new(),
         min_version: sluice_tls::TlsVersion::V1_2,
         http2: false,
         http3: false,
+        early_data: false,
     };
     let settings = ClusterSettings::bare();
     let encrypted = || {
@@ -310,11 +312,13 @@ fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams()
         let tls = crate::model::tls::ClientTls {
             verify: sluice_tls::Verify::Unverified,
             sni: None,
+            names: Vec::new(),
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
             http2: false,
             http3: false,
+            early_data: false,
         };
         let settings = ClusterSettings::bare();
         Resource::Cluster(Arc::new(Cluster {
@@ -360,7 +364,8 @@ fn what_is_in_force_can_be_read_by_kind() {
     let file = folder.path().join("a.pem");
     std::fs::write(&file, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
     let mut tls = tls_of("none");
-    let source = crate::model::tls::CertificateSource::Files { cert: file.clone(), key: None };
+    let source =
+        crate::model::tls::CertificateSource::Pem { cert: file.as_path().into(), key: None };
     tls.certificates = vec![source];
     let Resource::Routes(table) = routes_to("app") else { unreachable!() };
     let mut table = (*table).clone();
@@ -443,13 +448,15 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
         let bare = ClusterSettings::clone(&ClusterSettings::bare());
         let settings = ClusterSettings { connect_attempts: attempts, ..bare };
         let tls = crate::model::tls::ClientTls {
-            verify: sluice_tls::Verify::Ca(ca.clone()),
+            verify: sluice_tls::Verify::Ca(ca.as_path().into()),
             sni: None,
+            names: Vec::new(),
             certificate: None,
             alpn: Vec::new(),
             min_version: sluice_tls::TlsVersion::V1_2,
             http2: false,
             http3: false,
+            early_data: false,
         };
         let cluster =
             Cluster { settings: Arc::new(settings), tls: Some(Arc::new(tls)), endpoint_file: None };

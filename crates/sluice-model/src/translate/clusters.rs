@@ -81,6 +81,7 @@ impl Context<'_> {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
+            allow_empty: _,
             forward,
             fallback,
             balance,
@@ -92,6 +93,7 @@ impl Context<'_> {
             subsets,
             protocol,
             reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+            preconnect,
             http2,
             http3,
             connect_timeout,
@@ -145,13 +147,7 @@ impl Context<'_> {
                 let ConnectBackoff { base, max } = section.value;
                 ConnectBackoffPlan { base, max }
             }),
-            protocol: match protocol {
-                ClusterProtocol::Http1 => HttpVersion::Http1,
-                ClusterProtocol::Http2 => HttpVersion::Http2,
-                ClusterProtocol::Http3 => HttpVersion::Http3,
-                ClusterProtocol::Auto => HttpVersion::Auto,
-                ClusterProtocol::Same => HttpVersion::Same,
-            },
+            protocol: version_of(*protocol),
             reuse: ReusePlan {
                 idle_timeout: *idle_timeout,
                 age_max: max_age.0,
@@ -159,6 +155,7 @@ impl Context<'_> {
                 streams_max: streams.get() as usize,
                 idle_max: *idle as usize,
             },
+            preconnect: preconnect.as_ref().map(|section| sockets::preconnect_plan(section)),
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),
             http3: http3
                 .as_ref()
@@ -185,7 +182,12 @@ impl Context<'_> {
                 OnEndpointUnhealthy::Move => OnUnhealthy::Move,
                 OnEndpointUnhealthy::Close => OnUnhealthy::Close,
             },
-            dns: dns_plan(dns, forward.is_some(), limits.size(Limit::ResolvedAddresses)),
+            dns: dns_plan(
+                dns,
+                forward.is_some(),
+                limits.size(Limit::ResolvedAddresses),
+                version_of(*protocol),
+            ),
             egress: match egress {
                 Some(section) => Some(egress_policy(section)),
                 None => forward.is_some().then(EgressPolicy::default),
@@ -276,6 +278,19 @@ fn check_cluster(
     if section.protocol == ClusterProtocol::Same {
         check_same(section, at, diags);
     }
+    if let Some(preconnect) = &section.preconnect {
+        sockets::check_preconnect(section, preconnect, &at.key("preconnect"), diags);
+    }
+    if section.dns.https_records && (section.tls.is_none() || section.forward.is_some()) {
+        let message = if section.tls.is_none() {
+            "HTTPS records are about TLS, which the cluster does not speak"
+        } else {
+            "`https_records` cannot be used with `forward`: clients name host and port"
+        };
+        diags
+            .error("wrong-kind", section.span, at.key("dns").key("https_records"), message)
+            .help("remove it, or add `tls` to a cluster with endpoints of its own");
+    }
     if let Some(http2) = &section.http2 {
         sockets::check_http2(http2, section.protocol, &at.key("http2"), diags);
     }
@@ -309,6 +324,16 @@ fn check_same(section: &Spanned<Short<sections::Cluster>>, at: &Path<'_>, diags:
     }
 }
 
+const fn version_of(protocol: ClusterProtocol) -> HttpVersion {
+    match protocol {
+        ClusterProtocol::Http1 => HttpVersion::Http1,
+        ClusterProtocol::Http2 => HttpVersion::Http2,
+        ClusterProtocol::Http3 => HttpVersion::Http3,
+        ClusterProtocol::Auto => HttpVersion::Auto,
+        ClusterProtocol::Same => HttpVersion::Same,
+    }
+}
+
 fn high_limits(section: &sections::HighLimits) -> HighLimits {
     let sections::HighLimits { connections, requests, pending, retries, retry_share } = section;
     HighLimits {
@@ -336,9 +361,19 @@ fn forward_plan(section: &Forward) -> ForwardPlan {
 }
 
 /// The addresses of a host that clients name are one endpoint.
-fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize) -> DnsPlan {
-    let Dns { mode, family, refresh, min_ttl, max_ttl, retry, max_retry, serve_stale, servers } =
-        section;
+fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize, version: HttpVersion) -> DnsPlan {
+    let Dns {
+        mode,
+        family,
+        refresh,
+        min_ttl,
+        max_ttl,
+        retry,
+        max_retry,
+        serve_stale,
+        servers,
+        https_records,
+    } = section;
     DnsPlan {
         mode: match mode {
             NameMode::Strict if forwards => ResolutionMode::Logical,
@@ -360,6 +395,7 @@ fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize) -> DnsPlan {
         ttl_max: *max_ttl,
         retry: *retry,
         retry_max: *max_retry,
+        https_records: https_records.then_some(version),
         serve_stale: serve_stale.0.map(|bound| bound.0),
         servers: servers.clone(),
         addresses_max,

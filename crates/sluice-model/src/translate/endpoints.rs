@@ -40,7 +40,8 @@ impl Context<'_> {
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
             let is_empty = section.endpoints.is_empty() && section.forward.is_none();
-            if is_empty && !self.sources.discovered && !diags.has_unknown(at) {
+            let may_be_empty = section.allow_empty || self.sources.discovered;
+            if is_empty && !may_be_empty && !diags.has_unknown(at) {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)
@@ -123,6 +124,7 @@ fn problem_of(entry: &EndpointEntry, file: &EndpointFile) -> Option<String> {
         locality,
         limits: _,
         metadata: _,
+        status: _,
         check,
     } = entry;
     let known = |locality: &Locality| file.weights.iter().any(|(known, _)| known == locality);
@@ -161,8 +163,17 @@ fn weight_of(locality: Option<&Locality>, weights: &[(Locality, u32)]) -> u32 {
 }
 
 fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan {
-    let EndpointEntry { address, weight, backup, priority, locality, limits, metadata, check } =
-        entry;
+    let EndpointEntry {
+        address,
+        weight,
+        backup,
+        priority,
+        locality,
+        limits,
+        metadata,
+        status,
+        check,
+    } = entry;
     let locality = locality.as_ref().map(|name| &name.0);
     let traits = EndpointTraits {
         weight: weight.get(),
@@ -179,6 +190,9 @@ fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan 
             let connect_to = ConnectTo { ip: *address, port: port.map(NonZeroU16::get) };
             Arc::new(EndpointCheck { connect_to, host: host.as_ref().map(|host| host.0.clone()) })
         }),
+        status: *status,
+        // Only a look-up tells.
+        http3_port: None,
     };
     EndpointPlan { address: address.value.clone(), traits }
 }

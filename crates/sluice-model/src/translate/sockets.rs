@@ -1,4 +1,4 @@
-//! Connections to endpoints: sockets, HTTP/2, HTTP/3.
+//! Connections to endpoints: sockets, HTTP/2, HTTP/3, those made ahead.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_upstream::endpoint::{Http3When, RacePlan};
-use sluice_upstream::plan::{Http2Plan, Http3Plan, KeepalivePlan, SocketPlan};
+use sluice_upstream::plan::{Http2Plan, Http3Plan, KeepalivePlan, PreconnectPlan, SocketPlan};
 
 use super::quic::congestion_of;
 use crate::sections::{
     self, Cluster, ClusterHttp2, ClusterHttp3, ClusterProtocol, ClusterSocket, Http3Race,
-    Keepalive, Verification,
+    Keepalive, Preconnect, Verification,
 };
 
 /// The bounds of the system (tcp(7)): 32767 seconds, 127 probes.
@@ -141,6 +141,7 @@ pub(super) fn http3_plan(section: &ClusterHttp3, cluster: &Cluster) -> Http3Plan
         stream_window,
         connection_window,
         congestion,
+        early_data: _,
     } = section;
     let race = race.as_ref().map_or_else(RacePlan::default, |section| race_plan(section));
     let race = RacePlan { heeds_adverts: verifies(cluster), ..race };
@@ -199,6 +200,17 @@ pub(super) fn check_http3(
             .error("bad-value", section.span, at.key("ping_interval"), message)
             .help("a third of `idle_timeout` leaves room for packets that are lost");
     }
+    if section.early_data && (protocol == ClusterProtocol::Auto || !section.enabled) {
+        let message = match protocol {
+            ClusterProtocol::Auto => {
+                "`early_data` has no effect with `protocol: auto`: HTTP/3 is used once it works"
+            }
+            _ => "`early_data` has no effect without HTTP/3",
+        };
+        diags
+            .error("useless-setting", section.span, at.key("early_data"), message)
+            .help("remove it, or set `protocol: http3`");
+    }
     if let Some(race) = &section.race {
         check_race(cluster, race, &at.key("race"), diags);
     }
@@ -232,5 +244,54 @@ fn check_race(cluster: &Cluster, race: &Spanned<Http3Race>, at: &Path<'_>, diags
         diags
             .error("bad-value", race.span, at.key("retry"), message)
             .help("the pauses begin with `retry` and grow to `max_retry`");
+    }
+}
+
+/// The plan of connections made ahead.
+pub(super) const fn preconnect_plan(section: &Preconnect) -> PreconnectPlan {
+    let Preconnect { per_endpoint, predicted } = section;
+    PreconnectPlan { per_endpoint: per_endpoint.0, predicted: predicted.0 }
+}
+
+/// Reports connections made ahead that cannot be, or would be too many.
+pub(super) fn check_preconnect(
+    cluster: &Cluster,
+    section: &Spanned<Short<Preconnect>>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) {
+    let Preconnect { per_endpoint, predicted } = &section.value.0;
+    for (key, factor) in [("per_endpoint", per_endpoint.0), ("predicted", predicted.0)] {
+        if !(100..=300).contains(&factor) {
+            let message = format!("`{key}` must be from 100% to 300%");
+            diags
+                .error("bad-value", section.span, at.key(key), message)
+                .help("150% keeps one connection ready for every two in use");
+        }
+    }
+    let obstacle = if cluster.forward.is_some() {
+        "`forward`: clients name the endpoints"
+    } else if cluster.balance.0.hashes() {
+        "a balancer that goes by a hash: only a request tells which endpoint it picks"
+    } else if cluster.subsets.is_some() {
+        "`subsets`: only a request tells which one it asks for"
+    } else {
+        ""
+    };
+    if predicted.0 > 100 && !obstacle.is_empty() {
+        let message = format!("`predicted` cannot be used with {obstacle}");
+        diags
+            .error("wrong-kind", section.span, at.key("predicted"), message)
+            .help("remove it; `per_endpoint` needs no prediction");
+    }
+    if per_endpoint.0 == 100 && predicted.0 == 100 {
+        diags
+            .error(
+                "useless-setting",
+                section.span,
+                at,
+                "`preconnect` at 100% makes no connections ahead",
+            )
+            .help("set `per_endpoint: 150%`, for example, or remove `preconnect`");
     }
 }

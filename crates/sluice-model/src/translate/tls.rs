@@ -1,19 +1,17 @@
 //! TLS to clients and to endpoints.
 
-use std::path::Path as FilePath;
-
 use rustls_pki_types::ServerName;
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l4::plain_http::PlainHttp;
-use sluice_tls::{ClientAuth, EarlySessions, TlsVersion, Verify};
+use sluice_tls::{CertName, ClientAuth, EarlySessions, PemSource, TlsVersion, Verify};
 
 use super::Context;
 use super::http::alpn;
 use crate::model::tls::{CertificateSource, ClientTls, ServerTls};
 use crate::sections::{
-    self, Certificate, ClientAuthMode, Cluster, ClusterProtocol, Http, Tls, UpstreamTls,
-    Verification,
+    self, Certificate, ClientAuthMode, Cluster, ClusterProtocol, Http, NameOfCert, Pem, Tls,
+    UpstreamTls, Verification,
 };
 
 impl Context<'_> {
@@ -43,10 +41,11 @@ impl Context<'_> {
             return None;
         }
         let client_auth = client_auth.as_ref().map(|auth| {
-            let sections::ClientAuth { ca, crl, mode } = auth;
+            let sections::ClientAuth { ca, crl, mode, names } = auth;
             ClientAuth {
-                ca: self.file(ca),
-                crl: crl.as_ref().map(|crl| self.file(crl)),
+                ca: self.pem(ca),
+                crl: crl.as_ref().map(|crl| self.pem(crl)),
+                names: cert_names(names),
                 required: *mode == ClientAuthMode::Required,
             }
         });
@@ -68,10 +67,20 @@ impl Context<'_> {
     /// The files of a certificate. Without `key`, the key is beside the certificate or in the same file.
     fn certificate(self, pair: &Certificate) -> CertificateSource {
         let Certificate { cert, key } = pair;
-        let cert = self.file(cert);
-        let beside = || Some(cert.with_extension("key")).filter(|key| FilePath::is_file(key));
-        let key = key.as_ref().map(|key| self.file(key)).or_else(beside);
-        CertificateSource::Files { key, cert }
+        let cert = self.pem(cert);
+        let beside = || {
+            let path = cert.file()?.with_extension("key");
+            path.is_file().then_some(PemSource::File(path))
+        };
+        let key = key.as_ref().map(|key| self.pem(key)).or_else(beside);
+        CertificateSource::Pem { key, cert }
+    }
+
+    fn pem(self, written: &Pem) -> PemSource {
+        match written {
+            Pem::File(path) => PemSource::File(self.file(path)),
+            Pem::Inline(text) => PemSource::Inline(text.clone()),
+        }
     }
 
     pub(super) fn client_tls(
@@ -94,7 +103,7 @@ impl Context<'_> {
                     .help("set the certificate authority with `ca` instead");
                 Verify::Unverified
             }
-            (Some(ca), Verification::Full) => Verify::Ca(self.file(ca)),
+            (Some(ca), Verification::Full) => Verify::Ca(self.pem(ca)),
             (None, Verification::Full) => Verify::System,
         };
         let sni =
@@ -111,10 +120,20 @@ impl Context<'_> {
                     return None;
                 }
             };
+        if let Some(first) = tls.names.first()
+            && verify == Verify::Unverified
+        {
+            let message = "with `verify: none`, no name is verified";
+            let finding = diags.error("conflict", first.span, at.key("names"), message);
+            finding.help("remove `verify: none` or `names`");
+            return None;
+        }
         let protocol = cluster.protocol;
         Some(ClientTls {
+            names: cert_names(&tls.names),
             http2: protocol == ClusterProtocol::Same,
             http3: cluster.adds_http3(),
+            early_data: cluster.sends_early_data(),
             verify,
             sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),
@@ -131,6 +150,10 @@ impl Context<'_> {
             min_version: version(tls.min_version),
         })
     }
+}
+
+fn cert_names(names: &[Spanned<NameOfCert>]) -> Vec<CertName> {
+    names.iter().map(|name| name.value.0.clone()).collect()
 }
 
 const fn version(of: sections::TlsVersion) -> TlsVersion {

@@ -12,14 +12,18 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::{BalancePlan, LeastRequestPlan, PeakEwmaPlan, RingPlan};
 use crate::endpoint::EndpointState;
 
-/// The longest weighted sequence; weights are scaled down to fit.
-const SEQUENCE_MAX: u64 = 4096;
+mod strides;
+
+pub use strides::StrideTable;
 
 /// Points of the lightest endpoint on the ring; the others have more, by their weight.
 const RING_POINTS: u64 = 160;
 
 /// Entries of a hash table that are looked at before all endpoints are.
 const NEAR: usize = 8;
+
+/// Turns that are looked at before all endpoints are.
+const TURNS: usize = 16;
 
 /// What a pick needs besides the table.
 pub struct Pick<'a> {
@@ -49,10 +53,10 @@ pub struct Weighted {
 /// A balancer's table over some endpoints of a membership.
 #[derive(Debug)]
 pub enum BalancerTable {
-    /// A smooth weighted sequence.
-    InTurn(Box<[u32]>),
-    /// The same sequence, entered at random.
-    Random(Box<[u32]>),
+    /// In turn.
+    InTurn(StrideTable),
+    /// The turn at a random position.
+    Random(StrideTable),
     /// The endpoints and their weights.
     LeastRequest(LeastRequestPlan, Vec<Weighted>),
     /// The endpoints and their weights.
@@ -99,9 +103,9 @@ impl BalancerTable {
                 hash(HashEntries::Maglev(vec![chosen[0].index]), chosen)
             }
             BalancePlan::RoundRobin | BalancePlan::LoadReports(_) => {
-                Self::InTurn(sequence(&chosen))
+                Self::InTurn(StrideTable::build(&chosen))
             }
-            BalancePlan::Random => Self::Random(sequence(&chosen)),
+            BalancePlan::Random => Self::Random(StrideTable::build(&chosen)),
             BalancePlan::LeastRequest(plan) => Self::LeastRequest(*plan, chosen),
             BalancePlan::PeakEwma(plan) => Self::PeakEwma(*plan, chosen),
             BalancePlan::RingHash(plan) => {
@@ -116,11 +120,8 @@ impl BalancerTable {
     /// The index of an endpoint that may be chosen, if there is one.
     pub fn pick(&self, endpoints: &[Arc<EndpointState>], pick: &mut Pick<'_>) -> Option<u32> {
         match self {
-            Self::InTurn(sequence) => walk(sequence, (pick.turn)(), pick.may, |index| *index),
-            Self::Random(sequence) => {
-                let start = (pick.random)(sequence.len());
-                walk(sequence, start, pick.may, |index| *index)
-            }
+            Self::InTurn(table) => in_turn(table, (pick.turn)(), pick.may),
+            Self::Random(table) => in_turn(table, (pick.random)(table.round()), pick.may),
             Self::LeastRequest(plan, all) => best_of(plan.choices, all, pick, |one, other| {
                 is_less_loaded(plan.bias, one, other, endpoints)
             }),
@@ -133,6 +134,21 @@ impl BalancerTable {
             Self::Hash(table) => table.pick(endpoints, pick),
         }
     }
+}
+
+/// The endpoint that has the turn at `position`, or, if it may not be chosen, one of the next turns.
+fn in_turn(table: &StrideTable, position: usize, may: &dyn Fn(u32) -> bool) -> Option<u32> {
+    if table.round() == 0 {
+        return None;
+    }
+    let first = table.at(position);
+    // Nearly always.
+    if may(first) {
+        return Some(first);
+    }
+    let turns = table.round().min(TURNS);
+    let mut next = (1..turns).map(|turn| table.at(position.wrapping_add(turn)));
+    next.find(|index| may(*index)).or_else(|| walk(table.indexes(), position, may, |index| *index))
 }
 
 /// The first entry from `start` on, wrapping around once, that may be chosen.
@@ -277,31 +293,6 @@ impl HashTable {
         let most = (all * weight).div_ceil(100 * u128::from(self.total_weight)).max(1);
         u128::from(endpoints[index as usize].load()) >= most
     }
-}
-
-/// Each index as often as its weight requires, its turns spread over the sequence.
-fn sequence(chosen: &[Weighted]) -> Box<[u32]> {
-    let divisor = chosen.iter().fold(0, |divisor, one| gcd(divisor, one.weight)).max(1);
-    let total: u64 = chosen.iter().map(|one| one.weight / divisor).sum();
-    let scale = total.div_ceil(SEQUENCE_MAX.max(chosen.len() as u64)).max(1);
-    let shares = chosen.iter().map(|one| (one.index, (one.weight / divisor / scale).max(1)));
-    let mut turns: Vec<(u64, u32)> = Vec::new();
-    for (place, (index, share)) in (0_u64..).zip(shares) {
-        // The k-th turn of n is at (k + phase) / n. Phases that differ as much as multiples of the golden ratio do keep
-        // the turns of equal shares apart.
-        let phase = place.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1 << 63);
-        let (step, first) = (u64::MAX / share, phase / share);
-        turns.extend((0..share).map(|turn| (first + turn * step, index)));
-    }
-    // Endpoints of equal weight follow each other in the order in which they are written.
-    if turns.len() > chosen.len() {
-        turns.sort_unstable();
-    }
-    turns.into_iter().map(|(_, index)| index).collect()
-}
-
-const fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn ring(plan: &RingPlan, endpoints: &[Arc<EndpointState>], chosen: &[Weighted]) -> Vec<(u64, u32)> {

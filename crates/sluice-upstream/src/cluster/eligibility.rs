@@ -11,7 +11,7 @@ use super::claim::LimitReached;
 use super::{BreakerLimit, Cluster};
 use crate::balance::priorities::Share;
 use crate::balance::slow_start::WHOLE;
-use crate::endpoint::{EndpointState, EndpointTraits, LoadKind, Trouble};
+use crate::endpoint::{EndpointState, EndpointStatus, EndpointTraits, LoadKind, Trouble};
 use crate::overrides::OverrideAction;
 use crate::plan::BreakerClass;
 
@@ -20,6 +20,8 @@ use crate::plan::BreakerClass;
 pub enum Ineligible {
     /// Active checks consider it unhealthy.
     Unhealthy(Arc<Trouble>),
+    /// The list of endpoints says that it does not serve.
+    Stated(EndpointStatus),
     /// It is ejected, until then; `None` for a moment, until that is decided.
     Ejected(Arc<Trouble>, Option<Instant>),
     /// An operator drained it.
@@ -43,6 +45,8 @@ impl Ineligible {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Unhealthy(_) => "unhealthy",
+            Self::Stated(EndpointStatus::Draining) => "status_draining",
+            Self::Stated(_) => "status_unhealthy",
             Self::Ejected(..) => "ejected",
             Self::Drained => "drained",
             Self::Maintenance => "maintenance",
@@ -84,6 +88,13 @@ impl Cluster {
             // In panic, the states do not matter.
             if !share.panics {
                 why_not.extend(of_state(endpoint));
+            }
+            match traits.status {
+                EndpointStatus::Draining => why_not.push(Ineligible::Stated(traits.status)),
+                EndpointStatus::Unhealthy if !share.panics => {
+                    why_not.push(Ineligible::Stated(traits.status));
+                }
+                EndpointStatus::Healthy | EndpointStatus::Degraded | EndpointStatus::Unhealthy => {}
             }
             // What is withheld or cannot be used does not count for its priority; hosts that clients name have none.
             if !share.panics && why_not.is_empty() && plan.forward.is_none() {

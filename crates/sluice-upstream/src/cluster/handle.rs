@@ -4,7 +4,7 @@
 //! membership is determined, and which endpoint is best. Keeps: every claim is given back when it is dropped; a pick
 //! keeps to the limits of the cluster.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use super::affinity::Affinity;
 use super::breakers::BreakerLimit;
 use super::claim::{Claim, LimitReached, RequestClaim, TakenRoom};
 use super::reserve::{TrafficClass, reserved};
-use super::{Cluster, Membership};
+use super::{Cluster, Membership, PlanReader};
 use crate::endpoint::{EndpointState, LeftEndpoints, LoadKind};
 use crate::metrics;
-use crate::plan::BreakerClass;
+use crate::plan::{BreakerClass, ClusterPlan};
 use crate::reasons;
 
 mod choose;
@@ -34,6 +34,7 @@ mod choose;
 pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
+    plan: PlanReader,
     /// Whose limits apply.
     pub class: BreakerClass,
     pub(super) reserve_percent: u64,
@@ -82,6 +83,18 @@ impl Turns {
         let position = &mut others[place];
         *position = position.wrapping_add(1);
         *position
+    }
+
+    /// The position of this number after `ahead` more.
+    fn peek(&self, number: usize, ahead: usize) -> usize {
+        let first = self.first.get();
+        let next = match number.checked_sub(1) {
+            None => first,
+            Some(place) => {
+                self.others.borrow().get(place).map_or(first, |last| *last).wrapping_add(1)
+            }
+        };
+        next.wrapping_add(ahead)
     }
 }
 
@@ -180,8 +193,14 @@ impl ClusterHandle {
             compared: Cell::new(0),
             class,
             reserve_percent: worker.limits.get(Limit::SideCallReserve),
+            plan: PlanReader::new(Arc::clone(&cluster)),
             cluster,
         })
+    }
+
+    /// The plan in force, borrowed briefly; not to be held across an await.
+    pub fn plan(&self) -> Ref<'_, ClusterPlan> {
+        self.plan.get()
     }
 
     /// Picks an endpoint that is not in `tried`, and claims it for a connection.
@@ -368,7 +387,7 @@ impl ClusterHandle {
         endpoint: &Arc<EndpointState>,
     ) -> Result<TakenRoom, BreakerLimit> {
         let limits = self.limits_of(load, class, endpoint);
-        let counts = self.cluster.peek_plan().counts(load, self.class);
+        let counts = self.plan().counts(load, self.class);
         let taken = self.cluster.take(load, self.class, counts, Arc::clone(endpoint), limits);
         taken.map_err(|reached| BreakerLimit::of(load, reached))
     }
@@ -380,7 +399,7 @@ impl ClusterHandle {
         class: TrafficClass,
         endpoint: &EndpointState,
     ) -> (Option<u64>, Option<u64>) {
-        let plan = self.cluster.peek_plan();
+        let plan = self.plan();
         let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
         let total_max = plan.limit_of(load, self.class);
         (
@@ -392,7 +411,7 @@ impl ClusterHandle {
     /// Which limit refuses connections of `class`.
     pub fn connection_limit(&self, class: TrafficClass) -> BreakerLimit {
         let load = LoadKind::Connection;
-        let max = self.cluster.peek_plan().limit_of(load, self.class);
+        let max = self.plan().limit_of(load, self.class);
         let used = self.cluster.in_use(load, self.class);
         let full = max.is_some_and(|max| used >= self.open_to(class, max));
         if full { BreakerLimit::Connections } else { BreakerLimit::ConnectionsPerEndpoint }

@@ -82,7 +82,7 @@ impl ClusterHandle {
                 && subset.is_none_or(|of| members.traits[index as usize].has(&of.key));
             return usable.then(|| Arc::clone(endpoint));
         }
-        let hashes = hash.is_some() && self.cluster.peek_plan().balancing.balance.hashes();
+        let hashes = hash.is_some() && self.plan().balancing.balance.hashes();
         let chosen = hashes.then(|| {
             let affinity = Affinity { session: None, ..affinity };
             self.probe(worker, affinity, tried, &|_: &EndpointState| false)

@@ -108,7 +108,7 @@ impl Cluster {
         };
         format!(
             "{} unhealthy and {} ejected of {}{withdrawn}",
-            count(|endpoint| !endpoint.is_healthy()),
+            count(EndpointState::is_unhealthy),
             count(EndpointState::is_ejected),
             plural(members.endpoints.len() as u64, "endpoint")
         )

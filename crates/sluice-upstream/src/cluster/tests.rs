@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::*;
 use crate::balance::BalancingPlan;
 use crate::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
-use crate::endpoint::EndpointId;
+use crate::endpoint::{EndpointTraits, Target};
 use crate::metadata::{EndpointMetadata, SubsetKey};
 use crate::plan::{BreakerClass, ReusePlan};
 use crate::reasons;

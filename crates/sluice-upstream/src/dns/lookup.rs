@@ -1,4 +1,5 @@
-//! One look-up of a name: addresses (A, AAAA), or a service and the addresses of its targets (SRV, RFC 2782).
+//! One look-up of a name: addresses (A, AAAA), a service and the addresses of its targets (SRV, RFC 2782), or the places that
+//! serve a site and their addresses (HTTPS, RFC 9460).
 //!
 //! Owns: the queries, and what an answer or an error means. Refuses to know: when a name is looked up, and which
 //! addresses are used. Keeps: a look-up has one timeout, with all servers, retries and targets; every number in an answer
@@ -16,14 +17,18 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::https::{self, HttpsPlace, HttpsRecords};
 use super::{DnsName, ResolvedAddress};
 use crate::name_state::LookupOutcome;
-use crate::plan::{AddressFamily, DnsPlan};
+use crate::plan::{AddressFamily, DnsPlan, HttpVersion};
+
+/// How many aliases of HTTPS records are followed, RFC 9460 §2.4.2.
+const ALIASES_MAX: usize = 4;
 
 /// The timeout of a look-up, with all servers, retries and targets.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +61,10 @@ pub(super) async fn lookup(plan: &DnsPlan, name: &DnsName) -> Result<Answer, Loo
     let resolver = resolver(plan).map_err(|why| LookupFailure::of(LookupOutcome::Failed, &why))?;
     let found = async {
         match name {
-            DnsName::Host(host, port) => of_host(&resolver, host, *port).await,
+            DnsName::Host(host, port) => match plan.https_records {
+                None => of_host(&resolver, host, *port).await,
+                Some(version) => of_site(Rc::new(resolver), plan, (host, *port), version).await,
+            },
             DnsName::Service(service) => of_service(Rc::new(resolver), plan, service).await,
         }
     };
@@ -75,20 +83,96 @@ async fn of_host(
     let answer = resolver.lookup_ip(&**host).await.map_err(|error| failure(&error, NO_DATA))?;
     let mut seen = BTreeSet::new();
     let new = |ip: &IpAddr| seen.insert(*ip);
-    let addresses: Vec<_> = answer
-        .iter()
-        .filter(new)
-        .map(|ip| ResolvedAddress {
-            address: SocketAddr::new(ip, port),
-            host: Arc::clone(host),
-            weight: 1,
-            priority: 0,
-        })
-        .collect();
+    let addresses: Vec<_> =
+        answer.iter().filter(new).map(|ip| address(host, SocketAddr::new(ip, port))).collect();
     if addresses.is_empty() {
         return Err(LookupFailure::of(LookupOutcome::NoData, NO_DATA));
     }
     Ok(Answer { addresses, valid_for: left(answer.valid_until()) })
+}
+
+/// The places that serve a site, or, without records that can be used, the host itself.
+async fn of_site(
+    resolver: Rc<TokioResolver>,
+    plan: &DnsPlan,
+    (site, port): (&Arc<str>, u16),
+    version: HttpVersion,
+) -> Result<Answer, LookupFailure> {
+    let (mut name, mut host) = (https::name_of(site, port), Arc::clone(site));
+    for _ in 0..=ALIASES_MAX {
+        // Whatever is wrong with the records, the addresses may be found all the same.
+        let Ok(answer) = resolver.lookup(&*name, RecordType::HTTPS).await else { break };
+        let records = answer.answers().iter().filter_map(|record| match &record.data {
+            RData::HTTPS(https) => Some(&https.0),
+            _ => None,
+        });
+        match https::read(records, version, plan.addresses_max) {
+            HttpsRecords::Alias(alias) => (name, host) = (alias.to_string(), alias),
+            HttpsRecords::Unavailable => {
+                const NO_DATA: &str = "an HTTPS record says that the name is not served";
+                return Err(LookupFailure::of(LookupOutcome::NoData, NO_DATA));
+            }
+            HttpsRecords::Places(places) if places.is_empty() => break,
+            HttpsRecords::Places(places) => {
+                let found = of_places(&resolver, places, &host, port).await;
+                let valid_for = found.valid_for.min(left(answer.valid_until()));
+                if !found.addresses.is_empty() {
+                    let named = |of| ResolvedAddress { host: Arc::clone(site), ..of };
+                    let addresses = found.addresses.into_iter().map(named).collect();
+                    return Ok(Answer { addresses, valid_for });
+                }
+                break;
+            }
+        }
+    }
+    let Answer { addresses, valid_for } = of_host(&resolver, &host, port).await?;
+    // The certificate is that of the site, whatever the name of the host.
+    let named = |of| ResolvedAddress { host: Arc::clone(site), ..of };
+    Ok(Answer { addresses: addresses.into_iter().map(named).collect(), valid_for })
+}
+
+/// The addresses of places, looked up together; without a port of its own, a place has that of the site.
+async fn of_places(
+    resolver: &Rc<TokioResolver>,
+    places: Vec<HttpsPlace>,
+    owner: &Arc<str>,
+    port: u16,
+) -> Answer {
+    let mut running = JoinSet::new();
+    for (number, place) in places.into_iter().enumerate() {
+        let (resolver, owner) = (Rc::clone(resolver), Arc::clone(owner));
+        running.spawn_local(async move {
+            let host = place.host.clone().unwrap_or(owner);
+            let port = place.port.unwrap_or(port);
+            (number, of_host(&resolver, &host, port).await, host, port, place)
+        });
+    }
+    let (mut found, mut valid_for) = (Vec::new(), Duration::MAX);
+    while let Some(ended) = running.join_next().await {
+        let Ok((number, answer, host, port, place)) = ended else { continue };
+        let (priority, http3_port) = (place.rank, place.http3.then_some(port));
+        let addresses = match answer {
+            Ok(answer) => {
+                valid_for = valid_for.min(answer.valid_for);
+                answer.addresses
+            }
+            Err(_) => {
+                place.hints.iter().map(|ip| address(&host, SocketAddr::new(*ip, port))).collect()
+            }
+        };
+        let of_place = |of| ResolvedAddress { priority, http3_port, ..of };
+        found.push((number, addresses.into_iter().map(of_place).collect::<Vec<_>>()));
+    }
+    found.sort_by_key(|(number, _)| *number);
+    let mut seen = BTreeSet::new();
+    let mut addresses: Vec<_> = found.into_iter().flat_map(|(_, addresses)| addresses).collect();
+    // Where several records lead to one address, the best counts.
+    addresses.retain(|of| seen.insert(of.address));
+    Answer { addresses, valid_for }
+}
+
+fn address(host: &Arc<str>, address: SocketAddr) -> ResolvedAddress {
+    ResolvedAddress { address, host: Arc::clone(host), weight: 1, priority: 0, http3_port: None }
 }
 
 /// A target of a service.

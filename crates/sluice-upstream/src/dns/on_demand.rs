@@ -334,6 +334,7 @@ async fn find(plan: &ClusterPlan, host: &ForwardHost) -> Result<Answer, LookupFa
             host: Arc::clone(&host.host),
             weight: 1,
             priority: 0,
+            http3_port: None,
         };
         return Ok(Answer { addresses: vec![address], valid_for: Duration::MAX });
     }

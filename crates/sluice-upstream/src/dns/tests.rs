@@ -10,6 +10,7 @@ fn answer(addresses: &[&str]) -> Answer {
         host: "a.test".into(),
         weight: 1,
         priority: 0,
+        http3_port: None,
     };
     let addresses = addresses.iter().map(of).collect();
     Answer { addresses, valid_for: Duration::from_secs(1) }

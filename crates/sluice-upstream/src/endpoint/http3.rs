@@ -19,6 +19,8 @@ pub struct Http3Memory(ArcSwapOption<Http3Facts>);
 pub struct Http3Facts {
     /// Where the endpoint says that it speaks HTTP/3.
     pub advertised: Option<Http3Advert>,
+    /// The port on which its DNS name says so, for as long as that says it.
+    pub named: Option<u16>,
     /// Set if the last attempt failed.
     pub broken: Option<Http3Failure>,
 }
@@ -112,11 +114,8 @@ impl Http3Memory {
             return None;
         }
         let advert = facts.advertised.filter(|advert| now < advert.until);
-        match (advert, plan.when) {
-            (Some(advert), _) => Some(advert.port),
-            (None, Http3When::Always) => Some(own),
-            (None, Http3When::Advertised) => None,
-        }
+        let port = advert.map(|advert| advert.port).or(facts.named);
+        port.or_else(|| (plan.when == Http3When::Always).then_some(own))
     }
 
     /// Notes that the endpoint speaks HTTP/3 on `port`, for `lifetime` from `now`. A renewal is noted only if it counts,
@@ -133,6 +132,13 @@ impl Http3Memory {
         }
         self.change(|facts| facts.advertised = Some(Http3Advert { port, until }));
         if same.is_some() { AdvertChange::Renewed } else { AdvertChange::Learned }
+    }
+
+    /// Notes what the DNS name of the endpoint says.
+    pub fn set_named(&self, port: Option<u16>) {
+        if self.0.load().as_ref().and_then(|facts| facts.named) != port {
+            self.change(|facts| facts.named = port);
+        }
     }
 
     /// Notes that the endpoint takes back what it said; `None` if it had said nothing.
@@ -214,6 +220,23 @@ mod tests {
         memory.advertise(8443, MINUTE, at(0));
         assert_eq!(memory.port(&plan, 443, at(0)), Some(8443));
         assert_eq!(memory.port(&plan, 443, at(1)), Some(443));
+    }
+
+    #[test]
+    fn what_a_dns_name_says_counts_until_it_says_so_no_longer() {
+        let (memory, plan) = (Http3Memory::default(), plan(Http3When::Advertised));
+        memory.set_named(Some(8443));
+        assert_eq!(memory.port(&plan, 443, at(60)), Some(8443));
+        // The endpoint itself knows better.
+        memory.advertise(444, MINUTE, at(60));
+        assert_eq!(memory.port(&plan, 443, at(60)), Some(444));
+        assert_eq!(memory.port(&plan, 443, at(61)), Some(8443));
+        memory.note_failed(&plan, at(61), "refused");
+        assert_eq!(memory.port(&plan, 443, at(62)), None);
+        memory.note_worked();
+        memory.clear();
+        memory.set_named(None);
+        assert_eq!(memory.facts(), None);
     }
 
     #[test]

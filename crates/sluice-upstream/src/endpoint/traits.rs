@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{EndpointCheck, EndpointLimits};
+use super::{EndpointCheck, EndpointLimits, EndpointStatus};
 use crate::metadata::{EndpointMetadata, SubsetKey};
 
 /// The lowest priority of an endpoint, as in Envoy.
@@ -29,6 +29,10 @@ pub struct EndpointTraits {
     pub metadata: Option<Arc<EndpointMetadata>>,
     /// Where and as what it is checked, if not as the cluster says; most endpoints have none.
     pub check: Option<Arc<EndpointCheck>>,
+    /// What the list of endpoints says of its state.
+    pub status: EndpointStatus,
+    /// The UDP port on which it speaks HTTP/3, as its DNS name says.
+    pub http3_port: Option<u16>,
 }
 
 impl EndpointTraits {
@@ -54,6 +58,8 @@ impl Default for EndpointTraits {
             limits: EndpointLimits::default(),
             metadata: None,
             check: None,
+            status: EndpointStatus::Healthy,
+            http3_port: None,
         }
     }
 }

@@ -38,6 +38,15 @@ pub struct ReusePlan {
     pub idle_max: usize,
 }
 
+/// Connections made ahead of the requests that will need them, on each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PreconnectPlan {
+    /// For how many requests an endpoint has connections, in percent of those in flight there; 100 makes none ahead.
+    pub per_endpoint: u32,
+    /// The same over all endpoints: the endpoints that will be picked next get connections.
+    pub predicted: u32,
+}
+
 /// HTTP/2 on connections to endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Http2Plan {

@@ -2,66 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{Parser, ValueEnum};
 use sluice_config::{Loaded, explain, render};
 use sluice_core::Severity;
-use sluice_envoy::UnknownFields;
 use sluice_envoy::coverage::{Coverage, DIFFERS};
+use sluice_envoy::{LoadOptions, UnknownFields};
 use sluice_model::store::Store;
 
+use self::flags::{EnvoyFlags, EnvoyMode, unknown};
 use super::print;
 use super::run::{Start, start};
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, EnvoyCommand, EnvoyTask, Format};
 use crate::control::{ConfigBuilder, ConfigForm, PlanesPlan};
 
-/// Envoy's command line, as far as it is taken. What is missing is an error.
-#[derive(Debug, Parser)]
-#[command(name = "envoy", no_binary_name = true, disable_version_flag = true)]
-struct EnvoyFlags {
-    /// The bootstrap: a file in YAML or JSON.
-    #[arg(short, long)]
-    config_path: PathBuf,
-    /// `serve`, or `validate` to check the configuration and exit.
-    #[arg(long, value_enum, default_value = "serve")]
-    mode: EnvoyMode,
-    /// Number of worker threads.
-    #[arg(long)]
-    concurrency: Option<u16>,
-    /// Take fields that messages do not have for warnings, except in filters that keep somebody out.
-    #[arg(long)]
-    allow_unknown_static_fields: bool,
-    /// There is no hot restart that could be disabled; a takeover replaces it.
-    #[arg(long)]
-    disable_hot_restart: bool,
-    /// The name of this process for control planes, in place of `node.id`.
-    #[arg(long)]
-    service_node: Option<String>,
-    /// The name of its fleet for control planes, in place of `node.cluster`.
-    #[arg(long)]
-    service_cluster: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum EnvoyMode {
-    Serve,
-    Validate,
-}
-
-fn unknown(allowed: bool) -> UnknownFields {
-    if allowed { UnknownFields::Warn } else { UnknownFields::Refuse }
-}
+mod flags;
 
 pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Result<ExitCode> {
     match &command.task {
-        None => {
-            let flags = match EnvoyFlags::try_parse_from(&command.flags) {
-                Ok(flags) => flags,
-                Err(error) => error.exit(),
-            };
-            serve(command, &flags, extensions)
-        }
+        None => with_flags(&command.flags, "envoy", command.report.clone(), extensions),
         Some(EnvoyTask::Coverage { files, allow_unknown_static_fields }) => {
             coverage(files, unknown(*allow_unknown_static_fields), extensions)
         }
@@ -71,16 +31,31 @@ pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Res
     }
 }
 
-fn serve(
-    command: &EnvoyCommand,
-    flags: &EnvoyFlags,
+/// Runs as Envoy does when it is started with these flags. `program` is what it was called by.
+pub(crate) fn with_flags(
+    arguments: &[String],
+    program: &str,
+    report: Option<PathBuf>,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let form = ConfigForm::Envoy(unknown(flags.allow_unknown_static_fields));
+    let flags = match EnvoyFlags::parse_all(arguments) {
+        Ok(flags) => flags,
+        Err(error) => error.exit(),
+    };
+    if flags.version {
+        print(&flags::version(program));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for flag in flags.without_effect() {
+        crate::say(&format!("warning: `{flag}` has no effect"));
+    }
+    let options = Arc::new(flags.load_options());
+    let form = ConfigForm::Envoy(Arc::clone(&options));
     let builder = ConfigBuilder::new(extensions, form);
-    let shown = flags.config_path.display();
+    let config = flags.config_path.unwrap_or_else(|| "--config-yaml".into());
+    let shown = config.display();
     if flags.mode == EnvoyMode::Validate {
-        return Ok(match builder.build(&flags.config_path, &Store::default()) {
+        return Ok(match builder.build(&config, &Store::default()) {
             Ok(_) => {
                 print(&format!("configuration '{shown}' OK\n"));
                 ExitCode::SUCCESS
@@ -91,19 +66,19 @@ fn serve(
             }
         });
     }
-    let unknown = unknown(flags.allow_unknown_static_fields);
-    let (builder, planes) = match beside_planes(flags, builder, unknown)? {
+    let (builder, planes) = match beside_planes(&config, builder, options)? {
         Ok(found) => found,
         Err(status) => return Ok(status),
     };
     start(
         Start {
-            config: flags.config_path.clone(),
+            config,
             workers: flags.concurrency.filter(|workers| *workers > 0),
-            report: command.report.clone(),
+            report,
             watch: false,
             takeover: false,
             log_format: Format::Text,
+            log_level: flags.log_level.map(flags::EnvoyLevel::word),
             planes,
         },
         builder,
@@ -113,25 +88,24 @@ fn serve(
 /// What is started beside control planes: the whole file is checked, and then the part of it that does not depend on them
 /// is run as any other. Without planes, that is all of it.
 fn beside_planes(
-    flags: &EnvoyFlags,
+    config: &Path,
     mut builder: ConfigBuilder,
-    unknown: UnknownFields,
+    options: Arc<LoadOptions>,
 ) -> anyhow::Result<Result<(ConfigBuilder, Option<PlanesPlan>), ExitCode>> {
-    let (_, dynamic) = sluice_envoy::load_part(&flags.config_path, unknown);
+    let (_, dynamic) = sluice_envoy::load_part(config, &options);
     let Some(dynamic) = dynamic else { return Ok(Ok((builder, None))) };
-    if let Err(rejected) = builder.build(&flags.config_path, &Store::default()) {
+    if let Err(rejected) = builder.build(config, &Store::default()) {
         crate::say(&rejected.to_string());
         return Ok(Err(ExitCode::from(EXIT_CONFIG)));
     }
-    let node = dynamic.node(flags.service_node.as_deref(), flags.service_cluster.as_deref());
-    let node = match node {
+    let node = match dynamic.node() {
         Ok(node) => node,
         Err(problem) => {
             crate::say(problem);
             return Ok(Err(ExitCode::from(EXIT_CONFIG)));
         }
     };
-    builder.set_form(ConfigForm::EnvoyPart(unknown));
+    builder.set_form(ConfigForm::EnvoyPart(options));
     Ok(Ok((builder, Some(PlanesPlan { dynamic, node }))))
 }
 
@@ -140,7 +114,7 @@ fn coverage(
     unknown: UnknownFields,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let builder = ConfigBuilder::new(extensions, ConfigForm::Envoy(unknown));
+    let builder = ConfigBuilder::new(extensions, ConfigForm::Envoy(Arc::new(unknown.into())));
     let mut coverage = Coverage::default();
     for file in files {
         let findings = match builder.build(file, &Store::default()) {
@@ -159,7 +133,7 @@ fn translate(
     unknown: UnknownFields,
     extensions: &Extensions,
 ) -> anyhow::Result<ExitCode> {
-    let loaded = sluice_envoy::load(file, unknown);
+    let loaded = sluice_envoy::load(file, &unknown.into());
     let Some((config, root)) = loaded.usable().zip(loaded.root.as_ref()) else {
         print(&render::brief(&loaded.diags.into_sorted(), &loaded.sources, false));
         return Ok(ExitCode::from(EXIT_CONFIG));

@@ -1,4 +1,4 @@
-//! Commands for a running Sluice: they ask its admin address for a change.
+//! Commands for a running Sluice: they ask its admin address for a change, or how a request would be served.
 //!
 //! Owns: where the admin address is, one request and its response. Refuses to know: what a change does; the running
 //! process checks it. Keeps: a response is bounded in size and time.
@@ -15,15 +15,15 @@ use sluice_core::ListenAddress;
 
 use super::print;
 use crate::cli::{
-    AdminTarget, ConnectionAction, ConnectionCommand, EndpointAction, EndpointCommand,
-    ListenerAction, ListenerCommand, LogLevelCommand,
+    AdminTarget, ConnectionAction, ConnectionCommand, EndpointAction, EndpointCommand, Format,
+    ListenerAction, ListenerCommand, LogLevelCommand, TryCommand,
 };
 
 /// How long connecting, and each read and write, may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest response.
-const RESPONSE_MAX: u64 = 64 * 1024;
+const RESPONSE_MAX: u64 = 1024 * 1024;
 
 pub(crate) fn endpoint(options: &EndpointCommand) -> anyhow::Result<ExitCode> {
     let EndpointCommand { admin, cluster, address, action } = options;
@@ -65,8 +65,49 @@ pub(crate) fn log(options: &LogLevelCommand) -> anyhow::Result<ExitCode> {
     change(admin, "/log", &parameters)
 }
 
+/// Asks how a request would be judged and routed, and prints the answer.
+pub(crate) fn try_request(options: &TryCommand) -> anyhow::Result<ExitCode> {
+    let (tls, host, path) = parts_of(&options.url);
+    let mut parameters = vec![
+        ("host", Some(host)),
+        ("path", Some(path)),
+        ("tls", tls),
+        ("method", Some(&*options.method)),
+        ("as", options.identity.as_deref()),
+        ("source", options.source.as_deref()),
+        ("sni", options.sni.as_deref()),
+        ("version", options.version.as_deref()),
+        ("listener", options.listener.as_deref()),
+        ("format", Some(if options.format == Format::Json { "json" } else { "text" })),
+    ];
+    parameters.extend(options.headers.iter().map(|header| ("header", Some(&**header))));
+    parameters.extend(options.values.iter().map(|value| ("value", Some(&**value))));
+    ask("GET", &options.admin, "/try", &parameters)
+}
+
+/// What a URL says of a request: the parameter `tls`, the host and the path. It may lack the scheme, or be a path.
+fn parts_of(url: &str) -> (Option<&'static str>, &str, &str) {
+    let (tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (Some("true"), rest),
+        (None, Some(rest)) => (Some("false"), rest),
+        (None, None) => (None, url),
+    };
+    let place = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(place);
+    (tls, host, if path.is_empty() { "/" } else { path })
+}
+
 /// Asks for a change, and prints what was done.
 fn change(
+    admin: &AdminTarget,
+    page: &str,
+    parameters: &[(&str, Option<&str>)],
+) -> anyhow::Result<ExitCode> {
+    ask("POST", admin, page, parameters)
+}
+
+fn ask(
+    method: &str,
     admin: &AdminTarget,
     page: &str,
     parameters: &[(&str, Option<&str>)],
@@ -85,11 +126,11 @@ fn change(
             let stream = UnixStream::connect(path).with_context(unreachable)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            post(stream, page, &query)
+            exchange(stream, method, page, &query)
         }
         ListenAddress::Tcp(socket) | ListenAddress::Udp(socket) => {
             let stream = connect(*socket).with_context(unreachable)?;
-            post(stream, page, &query)
+            exchange(stream, method, page, &query)
         }
     }
     .with_context(|| format!("no response from the admin address {address}"))?;
@@ -138,13 +179,14 @@ fn configured(file: &Path) -> anyhow::Result<ListenAddress> {
 }
 
 /// Sends the request and reads the response: its status and its body.
-fn post(
+fn exchange(
     mut stream: impl Read + Write,
+    method: &str,
     page: &str,
     query: &[String],
 ) -> anyhow::Result<(u16, String)> {
     let request = format!(
-        "POST {page}?{} HTTP/1.1\r\nhost: localhost\r\nx-sluice: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "{method} {page}?{} HTTP/1.1\r\nhost: localhost\r\nx-sluice: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         query.join("&")
     );
     stream.write_all(request.as_bytes())?;
@@ -185,6 +227,19 @@ fn encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, parts) in [
+            ("/a?b", (None, "", "/a?b")),
+            ("shop.test", (None, "shop.test", "/")),
+            ("shop.test:8080/a/b", (None, "shop.test:8080", "/a/b")),
+            ("http://shop.test/", (Some("false"), "shop.test", "/")),
+            ("https://shop.test?a", (Some("true"), "shop.test", "?a")),
+        ] {
+            assert_eq!(parts_of(url), parts, "{url}");
+        }
+    }
 
     #[test]
     fn responses_and_their_help_are_read() {

@@ -27,6 +27,8 @@ pub(super) struct Start {
     pub(super) takeover: bool,
     /// The format of the process log.
     pub(super) log_format: Format,
+    /// The level of the process log, if `SLUICE_LOG` does not say otherwise.
+    pub(super) log_level: Option<&'static str>,
     /// Control planes.
     #[cfg(feature = "envoy")]
     pub(super) planes: Option<control::PlanesPlan>,
@@ -40,6 +42,7 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         watch: !options.no_watch,
         takeover: options.takeover,
         log_format: options.log_format,
+        log_level: None,
         #[cfg(feature = "envoy")]
         planes: None,
     };
@@ -48,8 +51,8 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
 
 /// Runs the proxy until it is stopped.
 pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<ExitCode> {
-    let Start { config, workers, report, watch, takeover, log_format, .. } = start;
-    let process_log = Rc::new(ProcessLog::start(log_format));
+    let Start { config, workers, report, watch, takeover, log_format, log_level, .. } = start;
+    let process_log = Rc::new(ProcessLog::start(log_format, log_level));
     let built = match builder.build(&config, &Store::default()) {
         Ok(built) => built,
         Err(rejected) => {

@@ -81,7 +81,7 @@ impl ConfigBuilder {
 
     /// Reads configurations in another form from now on.
     #[cfg(feature = "envoy")]
-    pub(crate) const fn set_form(&mut self, form: ConfigForm) {
+    pub(crate) fn set_form(&mut self, form: ConfigForm) {
         self.form = form;
     }
 

@@ -13,7 +13,7 @@ use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::balance::subsets::Subset;
 use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::cluster::{Eligibility, FALLBACKS_MAX, Ineligible};
-use sluice_upstream::endpoint::{Http3Facts, LoadKind, Trouble};
+use sluice_upstream::endpoint::{EndpointStatus, Http3Facts, LoadKind, Trouble};
 use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
@@ -94,6 +94,7 @@ fn of_cause(cause: &Ineligible, wall: Duration) -> String {
             let until = until.map_or_else(String::new, |at| format!(" until {}", coming(at)));
             format!("ejected since {}{until}: {}", past(why.since), why.cause)
         }
+        Ineligible::Stated(status) => format!("`status: {}`", status.word()),
         Ineligible::Drained => "drained by an operator".to_owned(),
         Ineligible::Maintenance => "in maintenance by an operator".to_owned(),
         Ineligible::HeldBack(at) => {
@@ -179,6 +180,9 @@ fn of_http3(facts: &Http3Facts, clock: &Clock) -> Value {
         item["advertised_port"] = advert.port.into();
         item["advertised_until"] = rfc3339(clock.wall(advert.until)).into();
     }
+    if let Some(port) = facts.named {
+        item["named_port"] = port.into();
+    }
     if let Some(broken) = &facts.broken {
         item["failures"] = broken.count.into();
         item["failure"] = (&*broken.cause).into();
@@ -249,6 +253,9 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
             }
             if let Some(host) = &endpoint.host {
                 item["host"] = (&**host).into();
+            }
+            if traits.status != EndpointStatus::Healthy {
+                item["status"] = traits.status.word().into();
             }
             if let Some(locality) = &traits.locality {
                 item["locality"] = locality.to_string().into();

@@ -7,44 +7,44 @@ use std::path::Path;
 use sluice_config::{Loaded, Sources, load, load_sources};
 
 /// The form of configuration files.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum ConfigForm {
     /// That of Sluice.
     #[default]
     Native,
     /// That of Envoy.
     #[cfg(feature = "envoy")]
-    Envoy(sluice_envoy::UnknownFields),
+    Envoy(std::sync::Arc<sluice_envoy::LoadOptions>),
     /// That of Envoy, without the part that control planes have a say in.
     #[cfg(feature = "envoy")]
-    EnvoyPart(sluice_envoy::UnknownFields),
+    EnvoyPart(std::sync::Arc<sluice_envoy::LoadOptions>),
 }
 
 impl ConfigForm {
     /// Reads a configuration.
-    pub(crate) fn load(self, path: &Path) -> Loaded {
+    pub(crate) fn load(&self, path: &Path) -> Loaded {
         match self {
             Self::Native => load(path),
             #[cfg(feature = "envoy")]
-            Self::Envoy(unknown) => sluice_envoy::load(path, unknown),
+            Self::Envoy(options) => sluice_envoy::load(path, options),
             #[cfg(feature = "envoy")]
-            Self::EnvoyPart(unknown) => sluice_envoy::load_part(path, unknown).0,
+            Self::EnvoyPart(options) => sluice_envoy::load_part(path, options).0,
         }
     }
 
     /// Reads files again whose text is known.
-    pub(crate) fn load_sources(self, sources: &Sources, folder: &Path) -> Loaded {
+    pub(crate) fn load_sources(&self, sources: &Sources, folder: &Path) -> Loaded {
         match self {
             Self::Native => load_sources(sources, folder),
             #[cfg(feature = "envoy")]
-            Self::Envoy(unknown) => {
+            Self::Envoy(options) => {
                 let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
-                sluice_envoy::load_text(path, text.to_owned(), unknown)
+                sluice_envoy::load_text(path, text.to_owned(), options)
             }
             #[cfg(feature = "envoy")]
-            Self::EnvoyPart(unknown) => {
+            Self::EnvoyPart(options) => {
                 let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
-                sluice_envoy::load_part_of_text(path, text.to_owned(), unknown).0
+                sluice_envoy::load_part_of_text(path, text.to_owned(), options).0
             }
         }
     }

@@ -13,13 +13,17 @@ use sluice_admin::Question;
 use sluice_codec::{Head, Version};
 use sluice_config::{Sources, explain, redact};
 use sluice_core::connection::{ClientCertFacts, Peer, TlsFacts};
-use sluice_core::{ConnInfo, Facts, Moment, Name, SharedValues};
+use sluice_core::{ConnInfo, Facts, ListenAddress, Moment, Name, SharedValues};
 use sluice_l4::inspect::tls::{SNI, TLS};
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l7::Runtime;
+use sluice_l7::filters::{FilterRuling, HttpFilterPlan, TriedRequest};
+use sluice_l7::identity::{Identity, Means, WHO};
 use sluice_l7::routes::{
     Action, EndpointMatch, Override, RetryAvoid, RetryRule, RouteInput, RouteTable, Rule,
 };
-use sluice_model::model::listener::{Http, Service};
+use sluice_model::model::Listener;
+use sluice_model::model::listener::Service;
 use sluice_model::sections::routes::endpoint_metadata::SubsetSources;
 use sluice_model::store::Store;
 use sluice_model::translate::routes::written;
@@ -103,11 +107,20 @@ impl RouteTrial<'_> {
     /// How a request would be routed, for each chain that serves HTTP.
     pub(super) fn answer(&self, question: &Question) -> Result<Vec<Value>, String> {
         let head = head_of(question)?;
-        let tls = tls_of(question)?;
+        let who = question.identity.as_deref().map(str::parse::<Identity>).transpose()?;
+        let (who, certificate) = match who {
+            Some(who) if who.means == Means::Certificate => (None, Some(who.name)),
+            who => (who, None),
+        };
+        let certificate = certificate_of(question, certificate)?;
+        let tls = tls_of(question, certificate.is_some())?;
         let mut values = SharedValues::default();
         for value in &question.values {
             let (name, text) = pair("value", value)?;
             values.set_named(name, text)?;
+        }
+        if let Some(who) = who {
+            values.set(&WHO, Arc::new(who));
         }
         let peer = peer_of(question)?;
         let mut items = Vec::new();
@@ -138,21 +151,29 @@ impl RouteTrial<'_> {
                         "routes": &*http.routes,
                     });
                     let tls = tls.unwrap_or(terminates);
-                    let conn = tls.then(|| encrypted(name, question));
+                    let mut conn =
+                        ConnInfo::new(0, Arc::clone(name), peer, local(listener), Moment::NEVER);
+                    if tls {
+                        encrypt(&mut conn, question, certificate.as_ref());
+                    }
                     let mut head = head.clone();
                     let address = peer.ip().map_or_else(String::new, |ip| ip.to_string());
-                    let source = http.options.edge.apply(&mut head, peer, &address, tls).ip();
-                    item["source"] = source.map(|ip| ip.to_string()).into();
+                    let source = http.options.edge.apply(&mut head, peer, &address, tls);
+                    item["source"] = source.ip().map(|ip| ip.to_string()).into();
                     item["scheme"] = head.scheme().into();
                     let subject = RouteInput {
                         head: &head,
-                        source,
-                        conn: conn.as_ref(),
+                        source: source.ip(),
+                        conn: Some(&conn),
                         values: Some(&values),
                         runtime: self.runtime,
                         random: 0,
                     };
-                    self.judge(&mut item, table, &subject, http);
+                    let of_chain = self.store.http_filters(name, &chain);
+                    let conn = ConnSubject { source, ..ConnSubject::of(&conn) };
+                    let tried = TriedRequest { conn, head: &head, values: &values };
+                    let overrides = self.judge(&mut item, table, &subject);
+                    filters(&mut item, table.said_of_filters(overrides), of_chain, &tried);
                     items.push(item);
                 }
             }
@@ -165,17 +186,17 @@ impl RouteTrial<'_> {
         Ok(items)
     }
 
-    fn judge(&self, item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>, http: &Http) {
+    /// Says which rule takes the request. Returns the set of filter settings that it has.
+    fn judge(&self, item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>) -> u32 {
         let Some(place) = table.host(subject.head.authority()) else {
             item["result"] = "no virtual host matches this host: 404".into();
-            return;
+            return 0;
         };
         let host = &table.virtual_hosts[place];
         item["hosts"] = host.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().into();
         if host.refuses_cleartext(subject) {
             item["result"] = "the virtual host requires TLS: 301 to https".into();
-            item["filters"] = filters(table, http, 0).into();
-            return;
+            return 0;
         }
         let mut passed_over = Vec::new();
         let mut overrides = 0;
@@ -203,8 +224,8 @@ impl RouteTrial<'_> {
                 }
             }
         }
-        item["filters"] = filters(table, http, overrides).into();
         item["passed_over"] = passed_over.into();
+        overrides
     }
 
     /// How each cluster that a rule may send the request to would choose an endpoint.
@@ -267,11 +288,8 @@ fn version_of(word: &str) -> Result<Version, String> {
 }
 
 /// Whether the connection uses TLS, if that is said.
-fn tls_of(question: &Question) -> Result<Option<bool>, String> {
-    let needs_it = [
-        ("sni", question.sni.is_some()),
-        ("client_certificate", question.client_certificate.is_some()),
-    ];
+fn tls_of(question: &Question, certificate: bool) -> Result<Option<bool>, String> {
+    let needs_it = [("sni", question.sni.is_some()), ("client_certificate", certificate)];
     let needs_it = needs_it.iter().find(|(_, given)| *given).map(|(parameter, _)| parameter);
     match (question.tls.as_deref(), needs_it) {
         (None, given) => Ok(given.is_some().then_some(true)),
@@ -289,23 +307,47 @@ fn peer_of(question: &Question) -> Result<Peer, String> {
     Ok(Peer::Ip((ip, 0).into()))
 }
 
-/// A connection over TLS, with the server name and the certificate that are asked about.
-fn encrypted(listener: &Name, question: &Question) -> ConnInfo {
-    let (id, peer) = (0, Peer::Unknown);
-    let conn = ConnInfo::new(id, Arc::clone(listener), peer, peer, Moment::NEVER);
+/// The certificate of the client: with this subject, or with the name that the identity is known by.
+fn certificate_of(
+    question: &Question,
+    name: Option<Box<str>>,
+) -> Result<Option<ClientCertFacts>, String> {
+    let mut facts = ClientCertFacts::default();
+    match (&question.client_certificate, name) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            return Err(
+                "`client_certificate` and `as=certificate:NAME` both name a certificate".into()
+            );
+        }
+        (Some(subject), None) => facts.subject = subject.as_str().into(),
+        (None, Some(uri)) if uri.contains("://") => facts.uris = [uri].into(),
+        (None, Some(subject)) if subject.contains('=') => facts.subject = subject,
+        (None, Some(name)) => facts.names = [name].into(),
+    }
+    Ok(Some(facts))
+}
+
+/// The address that the client connects to: the first of the listener.
+fn local(listener: &Listener) -> Peer {
+    match listener.addresses.first() {
+        Some(ListenAddress::Tcp(address) | ListenAddress::Udp(address)) => Peer::Ip(*address),
+        Some(ListenAddress::Unix(_)) => Peer::Unix,
+        None => Peer::Unknown,
+    }
+}
+
+/// Adds TLS to a connection, with the server name and the certificate that are asked about.
+fn encrypt(conn: &mut ConnInfo, question: &Question, certificate: Option<&ClientCertFacts>) {
     conn.tls.get_or_init(|| {
         let (version, cipher, alpn) = ("1.3", "unknown", None);
-        let subject = question.client_certificate.as_deref();
-        let client = subject.map(|subject| {
-            Arc::new(ClientCertFacts { subject: subject.into(), ..ClientCertFacts::default() })
-        });
+        let client = certificate.map(|facts| Arc::new(facts.clone()));
         Box::new(TlsFacts { version, cipher, alpn, client, resumed: false })
     });
     if let Some(name) = &question.sni {
         let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());
         conn.facts.get_or_init(|| Box::new(facts()));
     }
-    conn
 }
 
 /// A parameter of the form `NAME:VALUE`.
@@ -334,13 +376,38 @@ fn retry(rule: &Rule, subject: &RouteInput<'_>) -> Value {
     item
 }
 
-/// The filters that a request passes, in order.
-fn filters(table: &RouteTable, http: &Http, overrides: u32) -> Vec<String> {
-    let own = table.said_of_filters(overrides);
-    let of_chain: Vec<&str> = http.filters.iter().map(|filter| filter.name.as_str()).collect();
-    let skips = |said: &Override| matches!(said, Override::Skip);
-    let skipped = |name: &str| own.iter().any(|(of, said)| *of == name && skips(said));
-    let kept = of_chain.iter().filter(|name| !skipped(name)).map(ToString::to_string);
-    let added = own.iter().filter(|(name, said)| !skips(said) && !of_chain.contains(name));
-    kept.chain(added.map(|(name, _)| (*name).to_owned())).collect()
+/// Adds the filters that a request passes, in order, and what those decide that can say it.
+fn filters(
+    item: &mut Value,
+    own: &[(&'static str, Override)],
+    of_chain: &[(&'static str, Arc<dyn HttpFilterPlan>)],
+    tried: &TriedRequest<'_>,
+) {
+    let said = |name: &str| own.iter().find(|(of, _)| *of == name).map(|(_, said)| said);
+    let kept = of_chain.iter().filter_map(|(name, plan)| match said(name) {
+        Some(said) => said.plan(Some(&**plan)).map(|plan| (*name, plan)),
+        None => Some((*name, Arc::clone(plan))),
+    });
+    let of_chain = |name: &str| of_chain.iter().any(|(of, _)| *of == name);
+    let added = own.iter().filter(|(name, _)| !of_chain(name));
+    let added = added.filter_map(|(name, said)| Some((*name, said.plan(None)?)));
+    let (mut names, mut decisions, mut ended) = (Vec::new(), Vec::new(), false);
+    for (name, plan) in kept.chain(added) {
+        names.push(name);
+        if ended {
+            continue;
+        }
+        let Some(FilterRuling { refused, notes }) = plan.would_decide(tried) else { continue };
+        let mut decision = json!({ "filter": name, "refused": refused.is_some() });
+        notes.into_iter().for_each(|(key, text)| decision[key] = text.into());
+        decisions.push(decision);
+        if let Some(status) = refused {
+            item["result"] = format!("`{name}` refuses the request: {status}").into();
+            ended = true;
+        }
+    }
+    item["filters"] = names.into();
+    if !decisions.is_empty() {
+        item["decisions"] = decisions.into();
+    }
 }

@@ -17,6 +17,7 @@ const OF_PARTS: &[(&str, NameLabels)] = &[
     (sluice_l4::metrics::RBAC.name, &["listener", "policy"]),
     (http_metrics::FILTER_REPLIES.name, &["listener", "filter"]),
     (http_metrics::RATE_SHADOWED.name, &["listener", "limit"]),
+    (http_metrics::CONCURRENCY.name, &["listener", "limit"]),
     // The names of methods have series that all listeners share.
     (http_metrics::GRPC_CALLS.name, GRPC_METHOD),
     (http_metrics::GRPC_MESSAGES.name, GRPC_METHOD),

@@ -79,11 +79,6 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "jwt.unavailable",
         inject: without_keys,
     },
-    Fault {
-        name: "A rule requires tokens of a provider that the chain does not have",
-        reason: "jwt.provider",
-        inject: unknown_provider,
-    },
 ];
 
 /// The password of `ann` is `pw`. With a million rounds, it takes a while to find out.
@@ -132,10 +127,10 @@ fn claims(seconds: i64, audience: &str) -> Value {
 }
 
 /// A listener `web` that requires a token of `corp`, whose keys are these.
-fn start(kit: Sluice, origin: &Origin, keys: &str, rule: &str, clusters: &str) -> Running {
+fn start(kit: Sluice, origin: &Origin, keys: &str, clusters: &str) -> Running {
     kit.workers(1).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ jwt: {{ providers: {{ corp: {{ issuer: id, audiences: shop, {keys} }} }} }} }}] }} }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }}{clusters} }}\n",
         origin.addr()
     ))
@@ -145,8 +140,8 @@ fn kit() -> Sluice {
     Sluice::with_binary(std::env::current_exe().unwrap())
 }
 
-fn with_key(origin: &Origin, key: &SigningKey, rule: &str) -> Running {
-    start(kit(), origin, &format!("jwks: '{}'", key_set([key])), rule, "")
+fn with_key(origin: &Origin, key: &SigningKey) -> Running {
+    start(kit(), origin, &format!("jwks: '{}'", key_set([key])), "")
 }
 
 fn seen(sluice: &Running, reason: &str, token: &str) -> Seen {
@@ -160,7 +155,7 @@ fn seen(sluice: &Running, reason: &str, token: &str) -> Seen {
 
 fn refused(reason: &str, token: fn(&SigningKey) -> String) -> Seen {
     let (origin, key) = (Origin::start("a"), SigningKey::new("ES256", "k"));
-    let sluice = with_key(&origin, &key, "");
+    let sluice = with_key(&origin, &key);
     let seen = seen(&sluice, reason, &token(&key));
     assert!(origin.requests().is_empty());
     seen
@@ -171,7 +166,7 @@ fn without_keys() -> Seen {
     let token = SigningKey::new("ES256", "k").token(&claims(600, "shop"));
     let id = format!(", id: {{ endpoints: [\"{}\"] }}", nobody());
     let kit = kit().expect_warning("cannot fetch");
-    let sluice = start(kit, &origin, "jwks_remote: { cluster: id }", "", &id);
+    let sluice = start(kit, &origin, "jwks_remote: { cluster: id }", &id);
     seen(&sluice, "jwt.unavailable", &token)
 }
 
@@ -188,10 +183,4 @@ fn without_credential() -> Seen {
     let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n");
     assert!(origin.requests().is_empty());
     Seen::request(&sluice, "credential.unavailable").heard(heard).at("\"web\"")
-}
-
-fn unknown_provider() -> Seen {
-    let (origin, key) = (Origin::start("a"), SigningKey::new("ES256", "k"));
-    let sluice = with_key(&origin, &key, ", filters: { jwt: { require: partner } }");
-    seen(&sluice, "jwt.provider", &key.token(&claims(600, "shop")))
 }

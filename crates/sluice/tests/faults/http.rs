@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 
 use sluice_testkit::frames::{H2, frame, get, kind};
 use sluice_testkit::origin::Client;
-use sluice_testkit::{Authority, Origin, Running, Sluice, tls};
+use sluice_testkit::{Authority, Origin, Running, Sluice, tls, wait};
 
 use crate::kit::{Fault, Seen, nobody, send, start, told, web_with};
 
@@ -79,6 +79,21 @@ pub(crate) const CASES: &[Fault] = &[
         name: "A client makes too many requests while the service for limits is away",
         reason: "http.global_rate",
         inject: global_rate,
+    },
+    Fault {
+        name: "A client has too many requests in flight",
+        reason: "http.concurrency",
+        inject: concurrency,
+    },
+    Fault {
+        name: "A service is slower than it was, and gets no more requests than it handles",
+        reason: "http.overload",
+        inject: slower,
+    },
+    Fault {
+        name: "Most requests to a service fail, and some are refused",
+        reason: "http.overload",
+        inject: failing,
     },
     Fault {
         name: "A request is aborted on purpose",
@@ -172,6 +187,46 @@ fn global_rate() -> Seen {
     assert_eq!(client.get("a", "/").status(), 200);
     let heard = told(&client.get("a", "/"));
     Seen::request(&sluice, "http.global_rate").heard(heard).at("\"web\"").at("\"all\"")
+}
+
+fn concurrency() -> Seen {
+    let filter = ", filters: [{ concurrency_limit: { max: 1, per: source_ip } }]";
+    let (sluice, origin) = one(filter, "");
+    let mut first = Client::connect(sluice.addr("web"));
+    first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the first request", || (origin.requests().len() == 1).then_some(()));
+    let heard = told(&Client::connect(sluice.addr("web")).get("a", "/"));
+    origin.release();
+    Seen::request(&sluice, "http.concurrency").heard(heard).at("\"web\"").at("\"all\"")
+}
+
+fn slower() -> Seen {
+    let filter = ", filters: [{ adaptive_concurrency: { min: 1, ideal: 1ms, interval: 1h } }]";
+    let (sluice, origin) = one(filter, "");
+    let mut first = Client::connect(sluice.addr("web"));
+    first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    wait::until("the first request", || (origin.requests().len() == 1).then_some(()));
+    let heard = told(&Client::connect(sluice.addr("web")).get("a", "/"));
+    origin.release();
+    Seen::request(&sluice, "http.overload").heard(heard).at("\"web\"").at("\"all\"")
+}
+
+fn failing() -> Seen {
+    let filter =
+        ", filters: [{ admission_control: { window: 5m, aggression: 9000, max_refused: 100% } }]";
+    let (sluice, _origin) = one(filter, "");
+    let mut client = Client::connect(sluice.addr("web"));
+    // With one failure, (1 / 2) to the power of 1/9000 of the requests are refused: all but one in 13,000.
+    let first = client.get("a", "/status/503");
+    assert_eq!(first.value("x-origin"), "a");
+    let result = "listener=\"web\",result=\"failure\"";
+    let counted = || sluice.metric("sluice_admission_control_requests_total", result) == 1;
+    wait::until("the failure to be counted", || counted().then_some(()));
+    let heard = wait::until("a refusal", || {
+        let message = client.get("a", "/");
+        message.values("x-origin").is_empty().then(|| told(&message))
+    });
+    Seen::request(&sluice, "http.overload").heard(heard).at("\"web\"").at("\"all\"")
 }
 
 fn flood() -> Seen {

@@ -68,11 +68,6 @@ pub(crate) const CASES: &[Fault] = &[
             asked("oidc.insecure", "", request)
         },
     },
-    Fault {
-        name: "A rule names a provider of logins that the chain does not have",
-        reason: "oidc.provider",
-        inject: unknown,
-    },
 ];
 
 /// What the token endpoint answers.
@@ -84,10 +79,10 @@ enum Tokens {
 }
 
 /// A listener `web` whose users log in at `corp`.
-fn start(kit: Sluice, origin: &Origin, id: &str, more: &str, rule: &str) -> Running {
+fn start(kit: Sluice, origin: &Origin, id: &str, more: &str) -> Running {
     kit.workers(1).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ oidc: {{ providers: {{ corp: {{ issuer: \"http://{id}\", cluster: id, client_id: shop, client_secret: s3cret, session: {{ key: 0123456789abcdef0123456789abcdef }}{more} }} }} }} }}] }} }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up{rule} }}] }}] }}\n\
+         routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }}, id: {{ endpoints: [\"{id}\"] }} }}\n",
         origin.addr()
     ))
@@ -101,7 +96,7 @@ fn kit() -> Sluice {
 fn asked(reason: &str, more: &str, request: &str) -> Seen {
     let (origin, id) = (Origin::start("a"), IdentityProvider::start());
     id.say("/introspect", 200, r#"{"active":false}"#);
-    let sluice = start(kit(), &origin, &id.addr().to_string(), more, "");
+    let sluice = start(kit(), &origin, &id.addr().to_string(), more);
     let heard = send(&sluice, request);
     assert!(origin.requests().is_empty());
     Seen::request(&sluice, reason).heard(heard).at("\"web\"")
@@ -110,7 +105,7 @@ fn asked(reason: &str, more: &str, request: &str) -> Seen {
 /// A browser that comes back from the provider with this in its query.
 fn came_back(reason: &str, query: &str, tokens: Tokens) -> Seen {
     let (origin, id) = (Origin::start("a"), IdentityProvider::start());
-    let sluice = start(kit(), &origin, &id.addr().to_string(), "", "");
+    let sluice = start(kit(), &origin, &id.addr().to_string(), "");
     let mut browser = Browser::new(sluice.addr("web"));
     let location = browser.get("/").value("location").to_owned();
     match tokens {
@@ -128,16 +123,7 @@ fn came_back(reason: &str, query: &str, tokens: Tokens) -> Seen {
 
 fn away() -> Seen {
     let origin = Origin::start("a");
-    let sluice =
-        start(kit().expect_warning("cannot fetch"), &origin, &nobody().to_string(), "", "");
+    let sluice = start(kit().expect_warning("cannot fetch"), &origin, &nobody().to_string(), "");
     let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n");
     Seen::request(&sluice, "oidc.unavailable").heard(heard).at("\"web\"")
-}
-
-fn unknown() -> Seen {
-    let (origin, id) = (Origin::start("a"), IdentityProvider::start());
-    let rule = ", filters: { oidc: { provider: partner } }";
-    let sluice = start(kit(), &origin, &id.addr().to_string(), "", rule);
-    let heard = send(&sluice, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    Seen::request(&sluice, "oidc.provider").heard(heard).at("\"web\"")
 }

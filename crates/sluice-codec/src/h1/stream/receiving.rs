@@ -204,6 +204,10 @@ impl H1Stream {
         cx: &mut Context<'_>,
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
+        if self.input.is_none() {
+            // Most polls find nothing, and need no buffer to do so.
+            ready!(self.stream.poll_arrived(cx));
+        }
         let pool = &worker.buffers;
         let max = self.read_max as usize;
         let room = pool.room_for_read(self.input.take(), max);

@@ -82,7 +82,7 @@ impl H2Machine {
         let said = payload.get(8..).unwrap_or_default();
         let said: String =
             if said.is_empty() { String::new() } else { format!(" ({})", shown(said)) };
-        self.peer_goaway = Some((H2Code(first_u32(&payload[4..])), said));
+        self.peer_goaway = Some(Box::new((H2Code(first_u32(&payload[4..])), said)));
         if self.role == Role::Client {
             for key in self.streams.keys() {
                 if self.streams.get(key).id > last {

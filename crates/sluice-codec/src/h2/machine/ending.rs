@@ -8,9 +8,10 @@ use super::{CHECK_PING, DRAIN_PING, DrainPhase, H2Machine, PingPhase};
 use crate::error::{ErrorKind, HttpError};
 use crate::h1::Role;
 use crate::h2::code::H2Code;
-use crate::h2::entry::AfterData;
+use crate::h2::entry::{AfterData, StreamEntry};
 use crate::h2::frame::{self, kind};
 use crate::h2::state::{StreamEnd, StreamState};
+use crate::h2::supply::StreamMemory;
 
 /// Why a connection has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +161,32 @@ impl H2Machine {
         let heads = entry.informational.into_iter().chain(entry.head).chain(entry.trailers);
         heads.for_each(|head| self.supply.heads.give(head));
         self.give_back(0);
+        if self.streams.is_empty() {
+            self.rest();
+        }
+    }
+
+    /// Gives the memory away that a connection without streams does not need.
+    fn rest(&mut self) {
+        if self.out.is_empty() {
+            self.supply.give_bytes(std::mem::take(&mut self.out));
+        }
+        if self.events.is_empty() {
+            let (slots, events) = (self.streams.give_up(), std::mem::take(&mut self.events));
+            self.supply.give_streams(StreamMemory { slots, events });
+        }
+    }
+
+    /// Adds a stream that is not closed and whose number is larger than all others.
+    pub(super) fn insert(&mut self, entry: StreamEntry) -> usize {
+        if self.streams.is_bare() {
+            let StreamMemory { slots, events } = self.supply.take_streams();
+            self.streams.adopt(slots);
+            if self.events.capacity() == 0 {
+                self.events = events;
+            }
+        }
+        self.streams.insert(entry)
     }
 
     /// The error of a stream that has ended early; `None` if it has not.
@@ -179,7 +206,7 @@ impl H2Machine {
             }
             StreamEnd::Refused => self.refusal(),
             StreamEnd::Buffers => HttpError::buffers(),
-            StreamEnd::Connection => match self.end.as_ref().unwrap_or(&ConnectionEnd::Closed) {
+            StreamEnd::Connection => match self.end.as_deref().unwrap_or(&ConnectionEnd::Closed) {
                 // What took too long was not this request.
                 ConnectionEnd::Overdue => {
                     HttpError::new(ErrorKind::Reset, "http2: GOAWAY sent: head_timeout")
@@ -191,7 +218,7 @@ impl H2Machine {
 
     /// The error of a stream that the peer will not process.
     pub(super) fn refusal(&self) -> HttpError {
-        let text = match &self.peer_goaway {
+        let text = match self.peer_goaway.as_deref() {
             Some((code, said)) => format!("http2: GOAWAY received: {code}{said}"),
             None => "http2: no stream can be opened".to_owned(),
         };
@@ -216,7 +243,7 @@ impl H2Machine {
             | ConnectionEnd::Closed
             | ConnectionEnd::Broken(..) => None,
         };
-        self.end = Some(end);
+        self.end = Some(Box::new(end));
         self.block = None;
         for key in self.streams.keys() {
             self.end_stream(key, StreamEnd::Connection);

@@ -50,7 +50,8 @@ impl H2Machine {
             return self.block(head.stream, ends, fragment);
         }
         let charge = self.supply.buffers.charge();
-        let mut block = PartialBlock { id: head.stream, ends, bytes: Vec::new(), charge };
+        let block = PartialBlock { id: head.stream, ends, bytes: Vec::new(), charge };
+        let mut block = Box::new(block);
         self.extend(&mut block, fragment)?;
         self.block = Some(block);
         Ok(())
@@ -149,7 +150,7 @@ impl H2Machine {
             entry.phase = RecvPhase::Done;
             entry.delivered = true;
         }
-        let key = self.streams.insert(entry);
+        let key = self.insert(entry);
         self.events.push_back(MachineEvent::Request(key, head));
         Ok(())
     }
@@ -180,7 +181,7 @@ impl H2Machine {
             Some(_) if !ends => {
                 let mut entry = self.new_entry(id, StreamState::HalfClosedLocal);
                 (entry.head_sent, entry.after) = (true, AfterData::Nothing);
-                let key = self.streams.insert(entry);
+                let key = self.insert(entry);
                 self.linger(key);
             }
             Some(_) => {}

@@ -87,7 +87,7 @@ impl H2Machine {
             entry.state.end_sent();
             entry.after = AfterData::Nothing;
         }
-        Ok(self.streams.insert(entry))
+        Ok(self.insert(entry))
     }
 
     /// Sends a response head.

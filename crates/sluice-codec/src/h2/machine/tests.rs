@@ -8,6 +8,7 @@ use super::*;
 use crate::body::{Body, Frame};
 use crate::error::ErrorKind;
 use crate::h2::frame::{FrameHead, HEAD_LEN, flag, kind};
+use crate::head::Head;
 
 mod frames;
 mod hostile;

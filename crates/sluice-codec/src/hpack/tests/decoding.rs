@@ -92,11 +92,15 @@ fn past_a_bound_the_tables_stay_in_step() {
     };
     let get = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
     let fits = Bounds { bytes: size(&get) + size(&[("x", "y")]), fields: 1 };
+    let too_large = "Some(431) http2.head_too_large: more than `head_bytes`";
     for (bounds, refused) in [
-        (fits, "accepted"),
-        (Bounds { bytes: fits.bytes - 1, ..fits }, "Some(431) http2.head_too_large"),
-        (Bounds { bytes: 0, ..fits }, "Some(431) http2.head_too_large"),
-        (Bounds { fields: 0, ..fits }, "Some(431) http2.too_many_fields"),
+        (fits, "accepted".to_owned()),
+        (Bounds { bytes: fits.bytes - 1, ..fits }, format!("{too_large} ({})", fits.bytes - 1)),
+        (Bounds { bytes: 0, ..fits }, format!("{too_large} (0)")),
+        (
+            Bounds { fields: 0, ..fits },
+            "Some(431) http2.too_many_fields: more than `head_fields` (0)".to_owned(),
+        ),
     ] {
         let mut decoder = HpackDecoder::new(4096);
         assert_eq!(refusal(&mut decoder, &format!("{GET} {entry}"), bounds), refused);

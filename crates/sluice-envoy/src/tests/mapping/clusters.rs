@@ -62,6 +62,22 @@ fn fields_of_clusters() {
             ],
         ),
         (
+            "load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ health_status: DEGRADED, endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }, { health_status: TIMEOUT, endpoint: { address: { socket_address: { address: 127.0.0.2, port_value: 80 } } } }, { health_status: DRAINING, endpoint: { address: { socket_address: { address: 127.0.0.3, port_value: 80 } } } }] }] }",
+            &[
+                ("endpoints/0/status", "degraded"),
+                ("endpoints/1/status", "unhealthy"),
+                ("endpoints/2/status", "draining"),
+            ],
+        ),
+        (
+            "preconnect_policy: { per_upstream_preconnect_ratio: 1.5, predictive_preconnect_ratio: 2.25 }",
+            &[("preconnect/per_endpoint", "150%"), ("preconnect/predicted", "225%")],
+        ),
+        (
+            "lb_policy: MAGLEV, preconnect_policy: { per_upstream_preconnect_ratio: 2, predictive_preconnect_ratio: 2 }",
+            &[("preconnect/per_endpoint", "200%"), ("balance", "maglev")],
+        ),
+        (
             "outlier_detection: { consecutive_5xx: 3 }",
             &[
                 ("outlier/consecutive_5xx", "3"),
@@ -101,8 +117,13 @@ fn fields_of_clusters() {
         ),
         (
             "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a.test, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: a.test } }] } } } }",
-            &[("tls/ca", "ca.pem"), ("tls/sni", "a.test")],
+            &[("tls/ca", "ca.pem"), ("tls/sni", "a.test"), ("tls/names", "dns:a.test")],
         ),
+        (
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: 'spiffe://m/a' } }, { san_type: IP_ADDRESS, matcher: { exact: 10.0.0.1 } }] } } } }",
+            &[("tls/ca", "ca.pem"), ("tls/names", "uri:spiffe://m/a ip:10.0.0.1")],
+        ),
+        ("load_assignment: { cluster_name: a }", &[("allow_empty", "true")]),
     ];
     for (fields, expected) in cases {
         let expected: Vec<(String, &str)> =
@@ -133,14 +154,13 @@ fn what_clusters_cannot_do_yet() {
             "type: STATIC, load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: app.test, port_value: 80 } } } }] }] }",
             "is not an IP address",
         ),
-        ("load_assignment: { cluster_name: a }", "`endpoints` of"),
         (
             "transport_socket: { name: x, typed_config: { '@type': t/envoy.extensions.transport_sockets.alts.v3.Alts, handshaker_service: a } }",
             "envoy.extensions.transport_sockets.alts.v3.Alts is not supported",
         ),
         (
-            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { exact: a } }] } } } }",
-            "only exact DNS names are",
+            "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem }, match_typed_subject_alt_names: [{ san_type: URI, matcher: { safe_regex: { regex: a } } }] } } } }",
+            "only `exact` and `prefix` are",
         ),
         (
             "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: { validation_context: { verify_certificate_hash: [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa] } } } }",

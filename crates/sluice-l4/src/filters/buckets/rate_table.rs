@@ -8,15 +8,19 @@
 //! time at which a bucket that was folded into it is full again, and a key is as empty as the fullest of its cells.
 
 use std::hash::{BuildHasher, Hash};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use sluice_core::{Cidr, Moment};
 
-use super::{Bucket, BucketMemory, BucketTable};
+use super::{Bucket, BucketMemory, BucketTable, number_of};
 
 /// Rows of the sketch: a key shares all of its cells with another one by chance at most this power of how full it is.
 const ROWS: usize = 4;
+
+/// Buckets of all workers.
+pub type LockedRates<K = Cidr> = Mutex<RateTable<K>>;
 
 /// Buckets by key.
 #[derive(Debug)]
@@ -32,6 +36,11 @@ impl<K: Hash + Eq + Copy> RateTable<K> {
         let forgotten =
             ForgottenBuckets { cells, least, width: bound.max(1), hasher: RandomState::default() };
         Self { buckets: BucketTable::new(bound), forgotten }
+    }
+
+    /// The same, for all workers.
+    pub fn locked(bound: usize) -> LockedRates<K> {
+        Mutex::new(Self::new(bound))
     }
 
     /// Takes a token of the bucket of a key, as [`Bucket::take`] does; returns the bucket, whether there was a token, and
@@ -51,8 +60,7 @@ impl<K: Hash + Eq + Copy> RateTable<K> {
 
     /// A number for a text, under which no client can find two texts.
     pub fn number_of(&self, text: &[u8]) -> u128 {
-        let half = |side: u8| u128::from(self.forgotten.hasher.hash_one((side, text)));
-        (half(0) << 64) | half(1)
+        number_of(&self.forgotten.hasher, text)
     }
 
     /// The buckets that are kept apart.

@@ -318,6 +318,50 @@ fn an_endpoint_that_is_gone_ends_the_flow() {
 }
 
 #[test]
+fn only_its_endpoint_reaches_the_client_of_a_flow() {
+    on_bench(None, async |bench| {
+        let client = End::new();
+        let flow = bench.begins(&client, b"question").await;
+        End::new().send(b"forged", flow);
+        bench.endpoint.send(b"answer", flow);
+        assert_eq!(client.receive().await, (b"answer".to_vec(), bench.slot.local));
+        bench.exchanges(&client).await;
+    });
+}
+
+/// Why each flow has a socket of its own: what the kernel tells about datagrams of a socket that flows share.
+#[test]
+fn a_shared_socket_tells_neither_its_flows_apart_nor_that_an_endpoint_is_gone() {
+    let (endpoint, shared) = (End::new(), End::new());
+    let receive = |end: &End| {
+        end.0.set_nonblocking(false).unwrap();
+        let mut data = [0; 9];
+        let (count, from) = end.0.recv_from(&mut data).unwrap();
+        (data[..count].to_vec(), from)
+    };
+    for client in [b"a", b"b"] {
+        shared.send(client, endpoint.address());
+        assert_eq!(receive(&endpoint), (client.to_vec(), shared.address()), "the same address");
+    }
+    // The reply to the second question comes first, and looks like one to either.
+    endpoint.send(b"of b", shared.address());
+    assert_eq!(receive(&shared), (b"of b".to_vec(), endpoint.address()));
+
+    let gone = endpoint.address();
+    drop(endpoint);
+    let connected = End::new();
+    connected.0.connect(gone).unwrap();
+    // On loopback, the error of a datagram is there once it was sent.
+    connected.0.send(b"x").unwrap();
+    assert_eq!(connected.0.send(b"x").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    shared.send(b"x", gone);
+    shared.send(b"x", gone);
+    shared.0.set_nonblocking(true).unwrap();
+    let nothing = shared.0.recv_from(&mut [0; 9]).unwrap_err();
+    assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn a_socket_that_drains_accepts_no_flow_and_ends_with_the_last_one() {
     on_bench(None, async |bench| {
         let (old, new) = (End::new(), End::new());

@@ -32,6 +32,7 @@ use crate::pools::scripted::ScriptedConnect;
 use crate::record::Summary;
 use crate::routes::RuleOptions;
 
+pub(super) mod filters;
 mod plan;
 
 pub(crate) use plan::plan;

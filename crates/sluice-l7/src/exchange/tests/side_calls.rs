@@ -92,6 +92,40 @@ fn a_filter_asks_a_cluster_before_it_decides() {
 }
 
 #[test]
+fn a_call_goes_to_the_cluster_in_place_of_one_without_usable_endpoints() {
+    let bench = bench();
+    let (first, second) = (auth(), cluster("second"));
+    first.set_fallback(Some(Arc::clone(&second)));
+    let judge = |cluster: &Cluster, health: Result<(), &str>| {
+        cluster.members().endpoints.iter().for_each(|of| assert!(of.set_health(health)));
+    };
+    judge(&first, Err("refused"));
+    let asked = connects(&bench.pool_of(&second), false);
+    let mut request = bench.serve(get(), true);
+    assert!(!asked.sent().is_empty() && request.is_waiting());
+    bench.connects(false);
+    request.after(&asked, response(403, true)).check(403, reasons::DENIED);
+    assert_eq!(recorded(request.ended()), ["second 403 in 0 ms"]);
+
+    // It is called again as soon as it can be.
+    judge(&first, Ok(()));
+    let asked = connects(&bench.pool_of(&first), false);
+    let mut request = bench.serve(get(), true);
+    request.after(&asked, response(403, true)).check(403, reasons::DENIED);
+    assert_eq!(recorded(request.ended()), ["auth 403 in 0 ms"]);
+
+    judge(&first, Err("refused"));
+    judge(&second, Err("refused"));
+    let request = bench.serve(get(), true);
+    request.check(503, upstream_reasons::NO_HEALTHY);
+    let recorded = recorded(request.ended());
+    assert!(
+        recorded[0].starts_with("second ") && recorded[0].contains("no_healthy"),
+        "{recorded:?}"
+    );
+}
+
+#[test]
 fn a_status_is_the_business_of_the_filter() {
     let bench = bench();
     let asked = connects(&bench.pool_of(&auth()), false);

@@ -103,9 +103,34 @@ fn decided(whole: &WholeMessage) -> WholeStep {
     }
 }
 
+/// A filter that looks at the start of bodies, refuses some requests, and waits with others.
+const PEEKS: Hooks = Hooks {
+    request: |_, _| {
+        HeadStep::peek(12, |_, _, start| match start.bytes.len() % 5 {
+            0 | 1 => HeadStep::Continue,
+            2 if start.whole => {
+                HeadStep::reply(Reply::new(451, reasons::DENIED, "withheld", "refused"))
+            }
+            turns => HeadStep::wait(async move {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                |_: &mut Cx<'_>, _: &mut Head| HeadStep::Continue
+            }),
+        })
+    },
+    ..Hooks::NONE
+};
+
 fn run(rng: &mut Rng) {
-    let filters: [&[Hooks]; 4] =
-        [&[], &[DELAYS, DELAYS], &[HOLDS, DELAYS], &[DELAYS, HOLDS, DELAYS, HOLDS]];
+    let filters: [&[Hooks]; 6] = [
+        &[],
+        &[DELAYS, DELAYS],
+        &[HOLDS, DELAYS],
+        &[DELAYS, HOLDS, DELAYS, HOLDS],
+        &[DELAYS, PEEKS, DELAYS],
+        &[PEEKS, DELAYS, PEEKS, HOLDS, PEEKS],
+    ];
     let bench = Bench::with_filters(options(rng), filters[rng.usize(..filters.len())]);
     let mut endpoints = Vec::new();
     for _ in 0..8 {

@@ -112,6 +112,99 @@ fn a_filter_decides_on_a_whole_request_before_any_of_it_is_forwarded() {
 }
 
 #[test]
+fn a_filter_decides_by_the_start_of_a_body_and_all_of_it_is_forwarded() {
+    // Three bytes, and whether that is all.
+    const PEEKS: Hooks = Hooks {
+        request: |_, _| {
+            HeadStep::peek(3, |_, head, start| {
+                head.append(b"x-start", &start.bytes);
+                head.append(b"x-whole", start.whole.to_string().as_bytes());
+                HeadStep::Continue
+            })
+        },
+        ..Hooks::NONE
+    };
+    // Every body hook sees every byte once, whichever side of a filter that peeks it is on.
+    const COUNTS: Hooks = Hooks {
+        access: BodyAccess::Read,
+        request_body: |cx, body, _| {
+            let so_far = cx.state.take().and_then(|state| state.downcast().ok());
+            let count = so_far.map_or(0, |count: Box<usize>| *count) + body.len();
+            *cx.state = Some(Box::new(count));
+            PieceStep::Continue
+        },
+        response: |cx, head| {
+            let count = cx.state.as_ref().and_then(|state| state.downcast_ref::<usize>());
+            head.append(b"x-count", count.copied().unwrap_or_default().to_string().as_bytes());
+            ResponseStep::Continue
+        },
+        ..Hooks::NONE
+    };
+    for (pieces, start, whole) in [
+        (&[][..], "", true),
+        (&["ab"], "ab", true),
+        (&["abc"], "abc", true),
+        (&["ab", "cdef"], "abc", false),
+        (&["abcd"], "abc", false),
+        (&["a", "b", "c", "d", "e"], "abc", false),
+    ] {
+        for filters in [&[PEEKS][..], &[COUNTS, PEEKS, COUNTS], &[COUNTS, PEEKS, HOLDS, COUNTS]] {
+            let bench = with(filters);
+            let endpoint = bench.connects(false);
+            let mut request = bench.serve(post(), false);
+            let body: String = pieces.concat();
+            for (place, piece) in pieces.iter().enumerate() {
+                let too_few = pieces[..place].concat().len() < 3;
+                assert_eq!(endpoint.sent().is_empty(), too_few || filters.len() == 4);
+                request.client_does(data(piece, place + 1 == pieces.len() && body.len() > 3));
+            }
+            if body.len() <= 3 {
+                // That it is whole is known by its end.
+                if body.len() < 3 {
+                    assert!(endpoint.sent().is_empty());
+                }
+                request.client_does(PeerEvent::End);
+            }
+            let (head, _) = head_of(&endpoint);
+            // A body of the size that was asked for may still go on.
+            let known = whole && body.len() < 3;
+            assert!(head.contains(&format!("x-start: {start}")), "{head}");
+            assert!(head.contains(&format!("x-whole: {known}")), "{pieces:?} {head}");
+            assert_eq!(endpoint.body(), body.as_bytes());
+            request.after(&endpoint, response(200, true)).check(200, reasons::VIA_UPSTREAM);
+            let counts =
+                head_of(&request.client).0.matches(&format!("x-count: {}", body.len())).count();
+            assert_eq!(counts, filters.len().saturating_sub(1).min(2), "{pieces:?}");
+            drop(request);
+            assert_eq!(bench.worker.buffers.bytes_out(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_refuses_by_the_start_of_a_body_has_nothing_forwarded() {
+    let peeks = Hooks {
+        request: |_, _| {
+            HeadStep::peek(2, |_, _, start| {
+                assert_eq!(&start.bytes[..], b"no");
+                HeadStep::reply(Reply::new(451, reasons::DENIED, "blocked", "no\n"))
+            })
+        },
+        ..Hooks::NONE
+    };
+    let bench = with(&[peeks]);
+    let endpoint = bench.connects(false);
+    let mut request = bench.serve(field(post(), "expect", "100-continue"), false);
+    assert_eq!(request.statuses(), [100], "no endpoint says that the body may come");
+    request.client_does(data("n", false));
+    assert_eq!(bench.worker.buffers.bytes_out(), 1);
+    request.client_does(data("othing", false)).check(451, reasons::DENIED);
+    assert!(endpoint.sent().is_empty());
+    drop(request);
+    assert_eq!(bench.worker.buffers.bytes_out(), 0);
+}
+
+#[test]
 fn a_filter_may_replace_a_whole_message_at_once_or_later() {
     const DENIES: fn() -> WholeStep =
         || WholeStep::reply(Reply::new(451, reasons::DENIED, "blocked", "no\n"));

@@ -40,6 +40,9 @@ pub(crate) struct AttributePeer {
     pub(crate) address: Option<AddressMessage>,
     #[prost(string, tag = "4")]
     pub(crate) principal: String,
+    /// In PEM, percent-encoded.
+    #[prost(string, tag = "5")]
+    pub(crate) certificate: String,
 }
 
 /// An address.

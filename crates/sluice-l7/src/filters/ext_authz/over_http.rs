@@ -6,18 +6,24 @@
 use bytes::Bytes;
 use sluice_codec::names::is_field_value;
 use sluice_codec::{Head, Known, Method};
+use sluice_core::connection::ClientCertFacts;
 
 use super::answer::{AuthzAnswer, AuthzEdits, EditAction, HeaderEdit, add, refusal};
-use super::{AuthzService, NoDecision};
+use super::question::encoded;
+use super::{AuthzService, NoDecision, PARTIAL, SentBody};
 use crate::reasons;
 use crate::side_calls::{SideRequest, SideResponse};
 use crate::words::EditableHeader;
+
+/// The header with the certificate of the client.
+const CERTIFICATE: &str = "ssl-client-cert";
 
 /// The question about a request. A request for a tunnel is asked about with GET: the question is none.
 pub(super) fn question<'a>(
     service: &AuthzService,
     head: &Head,
-    body: Option<Bytes>,
+    body: Option<SentBody>,
+    certificate: Option<&ClientCertFacts>,
     context: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> SideRequest {
     let tunnel = head.method() == Method::Connect || head.upgrade().is_some();
@@ -25,11 +31,22 @@ pub(super) fn question<'a>(
     let path = if head.path().starts_with('/') { head.path() } else { "/" };
     let asked = SideRequest::new(method, &format!("{}{path}", service.path_prefix));
     let mut asked = asked.host(head.authority());
-    let typed = |name: &&EditableHeader| body.is_none() || name.0 != "content-type";
-    for name in service.request_headers.iter().flatten().filter(typed) {
+    // What only this process may say.
+    let own = |name: &str| match name {
+        "content-type" | PARTIAL => body.is_some(),
+        CERTIFICATE => service.client_certificate,
+        _ => false,
+    };
+    for name in service.request_headers.iter().flatten().filter(|name| !own(&name.0)) {
         for value in head.values(name.0.as_bytes()) {
             asked = asked.with(&name.0, value);
         }
+    }
+    if let Some(body) = &body {
+        asked = asked.with(PARTIAL, body.cut.to_string().as_bytes());
+    }
+    if let Some(client) = certificate {
+        asked = asked.with(CERTIFICATE, encoded(client).as_bytes());
     }
     for (name, value) in context {
         asked = asked.with(name, value.as_bytes());
@@ -37,7 +54,7 @@ pub(super) fn question<'a>(
     match body {
         Some(body) => {
             let kind = head.get(Known::ContentType).unwrap_or(b"application/octet-stream");
-            asked.with("content-type", kind).body(body)
+            asked.with("content-type", kind).body(body.bytes)
         }
         // A method such as POST is known to have no body by its length.
         None => asked.body(Bytes::new()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_core::value::Rate;
 use sluice_core::{LocalFuture, Moment};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
+use sluice_l4::filters::buckets::{LockedRates, PerOwner, RateTable, forgotten};
 use sluice_telemetry::Counter;
 use sluice_upstream::Cluster;
 
@@ -36,8 +36,8 @@ pub(crate) struct LocalBuckets {
 
 impl LocalBuckets {
     /// Those of a chain or rule.
-    pub(crate) fn of(all: &PerOwner<RateTable<u128>>, owner: &str, worker: &WorkerCx) -> Self {
-        Self { table: all.of(owner, worker, RateTable::new), forgotten: forgotten(worker) }
+    pub(crate) fn of(all: &PerOwner<LockedRates<u128>>, owner: &str, worker: &WorkerCx) -> Self {
+        Self { table: all.of(owner, worker, RateTable::locked), forgotten: forgotten(worker) }
     }
 }
 

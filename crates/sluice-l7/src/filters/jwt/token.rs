@@ -96,9 +96,7 @@ impl TokenRefusal {
             Self::Unavailable => {
                 (503, reasons::JWT_UNAVAILABLE, "jwt_unavailable", "tokens cannot be verified now")
             }
-            Self::Provider => {
-                (500, reasons::JWT_PROVIDER, "jwt_provider", "tokens cannot be verified")
-            }
+            Self::Provider => (500, reasons::DENIED, "jwt_provider", "tokens cannot be verified"),
         }
     }
 

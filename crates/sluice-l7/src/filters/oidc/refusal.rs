@@ -67,9 +67,7 @@ impl LoginRefusal {
     const fn parts(self) -> (u16, Reason, &'static str, &'static str) {
         match self {
             Self::Missing => (401, reasons::OIDC_MISSING, "oidc_missing", "a login is required"),
-            Self::Provider => {
-                (500, reasons::OIDC_PROVIDER, "oidc_provider", "nobody can log in here")
-            }
+            Self::Provider => (500, reasons::DENIED, "oidc_provider", "nobody can log in here"),
             Self::Insecure => (500, reasons::OIDC_INSECURE, "oidc_insecure", "a login needs HTTPS"),
             Self::Malformed => (
                 400,

@@ -11,10 +11,11 @@ use sluice_codec::Head;
 use sluice_core::value::Rate;
 use sluice_core::{Moment, Reason};
 use sluice_io::WorkerCx;
-use sluice_l4::filters::buckets::{PerOwner, RateTable, forgotten};
+use sluice_l4::filters::buckets::{LockedRates, PerOwner, RateTable, forgotten};
 use sluice_telemetry::{Counter, CounterSet};
 
 use super::fields::{RateFields, seconds};
+use super::keys::text_of;
 use super::shared::{FleetAnswer, SharedCounter, all_of};
 use super::{Counted, FALLBACK, RateLimit, RateWindow, SHADOWED, WithoutDecision};
 use crate::filters::{Cx, HeadStep, HttpFilter, ResponseStep};
@@ -47,7 +48,7 @@ struct LimitsOnWorker {
 impl RateLimitFilter {
     pub(super) fn new(
         limits: &[(RateLimit, Option<RedisServer>)],
-        buckets: &PerOwner<RateTable<u128>>,
+        buckets: &PerOwner<LockedRates<u128>>,
         worker: &Rc<WorkerCx>,
         owner: &str,
     ) -> Self {
@@ -58,7 +59,7 @@ impl RateLimitFilter {
                 .map(|server| SharedCounter::new(server, settings, &name, owner, worker));
             // A limit keeps its buckets if others are added or removed.
             let owner = format!("{owner}#{name}");
-            let buckets = buckets.of(&owner, worker, RateTable::new);
+            let buckets = buckets.of(&owner, worker, RateTable::locked);
             LimitOnWorker { settings: settings.clone(), name, buckets, shared }
         };
         Self(Rc::new(LimitsOnWorker {
@@ -199,9 +200,7 @@ impl LimitOnWorker {
 
     /// What the request has in common with others that share its bucket; empty if all do.
     fn key(&self, cx: &Cx<'_>, head: &Head) -> Vec<u8> {
-        let mut text = Vec::new();
-        self.settings.per.iter().for_each(|key| key.append(cx, head, &mut text));
-        text
+        text_of(&self.settings.per, cx, head)
     }
 
     fn clock(&self, worker: &WorkerCx) -> BucketClock {

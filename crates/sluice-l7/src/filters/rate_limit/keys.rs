@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use sluice_codec::names::is_token;
 use sluice_codec::{Head, Known};
 use sluice_core::values::check_name;
-use sluice_core::{Cidr, SharedValues};
+use sluice_core::{Cidr, Name, SharedValues};
 
 use crate::filters::Cx;
 use crate::header_values::{cookie, query_parameter};
@@ -115,9 +115,25 @@ impl std::fmt::Display for RateKey {
     }
 }
 
+/// The name of a limit: its own, or that of its keys.
+pub(in crate::filters) fn name_of(own: Option<&Name>, keys: &[RateKey]) -> String {
+    match (own, keys) {
+        (Some(name), _) => name.to_string(),
+        (None, []) => "all".into(),
+        (None, keys) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+    }
+}
+
+/// What a request has in common with others that are counted together; empty if all are.
+pub(in crate::filters) fn text_of(keys: &[RateKey], cx: &Cx<'_>, head: &Head) -> Vec<u8> {
+    let mut text = Vec::new();
+    keys.iter().for_each(|key| key.append(cx, head, &mut text));
+    text
+}
+
 impl RateKey {
     /// Appends what a request has of it, or that it has nothing.
-    pub(super) fn append(&self, cx: &Cx<'_>, head: &Head, out: &mut Vec<u8>) {
+    fn append(&self, cx: &Cx<'_>, head: &Head, out: &mut Vec<u8>) {
         // All lines of a header one by one: otherwise each other line, or each other way to write them, would be another key.
         if let Self::Header(name) = self {
             let values = || head.values(name.as_bytes());

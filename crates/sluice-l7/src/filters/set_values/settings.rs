@@ -28,7 +28,8 @@ sluice_core::section! {
         /// The name.
         pub name: Name,
         /// Where it comes from: source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME,
-        /// value:NAME, or json:PATH for a member of a JSON body (names with dots between them).
+        /// value:NAME, or json:PATH for a member of a JSON body (names with dots between them); of the response, status or
+        /// response_header:NAME.
         pub from: Option<ValueSource>,
         /// A text; it may contain `%OPERATOR%`s.
         pub text: Option<HttpTemplate>,
@@ -105,12 +106,23 @@ pub enum ValueSource {
     Value(String),
     /// A member of a JSON body.
     Json(String),
+    /// The status of the response.
+    Status,
+    /// A header of the response.
+    ResponseHeader(String),
 }
 
-const SOURCES: &str = "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME or json:PATH";
+impl ValueSource {
+    /// Whether it is known only with the response.
+    pub(super) const fn is_of_response(&self) -> bool {
+        matches!(self, Self::Status | Self::ResponseHeader(_))
+    }
+}
+
+const SOURCES: &str = "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, json:PATH, status or response_header:NAME";
 
 sluice_core::text_setting! {
-    ValueSource, "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME or json:PATH", "header:x-tier", parse_source, ToString::to_string;
+    ValueSource, "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, json:PATH, status or response_header:NAME", "header:x-tier", parse_source, ToString::to_string;
 }
 
 fn parse_source(text: &str) -> Result<ValueSource, String> {
@@ -124,6 +136,7 @@ fn parse_source(text: &str) -> Result<ValueSource, String> {
             "host" => Ok(ValueSource::Host),
             "path" => Ok(ValueSource::Path),
             "method" => Ok(ValueSource::Method),
+            "status" => Ok(ValueSource::Status),
             _ => Err(wrong()),
         };
     };
@@ -136,6 +149,9 @@ fn parse_source(text: &str) -> Result<ValueSource, String> {
         "cookie" if is_token(name.as_bytes()) => Ok(ValueSource::Cookie(name.to_owned())),
         "query" if !name.is_empty() => Ok(ValueSource::Query(name.to_owned())),
         "value" => check_name(name).map(|()| ValueSource::Value(name.to_owned())),
+        "response_header" if is_token(name.as_bytes()) => {
+            Ok(ValueSource::ResponseHeader(name.to_ascii_lowercase()))
+        }
         "json" if !name.is_empty() => Ok(ValueSource::Json(name.to_owned())),
         _ => Err(wrong()),
     }
@@ -156,6 +172,8 @@ impl std::fmt::Display for ValueSource {
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Value(name) => write!(f, "value:{name}"),
             Self::Json(path) => write!(f, "json:{path}"),
+            Self::Status => f.write_str("status"),
+            Self::ResponseHeader(name) => write!(f, "response_header:{name}"),
         }
     }
 }

@@ -19,7 +19,7 @@ use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
 use sluice_l4::filters::LiveSecret;
-use sluice_upstream::cluster::{Affinity, Claim, WhenFull};
+use sluice_upstream::cluster::{Affinity, Claim};
 use sluice_upstream::connector::{self, ConnectFailure, Preface};
 use sluice_upstream::{Cluster, ClusterHandle};
 use tokio::sync::oneshot;
@@ -180,8 +180,8 @@ impl RedisLine {
 async fn serve(line: Rc<LineState>, worker: Rc<WorkerCx>) {
     while !line.closed.get() && !line.waiting.borrow().is_empty() {
         match connect(&line, &worker).await {
-            Ok((stream, claim)) => {
-                let mut conversation = Conversation::new(&line, &worker, stream, claim);
+            Ok(reached) => {
+                let mut conversation = Conversation::new(&line, &worker, reached);
                 let ended = poll_fn(|cx| conversation.poll(cx)).await;
                 let replies = conversation.replies;
                 conversation.end(&ended);
@@ -196,12 +196,17 @@ async fn serve(line: Rc<LineState>, worker: Rc<WorkerCx>) {
     line.served.set(false);
 }
 
-async fn connect(
-    line: &LineState,
-    worker: &Rc<WorkerCx>,
-) -> Result<(Stream, Claim), SideCallError> {
-    let (handle, started) = (&line.handle, worker.now());
-    let picked = handle.pick(worker, Affinity::default(), &[], WhenFull::Refuse);
+/// A connection to a server.
+struct ReachedServer {
+    /// The cluster of the line, or one that serves in its place.
+    handle: Rc<ClusterHandle>,
+    stream: Stream,
+    claim: Claim,
+}
+
+async fn connect(line: &LineState, worker: &Rc<WorkerCx>) -> Result<ReachedServer, SideCallError> {
+    let started = worker.now();
+    let (handle, picked) = line.handle.pick_or_fall_back(worker, Affinity::default());
     let claim = picked.map_err(|why| SideCallError { why, detail: handle.shortage(why) })?;
     let (plan, endpoint) = (handle.cluster.plan(), Arc::clone(claim.endpoint()));
     let preface = Preface::default();
@@ -211,7 +216,7 @@ async fn connect(
     match reached.unwrap_or_else(|_| Err(ConnectFailure::connect_timeout(plan.connect_timeout))) {
         Ok(stream) => {
             handle.note_connected(worker, &endpoint, started);
-            Ok((stream, claim))
+            Ok(ReachedServer { handle, stream, claim })
         }
         Err(failure) => {
             handle.note_failure(worker, &endpoint, failure.why);
@@ -233,8 +238,7 @@ enum Awaited {
 struct Conversation<'a> {
     line: &'a LineState,
     worker: &'a Rc<WorkerCx>,
-    stream: Stream,
-    claim: Claim,
+    reached: ReachedServer,
     awaited: VecDeque<Awaited>,
     received: Vec<u8>,
     /// Given up if nothing arrives until then.
@@ -247,16 +251,16 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(line: &'a LineState, worker: &'a Rc<WorkerCx>, stream: Stream, claim: Claim) -> Self {
+    fn new(line: &'a LineState, worker: &'a Rc<WorkerCx>, reached: ReachedServer) -> Self {
+        let silence_max = reached.handle.cluster.plan().connect_timeout;
         Self {
             line,
             worker,
-            stream,
-            claim,
+            reached,
             awaited: VecDeque::new(),
             received: Vec::new(),
             silence: Timer::new(&worker.timers),
-            silence_max: line.handle.cluster.plan().connect_timeout,
+            silence_max,
             leaving: false,
             replies: 0,
             login: login(&line.server),
@@ -287,15 +291,15 @@ impl<'a> Conversation<'a> {
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, SideCallError> {
         let lost = |failed: std::io::Error| error(reasons::UPSTREAM_CUT, failed.to_string());
         let mut more = false;
-        if let Poll::Ready(flushed) = self.stream.poll_flushed(cx) {
+        if let Poll::Ready(flushed) = self.reached.stream.poll_flushed(cx) {
             flushed.map_err(lost)?;
             let batch = self.next_batch();
             if !batch.is_empty() {
-                self.stream.send(cx, self.worker, &batch).map_err(lost)?;
+                self.reached.stream.send(cx, self.worker, &batch).map_err(lost)?;
                 more = true;
             }
         }
-        let (stream, received) = (&mut self.stream, &mut self.received);
+        let (stream, received) = (&mut self.reached.stream, &mut self.received);
         let read = self.worker.with_scratch(|scratch| {
             let read = stream.poll_recv(cx, self.worker, scratch);
             if let Poll::Ready(Ok(count)) = read {
@@ -316,8 +320,12 @@ impl<'a> Conversation<'a> {
     /// The next commands, as many as fit into one write, and the login before the first.
     fn next_batch(&mut self) -> Vec<u8> {
         let mut batch = Vec::new();
-        let endpoint = self.claim.endpoint();
-        self.leaving |= !endpoint.may_continue() || !self.line.handle.has_member(&endpoint.name);
+        let ReachedServer { handle, claim, .. } = &self.reached;
+        let endpoint = claim.endpoint();
+        // All workers should ask the same server, so that none stays with one that serves in its place.
+        let returns =
+            !Rc::ptr_eq(handle, &self.line.handle) && self.line.handle.cluster.has_usable();
+        self.leaving |= returns || !endpoint.may_continue() || !handle.has_member(&endpoint.name);
         if self.leaving {
             return batch;
         }

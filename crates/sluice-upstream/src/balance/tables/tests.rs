@@ -102,35 +102,6 @@ fn weights_are_kept() {
 }
 
 #[test]
-fn turns_are_smooth() {
-    assert_eq!(*sequence(&weighted(&[1, 1, 1, 1])), [0, 1, 2, 3]);
-    assert_eq!(*sequence(&weighted(&[3, 3])), [0, 1]);
-    assert!(sequence(&[]).is_empty());
-    for weights in [&[5, 1, 1][..], &[10, 3, 3, 1], &[100, 50, 25, 12, 6, 3, 1], &[1; 50]] {
-        let sequence = sequence(&weighted(weights));
-        let total: u32 = weights.iter().sum();
-        for (index, weight) in (0_u32..).zip(weights) {
-            let turns: Vec<usize> = (0..sequence.len() * 2)
-                .filter(|at| sequence[at % sequence.len()] == index)
-                .collect();
-            assert_eq!(turns.len() * total as usize, sequence.len() * 2 * *weight as usize);
-            let longest = turns.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-            let fair = total.div_ceil(*weight) as usize;
-            assert!(longest < fair + weights.len() + 1, "{weights:?}: {index} waits {longest}");
-        }
-    }
-}
-
-#[test]
-fn a_long_sequence_is_scaled_down() {
-    let weights: Vec<u32> = (1..=2000).map(|weight| weight * 1001).collect();
-    let sequence = sequence(&weighted(&weights));
-    assert!(sequence.len() as u64 <= SEQUENCE_MAX * 2, "{}", sequence.len());
-    let count = |index| sequence.iter().filter(|one| **one == index).count();
-    assert!(count(0) == 1 && count(1999) >= 3);
-}
-
-#[test]
 fn the_less_loaded_is_taken() {
     let least = |choices, bias| BalancePlan::LeastRequest(LeastRequestPlan { choices, bias });
     let (two, endpoints) = table(least(Some(2), 1000), &[1, 1]);

@@ -48,6 +48,22 @@ impl ClusterHandle {
         self.choose_among(worker, &members, subset, affinity, tried, full)
     }
 
+    /// The endpoint that a connection will get that is picked after `ahead` others, as far as that can be told: in turn, or
+    /// else at random. Nothing is counted.
+    pub fn predict(&self, worker: &WorkerCx, ahead: usize) -> Option<Arc<EndpointState>> {
+        let members = self.cluster.members.load();
+        let openings = Openings { is_full: &|_| false, is_tried: &|_, _| false };
+        let mut chooser = Chooser {
+            random: &mut |bound| worker.random_below(bound),
+            turn: &mut |table| self.turns.peek(table, ahead),
+            hash: None,
+            load: &|| self.cluster.load(),
+            now: &|| worker.now(),
+        };
+        let index = members.balancer.pick(&members.endpoints, &openings, &mut chooser).ok()?;
+        Some(Arc::clone(&members.endpoints[index as usize]))
+    }
+
     fn choose_among(
         &self,
         worker: &WorkerCx,

@@ -136,7 +136,7 @@ impl ClusterHandle {
     /// Whether what exceeds the limits waits.
     pub fn has_queue(&self) -> bool {
         // Most clusters never had one, which is cheaper to see.
-        self.cluster.queue.get().is_some() && self.cluster.peek_plan().queue.is_some()
+        self.cluster.queue.get().is_some() && self.plan().queue.is_some()
     }
 
     /// Whether a connection or request must join the queue first: others wait for any endpoint, or it waits for its own.
@@ -151,7 +151,7 @@ impl ClusterHandle {
         if queue.is_some_and(|queue| queue.anywhere(load).load(Relaxed) > 0) {
             return true;
         }
-        let plan = self.cluster.peek_plan().queue;
+        let plan = self.plan().queue;
         let waits = plan.is_some_and(|plan| !plan.own_timeout.is_zero())
             || affinity.session.is_some_and(|session| session.is_strict());
         waits && self.full_own_endpoint(worker, load, affinity, tried).is_some()
@@ -236,7 +236,7 @@ impl ClusterHandle {
         tried: Tried<'_>,
         named: Option<&Arc<EndpointState>>,
     ) -> Result<QueuedRoom, Reason> {
-        let plan = self.cluster.peek_plan().queue;
+        let plan = self.plan().queue;
         let Some(plan) = plan else { return Err(reasons::LIMIT) };
         let Some(mut place) = QueuePlace::new(self, worker, load, &plan) else {
             return self.pass_full_queue(worker, load, affinity, tried);

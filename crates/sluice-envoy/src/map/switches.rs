@@ -1,0 +1,173 @@
+//! Filters that are on for some hosts and routes only.
+//!
+//! Owns: which filters these are, and the settings of hosts and routes for filters. Refuses to know: what a filter does.
+//! Keeps: a filter that only hosts and routes switch on is left out everywhere else.
+
+use sluice_core::Node;
+
+use super::{Mapping, guards};
+use crate::message::{ProtoMessage, ProtoValue};
+use crate::native::{NativeMap, plain, single};
+
+/// Filters that do nothing until a host or a route has settings for them, by the type of these settings.
+const SWITCHED_ON_BELOW: [(&str, &str); 5] = [
+    ("BandwidthLimit", "bandwidth_limit"),
+    ("CorsPolicy", "cors"),
+    ("LocalRateLimit", "rate_limit"),
+    ("CsrfPolicy", "csrf"),
+    ("HTTPFault", "fault"),
+];
+
+/// The type of a message that says nothing: it switches a filter on with the settings that the chain has for it.
+const EMPTY: &str = "google.protobuf.Any";
+
+impl Mapping<'_> {
+    /// The filter with the first settings that a host or route has for it; hosts without any leave it out.
+    pub(super) fn first_below(&mut self, hcm: &ProtoMessage, kind: &str) -> Option<Node> {
+        let table = hcm.message("route_config")?;
+        let config = settings_below(table, kind)?;
+        self.override_of(config).map(|(name, node)| single(name, node))
+    }
+
+    /// Adds the settings for filters of a route table, host or route.
+    pub(super) fn filter_overrides(&mut self, of: &ProtoMessage, filters: &mut NativeMap) {
+        for (name, item) in of.map("typed_per_filter_config") {
+            let ProtoValue::Message(config) = &item.value else { continue };
+            self.filter_override(name, config, filters);
+        }
+    }
+
+    /// Adds the settings for the filter of that name.
+    fn filter_override(&mut self, name: &str, config: &ProtoMessage, filters: &mut NativeMap) {
+        let settings = if config.type_name() == "envoy.config.route.v3.FilterConfig" {
+            config.without_effect(&["is_optional"]);
+            let own = self.chain_filters.get(name).cloned();
+            match (config.message("config"), own) {
+                (_, Some((native, _))) if config.is("disabled") => {
+                    Some((native, plain("skip", config.span)))
+                }
+                // No filter has that name.
+                (_, None) if config.is("disabled") => None,
+                (Some(inner), _) if inner.type_name() != EMPTY => {
+                    return self.filter_override(name, inner, filters);
+                }
+                (_, own) => own,
+            }
+        } else {
+            self.override_of(config).map(|(native, node)| (native.to_owned(), node))
+        };
+        match settings {
+            Some((native, node)) if !filters.has(&native) => filters.set(&native, node),
+            Some((native, _)) => {
+                let text = format!("`{native}` has settings here already");
+                self.diags.error(crate::coverage::UNSUPPORTED, config.span, &*config.path, text);
+            }
+            None => {}
+        }
+    }
+
+    /// Notes a filter of the chain under its name in Envoy, by which hosts and routes switch it on and off. Returns what
+    /// becomes of it in the chain: one that is off and of which there is one already is not added again, since settings
+    /// of hosts and routes are for both.
+    pub(super) fn named_filter(
+        &mut self,
+        filter: &ProtoMessage,
+        node: Node,
+        before: &[Node],
+    ) -> Option<Node> {
+        let entry = node.entries().and_then(|entries| entries.first())?;
+        let native = entry.key.to_string();
+        // Without a requirement, it verifies nothing.
+        let settings = if native == "jwt" && self.tokens_by_case {
+            plain("skip", node.span)
+        } else {
+            entry.node.clone()
+        };
+        if let Some(name) = filter.text("name") {
+            self.chain_filters.insert(name.clone(), (native.clone(), settings));
+        }
+        if !filter.is("disabled") {
+            return Some(node);
+        }
+        let has = |node: &Node| node.get(&native).is_some();
+        let known = self.filters_off.contains(&native);
+        if before.iter().any(has) && !(known && before.last().is_some_and(has)) {
+            let how = "another filter of its kind is on, or stands apart from it";
+            self.unsupported(filter, "disabled", how);
+            return None;
+        }
+        if known {
+            return None;
+        }
+        self.filters_off.push(native);
+        Some(node)
+    }
+
+    /// Leaves filters out of a host that has no settings for them, where only hosts and routes switch them on.
+    pub(super) fn skip_what_is_off(
+        &mut self,
+        off: &[String],
+        host: &ProtoMessage,
+        filters: &mut NativeMap,
+    ) {
+        for name in off {
+            if !filters.has(name) {
+                filters.word(name, "skip", host.span);
+            }
+        }
+    }
+}
+
+/// The filters of a connection manager that hosts and routes of its table switch on.
+pub(super) fn switched_on_below(hcm: &ProtoMessage) -> Vec<String> {
+    let Some(table) = hcm.message("route_config") else { return Vec::new() };
+    let listed = |kind: &str| {
+        hcm.messages("http_filters").any(|filter| {
+            filter.message("typed_config").is_some_and(|config| {
+                let name = config.descriptor.name();
+                match (kind, name) {
+                    ("BandwidthLimit", "BandwidthLimit") => {
+                        !guards::is_on(config, "runtime_enabled")
+                            || &*config.choice("enable_mode") == "DISABLED"
+                    }
+                    ("CorsPolicy", "Cors") => true,
+                    ("LocalRateLimit", "LocalRateLimit") => !config.has("filter_enabled"),
+                    ("CsrfPolicy", "CsrfPolicy") => is_off(config),
+                    ("HTTPFault", "HTTPFault") => !["delay", "abort", "response_rate_limit"]
+                        .iter()
+                        .any(|part| config.has(part)),
+                    _ => false,
+                }
+            })
+        })
+    };
+    let on = SWITCHED_ON_BELOW
+        .iter()
+        .filter(|(kind, _)| listed(kind) && settings_below(table, kind).is_some());
+    on.map(|(_, name)| (*name).to_owned()).collect()
+}
+
+fn is_off(policy: &ProtoMessage) -> bool {
+    let value = policy.message("filter_enabled").and_then(|share| share.message("default_value"));
+    value.is_none_or(|value| value.number("numerator").unwrap_or(0) == 0)
+}
+
+/// The first settings of this type below a message.
+fn settings_below<'m>(of: &'m ProtoMessage, kind: &str) -> Option<&'m ProtoMessage> {
+    let mut found = None;
+    for field in &of.fields {
+        field.value.messages(&mut |message| {
+            if found.is_none() {
+                found = if message.descriptor.name() == kind {
+                    Some(message)
+                } else {
+                    settings_below(message, kind)
+                };
+            }
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}

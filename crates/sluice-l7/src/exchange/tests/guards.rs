@@ -1,0 +1,314 @@
+//! All guards in one chain, against a plain model: random requests, each of which must end as the model says.
+//!
+//! The model knows the order of the filters and what each is for, and none of their code: it has no index, no cache, no
+//! token and no header to parse.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use fastrand::Rng;
+use serde_json::{Value as Json, json};
+use sluice_codec::Head;
+use sluice_codec::scripted::PeerEvent;
+use sluice_core::value::HostPattern;
+use sluice_core::{Limits, Name, Reason};
+use sluice_l4::filters::FilterOwner;
+use sluice_testkit::tokens::{SigningKey, key_set};
+use sluice_upstream::Cluster;
+
+use super::kit::filters::{Clusters, filter};
+use super::kit::{Bench, cluster, connects, head_sent_to, header_in, plan, response};
+use crate::filters::built_in;
+use crate::plan::HttpPlan;
+use crate::routes::conditions::Conditions;
+use crate::routes::{
+    Action, Override, OverrideSet, Overrides, PathMatch, RouteCell, RouteTable, Rule, RuleOptions,
+    VirtualHost,
+};
+use crate::value_match::ValueMatch;
+
+mod model;
+
+use model::{Asked, Model, Token};
+
+const REQUESTS: usize = 10_000;
+
+/// The filters of the chain, in their order.
+fn chain(keys: &str) -> Vec<(&'static str, Json)> {
+    let hash = |key: &str| HEXLOWER.encode(digest(&SHA256, key.as_bytes()).as_ref());
+    vec![
+        ("cors", json!({ "origins": [PARTNER], "methods": ["PUT", "DELETE"] })),
+        ("csrf", json!({ "origins": [PARTNER] })),
+        (
+            "api_key",
+            json!({ "keys": { "acme": hash("key-acme"), "beta": hash("key-beta") }, "allow_missing": true }),
+        ),
+        (
+            "jwt",
+            json!({
+                "providers": { "corp": { "issuer": "id", "audiences": "shop", "jwks": keys, "claims": { "x-user": "sub" } } },
+                "allow_missing": true,
+            }),
+        ),
+        (
+            "rbac",
+            json!({
+                "deny": {
+                    "outside": { "principals": { "not": { "source": "10.0.0.0/8" } }, "permissions": { "path": "/admin/*" } },
+                    "guests": { "principals": { "headers": { "x-team": "guest" } }, "permissions": { "when": "request.method != 'GET'" } },
+                },
+                "allow": {
+                    "readers": { "permissions": { "method": ["GET", "OPTIONS"] } },
+                    "staff": { "principals": { "identity": { "prefix": "jwt:corp/" } } },
+                    "acme": { "principals": { "identity": "api_key:acme" }, "permissions": { "path": "/orders/*" } },
+                },
+            }),
+        ),
+        (
+            "rate_limit",
+            json!([
+                { "requests": "5/s", "burst": 3, "per": "source_ip" },
+                { "name": "who", "requests": "8/s", "burst": 2, "per": "identity" },
+            ]),
+        ),
+        ("fault", json!({ "abort": { "by_header": true, "percent": "100%" } })),
+        (
+            "ext_authz",
+            json!({
+                "cluster": "auth", "protocol": "http", "upstream_headers": "x-role",
+                "with_body": { "max": 4, "partial": true },
+            }),
+        ),
+        ("body_max", json!(8)),
+    ]
+}
+
+const PARTNER: &str = "https://app.partner.test";
+
+/// A rule of the only virtual host.
+struct RuleCase {
+    name: &'static str,
+    path: &'static str,
+    conditions: Conditions,
+    /// Whether it leads to the second cluster.
+    second: bool,
+    /// The settings of its own for filters; `None` leaves one out.
+    filters: Vec<(&'static str, Option<Json>)>,
+}
+
+fn rules() -> Vec<RuleCase> {
+    let exactly = |name: &str, value: &str| (name.to_owned(), ValueMatch::Exact(value.to_owned()));
+    let admins =
+        Conditions { values: vec![exactly("jwt.corp.roles", "admin")], ..Conditions::default() };
+    let canary = Conditions { headers: vec![exactly("x-canary", "1")], ..Conditions::default() };
+    let any = Conditions::default;
+    let rule = |name, path, conditions, second, filters| RuleCase {
+        name,
+        path,
+        conditions,
+        second,
+        filters,
+    };
+    let readers = json!({ "allow": { "all": { "permissions": { "method": "GET" } } } });
+    vec![
+        rule("open", "/open/*", any(), false, vec![("rbac", None), ("csrf", None)]),
+        rule(
+            "members",
+            "/members/*",
+            any(),
+            false,
+            vec![("jwt", Some(json!({ "require": "corp" })))],
+        ),
+        rule(
+            "export",
+            "/export",
+            any(),
+            true,
+            vec![("rate_limit", Some(json!({ "requests": "1/s" }))), ("rbac", Some(readers))],
+        ),
+        rule("admins", "/admin/*", admins, true, vec![]),
+        rule("canary", "/*", canary, true, vec![("ext_authz", None)]),
+        rule("rest", "/*", any(), false, vec![]),
+    ]
+}
+
+/// The chain, and the clusters `app`, `back` and `auth`.
+fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 3]) {
+    let (mut plan, app) = plan(RuleOptions::default(), &[], &[]);
+    let (back, auth) = (cluster("back"), cluster("auth"));
+    let all = built_in();
+    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]));
+    let (listener, of_chain, of_routes): (Name, Name, Name) =
+        ("web".into(), "default".into(), "main".into());
+    let owner = FilterOwner::Chain { listener: &listener, chain: &of_chain };
+    plan.filters = chain(keys)
+        .iter()
+        .map(|(name, settings)| filter(&all, &mut names, owner, name, settings))
+        .collect();
+    let mut sets = vec![OverrideSet { owner: "".into(), said: Overrides::new() }];
+    let mut built = Vec::new();
+    for RuleCase { name, path, conditions, second, filters } in rules() {
+        let said = filters.iter().map(|(name, settings)| match settings {
+            None => (all.get(name).unwrap().name(), Override::Skip),
+            Some(settings) => {
+                let owner = FilterOwner::Routes(&of_routes);
+                let (name, plan) = filter(&all, &mut names, owner, name, settings);
+                (name, Override::Over(plan))
+            }
+        });
+        let said: Overrides = said.collect();
+        let overrides = if said.is_empty() { 0 } else { u32::try_from(sets.len()).unwrap() };
+        if overrides > 0 {
+            sets.push(OverrideSet { owner: name.into(), said });
+        }
+        built.push(Rule {
+            name: name.into(),
+            path: PathMatch::parse(path).unwrap(),
+            conditions: (conditions != Conditions::default()).then(|| Box::new(conditions)),
+            action: Action::Cluster(second.into()),
+            options: Arc::default(),
+            overrides,
+        });
+    }
+    let host = VirtualHost::new(vec![HostPattern::Exact("shop.test".into())], built);
+    let clusters = vec![Arc::clone(&app), Arc::clone(&back)];
+    let table = RouteTable::build(vec![host], clusters, Arc::default(), sets).unwrap();
+    plan.routes = Arc::new(RouteCell::new("main".into(), Arc::new(table)));
+    plan.options.edge.trusted_hops = 1;
+    (plan, [app, back, auth])
+}
+
+/// The head of a request, and of what only filters may say.
+fn head_of(asked: &Asked, token: Option<&str>) -> Head {
+    let mut head = Head::request(asked.method, "http", asked.host, asked.path.sent);
+    let net = if asked.source.is_multiple_of(2) { "10.0.0" } else { "192.0.2" };
+    head.append(b"x-forwarded-for", format!("{net}.{}", asked.source).as_bytes());
+    // What only filters may say.
+    head.append(b"x-user", b"root");
+    head.append(b"x-role", b"root");
+    if let Some(origin) = asked.origin {
+        head.append(b"origin", origin.as_bytes());
+    }
+    if asked.preflight && asked.method == "OPTIONS" {
+        head.append(b"access-control-request-method", b"PUT");
+    }
+    if let Some(key) = asked.key {
+        head.append(b"x-api-key", key.as_bytes());
+    }
+    if let Some(token) = token {
+        head.append(b"authorization", format!("Bearer {token}").as_bytes());
+    }
+    asked.teams.iter().for_each(|team| head.append(b"x-team", team.as_bytes()));
+    if asked.canary {
+        head.append(b"x-canary", b"1");
+    }
+    if asked.fault {
+        head.append(b"x-envoy-fault-abort-request", b"418");
+    }
+    if let Some(length) = asked.body {
+        head.append(b"content-length", length.to_string().as_bytes());
+    }
+    head
+}
+
+/// The tokens that clients may have.
+struct Wallet(Vec<(Token, String)>);
+
+impl Wallet {
+    fn new(key: &SigningKey, now: Duration) -> Self {
+        let now = now.as_secs();
+        let of = |user: &str, admin: bool, audience: &str, until: u64| {
+            let roles: &[&str] = if admin { &["staff", "admin"] } else { &["staff"] };
+            key.token(
+                &json!({ "iss": "id", "aud": audience, "sub": user, "roles": roles, "exp": until }),
+            )
+        };
+        let late = now + 1_000_000;
+        let mut forged = of("ann", true, "shop", late);
+        // The last character has bits that do not count.
+        let at = forged.len() - 10;
+        let other = if &forged[at..=at] == "A" { "B" } else { "A" };
+        forged.replace_range(at..=at, other);
+        Self(vec![
+            (Token::Valid("ann", true), of("ann", true, "shop", late)),
+            (Token::Valid("ann", false), of("ann", false, "shop", late)),
+            (Token::Valid("bob", false), of("bob", false, "shop", late)),
+            (Token::Expired, of("ann", true, "shop", now - 1000)),
+            (Token::Forged, forged),
+            (Token::Audience, of("ann", true, "bank", late)),
+            (Token::Malformed, "a.b".to_owned()),
+        ])
+    }
+
+    fn of(&self, token: Token) -> Option<&str> {
+        self.0.iter().find(|(of, _)| *of == token).map(|(_, text)| &**text)
+    }
+}
+
+#[test]
+fn random_requests_end_as_a_plain_model_says() {
+    let key = SigningKey::new("ES256", "k");
+    let (plan, clusters) = build(&key_set([&key]));
+    let bench = Bench::of(Limits::default(), plan, Arc::clone(&clusters[0]));
+    let pools = clusters.each_ref().map(|cluster| bench.pool_of(cluster));
+    let clock = &bench.worker.clock;
+    clock.advance(Duration::from_secs(10_000));
+    let wallet = Wallet::new(&key, clock.wall(bench.worker.now()));
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(13);
+    let mut rng = Rng::with_seed(seed);
+    let mut model = Model::default();
+    let mut ends: HashMap<(u16, &'static str), usize> = HashMap::new();
+    for number in 0..REQUESTS {
+        let passed = rng.u64(..120_000);
+        clock.advance(Duration::from_micros(passed));
+        bench.worker.timers.expire();
+        model.now += passed;
+        let of = Asked::random(&mut rng);
+        let expected = model.decide(&of);
+        let place = format!("request {number} of seed {seed}: {of:?}: {expected:?}");
+        // What the model does not expect finds no connection.
+        let asked = expected.asked.map(|_| connects(&pools[2], false));
+        let endpoint = expected.forwarded.map(|(cluster, ..)| connects(&pools[cluster], false));
+        let body = of.body.filter(|length| *length > 0);
+        let mut request = bench.serve(head_of(&of, wallet.of(of.token)), body.is_none());
+        let text = Bytes::from_static(b"0123456789").slice(..body.unwrap_or(0));
+        if body.is_some() && request.is_waiting() {
+            request.client_does(PeerEvent::Data(text.clone(), true));
+        }
+        if let (Some(asked), Some(length)) = (&asked, expected.asked) {
+            assert_eq!(asked.body(), text.slice(..length), "{place}");
+            let mut head = Head::response(of.answer);
+            head.append(b"x-role", b"buyer");
+            request.after(asked, PeerEvent::Head(head, true));
+        }
+        if let (Some(endpoint), Some((_, user, role))) = (&endpoint, expected.forwarded) {
+            let head = head_sent_to(endpoint);
+            let told = ["x-user", "x-role", "x-api-key", "authorization"];
+            let told = told.map(|name| header_in(&head, name));
+            // Without the service, its header is as the client sent it.
+            let role = if role { "buyer" } else { "root" };
+            let own = [user.map(str::to_owned), Some(role.to_owned()), None, None];
+            assert_eq!(told, own, "{place}");
+            assert_eq!(endpoint.body(), text, "{place}");
+            request.after(endpoint, response(200, true));
+        }
+        assert!(!request.is_waiting(), "{place}");
+        let summary = request.ended();
+        let found = (summary.status, summary.reason.map(Reason::code));
+        assert_eq!(found, (expected.status, Some(expected.reason)), "{place}: {summary:?}");
+        let readable = request.header("access-control-allow-origin");
+        assert_eq!(readable.as_deref() == Some(PARTNER), expected.readable, "{place}");
+        assert_eq!(readable.is_some(), expected.readable, "{place}");
+        for pool in &pools {
+            assert!(pool.scripted.borrow().is_empty(), "{place}: not all were asked");
+        }
+        *ends.entry((expected.status, expected.reason)).or_default() += 1;
+    }
+    // Every way to end has been seen often enough.
+    assert_eq!(ends.len(), 15, "{ends:?}");
+    assert!(ends.values().all(|count| *count >= 20), "{ends:?}");
+}
