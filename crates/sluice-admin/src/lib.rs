@@ -168,6 +168,8 @@ pub enum Page {
     Overrides,
     /// Resources: whose they are, and which newer ones are not in force.
     Resources,
+    /// Streams of control planes, and their resources.
+    Xds,
     /// Content that is fetched for filters.
     Fetches,
     /// The level of the process log.

@@ -51,6 +51,7 @@ const INDEX: &[(&str, &str, &str)] = &[
         "the level of the process log; POST ?level=LEVEL sets it, with &for=10m for a time, and level=default removes it",
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
+    ("/xds", "", "control planes: their streams, and the state of each resource"),
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
     (
         "/try",
@@ -151,6 +152,7 @@ async fn page(
         "/runtime" => Page::Runtime,
         "/overrides" => Page::Overrides,
         "/resources" => Page::Resources,
+        "/xds" => Page::Xds,
         "/fetches" => Page::Fetches,
         "/log" => Page::Log,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),

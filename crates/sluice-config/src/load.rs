@@ -31,6 +31,8 @@ pub struct Loaded {
     pub endpoint_files: EndpointFiles,
     /// The findings.
     pub diags: Diags,
+    /// Whether clusters may be without endpoints, which come from a control plane.
+    pub discovered: bool,
 }
 
 /// Reads a file, or every `.yaml` and `.yml` file of a folder in order of name.
@@ -145,7 +147,7 @@ impl Loaded {
 
     fn new(sources: Sources, folder: PathBuf) -> Self {
         let (endpoint_files, diags) = (EndpointFiles::new(), Diags::new());
-        Self { sources, folder, config: None, root: None, endpoint_files, diags }
+        Self { sources, folder, config: None, root: None, endpoint_files, diags, discovered: false }
     }
 
     fn read_endpoints(&mut self) {

@@ -67,6 +67,7 @@ limits! {
     FilterWait = "filter_wait_seconds", 10, 1, 3600, Count, "Seconds that a filter may take to decide; at the bound the connection is closed, or the request gets a 504 response (`filter.timeout`).";
     SideCalls = "side_calls", 1024, 1, 1_000_000, Count, "Side calls in flight per worker: requests that filters send to clusters. Calls on behalf of requests that are side calls themselves have a separate quota of the same size. At the bound a call fails (`sidecall.limit`).";
     SideCallBytes = "side_call_bytes", MIB, KIB, 256 * MIB, Bytes, "The body of the response to a side call; a larger one fails the call (`sidecall.too_large`).";
+    DiscoveryBytes = "discovery_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "A message of a control plane; a larger one ends its stream, which is opened again.";
     Mirrors = "mirrors", 1024, 0, 1_000_000, Count, "Copies of requests (`mirror`) in flight per worker; at the bound a copy is not sent.";
     MirrorBytes = "mirror_body_bytes", 256 * KIB, 0, 256 * MIB, Bytes, "The body of a request that is copied (`mirror`); a request with a larger body is not copied.";
     SideCallReserve = "side_call_reserve_percent", 10, 1, 90, Count, "Percentage of the connections, requests and streams that `limits` and `reuse.streams` of a cluster allow which is reserved for side calls, once filters call the cluster; at least one, if more than one is allowed. Other requests have the rest.";

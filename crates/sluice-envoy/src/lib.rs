@@ -12,13 +12,16 @@ pub mod map;
 mod merge;
 pub mod message;
 mod native;
+pub mod parts;
 pub mod read;
 mod rules;
 mod scalars;
 pub mod secret_files;
+pub mod sources;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use load::{LoadOptions, load, load_text};
+pub use load::{LoadOptions, load, load_part, load_part_of_text, load_text};
 pub use read::UnknownFields;

@@ -13,6 +13,7 @@ use sluice_core::{Diags, Node, Span, Value};
 use crate::merge::merge;
 use crate::message::ProtoMessage;
 use crate::secret_files::SecretFiles;
+use crate::sources::{self, DynamicResources};
 use crate::{UnknownFields, descriptors, map, read};
 
 /// The type of a whole file.
@@ -45,30 +46,78 @@ impl From<UnknownFields> for LoadOptions {
 }
 
 /// Reads a bootstrap in YAML or JSON. Relative paths in it are resolved against the working directory, as Envoy does.
+///
+/// Clusters that wait for endpoints have none, and listeners that wait for routes have no hosts.
 pub fn load(path: &Path, options: &LoadOptions) -> Loaded {
-    let refused = |problem: String| {
-        let mut diags = Diags::new();
-        diags.error("bad-file", None, "", problem);
-        Loaded::of_tree(Sources::default(), PathBuf::from("."), nothing(), diags)
-    };
-    if options.without_file {
-        return load_text(path, String::new(), options);
-    }
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    if let Some(ending) = ending.filter(|ending| ["pb", "pb_text", "textproto"].contains(ending)) {
-        let shown = path.display();
-        return refused(format!("{shown}: `.{ending}` is not read; write it in YAML or JSON"));
-    }
-    match read_file(path) {
+    match text_of(path, options) {
         Ok(text) => load_text(path, text, options),
-        Err(problem) => refused(problem),
+        Err(problem) => unreadable(problem),
     }
 }
 
 /// Reads a bootstrap from text, as if it were the file `path`.
 pub fn load_text(path: &Path, text: String, options: &LoadOptions) -> Loaded {
+    let (sources, mut whole, mut diags) = read_whole(path, text, options);
+    let discovered = whole.as_mut().is_some_and(|of| sources::complete(of, &mut diags));
+    if discovered {
+        let how = "what control planes send is not in the native form";
+        let span = whole.as_ref().map(|of| of.place("dynamic_resources"));
+        diags.warning(crate::coverage::DIFFERS, span, "dynamic_resources", how);
+    }
+    Loaded { discovered, ..mapped(sources, whole.as_ref(), options, diags) }
+}
+
+/// Reads a bootstrap as the part that does not depend on control planes, and the one that does.
+pub fn load_part(path: &Path, options: &LoadOptions) -> (Loaded, Option<DynamicResources>) {
+    match text_of(path, options) {
+        Ok(text) => load_part_of_text(path, text, options),
+        Err(problem) => (unreadable(problem), None),
+    }
+}
+
+/// As [`load_part`], from text.
+pub fn load_part_of_text(
+    path: &Path,
+    text: String,
+    options: &LoadOptions,
+) -> (Loaded, Option<DynamicResources>) {
+    let (sources, mut whole, mut diags) = read_whole(path, text, options);
+    let mut dynamic = whole.as_mut().and_then(|of| sources::take(of, &mut diags));
+    let discovered = dynamic.is_some();
+    let loaded = Loaded { discovered, ..mapped(sources, whole.as_ref(), options, diags) };
+    if let Some(dynamic) = &mut dynamic {
+        let node = loaded.root.as_ref().and_then(|root| root.get("node"));
+        dynamic.node_section = node.map(|entry| entry.node.clone());
+    }
+    (loaded, dynamic)
+}
+
+/// The text of the file, which is empty if there is none.
+fn text_of(path: &Path, options: &LoadOptions) -> Result<String, String> {
+    if options.without_file {
+        return Ok(String::new());
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    if let Some(ending) = ending.filter(|ending| ["pb", "pb_text", "textproto"].contains(ending)) {
+        let shown = path.display();
+        return Err(format!("{shown}: `.{ending}` is not read; write it in YAML or JSON"));
+    }
+    read_file(path)
+}
+
+fn unreadable(problem: String) -> Loaded {
     let mut diags = Diags::new();
-    let mut sources = Sources::default();
+    diags.error("bad-file", None, "", problem);
+    Loaded::of_tree(Sources::default(), PathBuf::from("."), nothing(), diags)
+}
+
+/// Reads a file with what is laid over it.
+fn read_whole(
+    path: &Path,
+    text: String,
+    options: &LoadOptions,
+) -> (Sources, Option<ProtoMessage>, Diags) {
+    let (mut diags, mut sources) = (Diags::new(), Sources::default());
     let mut texts: Vec<(PathBuf, String)> = Vec::new();
     if !options.without_file {
         texts.push((path.to_owned(), text));
@@ -83,13 +132,23 @@ pub fn load_text(path: &Path, text: String, options: &LoadOptions) -> Loaded {
             (none, found) => *none = none.take().or(found),
         }
     }
-    let root = whole.as_ref().map_or_else(nothing, |bootstrap| {
+    (sources, whole, diags)
+}
+
+/// The native form of a bootstrap, bound.
+fn mapped(
+    mut sources: Sources,
+    whole: Option<&ProtoMessage>,
+    options: &LoadOptions,
+    mut diags: Diags,
+) -> Loaded {
+    let root = whole.map_or_else(nothing, |bootstrap| {
         let files = SecretFiles::read(bootstrap, options.unknown, &mut sources, &mut diags);
         map::map(bootstrap, &files, options.drain, &mut diags)
     });
     let before = diags.iter().count();
     let mut loaded = Loaded::of_tree(sources, PathBuf::from("."), root, diags);
-    if let Some(bootstrap) = &whole {
+    if let Some(bootstrap) = whole {
         for finding in loaded.diags.iter_mut().skip(before) {
             let path = finding.span.and_then(|span| bootstrap.path_of(span));
             if let Some(path) = path {

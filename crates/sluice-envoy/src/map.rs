@@ -51,9 +51,11 @@ mod texts;
 mod tls;
 mod tokens;
 mod trees;
+mod units;
 mod validation;
 
 pub use bootstrap::map;
+pub use units::{MappedUnit, PlaneNames, UnitSurroundings, unit};
 
 /// A file as it is mapped.
 struct Mapping<'a> {
@@ -90,6 +92,12 @@ struct Mapping<'a> {
     rate_stage: Option<u64>,
     /// The cluster of this process, from `node`.
     own_cluster: Option<String>,
+    /// The names of a control plane, whose resources may name what comes later; `None` for a file.
+    plane: Option<PlaneNames>,
+    /// The clusters of planes that were named.
+    named_clusters: HashSet<Arc<str>>,
+    /// The listener of a plane that is mapped.
+    routes_of: Arc<str>,
 }
 
 /// What replaces a character that names in the native form do not have.
@@ -120,6 +128,9 @@ impl<'a> Mapping<'a> {
             filters_off: Vec::new(),
             rate_stage: None,
             own_cluster: None,
+            plane: None,
+            named_clusters: HashSet::new(),
+            routes_of: "".into(),
         }
     }
 
@@ -159,6 +170,9 @@ impl<'a> Mapping<'a> {
         if let Some(native) = self.clusters.get(name) {
             return Arc::clone(native);
         }
+        if let Some(native) = self.plane_cluster(name) {
+            return native;
+        }
         let message = format!("there is no cluster `{name}`");
         self.diags.error("unknown-name", of.place(field), of.at(field), message);
         name.into()
@@ -166,7 +180,7 @@ impl<'a> Mapping<'a> {
 
     /// The same where Envoy takes a cluster that is not there: one without endpoints stands in for it.
     fn cluster_or_none(&mut self, name: &Arc<str>, of: &ProtoMessage, field: &str) -> Arc<str> {
-        if !self.clusters.contains_key(name) {
+        if self.plane.is_none() && !self.clusters.contains_key(name) {
             let how = format!("there is no cluster `{name}`: connections are refused, as in Envoy");
             self.differs(of, field, &how);
             let native: Arc<str> = self.cluster_names.add(name).into();
@@ -245,6 +259,11 @@ struct UniqueNames {
 }
 
 impl UniqueNames {
+    /// Forgets a native name.
+    fn remove(&mut self, native: &str) {
+        self.taken.remove(native);
+    }
+
     /// The native form of a name, with a number if another one has the same.
     fn add(&mut self, name: &str) -> String {
         let base = native_name(name);

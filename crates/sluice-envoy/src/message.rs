@@ -11,7 +11,7 @@ use prost_reflect::{FieldDescriptor, MessageDescriptor};
 use sluice_core::{Node, Span};
 
 /// A message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProtoMessage {
     /// What it is.
     pub descriptor: MessageDescriptor,
@@ -38,7 +38,7 @@ pub struct ProtoField {
 }
 
 /// The value of a field. Wrapper types such as `UInt32Value` are the value that they wrap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ProtoValue {
     /// A truth value.
     Bool(bool),
@@ -65,7 +65,7 @@ pub enum ProtoValue {
 }
 
 /// A member of a repeated field or a map.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProtoItem {
     /// Its place.
     pub span: Span,
@@ -91,6 +91,13 @@ impl ProtoDuration {
     }
 }
 
+impl Clone for ProtoField {
+    /// The same field, not read.
+    fn clone(&self) -> Self {
+        Self::new(self.descriptor.clone(), self.key_span, self.span, self.value.clone())
+    }
+}
+
 impl ProtoField {
     /// A field that was not read.
     pub fn new(descriptor: FieldDescriptor, key_span: Span, span: Span, value: ProtoValue) -> Self {
@@ -107,6 +114,22 @@ impl ProtoMessage {
     /// The full name of its type.
     pub fn type_name(&self) -> &str {
         self.descriptor.full_name()
+    }
+
+    /// Sets a field, in place of the value that it had and of what it excludes.
+    pub fn set(&mut self, name: &str, span: Span, value: ProtoValue) {
+        let Some(descriptor) = self.descriptor.get_field_by_name(name) else { return };
+        let oneof = descriptor.containing_oneof();
+        self.fields.retain(|field| {
+            field.descriptor != descriptor
+                && (oneof.is_none() || field.descriptor.containing_oneof() != oneof)
+        });
+        self.fields.push(ProtoField::new(descriptor, span, span, value));
+    }
+
+    /// Takes a field out.
+    pub fn unset(&mut self, name: &str) {
+        self.fields.retain(|field| field.descriptor.name() != name);
     }
 
     /// A field, if it is set, without counting it as read.
@@ -300,6 +323,20 @@ impl ProtoMessage {
 }
 
 impl ProtoValue {
+    /// Calls `each` for every message directly below this value, to change it.
+    pub fn messages_mut(&mut self, each: &mut dyn FnMut(&mut ProtoMessage)) {
+        match self {
+            Self::Message(message) => each(message),
+            Self::List(items) => {
+                items.iter_mut().for_each(|item| item.value.messages_mut(each));
+            }
+            Self::Map(entries) => {
+                entries.iter_mut().for_each(|(_, item)| item.value.messages_mut(each));
+            }
+            _ => {}
+        }
+    }
+
     /// Calls `each` for every message directly below this value.
     pub fn messages<'a>(&'a self, each: &mut dyn FnMut(&'a ProtoMessage)) {
         match self {

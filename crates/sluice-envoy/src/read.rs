@@ -143,8 +143,7 @@ impl MessageReader<'_> {
         let here = join(at, &entry.key);
         let name = of.full_name();
         let message = format!("{name} has no field `{}`", entry.key);
-        let is_guard = GUARDS.iter().any(|package| name.starts_with(package));
-        let finding = if self.unknown == UnknownFields::Warn && !is_guard {
+        let finding = if self.unknown == UnknownFields::Warn && !is_guard(name) {
             self.diags.warning("unknown-field", entry.key_span, here, message)
         } else {
             self.error("unknown-field", entry.key_span, here, message)
@@ -339,16 +338,7 @@ impl MessageReader<'_> {
         descriptor: &MessageDescriptor,
         at: &str,
     ) -> Option<ProtoMessage> {
-        let is_json = matches!(
-            descriptor.full_name(),
-            "google.protobuf.Struct"
-                | "google.protobuf.Value"
-                | "google.protobuf.ListValue"
-                | "google.protobuf.Duration"
-                | "google.protobuf.Timestamp"
-                | "google.protobuf.FieldMask"
-        );
-        if !is_json {
+        if !is_json(descriptor.full_name()) {
             return self.message(node, descriptor, at, &["@type"]);
         }
         // Nothing that is configured by one of these has been mapped; it is kept as what it is.
@@ -421,7 +411,25 @@ fn field_of(descriptor: &MessageDescriptor, key: &str) -> Option<FieldDescriptor
     descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
 }
 
-fn is_wrapper(name: &str) -> bool {
+/// Whether an unknown field of this type is an error in any case.
+pub(crate) fn is_guard(name: &str) -> bool {
+    GUARDS.iter().any(|package| name.starts_with(package))
+}
+
+/// Whether a message of this type is under `value` in an `Any`, since its form is not that of its fields.
+pub(crate) fn is_json(name: &str) -> bool {
+    matches!(
+        name,
+        "google.protobuf.Struct"
+            | "google.protobuf.Value"
+            | "google.protobuf.ListValue"
+            | "google.protobuf.Duration"
+            | "google.protobuf.Timestamp"
+            | "google.protobuf.FieldMask"
+    )
+}
+
+pub(crate) fn is_wrapper(name: &str) -> bool {
     let rest = name.strip_prefix("google.protobuf.").and_then(|name| name.strip_suffix("Value"));
     rest.is_some_and(|kind| {
         ["Bool", "Bytes", "Double", "Float", "Int32", "Int64", "String", "UInt32", "UInt64"]
@@ -430,7 +438,7 @@ fn is_wrapper(name: &str) -> bool {
 }
 
 /// The path of a field below `at`.
-fn join(at: &str, key: &str) -> String {
+pub(crate) fn join(at: &str, key: &str) -> String {
     if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
 }
 

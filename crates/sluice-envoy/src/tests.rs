@@ -9,6 +9,7 @@ mod forms;
 mod hostile;
 mod mapping;
 mod validation;
+mod wire;
 
 /// Reads a message of a type from YAML: the message, and the findings as `path: message`.
 fn read_as(name: &str, text: &str, unknown: UnknownFields) -> (Option<ProtoMessage>, Vec<String>) {

@@ -66,6 +66,8 @@ pub struct SideRequest {
     attempt_timeout: Option<Duration>,
     /// When the call ends at the latest, once it is admitted.
     by: Moment,
+    /// The bound on a message of a call with several.
+    message_max: Limit,
 }
 
 /// What a call needs of the connection.
@@ -123,6 +125,7 @@ impl SideRequest {
             retries: None,
             attempt_timeout: None,
             by: Moment::NEVER,
+            message_max: Limit::SideCallBytes,
         }
     }
 

@@ -160,6 +160,7 @@ mod tests {
             root,
             folder: Path::new("."),
             endpoint_files: &Default::default(),
+            discovered: false,
         };
         let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
         let staged = stage_files(input, store, around, &mut shared, Duration::ZERO, &mut diags);

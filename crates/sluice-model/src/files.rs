@@ -33,6 +33,8 @@ pub struct FilesInput<'a> {
     pub folder: &'a FilePath,
     /// The endpoint files that it names.
     pub endpoint_files: &'a EndpointFiles,
+    /// Whether clusters may be without endpoints, which come from a control plane.
+    pub discovered: bool,
 }
 
 /// Checks a configuration and stages its resources; adds every error and warning to `diags`. `None` if there are
@@ -45,17 +47,20 @@ pub fn stage_files(
     now: Duration,
     diags: &mut Diags,
 ) -> Option<(Process, Staged)> {
-    let FilesInput { mut config, root, folder, endpoint_files } = input;
+    let FilesInput { mut config, root, folder, endpoint_files, discovered } = input;
     let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
     check::admin(&config, diags);
     check::clusters(&config, diags);
+    if !discovered {
+        check::zones::node(&config, diags);
+    }
     check::forward(&config, diags);
     check::routes(&config, diags);
     check::loops(&config, diags);
     inline::relocate(&inline, diags);
-    let sources = ResourceSources { folder, endpoint_files, store };
+    let sources = ResourceSources { folder, endpoint_files, store, discovered };
     let translated = translate(&config, &root, &inline, sources, diags);
     let process = Process::of(&config, folder, diags);
     let batch = Batch {
@@ -69,7 +74,9 @@ pub fn stage_files(
     if diags.has_errors() {
         return None;
     }
-    // With errors present, what seems unused may be used by what is wrong.
-    check::unused(&config, staged.named(store), diags);
+    // With errors present, what seems unused may be used by what is wrong; and what comes later may use anything.
+    if !discovered {
+        check::unused(&config, staged.named(store), diags);
+    }
     Some((process, staged))
 }

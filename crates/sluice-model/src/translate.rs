@@ -47,6 +47,8 @@ pub(crate) struct ResourceSources<'a> {
     pub(crate) endpoint_files: &'a EndpointFiles,
     /// The resources in force.
     pub(crate) store: &'a Store,
+    /// Whether clusters may be without endpoints, which come from a control plane.
+    pub(crate) discovered: bool,
 }
 
 /// Translates the resources of `config`, which was read from `root`; `inline` has the places of those without a

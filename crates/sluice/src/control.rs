@@ -22,7 +22,6 @@ use sluice_io::{Budget, WorkerCx};
 use sluice_l4::filters::fetch::FetchRunner;
 use sluice_l7::attempts::Departure;
 use sluice_l7::worker::HttpWorker;
-use sluice_model::model::Kind;
 use sluice_model::process::Process;
 use sluice_model::sections::Admin;
 use sluice_model::store::Store;
@@ -45,12 +44,15 @@ mod connections;
 mod drain;
 mod endpoint_files;
 mod fetches;
+mod first_load;
 mod fixed;
 mod form;
 mod log_level;
 mod overrides;
 mod pages;
 mod pauses;
+#[cfg(feature = "envoy")]
+mod planes;
 mod reload;
 mod report;
 mod resources;
@@ -70,6 +72,8 @@ use endpoint_files::EndpointFileStates;
 pub(crate) use form::ConfigForm;
 use log_level::LogOverride;
 use pauses::Pauses;
+#[cfg(feature = "envoy")]
+pub(crate) use planes::{Planes, PlanesPlan};
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;
@@ -91,6 +95,9 @@ pub(crate) struct Options {
     pub(crate) watch: bool,
     pub(crate) takeover: bool,
     pub(crate) process_log: Rc<ProcessLog>,
+    /// Control planes.
+    #[cfg(feature = "envoy")]
+    pub(crate) planes: Option<PlanesPlan>,
 }
 
 /// The state of the process.
@@ -130,6 +137,8 @@ pub(crate) struct Control {
     report: Report,
     stage: Cell<Stage>,
     in_force: RefCell<ActiveConfig>,
+    #[cfg(feature = "envoy")]
+    planes: RefCell<Option<Rc<Planes>>>,
 }
 
 /// The configuration files in force.
@@ -153,7 +162,7 @@ enum Trigger {
 
 /// Runs the proxy until it is told to stop.
 pub(crate) async fn run(
-    options: Options,
+    mut options: Options,
     built: Built,
     builder: ConfigBuilder,
 ) -> anyhow::Result<()> {
@@ -192,13 +201,8 @@ pub(crate) async fn run(
     }
     let mut settling = watch::Settling::default();
     let mut looks = takeover::Looks::new();
-    control.stage.set(Stage::Ready);
-    control.report.ready();
-    tracing::info!(
-        workers = control.workers.len(),
-        listeners = control.store.borrow().names(Kind::Listener).len(),
-        "ready"
-    );
+    let first_load = Rc::new(tokio::sync::Notify::new());
+    control.begin_planes(&mut options, &first_load);
     loop {
         let trigger = tokio::select! {
             _ = terminate.recv() => break,
@@ -211,6 +215,10 @@ pub(crate) async fn run(
             }
             () = control.next_deadline() => {
                 control.expire().await;
+                continue;
+            }
+            () = first_load.notified() => {
+                control.now_ready();
                 continue;
             }
             _ = user.recv() => {
@@ -319,6 +327,8 @@ impl Control {
                 log,
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
+                #[cfg(feature = "envoy")]
+                planes: RefCell::default(),
                 store: RefCell::default(),
                 turn: tokio::sync::Mutex::new(()),
                 in_force: RefCell::new(ActiveConfig {
@@ -363,6 +373,7 @@ impl Control {
         self.vitals.tell_breakers(self.clusters.borrow().iter(), reserve_percent);
         self.vitals.tell_queues(self.clusters.borrow().iter());
         self.vitals.measure_process();
+        self.measure_planes();
         self.forget_names();
         self.registry.render()
     }

@@ -29,6 +29,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-model",
     "sluice-config",
     "sluice-envoy",
+    "sluice-xds",
     "sluice-admin",
     "sluice",
 ];

@@ -100,6 +100,7 @@ impl Mapping<'_> {
         self.header_edits(route, &mut edits);
         if let Some(action) = route.message("route")
             && defaults.unknown_clusters
+            && self.plane.is_none()
             && action.text("cluster").is_some_and(|name| !self.clusters.contains_key(name))
         {
             // What Envoy answers for a cluster that it does not know.

@@ -76,7 +76,7 @@ pub fn map(
 
 impl<'a> Mapping<'a> {
     /// Reports every field below a message that was not read.
-    fn report_unread(&mut self, below: &ProtoMessage) {
+    pub(super) fn report_unread(&mut self, below: &ProtoMessage) {
         let mut unread = Vec::new();
         below.unread(&mut unread);
         for (message, field) in unread {
@@ -182,7 +182,7 @@ impl<'a> Mapping<'a> {
         root.map("node", native);
     }
 
-    /// A stream to a control plane over which nothing is asked for needs none.
+    /// What control planes are asked for.
     fn dynamic(&mut self, bootstrap: &ProtoMessage) {
         if bootstrap.has("hds_config") {
             self.unsupported(
@@ -191,16 +191,14 @@ impl<'a> Mapping<'a> {
                 "health checks on behalf of a control plane are not",
             );
         }
-        let Some(dynamic) = bootstrap.message("dynamic_resources") else { return };
-        for field in ["lds_config", "cds_config"] {
-            if dynamic.has(field) {
-                self.unsupported(dynamic, field, "list the resources under `static_resources`");
+        // What it says of sources is read before anything else.
+        if let Some(dynamic) = bootstrap.message("dynamic_resources") {
+            dynamic.all_without_effect();
+            if dynamic.has("ads_config") && !dynamic.has("lds_config") && !dynamic.has("cds_config")
+            {
+                let how = "no stream to a control plane is opened unless a resource comes over it";
+                self.differs(dynamic, "ads_config", how);
             }
-        }
-        if let Some(stream) = dynamic.message("ads_config") {
-            stream.all_without_effect();
-            let how = "no stream to a control plane is opened; a resource that comes from one is an error where it is named";
-            self.differs(dynamic, "ads_config", how);
         }
     }
 

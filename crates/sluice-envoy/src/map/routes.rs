@@ -52,7 +52,7 @@ impl Mapping<'_> {
             metadata.all_without_effect();
         }
         let wanted = table.text("name").map_or("routes", |name| name);
-        let name = self.route_names.add(wanted);
+        let name = self.name_of_routes(wanted);
         let mut edits = NativeMap::new(table.span);
         self.header_edits(table, &mut edits);
         table.without_effect(&["most_specific_header_mutations_wins"]);

@@ -217,7 +217,7 @@ fn the_rest_of_a_bootstrap() {
     for (text, expected) in [
         (
             "{ dynamic_resources: { lds_config: { ads: {} } } }",
-            "`lds_config` of envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
+            "`lds_config` comes over `ads`, but there is no `ads_config`",
         ),
         (
             "{ overload_manager: { resource_monitors: [{ name: a }] } }",

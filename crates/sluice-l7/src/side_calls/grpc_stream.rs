@@ -92,7 +92,8 @@ impl SideCalls {
         let opening = self.in_attempts(guard, &request, open, |_, _| None);
         let opened = Timer::new(&self.worker.timers).until(by, opening).await;
         let (up, attempt, claim) = opened.unwrap_or_else(|_| Err(self.late(guard.began)))?;
-        Ok(Opened { up, attempt, _claim: claim, _permit: permit, by })
+        let message_max = request.message_max;
+        Ok(Opened { up, attempt, _claim: claim, _permit: permit, by, message_max })
     }
 }
 
@@ -117,7 +118,7 @@ impl<Req: Message, Res: Message + Default> GrpcStream<Req, Res> {
     }
 
     /// Receives the next message; `None` if the call has ended with the status OK. A message has at most
-    /// `limits.side_call_bytes`.
+    /// `limits.side_call_bytes`, or what [`GrpcMethod::message_max`] says. Dropping the future loses nothing.
     ///
     /// # Errors
     /// How the call ended, if not well.
@@ -137,12 +138,13 @@ struct Opened {
     _claim: RequestClaim,
     _permit: SideCallPermit,
     by: Moment,
+    message_max: Limit,
 }
 
 impl Opened {
     fn into_call(self, guard: SideCallGuard) -> OpenCall {
         let worker = &guard.calls.worker;
-        let max = worker.limits.size(Limit::SideCallBytes);
+        let max = worker.limits.size(self.message_max);
         OpenCall {
             frames: GrpcFrames::new(max),
             charge: worker.buffers.charge(),
@@ -331,7 +333,7 @@ impl OpenCall {
     fn ends<T>(&mut self, ended: Result<(), GrpcCallError>) -> Result<Option<T>, GrpcCallError> {
         if ended.as_ref().is_err_and(|error| error.why() == reasons::SIDE_CALL_TOO_LARGE) {
             let worker = &self.guard.calls.worker;
-            sluice_l4::metrics::count_limit(worker, Limit::SideCallBytes);
+            sluice_l4::metrics::count_limit(worker, self.opened.message_max);
         }
         let up = &mut self.opened.up.stream;
         if !(up.is_sent() && up.is_received()) {

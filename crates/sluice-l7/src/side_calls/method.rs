@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use data_encoding::BASE64_NOPAD;
 use sluice_codec::{Known, grpc};
+use sluice_core::limits::Limit;
 
 use super::{CallKind, SideRequest};
 use crate::retry_plan::RetryPlan;
@@ -79,6 +80,13 @@ impl GrpcMethod {
     /// A call of this method that is retried, as [`SideRequest::retries`] describes.
     pub fn retries(self, plan: RetryPlan) -> GrpcRequest {
         GrpcRequest(self.0.retries(plan))
+    }
+
+    /// Bounds each message of a stream otherwise than by `limits.side_call_bytes`.
+    #[must_use]
+    pub fn message_max(mut self, limit: Limit) -> Self {
+        self.0.message_max = limit;
+        self
     }
 
     pub(super) fn into_request(self) -> SideRequest {

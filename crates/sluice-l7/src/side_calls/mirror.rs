@@ -101,7 +101,15 @@ impl MirrorCopy {
         }
         let by = worker.now().after(timeout);
         let (kind, retries, attempt_timeout) = (CallKind::Mirror, None, None);
-        let request = SideRequest { head, body, kind, retries, attempt_timeout, by };
+        let request = SideRequest {
+            head,
+            body,
+            kind,
+            retries,
+            attempt_timeout,
+            by,
+            message_max: Limit::SideCallBytes,
+        };
         let calls = SideCalls { worker: Rc::clone(&worker), hops, by: None, log: None };
         let sending = calls.mirror(&pool, &request);
         let result = match Timer::new(&worker.timers).until(by, sending).await {

@@ -29,7 +29,6 @@ pub fn clusters(config: &Config, diags: &mut Diags) {
         super::clusters_of_relays(config, config.listeners.iter()).collect();
     let streams = config.listeners.iter().filter(|listener| !listener.is_udp());
     let streamed: HashSet<&Name> = super::clusters_of_relays(config, streams).collect();
-    super::zones::node(config, diags);
     let flows = config.listeners.iter().filter(|listener| listener.is_udp());
     let flowed: HashSet<&Name> = super::clusters_of_relays(config, flows).collect();
     for (name, cluster) in config.clusters.iter() {

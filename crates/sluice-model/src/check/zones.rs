@@ -9,7 +9,7 @@ use sluice_core::{Diags, Endpoint, Path, Spanned};
 use crate::sections::{Cluster, Config};
 
 /// Warns of a `node` that no cluster looks at.
-pub(super) fn node(config: &Config, diags: &mut Diags) {
+pub(crate) fn node(config: &Config, diags: &mut Diags) {
     let opens = |cluster: &Cluster| cluster.aperture.is_some();
     if let Some(id) = &config.node.id
         && !config.clusters.iter().any(|(_, cluster)| opens(cluster))

@@ -235,6 +235,7 @@ fn files_and_a_control_plane_do_not_share_names() {
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        discovered: false,
     };
     let mut diags = Diags::new();
     let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
@@ -491,8 +492,13 @@ fn files_remove_what_they_declared_and_nothing_else() {
         let root = trees::map(&[("clusters", trees::map(&clusters))]);
         let config: crate::Config = trees::bind(&root);
         let folder = std::path::Path::new(".");
-        let input =
-            crate::files::FilesInput { config, root, folder, endpoint_files: &Default::default() };
+        let input = crate::files::FilesInput {
+            config,
+            root,
+            folder,
+            endpoint_files: &Default::default(),
+            discovered: false,
+        };
         let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
         let mut diags = Diags::new();
         let staged = crate::files::stage_files(input, store, around, shared, bench.now, &mut diags);
@@ -545,6 +551,7 @@ fn a_name_that_no_file_declares_is_an_error() {
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        discovered: false,
     };
     let mut diags = Diags::new();
     let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);

@@ -40,7 +40,8 @@ impl Context<'_> {
     ) -> Option<FoundEndpoints> {
         let Some(path) = &section.endpoints_file else {
             let is_empty = section.endpoints.is_empty() && section.forward.is_none();
-            if is_empty && !section.allow_empty && !diags.has_unknown(at) {
+            let may_be_empty = section.allow_empty || self.sources.discovered;
+            if is_empty && !may_be_empty && !diags.has_unknown(at) {
                 let message = format!("the cluster `{name}` has no endpoints");
                 diags
                     .error("missing-field", section.span, at.key("endpoints"), message)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sluice_config::{Loaded, explain, render};
 use sluice_core::Severity;
-use sluice_envoy::UnknownFields;
 use sluice_envoy::coverage::{Coverage, DIFFERS};
+use sluice_envoy::{LoadOptions, UnknownFields};
 use sluice_model::store::Store;
 
 use self::flags::{EnvoyFlags, EnvoyMode, unknown};
@@ -15,7 +15,7 @@ use super::print;
 use super::run::{Start, start};
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, EnvoyCommand, EnvoyTask, Format};
-use crate::control::{ConfigBuilder, ConfigForm};
+use crate::control::{ConfigBuilder, ConfigForm, PlanesPlan};
 
 mod flags;
 
@@ -49,7 +49,8 @@ pub(crate) fn with_flags(
     for flag in flags.without_effect() {
         crate::say(&format!("warning: `{flag}` has no effect"));
     }
-    let form = ConfigForm::Envoy(Arc::new(flags.load_options()));
+    let options = Arc::new(flags.load_options());
+    let form = ConfigForm::Envoy(Arc::clone(&options));
     let builder = ConfigBuilder::new(extensions, form);
     let config = flags.config_path.unwrap_or_else(|| "--config-yaml".into());
     let shown = config.display();
@@ -65,6 +66,10 @@ pub(crate) fn with_flags(
             }
         });
     }
+    let (builder, planes) = match beside_planes(&config, builder, options)? {
+        Ok(found) => found,
+        Err(status) => return Ok(status),
+    };
     start(
         Start {
             config,
@@ -74,9 +79,34 @@ pub(crate) fn with_flags(
             takeover: false,
             log_format: Format::Text,
             log_level: flags.log_level.map(flags::EnvoyLevel::word),
+            planes,
         },
         builder,
     )
+}
+
+/// What is started beside control planes: the whole file is checked, and then the part of it that does not depend on them
+/// is run as any other. Without planes, that is all of it.
+fn beside_planes(
+    config: &Path,
+    mut builder: ConfigBuilder,
+    options: Arc<LoadOptions>,
+) -> anyhow::Result<Result<(ConfigBuilder, Option<PlanesPlan>), ExitCode>> {
+    let (_, dynamic) = sluice_envoy::load_part(config, &options);
+    let Some(dynamic) = dynamic else { return Ok(Ok((builder, None))) };
+    if let Err(rejected) = builder.build(config, &Store::default()) {
+        crate::say(&rejected.to_string());
+        return Ok(Err(ExitCode::from(EXIT_CONFIG)));
+    }
+    let node = match dynamic.node() {
+        Ok(node) => node,
+        Err(problem) => {
+            crate::say(problem);
+            return Ok(Err(ExitCode::from(EXIT_CONFIG)));
+        }
+    };
+    builder.set_form(ConfigForm::EnvoyPart(options));
+    Ok(Ok((builder, Some(PlanesPlan { dynamic, node }))))
 }
 
 fn coverage(

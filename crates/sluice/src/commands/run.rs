@@ -29,6 +29,9 @@ pub(super) struct Start {
     pub(super) log_format: Format,
     /// The level of the process log, if `SLUICE_LOG` does not say otherwise.
     pub(super) log_level: Option<&'static str>,
+    /// Control planes.
+    #[cfg(feature = "envoy")]
+    pub(super) planes: Option<control::PlanesPlan>,
 }
 
 pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitCode> {
@@ -40,13 +43,15 @@ pub(crate) fn run(options: &Run, extensions: Extensions) -> anyhow::Result<ExitC
         takeover: options.takeover,
         log_format: options.log_format,
         log_level: None,
+        #[cfg(feature = "envoy")]
+        planes: None,
     };
     self::start(start, ConfigBuilder::new(extensions, ConfigForm::Native))
 }
 
 /// Runs the proxy until it is stopped.
 pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<ExitCode> {
-    let Start { config, workers, report, watch, takeover, log_format, log_level } = start;
+    let Start { config, workers, report, watch, takeover, log_format, log_level, .. } = start;
     let process_log = Rc::new(ProcessLog::start(log_format, log_level));
     let built = match builder.build(&config, &Store::default()) {
         Ok(built) => built,
@@ -66,7 +71,17 @@ pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<Exit
         open_files_max = files,
         "starting"
     );
-    let options = Options { config, workers, files, report, watch, takeover, process_log };
+    let options = Options {
+        config,
+        workers,
+        files,
+        report,
+        watch,
+        takeover,
+        process_log,
+        #[cfg(feature = "envoy")]
+        planes: start.planes,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())

@@ -15,7 +15,7 @@ use sluice_l7::worker::HttpWorker;
 use sluice_model::process::Process;
 use sluice_model::reach;
 use sluice_model::store::{Batch, BatchMode, ResourceVerdict, Staged};
-use sluice_telemetry::log::OpenSinks;
+use sluice_telemetry::log::{OpenSinks, SinkPlan};
 use sluice_upstream::registry::FirstRound;
 
 use super::sockets::{ListenerChanges, NextSockets};
@@ -89,7 +89,7 @@ impl Control {
         process: &Process,
         staged: Staged,
     ) -> anyhow::Result<()> {
-        let sinks = OpenSinks::open(process.sinks.clone())?;
+        let sinks = OpenSinks::open(self.sinks_of(process))?;
         let mut next = self.prepare_listeners(&staged.listeners()).await?;
         // From here on nothing fails.
         self.log.use_sinks(sinks);
@@ -107,6 +107,17 @@ impl Control {
         }
         self.serve(next, removed).await;
         Ok(())
+    }
+
+    /// The access logs of the file, and of the listeners of control planes.
+    pub(super) fn sinks_of(&self, process: &Process) -> Vec<SinkPlan> {
+        #[cfg_attr(not(feature = "envoy"), allow(unused_mut, reason = "planes add to them"))]
+        let mut sinks = process.sinks.clone();
+        #[cfg(feature = "envoy")]
+        if let Some(planes) = &*self.planes.borrow() {
+            sinks.extend(planes.sinks());
+        }
+        sinks
     }
 
     /// Logs the runtime values that the file has set, and that are not among those of its new content.

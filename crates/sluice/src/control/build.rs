@@ -79,6 +79,12 @@ impl ConfigBuilder {
         Self { around: Surroundings::new(connection, http), form, shared: Mutex::default() }
     }
 
+    /// Reads configurations in another form from now on.
+    #[cfg(feature = "envoy")]
+    pub(crate) fn set_form(&mut self, form: ConfigForm) {
+        self.form = form;
+    }
+
     /// Reads a configuration and stages it beside `store`.
     ///
     /// # Errors
@@ -101,6 +107,7 @@ impl ConfigBuilder {
             root,
             folder: &loaded.folder,
             endpoint_files: &loaded.endpoint_files,
+            discovered: loaded.discovered,
         };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let diags = &mut loaded.diags;

@@ -15,6 +15,9 @@ pub(crate) enum ConfigForm {
     /// That of Envoy.
     #[cfg(feature = "envoy")]
     Envoy(std::sync::Arc<sluice_envoy::LoadOptions>),
+    /// That of Envoy, without the part that control planes have a say in.
+    #[cfg(feature = "envoy")]
+    EnvoyPart(std::sync::Arc<sluice_envoy::LoadOptions>),
 }
 
 impl ConfigForm {
@@ -24,6 +27,8 @@ impl ConfigForm {
             Self::Native => load(path),
             #[cfg(feature = "envoy")]
             Self::Envoy(options) => sluice_envoy::load(path, options),
+            #[cfg(feature = "envoy")]
+            Self::EnvoyPart(options) => sluice_envoy::load_part(path, options).0,
         }
     }
 
@@ -35,6 +40,11 @@ impl ConfigForm {
             Self::Envoy(options) => {
                 let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
                 sluice_envoy::load_text(path, text.to_owned(), options)
+            }
+            #[cfg(feature = "envoy")]
+            Self::EnvoyPart(options) => {
+                let (path, text) = sources.get(0).unwrap_or_else(|| (Path::new(""), ""));
+                sluice_envoy::load_part_of_text(path, text.to_owned(), options).0
             }
         }
     }

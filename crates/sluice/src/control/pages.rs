@@ -74,6 +74,12 @@ impl AdminSource for Pages {
                     let failure = failure.map(|(failure, since)| (&*failure.brief, *since));
                     resources::list(&control.store.borrow(), failure, &control.endpoint_files)
                 }
+                #[cfg(feature = "envoy")]
+                Page::Xds => {
+                    control.planes.borrow().as_ref().map_or_else(Vec::new, |planes| planes.page())
+                }
+                #[cfg(not(feature = "envoy"))]
+                Page::Xds => Vec::new(),
                 Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use sluice_core::Endpoint;
 use sluice_model::model::listener::{ChainKind, RelayTo, Service, Traffic};
-use sluice_model::model::{Cluster as ClusterModel, Resource};
+use sluice_model::model::{Cluster as ClusterModel, Kind, Resource};
 use sluice_model::provenance::Provenance;
 use sluice_model::store::{Batch, BatchMode, Update};
 use sluice_sys::process;
@@ -30,6 +30,8 @@ fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
         watch: false,
         takeover: false,
         process_log: Rc::new(ProcessLog::silent()),
+        #[cfg(feature = "envoy")]
+        planes: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -139,7 +139,7 @@ fn what_clusters_cannot_do_yet() {
     for (fields, expected) in [
         (
             "type: EDS",
-            "static_resources.clusters[0].type: `type` of envoy.config.cluster.v3.Cluster is not supported",
+            "static_resources.clusters[0].eds_cluster_config: a cluster of the type EDS needs `eds_config`",
         ),
         (
             "type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED",

@@ -127,6 +127,7 @@ fn stage(root: Node, store: &Store, around: &Surroundings) -> (Option<Staged>, V
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        discovered: false,
     };
     let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
     let now = Duration::ZERO;
@@ -234,6 +235,7 @@ fn names_of_secrets_are_checked() {
         root: typo,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        discovered: false,
     };
     let now = Duration::ZERO;
     assert!(

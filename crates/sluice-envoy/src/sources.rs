@@ -1,0 +1,386 @@
+//! Where resources come from that are not in the file.
+//!
+//! Owns: `dynamic_resources` and every `ConfigSource`; which resources of a bootstrap wait for others. Refuses to know:
+//! streams, and what the resources say. Keeps: a source that cannot be used is an error that says what can.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::{Diags, Node};
+
+use crate::coverage::UNSUPPORTED;
+use crate::message::{ProtoMessage, ProtoValue};
+use crate::parts::{self, NeededPart, inner, text};
+use crate::wire;
+
+/// How long a resource waits for what it needs if its source does not say.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Metadata of a call, by lower-case names.
+pub type CallMetadata = Vec<(String, Vec<u8>)>;
+
+/// A service that resources come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApiSource {
+    /// Whether responses say only what changes.
+    pub delta: bool,
+    /// The cluster of the service, by its name in Envoy.
+    pub cluster: Arc<str>,
+    /// Metadata of its streams.
+    pub metadata: CallMetadata,
+    /// Whether only the first request of a stream has the node.
+    pub node_once: bool,
+}
+
+/// Where resources come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// The stream for all types.
+    Ads,
+    /// A service for one type.
+    Api(ApiSource),
+    /// A file, which is read again when it changes.
+    File(PathBuf),
+}
+
+/// Where resources of a type come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceSource {
+    /// Where from.
+    pub from: SourceKind,
+    /// How long to wait for the first; `None` for ever.
+    pub fetch_timeout: Option<Duration>,
+}
+
+/// The part of a bootstrap that planes have a say in.
+#[derive(Debug)]
+pub struct DynamicResources {
+    node: Option<ProtoMessage>,
+    /// The stream for all types.
+    pub ads: Option<ApiSource>,
+    /// Where clusters come from.
+    pub clusters: Option<ResourceSource>,
+    /// Where listeners come from.
+    pub listeners: Option<ResourceSource>,
+    /// The listeners of the file, and its clusters whose endpoints come on their own.
+    pub fixed: Vec<ProtoMessage>,
+    /// The clusters that are whole in the file, in order.
+    pub file_clusters: Vec<Arc<str>>,
+    /// The static resources of the file.
+    pub resources: Option<ProtoMessage>,
+    /// The section `node` of the native form.
+    pub node_section: Option<Node>,
+}
+
+impl DynamicResources {
+    /// What planes are told about this process, encoded.
+    ///
+    /// # Errors
+    /// What is missing, and what to do.
+    pub fn node(&self) -> Result<Vec<u8>, &'static str> {
+        let descriptor = crate::descriptors::message("envoy.config.core.v3.Node");
+        let empty = || {
+            let (path, span) = ("node".into(), Default::default());
+            descriptor.map(|descriptor| ProtoMessage { descriptor, path, span, fields: Vec::new() })
+        };
+        let node = self.node.clone().or_else(empty);
+        let Some(mut node) = node else { return Ok(Vec::new()) };
+        for field in ["id", "cluster"] {
+            if text(&node, field).is_none() {
+                return Err(
+                    "control planes know this process by `id` and `cluster` of `node`: set both in the file, or with `--service-node` and `--service-cluster`",
+                );
+            }
+        }
+        for (field, value) in
+            [("user_agent_name", "sluice"), ("user_agent_version", env!("CARGO_PKG_VERSION"))]
+        {
+            if node.peek(field).is_none() && node.peek("user_agent_build_version").is_none() {
+                node.set(field, node.span, ProtoValue::Text(value.into()));
+            }
+        }
+        Ok(wire::encode(&node))
+    }
+}
+
+/// Takes out of a bootstrap what planes have a say in; `None` if they have none.
+pub fn take(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> Option<DynamicResources> {
+    if !has_dynamic(bootstrap) {
+        return None;
+    }
+    let mut found = sources(bootstrap, diags);
+    found.node = inner(bootstrap, "node").cloned();
+    found.resources = inner(bootstrap, "static_resources").cloned();
+    for field in bootstrap.fields.iter_mut().filter(|of| of.descriptor.name() == "static_resources")
+    {
+        let ProtoValue::Message(resources) = &mut field.value else { continue };
+        for field in &mut resources.fields {
+            let ProtoValue::List(items) = &mut field.value else { continue };
+            let is_listener = field.descriptor.name() == "listeners";
+            items.retain(|item| {
+                let ProtoValue::Message(message) = &item.value else { return true };
+                let goes = is_listener
+                    || (field.descriptor.name() == "clusters"
+                        && parts::of_cluster(message).is_some());
+                if goes {
+                    let mut fixed = message.clone();
+                    if is_listener
+                        && text(message, "name").is_none()
+                        && let Some(name) = name_by_address(message)
+                    {
+                        fixed.set("name", message.span, ProtoValue::Text(name));
+                    }
+                    found.fixed.push(fixed);
+                } else if let Some(name) = text(message, "name")
+                    && field.descriptor.name() == "clusters"
+                {
+                    found.file_clusters.push(name);
+                }
+                !goes
+            });
+        }
+    }
+    Some(found)
+}
+
+/// The name of a listener that has none: `127.0.0.1-8080`.
+fn name_by_address(listener: &ProtoMessage) -> Option<Arc<str>> {
+    let socket = inner(inner(listener, "address")?, "socket_address")?;
+    let port = match socket.peek("port_value").map(|field| &field.value) {
+        Some(ProtoValue::Int(port)) => *port,
+        _ => 0,
+    };
+    Some(format!("{}-{port}", text(socket, "address")?).into())
+}
+
+/// Puts resources of a bootstrap together as if nothing had come yet for those that wait, so that the rest is checked.
+pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
+    if !has_dynamic(bootstrap) {
+        return false;
+    }
+    let has_ads = sources(bootstrap, diags).ads.is_some();
+    for field in bootstrap.fields.iter_mut().filter(|of| of.descriptor.name() == "static_resources")
+    {
+        field.value.messages_mut(&mut |resources| {
+            for field in &mut resources.fields {
+                let kind = field.descriptor.name().to_owned();
+                field.value.messages_mut(&mut |message| {
+                    if kind == "clusters"
+                        && let Some(part) = parts::of_cluster(message)
+                    {
+                        of_part(message, &part, has_ads, diags);
+                        *message = parts::with_endpoints(message, None, diags);
+                    } else if kind == "listeners" {
+                        for part in parts::of_listener(message) {
+                            of_part(message, &part, has_ads, diags);
+                        }
+                        *message = parts::with_routes(message, &Default::default());
+                    }
+                });
+            }
+        });
+    }
+    true
+}
+
+/// Where a part of the resource `of` comes from. `has_ads` tells whether there is a stream for all types.
+pub fn of_part(
+    of: &ProtoMessage,
+    part: &NeededPart<'_>,
+    has_ads: bool,
+    diags: &mut Diags,
+) -> Option<ResourceSource> {
+    let Some(config) = part.source else {
+        let at = of.at("eds_cluster_config");
+        let message = "a cluster of the type EDS needs `eds_config`, which says where from";
+        diags.error("missing-field", of.span, at, message);
+        return None;
+    };
+    let found = source(config, diags)?;
+    if found.from == SourceKind::Ads && !has_ads {
+        let message = format!("`{}` comes over `ads`, but there is no `ads_config`", part.name);
+        let finding = diags.error("missing-field", config.span, &*config.path, message);
+        finding.help("add `ads_config` to `dynamic_resources` of the bootstrap");
+    }
+    Some(found)
+}
+
+fn has_dynamic(bootstrap: &ProtoMessage) -> bool {
+    let dynamic = inner(bootstrap, "dynamic_resources");
+    if dynamic.is_some_and(|of| of.has("lds_config") || of.has("cds_config")) {
+        return true;
+    }
+    let Some(resources) = inner(bootstrap, "static_resources") else { return false };
+    let mut found = false;
+    for field in &resources.fields {
+        field.value.messages(&mut |message| {
+            found |= match field.descriptor.name() {
+                "clusters" => parts::of_cluster(message).is_some(),
+                "listeners" => !parts::of_listener(message).is_empty(),
+                _ => false,
+            };
+        });
+    }
+    found
+}
+
+/// The sources that `dynamic_resources` names.
+fn sources(bootstrap: &ProtoMessage, diags: &mut Diags) -> DynamicResources {
+    let mut found = DynamicResources {
+        node: None,
+        ads: None,
+        clusters: None,
+        listeners: None,
+        fixed: Vec::new(),
+        file_clusters: Vec::new(),
+        resources: None,
+        node_section: None,
+    };
+    let Some(dynamic) = inner(bootstrap, "dynamic_resources") else { return found };
+    only(dynamic, &["lds_config", "cds_config", "ads_config"], diags);
+    found.ads = inner(dynamic, "ads_config").and_then(|of| api(of, diags));
+    found.clusters = inner(dynamic, "cds_config").and_then(|of| source(of, diags));
+    found.listeners = inner(dynamic, "lds_config").and_then(|of| source(of, diags));
+    for (field, source) in [("cds_config", &found.clusters), ("lds_config", &found.listeners)] {
+        if found.ads.is_none() && source.as_ref().is_some_and(|of| of.from == SourceKind::Ads) {
+            let message = format!("`{field}` comes over `ads`, but there is no `ads_config`");
+            let finding =
+                diags.error("missing-field", dynamic.place(field), dynamic.at(field), message);
+            finding.help("add `ads_config` to `dynamic_resources`");
+        }
+    }
+    found
+}
+
+/// A source that resources or the bootstrap name.
+pub fn source(config: &ProtoMessage, diags: &mut Diags) -> Option<ResourceSource> {
+    let known = [
+        "path",
+        "path_config_source",
+        "api_config_source",
+        "ads",
+        "self",
+        "initial_fetch_timeout",
+        "resource_api_version",
+    ];
+    only(config, &known, diags);
+    version(config, "resource_api_version", diags);
+    let fetch_timeout = match config.peek("initial_fetch_timeout").map(|field| &field.value) {
+        Some(ProtoValue::Duration(time)) => time.time().filter(|time| !time.is_zero()),
+        _ => Some(FETCH_TIMEOUT),
+    };
+    let from = if config.has("ads") || config.has("self") {
+        SourceKind::Ads
+    } else if let Some(of) = inner(config, "api_config_source") {
+        SourceKind::Api(api(of, diags)?)
+    } else {
+        let file = inner(config, "path_config_source");
+        let path = file.and_then(|of| text(of, "path")).or_else(|| text(config, "path"))?;
+        if let Some(of) = file {
+            only(of, &["path", "watched_directory"], diags);
+            watched(of, &path, diags);
+        }
+        SourceKind::File(PathBuf::from(&*path))
+    };
+    Some(ResourceSource { from, fetch_timeout })
+}
+
+/// The folder of a file is what is watched.
+fn watched(of: &ProtoMessage, path: &str, diags: &mut Diags) {
+    let Some(folder) = inner(of, "watched_directory").and_then(|of| text(of, "path")) else {
+        return;
+    };
+    if Path::new(path).parent() != Some(Path::new(&*folder)) {
+        let field = "watched_directory";
+        let message = format!("`{path}` is not in the folder `{folder}`, which is to be watched");
+        let finding = diags.error(UNSUPPORTED, of.place(field), of.at(field), message);
+        finding.help("name the file by its path in that folder");
+    }
+}
+
+fn api(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
+    // The last two are about polling.
+    let known = [
+        "api_type",
+        "transport_api_version",
+        "grpc_services",
+        "set_node_on_first_message_only",
+        "request_timeout",
+        "refresh_delay",
+    ];
+    only(of, &known, diags);
+    version(of, "transport_api_version", diags);
+    let kind = match of.peek("api_type").map(|field| &field.value) {
+        Some(ProtoValue::Enum(_, Some(word))) => Arc::clone(word),
+        _ => "REST".into(),
+    };
+    let delta = match &*kind {
+        "GRPC" | "AGGREGATED_GRPC" => false,
+        "DELTA_GRPC" | "AGGREGATED_DELTA_GRPC" => true,
+        other => {
+            let message = format!("the `api_type` {other} is not supported");
+            let finding =
+                diags.error(UNSUPPORTED, of.place("api_type"), of.at("api_type"), message);
+            finding.help("use GRPC or DELTA_GRPC");
+            return None;
+        }
+    };
+    let services = match of.peek("grpc_services").map(|field| &field.value) {
+        Some(ProtoValue::List(items)) => items.as_slice(),
+        _ => &[],
+    };
+    let [service] = services else {
+        let message = format!("expected one of `grpc_services`, not {}", services.len());
+        diags.error("bad-value", of.place("grpc_services"), of.at("grpc_services"), message);
+        return None;
+    };
+    let ProtoValue::Message(service) = &service.value else { return None };
+    let once = matches!(
+        of.peek("set_node_on_first_message_only").map(|field| &field.value),
+        Some(ProtoValue::Bool(true))
+    );
+    let (cluster, metadata) = called(service, diags)?;
+    Some(ApiSource { delta, cluster, metadata, node_once: once })
+}
+
+/// The cluster of a service, and the metadata of its calls.
+fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMetadata)> {
+    // A stream has no end, and Envoy's has no time-out either.
+    only(service, &["envoy_grpc", "initial_metadata", "timeout"], diags);
+    let envoy = inner(service, "envoy_grpc")?;
+    only(envoy, &["cluster_name", "skip_envoy_headers"], diags);
+    let mut metadata = CallMetadata::new();
+    for field in service.fields.iter().filter(|of| of.descriptor.name() == "initial_metadata") {
+        field.value.messages(&mut |header| {
+            let Some(key) = text(header, "key") else { return };
+            let raw = match header.peek("raw_value").map(|field| &field.value) {
+                Some(ProtoValue::Bytes(bytes)) => Some(bytes.to_vec()),
+                _ => None,
+            };
+            let value = raw.or_else(|| Some(text(header, "value")?.as_bytes().to_vec()));
+            metadata.push((key.to_ascii_lowercase(), value.unwrap_or_default()));
+        });
+    }
+    Some((text(envoy, "cluster_name")?, metadata))
+}
+
+/// Planes of the second version are gone.
+fn version(of: &ProtoMessage, field: &str, diags: &mut Diags) {
+    if let Some(ProtoValue::Enum(_, Some(word))) = of.peek(field).map(|field| &field.value)
+        && &**word == "V2"
+    {
+        let message = format!("`{field}: V2` is not supported");
+        diags.error(UNSUPPORTED, of.place(field), of.at(field), message).help("use V3");
+    }
+}
+
+/// Reports the fields that are not among these.
+fn only(of: &ProtoMessage, known: &[&str], diags: &mut Diags) {
+    of.without_effect(known);
+    for field in of.fields.iter().filter(|field| !known.contains(&field.descriptor.name())) {
+        let name = field.descriptor.name();
+        let message = format!("`{name}` of {} is not supported", of.type_name());
+        diags.error(UNSUPPORTED, field.span, of.at(name), message);
+    }
+}

@@ -1,0 +1,184 @@
+//! What is applied when, and what returns to its last good version.
+
+use std::time::Duration;
+
+use super::*;
+
+fn cluster(name: &str) -> OwnerKey {
+    OwnerKey { kind: OwnerKind::Cluster, name: name.into() }
+}
+
+fn listener(name: &str) -> OwnerKey {
+    OwnerKey { kind: OwnerKind::Listener, name: name.into() }
+}
+
+fn part(kind: XdsType, name: &str) -> PartKey {
+    PartKey { kind, name: name.into() }
+}
+
+fn eds(name: &str) -> PartKey {
+    part(XdsType::Assignment, name)
+}
+
+fn rds(name: &str) -> PartKey {
+    part(XdsType::Routes, name)
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(0).after(Duration::from_secs(seconds))
+}
+
+fn said(version: &str) -> Versioned<String> {
+    Versioned { version: version.into(), since: at(0), content: version.to_owned() }
+}
+
+/// What is ready, as `name@version(part@version ...)`, applied.
+fn apply(inventory: &mut Inventory<String>, now: u64) -> Vec<String> {
+    let units = inventory.ready(at(now));
+    units.iter().for_each(|unit| inventory.applied(unit));
+    units.iter().map(shown).collect()
+}
+
+fn shown(unit: &ReadyUnit<String>) -> String {
+    let parts = unit.parts.iter().map(|(key, part)| {
+        let version = part.as_ref().map_or("nothing", |part| &part.content);
+        format!("{}@{version}", key.name)
+    });
+    let parts: Vec<String> = parts.collect();
+    format!("{}@{}({})", unit.key.name, unit.owner.content, parts.join(" "))
+}
+
+#[test]
+fn a_cluster_waits_for_its_endpoints_and_then_follows_them() {
+    let mut inventory = Inventory::default();
+    assert!(inventory.offer(cluster("a"), said("1"), vec![eds("a")], at(15), false));
+    assert!(inventory.offer(cluster("plain"), said("1"), vec![], at(15), false));
+    assert_eq!(inventory.wanted(XdsType::Assignment), BTreeSet::from(["a".to_owned()]));
+    assert_eq!(apply(&mut inventory, 0), ["plain@1()"]);
+    assert!(!inventory.is_settled(OwnerKind::Cluster));
+    assert_eq!(inventory.next_deadline(), Some(at(15)));
+    inventory.offer_part(eds("a"), said("e1"));
+    assert_eq!(apply(&mut inventory, 1), ["a@1(a@e1)"]);
+    assert!(inventory.is_settled(OwnerKind::Cluster));
+    assert_eq!(apply(&mut inventory, 1), Vec::<String>::new(), "each is applied once");
+    inventory.offer_part(eds("a"), said("e2"));
+    assert_eq!(apply(&mut inventory, 2), ["a@1(a@e2)"]);
+    // A new version of the cluster uses the endpoints that are there.
+    inventory.offer(cluster("a"), said("2"), vec![eds("a")], at(30), false);
+    assert_eq!(apply(&mut inventory, 3), ["a@2(a@e2)"]);
+    assert!(inventory.remove(&cluster("a")));
+    assert!(inventory.wanted(XdsType::Assignment).is_empty());
+    assert!(!inventory.remove(&cluster("a")), "it is gone");
+}
+
+#[test]
+fn what_does_not_come_in_time_is_applied_without() {
+    let mut inventory = Inventory::default();
+    inventory.offer(listener("web"), said("1"), vec![rds("r")], at(15), false);
+    inventory.offer(listener("slow"), said("1"), vec![rds("r")], Moment::NEVER, false);
+    assert!(apply(&mut inventory, 14).is_empty());
+    assert_eq!(apply(&mut inventory, 15), ["web@1(r@nothing)"]);
+    assert_eq!(inventory.next_deadline(), None, "the other one waits for ever");
+    inventory.offer_part(rds("r"), said("r1"));
+    assert_eq!(apply(&mut inventory, 16), ["slow@1(r@r1)", "web@1(r@r1)"]);
+}
+
+#[test]
+fn a_new_version_that_waits_leaves_the_old_one_in_use() {
+    let mut inventory = Inventory::default();
+    inventory.offer(listener("web"), said("1"), vec![rds("old")], at(15), false);
+    inventory.offer_part(rds("old"), said("o1"));
+    apply(&mut inventory, 0);
+    inventory.offer(listener("web"), said("2"), vec![rds("new")], at(30), false);
+    assert!(apply(&mut inventory, 1).is_empty());
+    let both = ["new", "old"].map(ToOwned::to_owned).into();
+    assert_eq!(inventory.wanted(XdsType::Routes), both, "the old one is still in use");
+    let entries = inventory.entries();
+    let web = entries.iter().find(|entry| &*entry.name == "web").unwrap();
+    assert_eq!(web.good.as_ref().map(|(version, _)| &**version), Some("1"));
+    assert_eq!(web.newest.as_ref().map(|(version, _)| &**version), Some("2"));
+    assert_eq!(web.waits_for, [rds("new")]);
+    inventory.offer_part(rds("new"), said("n1"));
+    assert_eq!(apply(&mut inventory, 2), ["web@2(new@n1)"]);
+    assert_eq!(inventory.wanted(XdsType::Routes), BTreeSet::from(["new".to_owned()]));
+}
+
+#[test]
+fn a_part_that_is_refused_returns_to_its_last_good_version() {
+    let mut inventory = Inventory::default();
+    inventory.offer(listener("web"), said("1"), vec![rds("r")], at(15), false);
+    inventory.offer_part(rds("r"), said("bad"));
+    let units = inventory.ready(at(0));
+    let refused = inventory.refused(&units[0], Some(&rds("r")), "wrong", at(0));
+    assert_eq!(refused, Some((XdsType::Routes, "r".into())));
+    assert_eq!(apply(&mut inventory, 1), ["web@1(r@nothing)"], "it holds up nothing");
+    inventory.offer_part(rds("r"), said("good"));
+    assert_eq!(apply(&mut inventory, 1), ["web@1(r@good)"]);
+    inventory.offer_part(rds("r"), said("bad"));
+    let units = inventory.ready(at(2));
+    // Nobody knows what is to blame: it is what is new.
+    let refused = inventory.refused(&units[0], None, "wrong", at(2));
+    assert_eq!(refused, Some((XdsType::Routes, "r".into())));
+    assert_eq!(apply(&mut inventory, 2), ["web@1(r@good)"]);
+    let entries = inventory.entries();
+    let routes = entries.iter().find(|entry| entry.kind == XdsType::Routes).unwrap();
+    assert_eq!(
+        routes.refused.as_ref().map(|of| (&*of.version, &*of.problem)),
+        Some(("bad", "wrong"))
+    );
+}
+
+#[test]
+fn a_new_version_does_not_begin_with_a_part_that_is_refused() {
+    let mut inventory = Inventory::default();
+    inventory.offer(listener("web"), said("1"), vec![], at(0), false);
+    apply(&mut inventory, 0);
+    inventory.offer(listener("web"), said("2"), vec![rds("r")], at(15), false);
+    inventory.refuse(XdsType::Routes, "r", "1", "wrong", at(1));
+    assert!(apply(&mut inventory, 1).is_empty(), "the old one serves");
+}
+
+#[test]
+fn an_owner_that_is_refused_returns_to_its_last_good_version() {
+    let mut inventory = Inventory::default();
+    inventory.offer(cluster("a"), said("1"), vec![], at(15), false);
+    apply(&mut inventory, 0);
+    inventory.offer(cluster("a"), said("2"), vec![eds("a")], at(15), false);
+    inventory.offer_part(eds("a"), said("e"));
+    let units = inventory.ready(at(1));
+    let refused = inventory.refused(&units[0], None, "wrong", at(1));
+    assert_eq!(refused, Some((XdsType::Cluster, "a".into())));
+    assert_eq!(apply(&mut inventory, 1), ["a@1()"]);
+    inventory.refuse(XdsType::Cluster, "b", "9", "cannot be decoded", at(1));
+    assert!(apply(&mut inventory, 1).is_empty());
+    let names: Vec<&str> = inventory.names(OwnerKind::Cluster).map(|name| &**name).collect();
+    assert_eq!(names, ["a", "b"], "a refused one can be removed as well");
+    assert!(!inventory.remove(&cluster("b")), "it was not in use");
+}
+
+#[test]
+fn planes_do_not_touch_what_the_bootstrap_has() {
+    let mut inventory = Inventory::default();
+    assert!(inventory.offer(cluster("a"), said("1"), vec![], at(0), true));
+    assert!(!inventory.offer(cluster("a"), said("2"), vec![], at(0), false));
+    assert!(!inventory.remove(&cluster("a")));
+    assert_eq!(inventory.names(OwnerKind::Cluster).count(), 0);
+    assert_eq!(apply(&mut inventory, 0), ["a@1()"]);
+}
+
+#[test]
+fn a_version_that_says_the_same_is_not_applied_again() {
+    let mut inventory = Inventory::default();
+    inventory.offer(cluster("a"), said("1"), vec![], at(0), false);
+    apply(&mut inventory, 0);
+    let (version, other) = ("2".into(), "3".into());
+    assert!(inventory.renew(CDS, "a", &version, |content| content == "1"));
+    assert!(!inventory.renew(CDS, "a", &other, |content| content == "9"));
+    assert!(!inventory.renew(CDS, "b", &other, |_| true));
+    assert!(apply(&mut inventory, 0).is_empty());
+    assert_eq!(inventory.entries()[0].good.as_ref().map(|(version, _)| &**version), Some("2"));
+    inventory.refuse(CDS, "a", "4", "wrong", at(1));
+    assert!(!inventory.renew(CDS, "a", &other, |_| true), "what is refused is judged again");
+}
+
+const CDS: XdsType = XdsType::Cluster;

@@ -1,0 +1,125 @@
+//! The messages of discovery streams.
+//!
+//! Owns: field numbers and types. Refuses to know: what is asked for, and what becomes of an answer. Keeps: fields that
+//! are not here are skipped when they are received, as Protocol Buffers prescribe.
+//!
+//! Source: `envoy/service/discovery/v3/discovery.proto`, `google/rpc/status.proto`, `google/protobuf/any.proto`.
+#![allow(missing_docs, reason = "the fields are those of the protocol's definition")]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// The type URL of a resource in an envelope.
+pub const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
+/// A message and its type.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AnyMessage {
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+}
+
+/// An error in words.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ErrorDetail {
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: String,
+}
+
+/// A duration.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct TtlMessage {
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+/// A request of the state-of-the-world form. The node is encoded already.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DiscoveryRequest {
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub node: Option<Bytes>,
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names: Vec<String>,
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    #[prost(string, tag = "5")]
+    pub response_nonce: String,
+    #[prost(message, optional, tag = "6")]
+    pub error_detail: Option<ErrorDetail>,
+}
+
+/// A response of the state-of-the-world form.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DiscoveryResponse {
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<AnyMessage>,
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+}
+
+/// A request of the incremental form. The node is encoded already.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeltaDiscoveryRequest {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub node: Option<Bytes>,
+    #[prost(string, tag = "2")]
+    pub type_url: String,
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names_subscribe: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub resource_names_unsubscribe: Vec<String>,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub initial_resource_versions: BTreeMap<String, String>,
+    #[prost(string, tag = "6")]
+    pub response_nonce: String,
+    #[prost(message, optional, tag = "7")]
+    pub error_detail: Option<ErrorDetail>,
+}
+
+/// A response of the incremental form.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeltaDiscoveryResponse {
+    #[prost(string, tag = "1")]
+    pub system_version_info: String,
+    #[prost(message, repeated, tag = "2")]
+    pub resources: Vec<ResourceEnvelope>,
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+}
+
+/// A resource with its name, version and time to live.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ResourceEnvelope {
+    #[prost(string, tag = "1")]
+    pub version: String,
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<AnyMessage>,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(message, optional, tag = "6")]
+    pub ttl: Option<TtlMessage>,
+}
+
+/// What every resource begins with.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamedMessage {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}

@@ -1,0 +1,455 @@
+//! One discovery stream, or a succession of them to the same plane.
+//!
+//! Owns: what was asked for, what was answered, nonces, versions, times to live. Refuses to know: connections, and what a
+//! resource says. Keeps: one answer per response; a request carries the newest nonce of its type on this stream and no
+//! other; while a response is not answered, nothing else is sent about its type; what was accepted is remembered across
+//! streams, so that a plane sends only what is new.
+//!
+//! Source: "xDS REST and gRPC protocol" of Envoy's documentation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use sluice_core::Moment;
+
+use crate::messages::{
+    AnyMessage, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    ENVELOPE, ErrorDetail, NamedMessage, ResourceEnvelope, TtlMessage,
+};
+use crate::{ResourceFault, XdsType, nack};
+
+#[cfg(test)]
+mod tests;
+
+/// `INVALID_ARGUMENT`: what was sent cannot be used.
+const REFUSED: i32 = 3;
+
+/// The form of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiscoveryForm {
+    /// Each response has all resources of its type that were asked for.
+    Sotw,
+    /// Each response has what changed.
+    Delta,
+}
+
+/// The resources of a type that are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedNames {
+    /// All there are.
+    All,
+    /// Those with these names.
+    These(BTreeSet<String>),
+}
+
+/// A resource as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdsResource {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its message, encoded.
+    pub body: Bytes,
+}
+
+/// A response that waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdsResponse {
+    /// The type of all its resources.
+    pub kind: XdsType,
+    /// The version of the whole; empty if the plane does not say one.
+    pub version: String,
+    /// The resources that were asked for.
+    pub resources: Vec<XdsResource>,
+    /// Those that exist no longer.
+    pub removed: Vec<String>,
+    /// Whether what is neither among `resources` nor among `faults` is gone.
+    pub complete: bool,
+    /// Resources that cannot be used, whatever they say.
+    pub faults: Vec<ResourceFault>,
+}
+
+/// A request to be sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum XdsRequest {
+    /// In the state-of-the-world form.
+    Sotw(DiscoveryRequest),
+    /// In the incremental form.
+    Delta(DeltaDiscoveryRequest),
+}
+
+/// A response as it was received.
+#[derive(Clone, Debug, PartialEq)]
+pub enum XdsMessage {
+    /// In the state-of-the-world form.
+    Sotw(DiscoveryResponse),
+    /// In the incremental form.
+    Delta(DeltaDiscoveryResponse),
+}
+
+/// The protocol of one stream after another to the same plane.
+#[derive(Debug)]
+pub struct StreamMachine {
+    form: DiscoveryForm,
+    /// The node, encoded.
+    node: Bytes,
+    /// Whether only the first request of a stream has the node.
+    node_once: bool,
+    node_sent: bool,
+    open: bool,
+    subscriptions: BTreeMap<XdsType, XdsSubscription>,
+}
+
+/// What is known of one type.
+#[derive(Debug, Default)]
+struct XdsSubscription {
+    wanted: Option<WantedNames>,
+    /// What the plane was asked for on this stream; `None` before the first request.
+    told: Option<WantedNames>,
+    /// The version of the whole that was accepted last.
+    version: String,
+    /// The nonce of the newest response on this stream.
+    nonce: String,
+    /// The response that has no answer yet.
+    pending: Option<PendingResponse>,
+    /// What is to be answered: nothing, or an error.
+    answer: Option<Option<String>>,
+    /// The versions of resources that were accepted.
+    versions: BTreeMap<String, String>,
+    /// When resources are no longer valid.
+    expiries: BTreeMap<String, Moment>,
+}
+
+/// What an answer says about its response.
+#[derive(Debug)]
+struct PendingResponse {
+    version: String,
+    versions: Vec<(String, String)>,
+    removed: Vec<String>,
+    /// Whether its stream is still open.
+    current: bool,
+}
+
+impl StreamMachine {
+    /// A machine without a stream and without subscriptions. `node` is encoded; it is in the first request of each stream
+    /// if `node_once`, otherwise in every request.
+    pub const fn new(form: DiscoveryForm, node: Bytes, node_once: bool) -> Self {
+        let subscriptions = BTreeMap::new();
+        Self { form, node, node_once, node_sent: false, open: false, subscriptions }
+    }
+
+    /// The form of its streams.
+    pub const fn form(&self) -> DiscoveryForm {
+        self.form
+    }
+
+    /// Asks for resources, in place of those of the type that were asked for before.
+    pub fn want(&mut self, kind: XdsType, wanted: WantedNames) {
+        let subscription = self.subscriptions.entry(kind).or_default();
+        if let WantedNames::These(names) = &wanted {
+            subscription.versions.retain(|name, _| names.contains(name));
+            subscription.expiries.retain(|name, _| names.contains(name));
+        }
+        subscription.wanted = Some(wanted);
+    }
+
+    /// The version of a type that was accepted last; empty if none was.
+    pub fn version(&self, kind: XdsType) -> &str {
+        self.subscriptions.get(&kind).map_or("", |of| &of.version)
+    }
+
+    /// A stream was opened.
+    pub fn opened(&mut self) {
+        self.closed();
+        self.open = true;
+    }
+
+    /// The stream has ended.
+    pub fn closed(&mut self) {
+        (self.open, self.node_sent) = (false, false);
+        for subscription in self.subscriptions.values_mut() {
+            subscription.told = None;
+            subscription.answer = None;
+            subscription.nonce.clear();
+            if let Some(pending) = &mut subscription.pending {
+                pending.current = false;
+            }
+        }
+    }
+
+    /// The next request to be sent: an answer, or a change of what is asked for.
+    pub fn poll_request(&mut self) -> Option<XdsRequest> {
+        if !self.open {
+            return None;
+        }
+        let mut of = self.subscriptions.iter_mut();
+        let (kind, subscription) = of.find(|(_, of)| of.has_request())?;
+        let with_node = !(self.node_once && self.node_sent);
+        let node = with_node.then(|| self.node.clone());
+        self.node_sent = true;
+        Some(match self.form {
+            DiscoveryForm::Sotw => XdsRequest::Sotw(subscription.sotw(*kind, node)),
+            DiscoveryForm::Delta => XdsRequest::Delta(subscription.delta(*kind, node)),
+        })
+    }
+
+    /// Takes a response, which must be answered before the next of its type; `None` if nobody asked for its type, or it is
+    /// not of the form of this stream.
+    pub fn receive(&mut self, message: XdsMessage, now: Moment) -> Option<XdsResponse> {
+        let (url, nonce) = match &message {
+            XdsMessage::Sotw(response) => (&response.type_url, &response.nonce),
+            XdsMessage::Delta(response) => (&response.type_url, &response.nonce),
+        };
+        let kind = XdsType::of_url(url)?;
+        let subscription = self.subscriptions.get_mut(&kind).filter(|of| of.told.is_some())?;
+        nonce.clone_into(&mut subscription.nonce);
+        let mut taking = Taking::default();
+        let (version, complete) = match message {
+            XdsMessage::Sotw(response) => {
+                for (place, any) in response.resources.into_iter().enumerate() {
+                    taking.sotw(kind, place, any, &response.version_info);
+                }
+                (response.version_info, kind.is_complete())
+            }
+            XdsMessage::Delta(response) => {
+                for (place, envelope) in response.resources.into_iter().enumerate() {
+                    taking.delta(kind, place, envelope);
+                }
+                taking.removed = response.removed_resources;
+                (response.system_version_info, false)
+            }
+        };
+        Some(subscription.begin(kind, version, complete, taking, now))
+    }
+
+    /// Answers the response of a type: it was accepted apart from `faults`.
+    pub fn answer(&mut self, kind: XdsType, faults: &[ResourceFault]) {
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return };
+        let Some(pending) = subscription.pending.take() else { return };
+        let refused: BTreeSet<&str> = faults.iter().map(|fault| &*fault.name).collect();
+        let accepted = pending.versions.into_iter();
+        let accepted = accepted.filter(|(name, _)| !refused.contains(&**name));
+        subscription.versions.extend(accepted);
+        for name in &pending.removed {
+            subscription.versions.remove(name);
+            subscription.expiries.remove(name);
+        }
+        if faults.is_empty() {
+            subscription.version = pending.version;
+        }
+        if pending.current {
+            subscription.answer = Some((!faults.is_empty()).then(|| nack::text(kind, faults)));
+        }
+    }
+
+    /// When the next resource is no longer valid.
+    pub fn next_expiry(&self) -> Option<Moment> {
+        self.subscriptions.values().flat_map(|of| of.expiries.values()).min().copied()
+    }
+
+    /// The resources that are no longer valid; each is returned once.
+    pub fn expire(&mut self, now: Moment) -> Vec<(XdsType, String)> {
+        let mut expired = Vec::new();
+        for (kind, subscription) in &mut self.subscriptions {
+            let late = subscription.expiries.iter().filter(|(_, at)| **at <= now);
+            let late: Vec<String> = late.map(|(name, _)| name.clone()).collect();
+            for name in late {
+                subscription.expiries.remove(&name);
+                subscription.versions.remove(&name);
+                expired.push((*kind, name));
+            }
+        }
+        expired
+    }
+}
+
+impl XdsSubscription {
+    fn has_request(&self) -> bool {
+        let Some(wanted) = &self.wanted else { return false };
+        // A subscription to nothing is not begun: planes take an empty list for all there are.
+        let begins =
+            self.told.is_some() || !matches!(wanted, WantedNames::These(names) if names.is_empty());
+        let changes = self.told.as_ref() != Some(wanted);
+        self.answer.is_some() || (begins && changes && self.pending.is_none())
+    }
+
+    fn error(&mut self) -> Option<ErrorDetail> {
+        let message = self.answer.take().flatten()?;
+        Some(ErrorDetail { code: REFUSED, message })
+    }
+
+    /// A request with everything that is asked for, which answers as well.
+    fn sotw(&mut self, kind: XdsType, node: Option<Bytes>) -> DiscoveryRequest {
+        self.told.clone_from(&self.wanted);
+        let names = match &self.told {
+            Some(WantedNames::These(names)) => names.iter().cloned().collect(),
+            _ => Vec::new(),
+        };
+        DiscoveryRequest {
+            version_info: self.version.clone(),
+            node,
+            resource_names: names,
+            type_url: kind.url().to_owned(),
+            response_nonce: self.nonce.clone(),
+            error_detail: self.error(),
+        }
+    }
+
+    /// A request with what is asked for in addition or no longer.
+    fn delta(&mut self, kind: XdsType, node: Option<Bytes>) -> DeltaDiscoveryRequest {
+        let first = self.told.is_none();
+        let names = |of: &Option<WantedNames>| match of {
+            Some(WantedNames::These(names)) => names.clone(),
+            _ => BTreeSet::new(),
+        };
+        let (before, after) = (names(&self.told), names(&self.wanted));
+        let answers = self.answer.is_some();
+        self.told.clone_from(&self.wanted);
+        DeltaDiscoveryRequest {
+            node,
+            type_url: kind.url().to_owned(),
+            resource_names_subscribe: after.difference(&before).cloned().collect(),
+            resource_names_unsubscribe: before.difference(&after).cloned().collect(),
+            initial_resource_versions: if first { self.versions.clone() } else { BTreeMap::new() },
+            // Only an answer has a nonce.
+            response_nonce: if answers { self.nonce.clone() } else { String::new() },
+            error_detail: self.error(),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        kind: XdsType,
+        version: String,
+        complete: bool,
+        taking: Taking,
+        now: Moment,
+    ) -> XdsResponse {
+        let Taking { mut resources, mut removed, ttls, mut faults, .. } = taking;
+        if let Some(WantedNames::These(names)) = &self.wanted {
+            resources.retain(|resource| names.contains(&resource.name));
+            removed.retain(|name| names.contains(name));
+            faults.retain(|fault| !fault.named || names.contains(&fault.fault.name));
+        }
+        // A resource whose name cannot be read may be any of those that are there.
+        let complete = complete && faults.iter().all(|fault| fault.named);
+        for (name, ttl) in ttls {
+            match ttl {
+                Some(ttl) => self.expiries.insert(name, now.after(ttl)),
+                None => self.expiries.remove(&name),
+            };
+        }
+        let versions = resources.iter().map(|of| (of.name.clone(), of.version.clone())).collect();
+        let faults: Vec<ResourceFault> = faults.into_iter().map(|of| of.fault).collect();
+        if complete {
+            let is_there = |name: &String| {
+                resources.iter().any(|of| of.name == *name)
+                    || faults.iter().any(|of| of.name == *name)
+            };
+            removed = self.versions.keys().filter(|name| !is_there(name)).cloned().collect();
+        }
+        self.pending = Some(PendingResponse {
+            version: version.clone(),
+            versions,
+            removed: removed.clone(),
+            current: true,
+        });
+        self.answer = None;
+        XdsResponse { kind, version, resources, removed, complete, faults }
+    }
+}
+
+/// A response as it is taken apart.
+#[derive(Debug, Default)]
+struct Taking {
+    resources: Vec<XdsResource>,
+    removed: Vec<String>,
+    ttls: Vec<(String, Option<Duration>)>,
+    faults: Vec<TakenFault>,
+    names: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct TakenFault {
+    fault: ResourceFault,
+    /// Whether the resource has a name.
+    named: bool,
+}
+
+impl Taking {
+    fn fault(&mut self, name: Option<String>, place: usize, problem: String) {
+        let named = name.is_some();
+        let name = name.unwrap_or_else(|| format!("resources[{place}]"));
+        self.faults.push(TakenFault { fault: ResourceFault { name, problem }, named });
+    }
+
+    fn sotw(&mut self, kind: XdsType, place: usize, any: AnyMessage, version: &str) {
+        if any.type_url != ENVELOPE {
+            return self.resource(kind, place, None, version.to_owned(), any);
+        }
+        match ResourceEnvelope::decode(any.value) {
+            Ok(envelope) => self.delta(
+                kind,
+                place,
+                ResourceEnvelope { version: version.to_owned(), ..envelope },
+            ),
+            Err(error) => self.fault(None, place, format!("it cannot be decoded: {error}")),
+        }
+    }
+
+    fn delta(&mut self, kind: XdsType, place: usize, envelope: ResourceEnvelope) {
+        let ResourceEnvelope { version, resource, name, ttl } = envelope;
+        let ttl = ttl.and_then(duration);
+        match resource {
+            // A resource without content renews the time to live of what is there.
+            None if !name.is_empty() && ttl.is_some() => self.ttls.push((name, ttl)),
+            None => self.fault((!name.is_empty()).then_some(name), place, "it is empty".to_owned()),
+            Some(any) => {
+                let before = self.resources.len();
+                self.resource(kind, place, Some(name), version, any);
+                if let Some(taken) = self.resources.get(before) {
+                    self.ttls.push((taken.name.clone(), ttl));
+                }
+            }
+        }
+    }
+
+    fn resource(
+        &mut self,
+        kind: XdsType,
+        place: usize,
+        name: Option<String>,
+        version: String,
+        any: AnyMessage,
+    ) {
+        let name = name.filter(|name| !name.is_empty());
+        if any.type_url != kind.url() {
+            let problem = format!("it is of the type `{}`, not {}", any.type_url, kind.url());
+            return self.fault(name, place, problem);
+        }
+        let inner = match NamedMessage::decode(any.value.clone()) {
+            Ok(message) => message.name,
+            Err(error) => return self.fault(name, place, format!("it cannot be decoded: {error}")),
+        };
+        if inner.is_empty() && name.is_none() {
+            return self.fault(None, place, "it has no name".to_owned());
+        }
+        let name = name.unwrap_or(inner);
+        if !self.names.insert(name.clone()) {
+            self.resources.retain(|other| other.name != name);
+            let problem = "the response has two resources of this name; send one".to_owned();
+            return self.fault(Some(name), place, problem);
+        }
+        self.resources.push(XdsResource { name, version, body: any.value });
+    }
+}
+
+/// A time to live; `None` if it is not a positive time.
+fn duration(ttl: TtlMessage) -> Option<Duration> {
+    let seconds = u64::try_from(ttl.seconds).ok()?;
+    let nanos = u32::try_from(ttl.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos)).filter(|ttl| !ttl.is_zero())
+}

@@ -1,0 +1,302 @@
+//! Complete resources of planes are put in force.
+//!
+//! Owns: batches for the store, and whose fault a rejection is. Refuses to know: where resources come from. Keeps: what a
+//! cluster or listener brought along leaves with it; one that is refused returns to its last good version.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::settings::Members;
+use sluice_core::{Moment, Name};
+use sluice_model::model::Kind;
+use sluice_model::sections::AccessLog;
+use sluice_model::store::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
+use sluice_telemetry::log::{OpenSinks, SinkPlan};
+use sluice_xds::{OwnerKey, OwnerKind, ReadyUnit, XdsType};
+
+use super::mapper::{BuiltUnit, PlaneMapper, UnitFault, UnitJob};
+use super::{AppliedOwner, Planes, XdsContent};
+use crate::control::{Control, SNAPSHOT};
+
+/// The source of what planes configure.
+const SOURCE: &str = "the control plane";
+
+/// How long a resource waits for a secret.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The access logs of a listener, as configured and compiled.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PlaneLogs {
+    written: Option<Members<AccessLog>>,
+    sinks: Vec<SinkPlan>,
+}
+
+/// What became of resources, by kind and name.
+type PlaneVerdicts = BTreeMap<(Kind, Name), ResourceVerdict>;
+
+/// Resources that were refused, and why.
+pub(super) type RefusedResources = Vec<(XdsType, Arc<str>, String)>;
+
+impl Planes {
+    /// Puts in force what is complete, and removes clusters or listeners. The caller has the turn.
+    pub(super) async fn apply(
+        self: &Rc<Self>,
+        control: &Rc<Control>,
+        kind: XdsType,
+        gone: Vec<String>,
+        now: Moment,
+    ) -> RefusedResources {
+        let mut refused = Vec::new();
+        let mut updates = self.removals(kind, gone);
+        let mut changes = BTreeMap::new();
+        loop {
+            let units = self.inventory.borrow_mut().ready(now);
+            if units.is_empty() && updates.is_empty() {
+                break;
+            }
+            let jobs: Vec<UnitJob> = units.iter().map(job_of).collect();
+            let built = self.with_mapper(move |mapper| {
+                jobs.into_iter().map(|job| mapper.build(job)).collect::<Vec<_>>()
+            });
+            let mut built = built.await;
+            let mut seen = None;
+            for (unit, built) in units.iter().zip(&mut built) {
+                self.compare_logs(&unit.key, built, &mut seen);
+                updates.extend(self.updates_of(&unit.key, built));
+            }
+            let verdicts = self.put_in_force(control, std::mem::take(&mut updates)).await;
+            for verdict in verdicts.iter().flat_map(BTreeMap::values) {
+                *changes.entry(word(&verdict.outcome)).or_insert(0_usize) += 1;
+            }
+            for (unit, built) in units.iter().zip(built) {
+                self.conclude(unit, built, &verdicts, now, &mut refused);
+            }
+        }
+        self.tidy();
+        self.use_logs(control);
+        self.tell(control, &changes);
+        refused
+    }
+
+    fn removals(&self, kind: XdsType, gone: Vec<String>) -> Vec<Update> {
+        let of = match kind {
+            XdsType::Cluster => OwnerKind::Cluster,
+            XdsType::Listener => OwnerKind::Listener,
+            // What a cluster or listener still needs stays.
+            XdsType::Assignment | XdsType::Routes => return Vec::new(),
+        };
+        let mut updates = Vec::new();
+        for name in gone {
+            let key = OwnerKey { kind: of, name: name.as_str().into() };
+            self.inventory.borrow_mut().remove(&key);
+            if let Some(applied) = self.applied.borrow_mut().remove(&key) {
+                let keys = applied.keys.into_iter();
+                updates.extend(keys.map(|(kind, name)| Update::Remove { kind, name }));
+            }
+            if let Some(mapper) =
+                self.mapper.borrow_mut().as_mut().filter(|_| of == OwnerKind::Listener)
+            {
+                mapper.forget_listener(&name);
+            }
+        }
+        updates
+    }
+
+    /// Records go to every log, so that listeners with different logs would get each other's. `seen` is the first of the
+    /// same batch that has any.
+    fn compare_logs(
+        &self,
+        key: &OwnerKey,
+        built: &mut BuiltUnit,
+        seen: &mut Option<(OwnerKey, Members<AccessLog>)>,
+    ) {
+        let Ok(updates) = &built.updates else { return };
+        if updates.sinks.is_empty() {
+            return;
+        }
+        let own = &updates.access_log;
+        let applied = self.applied.borrow();
+        let applied =
+            applied.iter().filter_map(|(of, applied)| Some((of, applied.logs.written.as_ref()?)));
+        let mut all = applied.chain(seen.as_ref().map(|(of, logs)| (of, logs)));
+        let other = all.find(|(of, logs)| *of != key && *logs != own).map(|(of, _)| &of.name);
+        if let Some(other) = other {
+            let problem = format!(
+                "access_log: all listeners write the same logs, and the listener `{other}` has others; give them the same"
+            );
+            built.updates = Err(UnitFault { part: None, problem });
+        } else if seen.is_none() {
+            *seen = Some((key.clone(), own.clone()));
+        }
+    }
+
+    /// What is to be changed for a unit: what it has, and what it has no longer.
+    fn updates_of(&self, key: &OwnerKey, built: &mut BuiltUnit) -> Vec<Update> {
+        let Ok(found) = &mut built.updates else { return Vec::new() };
+        let mut updates = std::mem::take(&mut found.updates);
+        if let Some(applied) = self.applied.borrow().get(key) {
+            let new: BTreeSet<&(Kind, Name)> = found.keys().collect();
+            let old = applied.keys.iter().filter(|key| !new.contains(key));
+            updates.extend(old.cloned().map(|(kind, name)| Update::Remove { kind, name }));
+        }
+        updates
+    }
+
+    async fn put_in_force(
+        &self,
+        control: &Rc<Control>,
+        updates: Vec<Update>,
+    ) -> Result<PlaneVerdicts, String> {
+        if updates.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mode = BatchMode::Plane { patience: PATIENCE };
+        let batch = Batch { source: SOURCE.into(), updates, mode };
+        match control.apply(batch).await {
+            Ok(verdicts) => Ok(verdicts
+                .into_iter()
+                .map(|verdict| ((verdict.kind, Arc::clone(&verdict.name)), verdict))
+                .collect()),
+            Err(error) => Err(format!("it cannot be applied: {error:#}")),
+        }
+    }
+
+    /// Notes what became of a unit.
+    fn conclude(
+        &self,
+        unit: &ReadyUnit<XdsContent>,
+        built: BuiltUnit,
+        verdicts: &Result<PlaneVerdicts, String>,
+        now: Moment,
+        refused: &mut RefusedResources,
+    ) {
+        let fault = match &built.updates {
+            Err(UnitFault { part, problem }) => {
+                Some(UnitFault { part: part.clone(), problem: problem.clone() })
+            }
+            Ok(updates) => match verdicts {
+                Err(problem) => Some(UnitFault { part: None, problem: problem.clone() }),
+                Ok(verdicts) => updates.keys().find_map(|key| {
+                    let Outcome::Rejected(found) = &verdicts.get(key)?.outcome else { return None };
+                    let path = |field: &str| updates.path(key.0, &key.1, field);
+                    Some(built.fault(found.clone(), path))
+                }),
+            },
+        };
+        if let Ok(updates) = &built.updates {
+            let mut applied = self.applied.borrow_mut();
+            let applied = applied.entry(unit.key.clone()).or_default();
+            let keys = updates.keys().cloned();
+            if fault.is_some() {
+                // Some of it may be in force, beside what was before.
+                applied.keys.extend(keys);
+            } else {
+                let written = (!updates.sinks.is_empty()).then(|| updates.access_log.clone());
+                let logs = PlaneLogs { written, sinks: updates.sinks.clone() };
+                *applied = AppliedOwner { keys: keys.collect(), clusters: built.clusters, logs };
+            }
+        }
+        let Some(UnitFault { part, problem }) = fault else {
+            self.inventory.borrow_mut().applied(unit);
+            return;
+        };
+        let blamed = self.inventory.borrow_mut().refused(unit, part.as_ref(), &problem, now);
+        if let Some((kind, name)) = blamed {
+            tracing::warn!("{kind} `{name}` of the control plane is not accepted: {problem}");
+            refused.push((kind, name, problem));
+        } else {
+            tracing::error!("{} `{}`: {problem}", unit.key.kind.xds_type(), unit.key.name);
+        }
+    }
+
+    /// Forgets the names that nothing has any more.
+    fn tidy(&self) {
+        let applied = self.applied.borrow();
+        let mut live: HashSet<Arc<str>> = self.dynamic.file_clusters.iter().cloned().collect();
+        live.extend(applied.values().flat_map(|applied| applied.clusters.iter().cloned()));
+        live.extend(self.inventory.borrow().names(OwnerKind::Cluster).cloned());
+        if let Some(mapper) = self.mapper.borrow_mut().as_mut() {
+            mapper.forget_clusters(&live);
+        }
+    }
+
+    /// Opens the logs of the listeners in force beside those of the file, if they changed.
+    fn use_logs(&self, control: &Rc<Control>) {
+        let logs = {
+            let applied = self.applied.borrow();
+            let logs = applied.values().map(|applied| &applied.logs);
+            logs.clone().find(|logs| logs.written.is_some()).cloned().unwrap_or_default()
+        };
+        let before = self.logs_in_use.replace(logs);
+        if before.written == self.logs_in_use.borrow().written {
+            return;
+        }
+        let process = Arc::clone(&control.in_force.borrow().process);
+        match OpenSinks::open(control.sinks_of(&process)) {
+            Ok(sinks) => control.log.use_sinks(sinks),
+            Err(error) => tracing::error!("cannot open an access log of a listener: {error:#}"),
+        }
+    }
+
+    /// The access logs of listeners.
+    pub(in crate::control) fn sinks(&self) -> Vec<SinkPlan> {
+        self.logs_in_use.borrow().sinks.clone()
+    }
+
+    fn tell(&self, control: &Rc<Control>, changes: &BTreeMap<&'static str, usize>) {
+        let shown = changes.iter().filter(|(word, _)| !word.is_empty());
+        let shown: Vec<String> = shown.map(|(word, count)| format!("{count} {word}")).collect();
+        if shown.is_empty() {
+            return;
+        }
+        let number = {
+            let mut in_force = control.in_force.borrow_mut();
+            in_force.number += 1;
+            in_force.number
+        };
+        control.shard.gauge(&SNAPSHOT, &[]).set(number);
+        control.names_left.set(true);
+        tracing::info!(snapshot = number, "control plane: {}", shown.join(", "));
+    }
+
+    /// Runs something slow with the mapper, beside this thread.
+    pub(super) async fn with_mapper<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut PlaneMapper) -> T + Send + 'static,
+    ) -> T {
+        let mut mapper = self.mapper.borrow_mut().take().expect("the caller has the turn");
+        let done = tokio::task::spawn_blocking(move || {
+            let found = work(&mut mapper);
+            (found, mapper)
+        });
+        let (found, mapper) = done.await.expect("mapping does not panic");
+        *self.mapper.borrow_mut() = Some(mapper);
+        found
+    }
+}
+
+fn job_of(unit: &ReadyUnit<XdsContent>) -> UnitJob {
+    let parts = unit.parts.iter();
+    let parts = parts
+        .map(|(key, part)| (key.clone(), part.as_ref().map(|part| part.content.message.clone())));
+    UnitJob {
+        owner: unit.owner.content.message.clone(),
+        version: Arc::clone(&unit.owner.version),
+        parts: parts.collect(),
+    }
+}
+
+/// The word for what became of a resource; empty for what is not worth one.
+const fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Added => "added",
+        Outcome::Changed => "changed",
+        Outcome::Refreshed => "refreshed",
+        Outcome::Removed => "removed",
+        Outcome::Unchanged => "",
+        Outcome::Rejected(_) => "rejected",
+        Outcome::Waiting(_) => "waiting",
+    }
+}

@@ -1,0 +1,236 @@
+"""A control plane for tests (envoy.service.discovery.v3 and the services of each type), by the rules of go-control-plane.
+
+It speaks both forms. What it serves is told on its standard input, one JSON object a line:
+  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds)
+  {"say": TYPE, "nonce": N, "type_url": U, "hex": BYTES}             a response of these very bytes, on every stream
+  {"cut": true}                                                      ends every stream
+  {"max_age": SECONDS}                                               ends every stream that is older
+What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}. Its port is the first line.
+
+State of the world: EDS and RDS are answered only if the request names all there are (the superset rule), a request with
+a stale nonce is ignored, and types are sent in order: clusters, endpoints, listeners, routes.
+"""
+import json
+import queue
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+from google.protobuf import json_format
+
+# Every type that a resource may contain must be known before it is made of JSON.
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.access_loggers.file.v3 import file_pb2  # noqa: F401
+from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2  # noqa: F401
+from envoy.service.cluster.v3 import cds_pb2_grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from envoy.service.endpoint.v3 import eds_pb2_grpc
+from envoy.service.listener.v3 import lds_pb2_grpc
+from envoy.service.route.v3 import rds_pb2_grpc
+
+PREFIX = "type.googleapis.com/"
+TYPES = {
+    "cds": cluster_pb2.Cluster,
+    "eds": endpoint_pb2.ClusterLoadAssignment,
+    "lds": listener_pb2.Listener,
+    "rds": route_pb2.RouteConfiguration,
+}
+URLS = {kind: PREFIX + message.DESCRIPTOR.full_name for kind, message in TYPES.items()}
+KINDS = {url: kind for kind, url in URLS.items()}
+WILD = {"cds", "lds"}
+
+lock = threading.RLock()
+snapshot = {}  # kind -> (version, {name: encoded})
+streams = set()
+max_age = [None]
+
+
+def tell(**what):
+    with lock:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+
+
+class Stream:
+    """One stream of either form; `None` in its queue ends it."""
+
+    def __init__(self, delta):
+        self.delta, self.out = delta, queue.Queue()
+        self.nonce = 0
+        self.wanted, self.nonces, self.sent = {}, {}, {}
+        self.began = time.monotonic()
+        with lock:
+            streams.add(self)
+
+    def next_nonce(self, kind):
+        self.nonce += 1
+        self.nonces[kind] = str(self.nonce)
+        return self.nonces[kind]
+
+    def push(self):
+        """Sends whatever is new, in order."""
+        for kind in TYPES:
+            if kind in self.wanted and kind in snapshot:
+                (self.push_delta if self.delta else self.push_all)(kind)
+
+    def push_all(self, kind):
+        version, resources = snapshot[kind]
+        names = self.wanted[kind]
+        if kind not in WILD and not set(resources) <= names:
+            return
+        key = (version, frozenset(names))
+        if self.sent.get(kind) == key:
+            return
+        self.sent[kind] = key
+        response = discovery_pb2.DiscoveryResponse(version_info=version, type_url=URLS[kind])
+        response.nonce = self.next_nonce(kind)
+        for value in resources.values():
+            response.resources.add(type_url=URLS[kind], value=value)
+        self.out.put(response)
+
+    def push_delta(self, kind):
+        _, resources = snapshot[kind]
+        names = set(resources) if kind in WILD else self.wanted[kind] & set(resources)
+        known = self.sent.setdefault(kind, {})
+        response = discovery_pb2.DeltaDiscoveryResponse(type_url=URLS[kind])
+        for name in sorted(names):
+            version = str(hash(resources[name]))
+            if known.get(name) != version:
+                known[name] = version
+                added = response.resources.add(name=name, version=version)
+                added.resource.type_url, added.resource.value = URLS[kind], resources[name]
+        for name in [name for name in known if name not in names]:
+            del known[name]
+            response.removed_resources.append(name)
+        first = self.nonces.get(kind) is None
+        if response.resources or response.removed_resources or first:
+            response.nonce = self.next_nonce(kind)
+            self.out.put(response)
+
+    def take(self, request):
+        kind = KINDS.get(request.type_url)
+        if kind is None:
+            return
+        told = {"type": kind, "nonce": request.response_nonce, "node": request.node.id, "delta": self.delta}
+        if request.HasField("error_detail"):
+            told["error"] = request.error_detail.message
+        if self.delta:
+            told["subscribe"] = list(request.resource_names_subscribe)
+            told["unsubscribe"] = list(request.resource_names_unsubscribe)
+            told["initial"] = sorted(request.initial_resource_versions)
+            with lock:
+                names = self.wanted.setdefault(kind, set())
+                names |= set(told["subscribe"])
+                names -= set(told["unsubscribe"])
+                known = self.sent.setdefault(kind, {})
+                known.update(request.initial_resource_versions)
+                for name in told["unsubscribe"] + told["subscribe"]:
+                    known.pop(name, None)
+        else:
+            told["version"], told["names"] = request.version_info, sorted(request.resource_names)
+            told["stale"] = bool(request.response_nonce) and request.response_nonce != self.nonces.get(kind)
+            if not told["stale"]:
+                with lock:
+                    self.wanted[kind] = set(request.resource_names)
+        tell(request=told)
+        with lock:
+            self.push()
+
+    def run(self, requests, context):
+        tell(opened="delta" if self.delta else "sotw")
+
+        def read():
+            try:
+                for request in requests:
+                    self.take(request)
+            except Exception:
+                pass
+            self.out.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        context.add_callback(lambda: self.out.put(None))
+        while True:
+            left = None
+            if max_age[0]:
+                left = max(0.0, self.began + max_age[0] - time.monotonic())
+            try:
+                response = self.out.get(timeout=left)
+            except queue.Empty:
+                break
+            if response is None:
+                break
+            yield response
+        with lock:
+            streams.discard(self)
+        tell(closed="delta" if self.delta else "sotw")
+
+
+def sotw(self, requests, context):
+    yield from Stream(False).run(requests, context)
+
+
+def delta(self, requests, context):
+    yield from Stream(True).run(requests, context)
+
+
+def service(base, name):
+    return type(name, (base,), {f"Stream{name}": sotw, f"Delta{name}": delta})()
+
+
+def command(line):
+    with lock:
+        if "set" in line:
+            message = TYPES[line["set"]]
+            found = {}
+            for name, resource in line["resources"].items():
+                if "hex" in resource:
+                    found[name] = bytes.fromhex(resource["hex"])
+                else:
+                    found[name] = json_format.ParseDict(resource, message()).SerializeToString()
+            snapshot[line["set"]] = (line["version"], found)
+            for stream in list(streams):
+                stream.push()
+        elif "say" in line:
+            for stream in list(streams):
+                kinds = {True: discovery_pb2.DeltaDiscoveryResponse, False: discovery_pb2.DiscoveryResponse}
+                response = kinds[stream.delta](type_url=line.get("type_url", URLS.get(line["say"], "")))
+                response.nonce = line.get("nonce", "")
+                stream.out.put(response)
+        elif "cut" in line:
+            for stream in list(streams):
+                stream.out.put(None)
+        elif "max_age" in line:
+            max_age[0] = line["max_age"]
+
+
+def main():
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
+    aggregated = type("Ads", (ads_pb2_grpc.AggregatedDiscoveryServiceServicer,), {
+        "StreamAggregatedResources": sotw, "DeltaAggregatedResources": delta})()
+    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(aggregated, server)
+    cds_pb2_grpc.add_ClusterDiscoveryServiceServicer_to_server(
+        service(cds_pb2_grpc.ClusterDiscoveryServiceServicer, "Clusters"), server)
+    eds_pb2_grpc.add_EndpointDiscoveryServiceServicer_to_server(
+        service(eds_pb2_grpc.EndpointDiscoveryServiceServicer, "Endpoints"), server)
+    lds_pb2_grpc.add_ListenerDiscoveryServiceServicer_to_server(
+        service(lds_pb2_grpc.ListenerDiscoveryServiceServicer, "Listeners"), server)
+    rds_pb2_grpc.add_RouteDiscoveryServiceServicer_to_server(
+        service(rds_pb2_grpc.RouteDiscoveryServiceServicer, "Routes"), server)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "0"
+    port = server.add_insecure_port(f"127.0.0.1:{wanted}")
+    if port == 0:
+        sys.exit("the port is taken")
+    server.start()
+    print(port, flush=True)
+    for line in sys.stdin:
+        command(json.loads(line))
+
+
+main()

@@ -1,0 +1,740 @@
+//! Control planes: a bootstrap names one, and what it sends is served.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use sluice_testkit::origin::{self, Client};
+use sluice_testkit::{Origin, Sluice, http, tools, wait};
+use tempfile::TempDir;
+
+/// A control plane, `xds_server.py`.
+struct Plane {
+    child: Child,
+    stdin: ChildStdin,
+    told: Arc<Mutex<Vec<Value>>>,
+    addr: SocketAddr,
+}
+
+impl Plane {
+    /// `None` if Python lacks Envoy's messages.
+    fn start() -> Option<Self> {
+        tools::have_modules(&["grpc", "envoy.service.discovery.v3.ads_pb2_grpc"])
+            .then(|| Self::at(0))
+    }
+
+    fn at(port: u16) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/xds_server.py");
+        let mut child = tools::python(&script)
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port: u16 = lines.next().unwrap().unwrap().parse().unwrap();
+        let told: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let heard = Arc::clone(&told);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                heard.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        let stdin = child.stdin.take().unwrap();
+        Self { child, stdin, told, addr: ([127, 0, 0, 1], port).into() }
+    }
+
+    fn say(&mut self, command: &Value) {
+        writeln!(self.stdin, "{command}").unwrap();
+    }
+
+    fn set(&mut self, kind: &str, version: &str, resources: Value) {
+        self.say(&json!({ "set": kind, "version": version, "resources": resources }));
+    }
+
+    /// Everything that this plane serves: a listener with these routes, its clusters and their endpoints.
+    fn set_all(&mut self, version: &str, routes: Value, clusters: &[(&str, SocketAddr)]) {
+        let all = clusters.iter().map(|(name, _)| ((*name).to_owned(), cluster(name)));
+        self.set("cds", version, all.collect());
+        let all = clusters.iter().map(|(name, to)| ((*name).to_owned(), assignment(name, &[*to])));
+        self.set("eds", version, all.collect());
+        self.set("lds", version, json!({ "web": listener("web", "main") }));
+        self.set("rds", version, json!({ "main": table("main", routes) }));
+    }
+
+    /// Waits until the plane was told of a request that fits.
+    fn request(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        wait::until(what, || {
+            let told = self.told.lock().unwrap();
+            told.iter()
+                .rev()
+                .map(|line| &line["request"])
+                .find(|of| of.is_object() && fits(of))
+                .cloned()
+        })
+    }
+
+    fn error(&self, kind: &str) -> String {
+        let of_kind = |of: &Value| of["type"] == kind && of["error"].is_string();
+        self.request("a rejection", of_kind)["error"].as_str().unwrap().to_owned()
+    }
+
+    fn opened(&self) -> usize {
+        self.told.lock().unwrap().iter().filter(|line| line["opened"].is_string()).count()
+    }
+
+    /// How many requests had the node of this process.
+    fn nodes(&self) -> usize {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|line| line["request"]["node"] == "here").count()
+    }
+
+    fn kill(mut self) -> u16 {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.addr.port()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `sluice envoy -- -c FILE`, as long as it lives.
+struct Envoy {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Envoy {
+    fn start(bootstrap: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(folder, bootstrap)
+    }
+
+    fn in_folder(folder: TempDir, bootstrap: &str) -> Self {
+        let file = folder.path().join("envoy.yaml");
+        std::fs::write(&file, bootstrap).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(Sluice::binary())
+            .args(["envoy", "--report"])
+            .arg(folder.path().join("report"))
+            .args([
+                "--",
+                "--concurrency",
+                "2",
+                "--service-node",
+                "here",
+                "--service-cluster",
+                "tests",
+                "-c",
+            ])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn reported(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("report")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.reported().iter().any(|line| line["ready"] == true)
+    }
+
+    fn until_ready(&mut self) {
+        let ready = wait::within(wait::PATIENCE, || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended:\n{}", self.log());
+            self.is_ready().then_some(())
+        });
+        assert!(ready.is_some(), "not ready: {:#?}\n{}", self.xds(), self.log());
+    }
+
+    fn admin(&self) -> SocketAddr {
+        wait::until("the admin address", || {
+            self.reported().iter().find_map(|line| line["admin"].as_str()?.parse().ok())
+        })
+    }
+
+    /// The newest address of a listener.
+    fn addr(&self, listener: &str) -> SocketAddr {
+        wait::until("the address of a listener", || {
+            let lines = self.reported();
+            let found = lines.iter().rev().find(|line| line["listener"] == listener)?;
+            found["address"].as_str()?.parse().ok()
+        })
+    }
+
+    fn xds(&self) -> Vec<Value> {
+        let (_, page) = http::get(self.admin(), "/xds?format=json").unwrap();
+        let page: Value = serde_json::from_str(&page).unwrap();
+        page["items"].as_array().unwrap().clone()
+    }
+
+    /// Waits for a resource in a state.
+    fn until(&self, kind: &str, name: &str, state: &str) -> Value {
+        let found = wait::within(wait::PATIENCE, || {
+            let items = self.xds();
+            items
+                .into_iter()
+                .find(|of| of["kind"] == kind && of["name"] == name && of["state"] == state)
+        });
+        found.unwrap_or_else(|| {
+            panic!("{kind} {name} is not {state}: {:#?}\n{}", self.xds(), self.log())
+        })
+    }
+
+    fn metric(&self, name: &str, labels: &str) -> i64 {
+        let (_, text) = http::get(self.admin(), "/metrics").unwrap();
+        sluice_testkit::running::sum_metric(&text, name, labels)
+    }
+
+    /// Waits until requests are served so.
+    fn until_served(&self, path: &str, body: &str) {
+        let addr = self.addr("web");
+        let seen = wait::within(wait::PATIENCE, || (origin_of(addr, path) == body).then_some(()));
+        assert!(
+            seen.is_some(),
+            "{path}: {} is not {body}\n{:#?}\n{}",
+            origin_of(addr, path),
+            self.xds(),
+            self.log()
+        );
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The status of a response, and whose it is.
+fn origin_of(addr: SocketAddr, path: &str) -> String {
+    let answer = origin::get(addr, "h", path);
+    format!("{} {}", answer.status(), answer.value("x-origin"))
+}
+
+const FORMS: [&str; 2] = ["GRPC", "DELTA_GRPC"];
+
+/// The cluster of the plane, and what is asked of it.
+fn bootstrap(plane: SocketAddr, dynamic: &str) -> String {
+    format!(
+        r#"
+node: {{ id: file, cluster: file, metadata: {{ role: test }} }}
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+dynamic_resources:
+{dynamic}
+static_resources:
+  clusters:
+  - name: plane
+    type: STATIC
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: plane
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }}
+"#,
+        plane.port()
+    )
+}
+
+/// Everything over one stream.
+fn over_ads(plane: SocketAddr, form: &str) -> String {
+    let dynamic = format!(
+        r"
+  ads_config: {{ api_type: {form}, transport_api_version: V3, set_node_on_first_message_only: true, grpc_services: [{{ envoy_grpc: {{ cluster_name: plane }} }}] }}
+  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}"
+    );
+    bootstrap(plane, &dynamic)
+}
+
+fn ads() -> Value {
+    json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" })
+}
+
+fn cluster(name: &str) -> Value {
+    json!({ "name": name, "type": "EDS", "connect_timeout": "5s", "eds_cluster_config": { "eds_config": ads() } })
+}
+
+fn assignment(name: &str, endpoints: &[SocketAddr]) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|to| {
+            json!({ "endpoint": { "address": { "socket_address": { "address": to.ip(), "port_value": to.port() } } } })
+        })
+        .collect();
+    json!({ "cluster_name": name, "endpoints": [{ "locality": { "region": "r" }, "lb_endpoints": endpoints }] })
+}
+
+fn listener_with(name: &str, rds: Value) -> Value {
+    json!({
+        "name": name,
+        "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } },
+        "filter_chains": [{ "filters": [{
+            "name": "http",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "web",
+                "rds": rds,
+                "http_filters": [{
+                    "name": "router",
+                    "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
+                }],
+            },
+        }] }],
+    })
+}
+
+fn listener(name: &str, routes: &str) -> Value {
+    listener_with(name, json!({ "route_config_name": routes, "config_source": ads() }))
+}
+
+fn table(name: &str, routes: Value) -> Value {
+    json!({ "name": name, "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] })
+}
+
+fn to(cluster: &str) -> Value {
+    json!([{ "match": { "prefix": "/" }, "route": { "cluster": cluster, "timeout": "60s" } }])
+}
+
+#[test]
+fn what_a_plane_sends_is_served_and_follows_it() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        plane.set_all("1", to("one"), &[("one", a.addr())]);
+        let mut envoy = Envoy::start(&over_ads(plane.addr, form));
+        envoy.until_ready();
+        let served = origin_of(envoy.addr("web"), "/");
+        assert!(served.starts_with("200 a"), "{served}\n{:#?}\n{}", envoy.xds(), envoy.log());
+        // The node of the file, with the names of the command line, once.
+        let first = plane.request("the first request", |of| of["type"] == "cds");
+        assert_eq!(first["delta"], form == "DELTA_GRPC");
+        assert_eq!(plane.nodes(), 1, "the node is in the first request only");
+        // An endpoint moves; the listener is not touched.
+        let listener = envoy.addr("web");
+        plane.set("eds", "2", json!({ "one": assignment("one", &[b.addr()]) }));
+        envoy.until_served("/", "200 b");
+        assert_eq!(envoy.addr("web"), listener);
+        // A new cluster, and a route to it.
+        plane.set("cds", "3", json!({ "one": cluster("one"), "two|x": cluster("two|x") }));
+        plane.set("eds", "3", json!({ "one": assignment("one", &[b.addr()]), "two|x": assignment("two|x", &[a.addr()]) }));
+        plane.set("rds", "3", json!({ "main": table("main", to("two|x")) }));
+        envoy.until_served("/", "200 a");
+        // Routes may name a cluster that does not exist.
+        plane.set("rds", "4", json!({ "main": table("main", to("nobody")) }));
+        wait::until("no cluster", || {
+            (origin::get(listener, "h", "/").status() == 503).then_some(())
+        });
+        plane.set("rds", "5", json!({ "main": table("main", to("one")) }));
+        envoy.until_served("/", "200 b");
+        // Everything leaves.
+        plane.set("lds", "6", json!({}));
+        wait::until("the port to close", || TcpStream::connect(listener).is_err().then_some(()));
+        plane.set("cds", "6", json!({}));
+        wait::until("nothing", || {
+            let items = envoy.xds();
+            items.iter().all(|of| of["kind"] == "ads").then_some(())
+        });
+        assert_eq!(
+            envoy.metric("sluice_xds_responses_total", "result=\"rejected\""),
+            0,
+            "{}",
+            envoy.log()
+        );
+        assert_eq!(envoy.metric("sluice_xds_connected", "source=\"plane\""), 1);
+    }
+}
+
+#[test]
+fn one_of_many_is_rejected_and_the_others_are_served() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let a = Origin::start("a");
+        plane.set_all("1", to("c7"), &[("bad", a.addr())]);
+        let names: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
+        let mut clusters: serde_json::Map<String, Value> =
+            names.iter().map(|name| (name.clone(), cluster(name))).collect();
+        clusters.insert(
+            "bad".into(),
+            json!({ "name": "bad", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" }),
+        );
+        plane.set("cds", "2", Value::Object(clusters.clone()));
+        let endpoints = names.iter().map(|name| (name.clone(), assignment(name, &[a.addr()])));
+        plane.set("eds", "2", endpoints.collect());
+        let mut envoy = Envoy::start(&over_ads(plane.addr, form));
+        envoy.until_ready();
+        let error = plane.error("cds");
+        assert!(
+            error.starts_with("cluster `bad`: type: `type` of envoy.config.cluster.v3.Cluster"),
+            "{error}"
+        );
+        envoy.until_served("/", "200 a");
+        let rejected = envoy.until("cluster", "bad", "rejected");
+        assert!(rejected["rejected"]["why"].as_str().unwrap().starts_with("type: "), "{rejected}");
+        assert_eq!(envoy.metric("sluice_xds_resources", "type=\"cds\",state=\"active\""), 100);
+        // It becomes right, then wrong again: the good one stays.
+        clusters.insert("bad".into(), cluster("bad"));
+        plane.set("cds", "3", Value::Object(clusters.clone()));
+        let all = names.iter().map(String::as_str).chain(["bad"]);
+        let endpoints = all.map(|name| (name.to_owned(), assignment(name, &[a.addr()])));
+        plane.set("eds", "3", endpoints.collect());
+        plane.set("rds", "3", json!({ "main": table("main", to("bad")) }));
+        envoy.until("cluster", "bad", "active");
+        envoy.until_served("/", "200 a");
+        clusters.insert(
+            "bad".into(),
+            json!({ "name": "bad", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" }),
+        );
+        clusters.remove("c99");
+        plane.set("cds", "4", Value::Object(clusters));
+        wait::until("one to leave", || {
+            (envoy.metric("sluice_xds_resources", "type=\"cds\",state=\"active\"") == 99)
+                .then_some(())
+        });
+        envoy.until_served("/", "200 a");
+        // Routes with a mistake leave the table in use.
+        let wrong = json!([{ "match": { "prefix": "/" }, "route": { "cluster": "c1", "prefix_rewrite": "no\nline" } }]);
+        plane.set("rds", "5", json!({ "main": table("main", wrong) }));
+        let error = plane.error("rds");
+        assert!(error.starts_with("routes `main`: virtual_hosts[0].routes[0].route"), "{error}");
+        envoy.until_served("/", "200 a");
+        envoy.until("routes", "main", "rejected");
+    }
+}
+
+#[test]
+fn listeners_that_cannot_be_together_are_refused_one_by_one() {
+    let Some(mut plane) = Plane::start() else { return };
+    let a = Origin::start("a");
+    plane.set_all("1", to("one"), &[("one", a.addr())]);
+    let folder = tempfile::tempdir().unwrap();
+    // What needs nothing else is judged at once.
+    let whole = |name: &str| {
+        let mut listener = listener(name, "main");
+        let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        manager.as_object_mut().unwrap().remove("rds");
+        manager["route_config"] = table("main", to("one"));
+        listener
+    };
+    let logging = |name: &str, file: &str| {
+        let mut listener = whole(name);
+        let path = folder.path().join(file);
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = json!([{
+            "name": "file",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": path,
+                "log_format": { "text_format_source": { "inline_string": "%RESPONSE_CODE% %REQ(:PATH)%\n" } },
+            },
+        }]);
+        listener
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut busy = whole("busy");
+    busy["address"]["socket_address"]["port_value"] = taken.local_addr().unwrap().port().into();
+    let all = json!({ "busy": busy, "first": logging("first", "log"), "other": logging("other", "else"), "web": listener("web", "main") });
+    plane.set("lds", "2", all);
+    let mut envoy = Envoy::start(&over_ads(plane.addr, "GRPC"));
+    envoy.until_ready();
+    let error = plane.error("lds");
+    assert!(
+        error.contains("listener `busy`: ") && error.contains("already listens there"),
+        "{error}"
+    );
+    assert!(
+        error.contains("listener `other`: access_log: all listeners write the same logs"),
+        "{error}"
+    );
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+    assert_eq!(origin_of(envoy.addr("first"), "/logged"), "200 a");
+    wait::until("a line in the log", || {
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        log.contains("200 /logged\n").then_some(())
+    });
+    assert!(!folder.path().join("else").exists());
+}
+
+/// Requests one after the other on a connection that is kept, and on new ones, until it is dropped.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    lost: Arc<Mutex<Vec<String>>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn to(addr: SocketAddr) -> Self {
+        let (stop, done, lost) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<AtomicUsize>::default(),
+            Arc::<Mutex<Vec<_>>>::default(),
+        );
+        let threads = (0..2).map(|kept| {
+            let (stop, done, lost) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&lost));
+            std::thread::spawn(move || {
+                let mut client = Client::connect(addr);
+                while !stop.load(Ordering::Relaxed) {
+                    let answer =
+                        if kept == 0 { client.get("h", "/") } else { origin::get(addr, "h", "/") };
+                    if answer.status() != 200 {
+                        lost.lock().unwrap().push(format!("{} {}", answer.status(), answer.text()));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self { stop, done, lost, threads }
+    }
+
+    /// Waits for a few more requests.
+    fn some(&self) {
+        let before = self.done.load(Ordering::Relaxed);
+        wait::until("traffic", || (self.done.load(Ordering::Relaxed) > before + 5).then_some(()));
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(*self.lost.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn changes_under_load_and_cut_streams_lose_no_request() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        plane.set_all("1", to("one"), &[("one", a.addr()), ("two", b.addr())]);
+        let mut envoy = Envoy::start(&over_ads(plane.addr, form));
+        envoy.until_ready();
+        let traffic = Traffic::to(envoy.addr("web"));
+        for round in 2..12 {
+            let (cluster, one, two) = match round % 4 {
+                0 => ("one", a.addr(), b.addr()),
+                1 => ("two", a.addr(), b.addr()),
+                2 => ("one", b.addr(), a.addr()),
+                _ => ("two", b.addr(), a.addr()),
+            };
+            plane.set_all(&round.to_string(), to(cluster), &[("one", one), ("two", two)]);
+            let body = if round % 4 == 0 || round % 4 == 3 { "200 a" } else { "200 b" };
+            envoy.until_served("/", body);
+            traffic.some();
+            if round % 3 == 0 {
+                let opened = plane.opened();
+                plane.say(&json!({ "cut": true }));
+                wait::until("a new stream", || (plane.opened() > opened).then_some(()));
+            }
+        }
+        traffic.end();
+        assert!(envoy.metric("sluice_xds_streams_total", "result=\"closed\"") >= 3);
+        if form == "DELTA_GRPC" {
+            let again = |of: &Value| of["initial"] == json!(["one", "two"]);
+            plane.request("the versions that are there", again);
+        }
+    }
+}
+
+#[test]
+fn a_plane_that_dies_leaves_what_it_said_and_returns() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        plane.set_all("1", to("one"), &[("one", a.addr())]);
+        let mut envoy = Envoy::start(&over_ads(plane.addr, form));
+        envoy.until_ready();
+        let traffic = Traffic::to(envoy.addr("web"));
+        let port = plane.kill();
+        envoy.until("ads", "plane", "connecting");
+        traffic.some();
+        let mut plane = Plane::at(port);
+        plane.set_all("1", to("one"), &[("one", b.addr())]);
+        envoy.until_served("/", "200 b");
+        traffic.end();
+        let log = envoy.log();
+        assert!(log.contains("the stream to the control plane `plane` has ended"), "{log}");
+    }
+}
+
+#[test]
+fn nonsense_changes_nothing() {
+    let Some(mut plane) = Plane::start() else { return };
+    let a = Origin::start("a");
+    plane.set_all("1", to("one"), &[("one", a.addr())]);
+    let mut envoy = Envoy::start(&over_ads(plane.addr, "GRPC"));
+    envoy.until_ready();
+    let ignored = || envoy.metric("sluice_xds_responses_total", "result=\"ignored\"");
+    plane.say(&json!({ "say": "none", "type_url": "type.googleapis.com/x.Y", "nonce": "7" }));
+    plane.say(&json!({ "say": "none", "type_url": "", "nonce": "8" }));
+    wait::until("both to be ignored", || (ignored() == 2).then_some(()));
+    // Resources of another type, without a name, twice, and garbage.
+    plane.set("eds", "2", json!({ "one": { "hex": "ffffff" } }));
+    assert!(plane.error("eds").contains("cannot be decoded"));
+    plane.set("lds", "3", json!({ "web": listener("web", "main"), "x": { "hex": "" } }));
+    assert!(plane.error("lds").contains("it has no name"), "{}", plane.error("lds"));
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+    plane.set("eds", "4", json!({ "one": assignment("one", &[a.addr()]) }));
+    plane.request("an answer", |of| of["type"] == "eds" && of["version"] == "4");
+}
+
+#[test]
+fn what_does_not_come_is_waited_for_as_long_as_the_source_says() {
+    let Some(mut plane) = Plane::start() else { return };
+    let a = Origin::start("a");
+    let soon = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0.2s" });
+    let impatient =
+        json!({ "name": "soon", "type": "EDS", "eds_cluster_config": { "eds_config": soon } });
+    plane.set("cds", "1", json!({ "soon": impatient, "late": cluster("late") }));
+    plane.set("lds", "1", json!({ "web": listener("web", "main") }));
+    let mut envoy = Envoy::start(&over_ads(plane.addr, "DELTA_GRPC"));
+    // The one whose time is over has no endpoints; the other one holds up the listeners.
+    envoy.until("cluster", "soon", "active");
+    let waits = envoy.until("cluster", "late", "warming");
+    assert_eq!(waits["waits_for"], json!(["endpoints `late`"]));
+    assert!(!envoy.is_ready());
+    plane.set("eds", "1", json!({ "late": assignment("late", &[a.addr()]) }));
+    envoy.until("cluster", "late", "active");
+    envoy.until("listener", "web", "warming");
+    assert!(!envoy.is_ready());
+    plane.set("rds", "1", json!({ "main": table("main", to("late")) }));
+    envoy.until_ready();
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+}
+
+#[test]
+fn each_type_may_have_a_stream_of_its_own() {
+    let Some(mut plane) = Plane::start() else { return };
+    let a = Origin::start("a");
+    let own = json!({ "api_config_source": { "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane" } }] }, "resource_api_version": "V3" });
+    plane.set("cds", "1", json!({ "one": { "name": "one", "type": "EDS", "eds_cluster_config": { "service_name": "endpoints/one", "eds_config": own } } }));
+    plane.set("eds", "1", json!({ "endpoints/one": assignment("endpoints/one", &[a.addr()]) }));
+    plane.set("lds", "1", json!({ "web": listener_with("web", json!({ "route_config_name": "main", "config_source": own })) }));
+    plane.set("rds", "1", json!({ "main": table("main", to("one")) }));
+    let mut envoy = Envoy::start(&bootstrap(
+        plane.addr,
+        &format!("  cds_config: {own}\n  lds_config: {own}\n"),
+    ));
+    envoy.until_ready();
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+    assert_eq!(plane.opened(), 4);
+    let streams = envoy.xds().into_iter().filter(|of| of["kind"] == "stream").count();
+    assert_eq!(streams, 4);
+}
+
+fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], tools::free_port()).into()
+}
+
+/// Moves a file with this content into place.
+fn place(path: &Path, content: &Value) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content.to_string()).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+fn with_type(kind: &str, resource: &Value) -> Value {
+    let mut resource = resource.clone();
+    resource["@type"] = format!("type.googleapis.com/envoy.config.{kind}").into();
+    resource
+}
+
+#[test]
+fn files_that_change_stand_for_a_plane() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| -> PathBuf { folder.path().join(name) };
+    let source = |name: &str| json!({ "path_config_source": { "path": file(name) }, "resource_api_version": "V3" });
+    let endpoints = |to: SocketAddr| json!({ "version_info": "1", "resources": [with_type("endpoint.v3.ClusterLoadAssignment", &assignment("one", &[to]))] });
+    let cluster = json!({ "name": "one", "type": "EDS", "eds_cluster_config": { "eds_config": source("eds.json") } });
+    place(&file("cds.json"), &json!({ "resources": [with_type("cluster.v3.Cluster", &cluster)] }));
+    place(&file("eds.json"), &endpoints(a.addr()));
+    let web = listener_with(
+        "web",
+        json!({ "route_config_name": "main", "config_source": source("rds.json") }),
+    );
+    place(&file("lds.json"), &json!({ "resources": [with_type("listener.v3.Listener", &web)] }));
+    place(
+        &file("rds.json"),
+        &json!({ "resources": [with_type("route.v3.RouteConfiguration", &table("main", to("one")))] }),
+    );
+    let dynamic =
+        format!("  cds_config: {}\n  lds_config: {}\n", source("cds.json"), source("lds.json"));
+    let mut envoy = Envoy::start(&bootstrap(nowhere(), &dynamic));
+    envoy.until_ready();
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+    place(&file("eds.json"), &endpoints(b.addr()));
+    envoy.until_served("/", "200 b");
+    std::fs::write(file("eds.json"), "{ resources: [").unwrap();
+    envoy.until("file", &file("eds.json").display().to_string(), "connecting");
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 b");
+}
+
+#[test]
+fn clusters_and_listeners_of_the_bootstrap_wait_for_a_plane() {
+    let Some(mut plane) = Plane::start() else { return };
+    let a = Origin::start("a");
+    plane.set("eds", "1", json!({ "one": assignment("one", &[a.addr()]) }));
+    plane.set("rds", "1", json!({ "main": table("main", to("one")) }));
+    let text_of = |of: Value| of.to_string();
+    let ads_only = "  ads_config: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: plane } }] }";
+    let file = bootstrap(plane.addr, ads_only);
+    let file = format!(
+        "{file}  - {}\n  listeners:\n  - {}\n",
+        text_of(cluster("one")),
+        text_of(listener("web", "main"))
+    );
+    let mut envoy = Envoy::start(&file);
+    envoy.until_ready();
+    assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+    let names = plane.request("routes to be asked for", |of| of["type"] == "rds");
+    assert_eq!(names["names"], json!(["main"]));
+}
+
+#[test]
+fn what_a_source_cannot_be_is_said_at_the_start() {
+    let refused = |dynamic: &str, expected: &str| {
+        let mut envoy = Envoy::start(&bootstrap(nowhere(), dynamic));
+        wait::until("the end", || envoy.child.try_wait().unwrap());
+        assert!(envoy.log().contains(expected), "{dynamic}\n{}", envoy.log());
+    };
+    let service = "grpc_services: [{ envoy_grpc: { cluster_name: plane } }]";
+    refused(
+        &format!(
+            "  cds_config: {{ api_config_source: {{ api_type: REST, transport_api_version: V3, {service} }} }}"
+        ),
+        "the `api_type` REST is not supported",
+    );
+    refused("  cds_config: { ads: {} }", "comes over `ads`, but there is no `ads_config`");
+    refused(
+        "  cds_config: { api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ google_grpc: { target_uri: a, stat_prefix: b } }] } }",
+        "`google_grpc` of envoy.config.core.v3.GrpcService is not supported",
+    );
+}
