@@ -40,6 +40,7 @@ const TARGETS: &[&str] = &[
     "sluice_telemetry",
     "sluice_tls",
     "sluice_upstream",
+    "sluice_xds",
     "quinn",
     "quinn_proto",
     "hickory_net",
