@@ -265,6 +265,7 @@ fn the_limit_of_requests_in_flight_follows_their_latency() {
     // The slot of a request that ends is free again. No response takes an hour, so that the limit rises.
     drop(second);
     let raised = || {
+        // Whatever the status is, the request is a sample of the latency.
         let _ = status(&sluice, "/more", "");
         let labels = "listener=\"web\",step=\"raised\"";
         (sluice.metric("sluice_adaptive_concurrency_steps_total", labels) >= 3).then_some(())

@@ -906,10 +906,10 @@ fn countries_and_expressions() {
         assert_eq!(ask(from, body), status, "{body:?} from {from}");
     }
     let record = sluice.record("the refusal", |record| record["country"] == "AQ");
-    assert_eq!((&record["policy"], &record["status"]), (&"nobody".into(), &403.into()));
+    assert_eq!((&record["policy"], &record["status"]), (&"blocked".into(), &403.into()));
     assert_eq!(origin.requests()[0].value("x-country"), "DE");
     let tried = sluice.page("/try?value=geo.country:AQ").1;
-    assert!(tried.contains("nobody") && tried.contains("refuses the request"), "{tried}");
+    assert!(tried.contains("blocked") && tried.contains("refuses the request"), "{tried}");
 }
 
 #[test]

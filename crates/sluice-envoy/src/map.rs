@@ -52,6 +52,7 @@ mod tls;
 mod tokens;
 mod trees;
 mod units;
+mod uris;
 mod validation;
 
 pub use bootstrap::map;

@@ -87,7 +87,7 @@ impl QuicClients {
         let (to, connecting) = self.begin_to(plan, endpoint, port, ClientTls::for_quic)?;
         let connection = connecting.await.map_err(|error| ConnectFailure::of_tls(&error))?;
         endpoint.note_local_to(HopTransport::Datagram, to, || connection.local_ip());
-        greet(connection, plan, worker, kept).await
+        http3_handshake(connection, plan, worker, kept).await
     }
 
     /// The same for a request that may be sent before the handshake is complete. If the endpoint has granted that before,
@@ -110,7 +110,7 @@ impl QuicClients {
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
                 note(&connection);
-                let client = greet(connection, plan, worker, kept).await?;
+                let client = http3_handshake(connection, plan, worker, kept).await?;
                 client.set_early(true);
                 let handshake = EarlyHandshake { client: client.clone(), accepted };
                 Ok((client, Some(handshake)))
@@ -119,7 +119,7 @@ impl QuicClients {
                 let connection =
                     connecting.await.map_err(|error| ConnectFailure::of_tls(&error))?;
                 note(&connection);
-                Ok((greet(connection, plan, worker, kept).await?, None))
+                Ok((http3_handshake(connection, plan, worker, kept).await?, None))
             }
         }
     }
@@ -160,15 +160,15 @@ impl QuicClients {
     }
 }
 
-/// Performs the HTTP/3 handshake.
-async fn greet(
+/// Exchanges the settings of HTTP/3.
+async fn http3_handshake(
     connection: Connection,
     plan: &ClusterPlan,
     worker: &Rc<WorkerCx>,
     kept: impl Sized + 'static,
 ) -> Result<H3Client, ConnectFailure> {
-    let greeted = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
-    greeted.map_err(|error| ConnectFailure::of_tls(&error))
+    let client = H3Client::handshake(connection, worker, plan.http3.stream_window, kept).await;
+    client.map_err(|error| ConnectFailure::of_tls(&error))
 }
 
 /// The rest of a handshake on a connection that a request was sent on already.

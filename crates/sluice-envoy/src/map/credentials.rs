@@ -45,17 +45,7 @@ impl Mapping<'_> {
 
     fn oauth2_client(&mut self, of: &ProtoMessage) -> Option<Node> {
         let mut native = NativeMap::new(of.span);
-        let endpoint = of.message("token_endpoint")?;
-        let cluster = self.cluster(endpoint.text("cluster")?, endpoint, "cluster");
-        native.text("cluster", &cluster, endpoint.place("cluster"));
-        let uri = endpoint.text("uri")?;
-        let rest = uri.split_once("://").map_or(&**uri, |(_, rest)| rest);
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        native.text("host", host, endpoint.place("uri"));
-        native.text("path", &format!("/{path}"), endpoint.place("uri"));
-        if let Some(timeout) = self.duration(endpoint, "timeout", Zero::Refused) {
-            native.set("timeout", timeout);
-        }
+        self.http_uri(of.message("token_endpoint")?, &mut native)?;
         let scopes = of.texts("scopes").map(|(text, span)| quoted(text, span)).collect();
         native.list("scopes", scopes, of.place("scopes"));
         if let Some(pause) = self.duration(of, "token_fetch_retry_interval", Zero::Refused) {

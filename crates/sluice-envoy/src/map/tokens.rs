@@ -286,16 +286,7 @@ impl Mapping<'_> {
         let remote = of.message("remote_jwks")?;
         let uri = remote.message("http_uri")?;
         let mut section = NativeMap::new(remote.span);
-        let cluster = self.cluster(uri.text("cluster")?, uri, "cluster");
-        section.text("cluster", &cluster, uri.place("cluster"));
-        let written = uri.text("uri")?;
-        let rest = written.split_once("://").map_or(&**written, |(_, rest)| rest);
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        section.text("host", host, uri.place("uri"));
-        section.text("path", &format!("/{path}"), uri.place("uri"));
-        if let Some(timeout) = self.duration(uri, "timeout", Zero::Refused) {
-            section.set("timeout", timeout);
-        }
+        self.http_uri(uri, &mut section)?;
         let refresh = self.duration(remote, "cache_duration", Zero::Refused);
         section.set("refresh", refresh.unwrap_or_else(|| plain("10m", remote.span)));
         if let Some(fetch) = remote.message("async_fetch") {

@@ -21,6 +21,7 @@ impl Control {
             tokio::task::spawn_local(async move { planes.run(control, ready).await });
             return;
         }
+        // Without the feature, there are no planes to take from them.
         let _ = options;
         first_load.notify_one();
     }

@@ -80,6 +80,7 @@ impl Drop for BytesDue {
     fn drop(&mut self) {
         if self.taken > 0 {
             let less = |until: u64| Some(until.saturating_sub(self.taken));
+            // It cannot fail: `less` always has a result.
             let _ = self.pace.0.fetch_update(Relaxed, Relaxed, less);
         }
     }

@@ -59,6 +59,7 @@ impl RecentResults {
             let added = (1 << COUNT_BITS) + u64::from(success);
             Some(stamp | if fits { counts + added } else { counts })
         };
+        // It cannot fail: `more` always has a result.
         let _ = self.slot(now).fetch_update(Relaxed, Relaxed, more);
     }
 
