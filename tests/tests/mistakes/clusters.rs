@@ -65,6 +65,8 @@ fn of_names_that_clients_choose() {
         "mistakes-by-name",
         &[
             ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a table that is not declared", relay("cluster_from: sni, map: hosts, allow: [up]")),
+            ("a table without a name", relay("cluster: up, map: hosts")),
             ("a list without a name", relay("cluster: up, allow: [up]")),
             ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
             ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),

@@ -235,6 +235,7 @@ impl Context<'_> {
             cluster: _,
             split: _,
             cluster_from,
+            map: _,
             allow: _,
             endpoints: _,
             endpoint_metadata: _,
@@ -296,7 +297,8 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, cluster_from, allow, hash, endpoint_metadata, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, map, allow, hash, endpoint_metadata, .. } =
+            &relay.0;
         if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
             if let Some(metadata) = endpoint_metadata {
                 let message = "what clients name cannot be asked for metadata";
@@ -305,6 +307,11 @@ impl Context<'_> {
                     .help("remove it, or write `cluster` in place of `cluster_from`");
             }
             return self.named(relay, at, diags, fits);
+        }
+        if let Some(map) = map {
+            diags
+                .error("wrong-kind", map.span, at.key("map"), "`map` needs `cluster_from`")
+                .help("remove it, or write `cluster_from: sni` in place of `cluster`");
         }
         if let Some(first) = allow.first() {
             diags
@@ -361,7 +368,7 @@ impl Context<'_> {
         fits: ClusterFits,
     ) -> Option<RelayTo> {
         let (list, config) = (at.key("allow"), self.config);
-        let Relay { allow, hash, .. } = &relay.0;
+        let Relay { allow, map, hash, .. } = &relay.0;
         if allow.is_empty() {
             diags
                 .error("missing-field", relay.span, list, "no cluster may be named")
@@ -387,7 +394,10 @@ impl Context<'_> {
                 self.fallbacks_fit(&name, diags, fits);
             }
         }
-        Some(RelayTo::Named(allow.iter().map(|pattern| pattern.value.clone()).collect()))
+        Some(RelayTo::Named {
+            allow: allow.iter().map(|pattern| pattern.value.clone()).collect(),
+            map: map.as_ref().map(|map| Name::clone(&map.value)),
+        })
     }
 
     /// Checks the clusters that serve in place of `cluster`.
