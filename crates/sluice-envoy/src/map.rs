@@ -137,6 +137,15 @@ impl<'a> Mapping<'a> {
 
     /// Reports a field that has no counterpart. `why` continues the sentence that it is not supported.
     fn unsupported(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        self.unsupported_as(crate::coverage::UNSUPPORTED, of, field, why);
+    }
+
+    /// The same of a field that stands for a whole kind of listener, cluster or address, as a type of extension does.
+    fn unsupported_kind(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        self.unsupported_as(crate::coverage::UNSUPPORTED_TYPE, of, field, why);
+    }
+
+    fn unsupported_as(&mut self, code: &'static str, of: &ProtoMessage, field: &str, why: &str) {
         let colon = if why.is_empty() { "" } else { ": " };
         let message = format!("`{field}` of {} is not supported{colon}{why}", of.type_name());
         let span = of.place(field);
@@ -144,14 +153,14 @@ impl<'a> Mapping<'a> {
         if let Some(found) = of.field(field) {
             found.value.messages(&mut ProtoMessage::all_without_effect);
         }
-        self.diags.error(crate::coverage::UNSUPPORTED, span, of.at(field), message);
+        self.diags.error(code, span, of.at(field), message);
     }
 
     /// Reports a message of a type that has no counterpart. Its fields are not reported one by one.
     fn unsupported_type(&mut self, of: &ProtoMessage) {
         of.all_without_effect();
         let message = format!("{} is not supported", of.type_name());
-        self.diags.error(crate::coverage::UNSUPPORTED, of.span, &*of.path, message);
+        self.diags.error(crate::coverage::UNSUPPORTED_TYPE, of.span, &*of.path, message);
     }
 
     /// Reports a field whose counterpart behaves differently.

@@ -55,6 +55,7 @@ pub fn map(
     mapping.dynamic(bootstrap);
     mapping.runtime(bootstrap, &mut root);
     mapping.regex_engine(bootstrap);
+    mapping.extensions(bootstrap);
     if let Some(resources) = bootstrap.message("static_resources") {
         mapping.resources(resources, &mut root);
     }
@@ -245,6 +246,29 @@ impl<'a> Mapping<'a> {
                 }
                 None => self.runtime_values(&entry.node, &key, values),
             }
+        }
+    }
+
+    /// Extensions of the process, and monitors of its resources: there are none, so each is reported by its type.
+    fn extensions(&mut self, bootstrap: &ProtoMessage) {
+        for extension in bootstrap.messages("bootstrap_extensions") {
+            extension.without_effect(&["name"]);
+            if let Some(config) = extension.message("typed_config") {
+                self.unsupported_type(config);
+            }
+        }
+        let Some(manager) = bootstrap.message("overload_manager") else { return };
+        let mut monitors = Vec::new();
+        for monitor in manager.messages("resource_monitors") {
+            monitors.extend(monitor.message("typed_config"));
+        }
+        manager.all_without_effect();
+        if monitors.is_empty() {
+            let how = "what is under load is limited by `limits` (see `limits` of the reference)";
+            self.unsupported(bootstrap, "overload_manager", how);
+        }
+        for monitor in monitors {
+            self.unsupported_type(monitor);
         }
     }
 

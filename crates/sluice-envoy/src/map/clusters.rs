@@ -106,7 +106,7 @@ impl Mapping<'_> {
                     config.all_without_effect();
                 }
                 cluster.without_effect(&["lb_policy", "dns_lookup_family"]);
-                self.unsupported(
+                self.unsupported_kind(
                     cluster,
                     "type",
                     "connections go to endpoints, not to where the client wanted",
