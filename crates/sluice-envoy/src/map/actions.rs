@@ -130,6 +130,7 @@ impl Mapping<'_> {
         defaults.edited |= !edits.is_empty();
         filters.map("set_headers", edits);
         self.filter_overrides(route, &mut filters);
+        self.script_metadata(route, &mut filters);
         if let Some(action) = route.message("route") {
             let add = action.is("include_vh_rate_limits");
             self.rate_limits(action, add, &mut filters);
@@ -211,8 +212,15 @@ impl Mapping<'_> {
         {
             rule.map("endpoint_metadata", values);
         }
-        if action.has("inline_cluster_specifier_plugin") {
-            self.unsupported(action, "inline_cluster_specifier_plugin", "");
+        if let Some(plugin) = action.message("inline_cluster_specifier_plugin") {
+            plugin.without_effect(&["is_optional"]);
+            let extension = plugin.message("extension");
+            if let Some(config) = extension.and_then(|of| {
+                of.without_effect(&["name"]);
+                of.message("typed_config")
+            }) {
+                self.unsupported_type(config);
+            }
         }
     }
 

@@ -81,6 +81,10 @@ impl Mapping<'_> {
             "Random" => "random",
             "RingHash" => "ring_hash",
             "Maglev" => "maglev",
+            "ClientSideWeightedRoundRobin" => {
+                self.load_reports(config, native);
+                return;
+            }
             "WrrLocality" => {
                 if let Some(inner) = config.message("endpoint_picking_policy") {
                     self.balancing_policy(inner, native);
@@ -112,6 +116,35 @@ impl Mapping<'_> {
             self.only_false(hashing, "use_hostname_for_hashing", "");
         }
         self.balancer(word, Some(config), hashing, config, native);
+    }
+
+    /// Weights by the load that endpoints report.
+    fn load_reports(&mut self, config: &ProtoMessage, native: &mut NativeMap) {
+        config.without_effect(&["oob_reporting_period", "oob_reporting_config"]);
+        if let Some(of) = config.message("oob_reporting_config") {
+            of.all_without_effect();
+        }
+        let how = "endpoints report with their responses";
+        self.only_false(config, "enable_oob_load_report", how);
+        let mut settings = NativeMap::new(config.span);
+        for (field, key, default) in [
+            ("blackout_period", "blackout", "10s"),
+            ("weight_expiration_period", "expiry", "3m"),
+            ("weight_update_period", "update", "1s"),
+        ] {
+            let found = self.duration(config, field, Zero::Kept);
+            settings.set(key, found.unwrap_or_else(|| plain(default, config.span)));
+        }
+        if let Some(penalty) = config.float("error_utilization_penalty") {
+            settings.word("error_penalty", penalty, config.place("error_utilization_penalty"));
+        }
+        let field = "metric_names_for_computing_utilization";
+        let metrics = config.texts(field).map(|(name, span)| quoted(name, span)).collect();
+        settings.list("metrics", metrics, config.place(field));
+        if let Some(slow) = config.message("slow_start_config") {
+            self.slow_start(slow, native);
+        }
+        native.set("balance", single("load_reports", settings.node()));
     }
 
     fn balancer(

@@ -5,6 +5,7 @@
 
 use sluice_core::Node;
 
+use super::metadata::KnownMetadata;
 use super::{Mapping, native_name};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted, single};
@@ -32,6 +33,7 @@ impl Mapping<'_> {
         if let Some(socket) = chain.message("transport_socket") {
             self.downstream_socket(socket, chain, udp, &mut native);
         }
+        self.metadata = KnownMetadata::default();
         let filters: Vec<&ProtoMessage> = chain.messages("filters").collect();
         let mut before = Vec::new();
         for (index, filter) in filters.iter().enumerate() {

@@ -106,7 +106,7 @@ impl Mapping<'_> {
                     config.all_without_effect();
                 }
                 cluster.without_effect(&["lb_policy", "dns_lookup_family"]);
-                self.unsupported(
+                self.unsupported_kind(
                     cluster,
                     "type",
                     "connections go to endpoints, not to where the client wanted",
@@ -189,7 +189,15 @@ impl Mapping<'_> {
         assignment.without_effect(&["cluster_name"]);
         let mut endpoints = Vec::new();
         let mut localities = NativeMap::new(assignment.span);
+        let weighted = by_locality(cluster)
+            && assignment.messages("endpoints").any(|group| group.has("load_balancing_weight"));
         for group in assignment.messages("endpoints") {
+            if weighted && group.has("locality") && !group.has("load_balancing_weight") {
+                group.all_without_effect();
+                let how = "a locality without a weight gets no traffic: its endpoints are left out";
+                self.differs(group, "locality", how);
+                continue;
+            }
             if let Some(metadata) = group.message("metadata") {
                 metadata.all_without_effect();
             }
@@ -209,7 +217,7 @@ impl Mapping<'_> {
                 ));
             }
         }
-        if by_locality(cluster) {
+        if weighted {
             native.map("localities", localities);
         }
         if endpoints.is_empty() {

@@ -70,6 +70,20 @@ fn fields_of_clusters() {
             ],
         ),
         (
+            "load_assignment: { cluster_name: a, endpoints: [{ locality: { zone: 'a/b' }, load_balancing_weight: 2, lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }, { locality: { zone: c }, lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.2, port_value: 80 } } } }] }] }, common_lb_config: { locality_weighted_lb_config: {} }",
+            &[("localities/a_b", "2"), ("endpoints/0/locality", "a_b")],
+        ),
+        (
+            "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { '@type': t/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin, weight_update_period: 2s, error_utilization_penalty: 0.5, metric_names_for_computing_utilization: [named_metrics.q] } } }] }",
+            &[
+                ("balance/load_reports/blackout", "10s"),
+                ("balance/load_reports/expiry", "3m"),
+                ("balance/load_reports/update", "2s"),
+                ("balance/load_reports/error_penalty", "0.5"),
+                ("balance/load_reports/metrics", "named_metrics.q"),
+            ],
+        ),
+        (
             "preconnect_policy: { per_upstream_preconnect_ratio: 1.5, predictive_preconnect_ratio: 2.25 }",
             &[("preconnect/per_endpoint", "150%"), ("preconnect/predicted", "225%")],
         ),
