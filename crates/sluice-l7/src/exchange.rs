@@ -99,6 +99,8 @@ pub struct Exchange {
     pub(crate) request: Box<Head>,
     /// The timer of an HTTP/2 or HTTP/3 stream; HTTP/1 uses the timer of its connection.
     pub(crate) timer: Option<Timer>,
+    /// The charge for the memory of the request; `None` if the worker has none for it, so that it is refused.
+    pub(crate) charge: Option<Charge>,
 }
 
 /// How a request ends if it is not served normally.
@@ -127,11 +129,19 @@ impl Stop {
 }
 
 /// Serves one request and returns its stream.
-pub async fn run(exchange: Exchange) -> HttpStream {
-    let Exchange { manager, downstream, mut stream, request, timer } = exchange;
-    let mut task = RequestTask::begin(manager, downstream, request, timer, &stream);
-    task.serve(&mut stream).await;
-    stream
+pub async fn run(mut exchange: Exchange) -> HttpStream {
+    // Each part is used where it is: the future would keep room for it twice.
+    let Exchange { manager, downstream, request, timer, charge, .. } = exchange;
+    let mut task = RequestTask::begin(manager, downstream, request, timer, &exchange.stream);
+    task.charge = charge;
+    if task.charge.is_some() {
+        task.serve(&mut exchange.stream).await;
+    } else {
+        // Boxed, so that other requests have no room for it.
+        Box::pin(task.turn_away(&mut exchange.stream)).await;
+    }
+    drop(task);
+    exchange.stream
 }
 
 /// The rule that a request matched, and the cluster that it goes to.
@@ -164,6 +174,8 @@ pub(crate) struct RequestTask {
     manager: Rc<ConnectionManager>,
     downstream: Rc<DownstreamConn>,
     timer: Option<Timer>,
+    /// See [`Exchange::charge`].
+    charge: Option<Charge>,
     request: PooledHead,
     response: PooledHead,
     has_response: bool,
@@ -277,6 +289,7 @@ impl RequestTask {
             manager,
             downstream,
             timer,
+            charge: None,
             request: request.into(),
             summary,
             began,

@@ -15,8 +15,10 @@ use sluice_codec::h3::H3Stream;
 use sluice_codec::h3::frame::code;
 use sluice_codec::{Body, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Reason;
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_io::timers::Timer;
+use sluice_l4::metrics::count_limit;
 
 use super::deadlines::Deadline;
 use super::response_buffering::ResponseBody;
@@ -66,6 +68,18 @@ impl RequestTask {
                 self.answer(stream, Box::new(reply)).await;
             }
         }
+    }
+
+    /// Refuses a request for which the worker has no memory, in such a way that the client may repeat it.
+    pub(super) async fn turn_away(&mut self, stream: &mut HttpStream) {
+        count_limit(self.worker(), Limit::WorkerBuffers);
+        self.summary.detail = Some(NO_MEMORY.into());
+        if stream.is_shared() {
+            self.finish(reasons::MEMORY, "overload");
+            return stream.refuse();
+        }
+        let text = self.failure_body("too many requests in flight", reasons::MEMORY);
+        self.stop(stream, Stop::reply(Reply::new(503, reasons::MEMORY, "overload", text))).await;
     }
 
     /// Sends a local response.
@@ -253,6 +267,10 @@ pub(crate) async fn refuse_stream(
     // An error means that the client has gone; the response is lost with it.
     let _ = Timer::new(&manager.worker.timers).until(by, sending).await;
 }
+
+/// Why a request is turned away.
+const NO_MEMORY: &str =
+    "`limits.worker_buffer_bytes`, or `process_buffer_bytes`, leaves no memory to further requests";
 
 /// How long sending a refusal may take.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);

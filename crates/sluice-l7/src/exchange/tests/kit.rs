@@ -266,6 +266,7 @@ impl Bench {
             stream,
             request,
             timer: None,
+            charge: None,
         }))
     }
 
