@@ -95,6 +95,8 @@ impl RequestTask {
             if !reply.apply_to(&mut self.response, self.grpc) {
                 reply.body.clear();
             }
+            // For the filters, which may replace it.
+            self.summary.status = self.response.status();
             match self.filter_response(stream, ResponseBody::Local(&mut reply)).await {
                 Ok(None) => {}
                 Ok(Some(other)) | Err(Stop::Reply(other)) => {
@@ -104,6 +106,7 @@ impl RequestTask {
                 // The client left while a filter was deciding.
                 Err(Stop::Downstream(error) | Stop::Cut(_, error)) => {
                     self.summary.detail.get_or_insert_with(|| error.detail().into());
+                    self.summary.status = 0;
                     return stream.reset(true);
                 }
             }
@@ -196,7 +199,7 @@ fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
     if reason == reasons::STREAM_IDLE {
         "stream_idle_timeout"
     } else if reason == reasons::ROUTE_TIMEOUT {
-        "upstream_response_timeout"
+        "response_timeout"
     } else if reason == reasons::BODY_TIMEOUT {
         "request_body_timeout"
     } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {

@@ -181,11 +181,14 @@ impl RequestTask {
         }
         self.note_grpc_status_of_head();
         self.has_response = true;
+        // For the filters, which may replace it.
+        self.summary.status = self.response.status();
         let body =
             if tunnel { ResponseBody::Tunnel } else { ResponseBody::Endpoint(&mut up.stream) };
         let filtered = self.filter_response(down, body).await;
         if let Some(stop) = filtered.map_or_else(Some, |reply| reply.map(Stop::Reply)) {
             up.stream.reset(true);
+            self.summary.status = 0;
             return Err(stop);
         }
         if tunnel {
