@@ -36,6 +36,7 @@ mod matching;
 mod origins;
 mod outliers;
 mod policies;
+mod processing;
 mod protocols;
 mod rate_services;
 mod rbac_trees;

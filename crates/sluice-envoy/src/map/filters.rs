@@ -79,6 +79,7 @@ impl Mapping<'_> {
             "StatefulSession" => self.stateful_session(config),
             "RBAC" => self.http_rbac(config),
             "ExtAuthz" => self.ext_authz(config),
+            "ExternalProcessor" => self.ext_proc(config),
             "HeaderMutation" => self.header_mutation(config),
             _ => {
                 self.unsupported_type(config);
@@ -149,6 +150,7 @@ impl Mapping<'_> {
                 config.without_effect(&["disabled"]);
                 Some(("sticky", own.map_or_else(skip, inner_of)))
             }
+            "ExtProcPerRoute" => Some(("ext_proc", self.ext_proc_override(config)?)),
             "ExtAuthzPerRoute" => Some(("ext_authz", self.ext_authz_override(config)?)),
             "RBACPerRoute" => match config.message("rbac") {
                 Some(rbac) => self.http_rbac(rbac).map(|node| ("rbac", inner_of(node))),
