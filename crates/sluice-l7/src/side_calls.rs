@@ -36,7 +36,7 @@ mod permits;
 pub(crate) mod redis;
 
 pub use self::grpc::GrpcCallError;
-pub use self::grpc_stream::{Conversation, GrpcStream};
+pub use self::grpc_stream::{GrpcConversation, GrpcStream};
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
 pub(crate) use self::mirror::MirrorCopy;
 

@@ -28,7 +28,7 @@ pub(super) struct Meanwhile {
 }
 
 /// What happened first.
-enum Next {
+enum WhileWaiting {
     Decided(HeadResume),
     Piece(Result<Piece, FailedSide>),
     Due(Deadline),
@@ -57,39 +57,43 @@ impl RequestTask {
         let resume = loop {
             let next = poll_fn(|cx| {
                 if let Poll::Ready(resume) = later.as_mut().poll(cx) {
-                    return Poll::Ready(Next::Decided(resume));
+                    return Poll::Ready(WhileWaiting::Decided(resume));
                 }
                 if !self.upload.is_received()
                     && let Poll::Ready(piece) = self.poll_piece(cx, down)
                 {
-                    return Poll::Ready(Next::Piece(piece));
+                    return Poll::Ready(WhileWaiting::Piece(piece));
                 }
                 let (due, deadline) = self.deadlines.first();
                 let (due, deadline) =
                     if by < due { (by, Deadline::RequestFilter) } else { (due, deadline) };
                 let timer = self.timer();
                 timer.set(due);
-                timer.poll(cx).map(|()| Next::Due(deadline))
+                timer.poll(cx).map(|()| WhileWaiting::Due(deadline))
             });
             match next.await {
-                Next::Decided(resume) => break resume,
-                Next::Due(Deadline::Body) => return Err(Stop::Downstream(late())),
-                Next::Due(deadline @ Deadline::RequestFilter) => {
+                WhileWaiting::Decided(resume) => break resume,
+                WhileWaiting::Due(Deadline::Body) => return Err(Stop::Downstream(late())),
+                WhileWaiting::Due(deadline @ Deadline::RequestFilter) => {
                     return Err(self.filter_timed_out(deadline));
                 }
-                Next::Due(_) => return Err(overdue()),
-                Next::Piece(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
+                WhileWaiting::Due(_) => return Err(overdue()),
+                WhileWaiting::Piece(Err(FailedSide::Down(error) | FailedSide::Up(error))) => {
                     return Err(Stop::Downstream(error));
                 }
-                Next::Piece(Err(FailedSide::Reply(reply))) => return Err(Stop::Reply(reply)),
-                Next::Piece(Ok(Piece::Data(body, _))) => {
+                WhileWaiting::Piece(Err(FailedSide::Reply(reply))) => {
+                    return Err(Stop::Reply(reply));
+                }
+                WhileWaiting::Piece(Ok(Piece::Data(body, _))) => {
                     held.add(body, asked.max).map_err(|why| match why {
                         NoRoom::TooLarge => too_large(),
                         NoRoom::Buffers => no_buffers(),
                     })?;
                 }
-                Next::Piece(Ok(Piece::Trailers(trailers))) => held.trailers = Some(trailers),
-                Next::Piece(Ok(Piece::End)) => {}
+                WhileWaiting::Piece(Ok(Piece::Trailers(trailers))) => {
+                    held.trailers = Some(trailers)
+                }
+                WhileWaiting::Piece(Ok(Piece::End)) => {}
             }
         };
         self.timer().set(Moment::NEVER);

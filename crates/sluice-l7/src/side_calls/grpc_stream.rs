@@ -47,7 +47,7 @@ impl<Req, Res> fmt::Debug for GrpcStream<Req, Res> {
 }
 
 /// What is sent in an open call while messages are received.
-pub trait Conversation<Req> {
+pub trait GrpcConversation<Req> {
     /// The next message to send; `None` ends those to the service, and nothing is asked for after it.
     fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Req>>;
 
@@ -132,7 +132,7 @@ impl<Req: Message, Res: Message + Default> GrpcStream<Req, Res> {
     /// As [`GrpcStream::message`].
     pub async fn converse(
         &mut self,
-        with: &mut impl Conversation<Req>,
+        with: &mut impl GrpcConversation<Req>,
     ) -> Result<Option<Res>, GrpcCallError> {
         let mut talk = |call: &mut OpenCall, worker: &WorkerCx, cx: &mut Context<'_>| {
             call.send_all(worker, cx, |cx| {

@@ -13,7 +13,7 @@ use sluice_codec::grpc::GrpcCode;
 use sluice_core::values::ValueFamily;
 
 use super::changes::ChangedHead;
-use super::link::{Answered, ProcEnd, ProcFailure};
+use super::link::{PartAnswered, ProcEnd, ProcFailure};
 use super::machine::{AnswerPart, ProcAnswer};
 use super::messages::{
     BodyChange, CommonResponse, HeaderMutation, ImmediateResponse, ProcessingMode,
@@ -40,15 +40,15 @@ impl ProcRunning {
         &self,
         cx: &mut Cx<'_>,
         side: MessageSide,
-        answered: Answered,
+        answered: PartAnswered,
     ) -> Result<Option<AnswerPart>, Box<Reply>> {
         let failed = match answered {
-            Answered::Answer(ProcAnswer { of, metadata }) => {
+            PartAnswered::Answer(ProcAnswer { of, metadata }) => {
                 self.share(cx, metadata);
                 return Ok(Some(of));
             }
-            Answered::Respond(response) => return self.respond(cx, side, *response),
-            Answered::End(ProcEnd::Closed) if !self.holds_body(cx, side) => {
+            PartAnswered::Respond(response) => return self.respond(cx, side, *response),
+            PartAnswered::End(ProcEnd::Closed) if !self.holds_body(cx, side) => {
                 with_state(cx, |_, of| {
                     of.is_over = true;
                     if of.result == "processed" {
@@ -57,15 +57,15 @@ impl ProcRunning {
                 });
                 return Ok(None);
             }
-            Answered::End(ProcEnd::Closed) => {
+            PartAnswered::End(ProcEnd::Closed) => {
                 let what = "the call ended before the body";
                 self.failed(cx, side, ProcFailure::unexpected(what))
             }
-            Answered::End(ProcEnd::Responded) => {
+            PartAnswered::End(ProcEnd::Responded) => {
                 let details = "ext_proc_response_elsewhere";
                 Some(Box::new(Reply::new(500, reasons::EXT_PROC_CUT, details, FAILED)))
             }
-            Answered::End(ProcEnd::Failed(failure)) => self.failed(cx, side, failure),
+            PartAnswered::End(ProcEnd::Failed(failure)) => self.failed(cx, side, failure),
         };
         failed.map_or(Ok(None), Err)
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sluice_codec::{Body, Head, Method};
 use sluice_io::WorkerCx;
 
-use super::link::Answered;
+use super::link::PartAnswered;
 use super::machine::AnswerPart;
 use super::parts::{MessageSide, SentPart};
 use super::pieces;
@@ -138,7 +138,7 @@ impl ProcRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         head: &mut Head,
-        answered: Answered,
+        answered: PartAnswered,
     ) -> D {
         let side = side_of(D::RESPONSE);
         let replaced = match self.settle(cx, side, answered) {

@@ -25,7 +25,7 @@ use super::messages::{ImmediateResponse, ProcessingRequest, ProcessingResponse};
 use super::parts::{MessageSide, SentPart};
 use super::settings::ProcSettings;
 use crate::reasons;
-use crate::side_calls::{Conversation, GrpcCallError, GrpcStream, SideCalls};
+use crate::side_calls::{GrpcCallError, GrpcConversation, GrpcStream, SideCalls};
 
 /// No further answer is received while those that were not taken have this many bytes.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -60,7 +60,7 @@ impl ProcFailure {
 
 /// What a direction gets for what it waits for.
 #[derive(Debug)]
-pub(super) enum Answered {
+pub(super) enum PartAnswered {
     Answer(ProcAnswer),
     Respond(Box<ImmediateResponse>),
     End(ProcEnd),
@@ -73,7 +73,7 @@ pub(super) enum StreamTurn {
     Room,
     /// The answer to the trailers is next.
     Trailers,
-    Answered(Answered),
+    PartAnswered(PartAnswered),
 }
 
 /// The conversation.
@@ -141,28 +141,28 @@ impl LinkState {
     }
 
     /// Ends the conversation, since an answer is late.
-    fn late(&mut self) -> Answered {
+    fn late(&mut self) -> PartAnswered {
         let (why, details) = (reasons::EXT_PROC_TIMEOUT, Cow::Borrowed("ext_proc_timeout"));
         let end = ProcEnd::Failed(ProcFailure { why, details });
         self.closes = Some(Moment::from_micros(0));
         self.finish(end.clone());
-        Answered::End(end)
+        PartAnswered::End(end)
     }
 
     /// Takes what a direction gets, if there is anything.
-    fn take(&mut self, side: MessageSide) -> Option<Answered> {
+    fn take(&mut self, side: MessageSide) -> Option<PartAnswered> {
         let waiting = self.side(side);
         if let Some(answer) = waiting.answers.pop_front() {
             self.held -= size_of_answer(&answer);
             // It has become less.
             let _ = self.charge.set(self.held);
             self.wake_driver();
-            return Some(Answered::Answer(answer));
+            return Some(PartAnswered::Answer(answer));
         }
         if let Some(response) = waiting.responds.take() {
-            return Some(Answered::Respond(response));
+            return Some(PartAnswered::Respond(response));
         }
-        self.end.clone().map(Answered::End)
+        self.end.clone().map(PartAnswered::End)
     }
 }
 
@@ -240,7 +240,7 @@ impl ProcLink {
     }
 
     /// Waits for what a direction gets for what was sent last, for as long as that may take.
-    pub(super) async fn answered(self: Rc<Self>, side: MessageSide) -> Answered {
+    pub(super) async fn answered(self: Rc<Self>, side: MessageSide) -> PartAnswered {
         let timer = Timer::new(&self.worker.timers);
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
@@ -270,13 +270,13 @@ impl ProcLink {
             }
             // The answer to the headers is for those who wait for it.
             if !is_headers && let Some(answered) = state.take(side) {
-                return Poll::Ready(StreamTurn::Answered(answered));
+                return Poll::Ready(StreamTurn::PartAnswered(answered));
             }
             if !ended && state.outgoing.is_empty() {
                 return Poll::Ready(StreamTurn::Room);
             }
             if timer.poll(cx).is_ready() {
-                return Poll::Ready(StreamTurn::Answered(state.late()));
+                return Poll::Ready(StreamTurn::PartAnswered(state.late()));
             }
             state.side(side).waker = Some(cx.waker().clone());
             Poll::Pending
@@ -414,7 +414,7 @@ fn unexpected(fault: ProcFault) -> ProcFailure {
 /// The end of a conversation that the call sees. The driver keeps its waker.
 struct LinkEnd<'a>(&'a ProcLink);
 
-impl Conversation<ProcessingRequest> for LinkEnd<'_> {
+impl GrpcConversation<ProcessingRequest> for LinkEnd<'_> {
     fn poll_outgoing(&mut self, _cx: &mut Context<'_>) -> Poll<Option<ProcessingRequest>> {
         let mut state = self.0.state.borrow_mut();
         match state.outgoing.pop_front() {

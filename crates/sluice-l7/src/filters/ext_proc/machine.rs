@@ -18,7 +18,7 @@ use crate::filters::ext_authz::messages::StructMessage;
 
 /// What one direction waits for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Awaited {
+struct AwaitedParts {
     headers: bool,
     body: AwaitedBody,
     trailers: bool,
@@ -36,7 +36,7 @@ enum AwaitedBody {
     Stream { ended: bool },
 }
 
-impl Awaited {
+impl AwaitedParts {
     const fn is_any(self) -> bool {
         self.headers || self.trailers || !matches!(self.body, AwaitedBody::Nothing)
     }
@@ -45,8 +45,8 @@ impl Awaited {
 /// The state of one conversation.
 #[derive(Debug)]
 pub(super) struct ProcMachine {
-    request: Awaited,
-    response: Awaited,
+    request: AwaitedParts,
+    response: AwaitedParts,
     /// The most time that an answer may ask for.
     timeout_max: Duration,
     /// Whether an answer did not fit, or replaced everything.
@@ -133,7 +133,7 @@ impl fmt::Display for ProcFault {
 impl ProcMachine {
     /// A conversation in which answers may ask for at most this much time, and cannot if that is none.
     pub(super) const fn new(timeout_max: Duration) -> Self {
-        let awaited = Awaited {
+        let awaited = AwaitedParts {
             headers: false,
             body: AwaitedBody::Nothing,
             trailers: false,
@@ -142,7 +142,7 @@ impl ProcMachine {
         Self { request: awaited, response: awaited, timeout_max, is_over: false }
     }
 
-    const fn side(&mut self, side: MessageSide) -> &mut Awaited {
+    const fn side(&mut self, side: MessageSide) -> &mut AwaitedParts {
         match side {
             MessageSide::Request => &mut self.request,
             MessageSide::Response => &mut self.response,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sluice_codec::{Body, Head};
 
 use super::changes::ChangedHead;
-use super::link::{Answered, ProcFailure, StreamTurn};
+use super::link::{PartAnswered, ProcFailure, StreamTurn};
 use super::machine::{AnswerPart, PieceEnd};
 use super::messages::{BodyChange, CommonResponse};
 use super::parts::{MessageSide, SentPart};
@@ -62,7 +62,7 @@ impl ProcRunning {
         cx: &mut Cx<'_>,
         whole: &mut WholeMessage,
         side: MessageSide,
-        answered: Answered,
+        answered: PartAnswered,
     ) -> WholeStep {
         let common = match self.settle(cx, side, answered) {
             Ok(Some(AnswerPart::Body(common))) => common,
@@ -187,7 +187,7 @@ impl ProcRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         piece: &mut Body,
-        answered: Answered,
+        answered: PartAnswered,
     ) -> PieceStep<Body, E> {
         let side = side_of(E::RESPONSE);
         let common = match self.settle(cx, side, answered) {
@@ -290,7 +290,7 @@ impl ProcRunning {
         let side = side_of(E::RESPONSE);
         let answered = match turn {
             StreamTurn::Room | StreamTurn::Trailers => return PieceStep::Continue,
-            StreamTurn::Answered(answered) => answered,
+            StreamTurn::PartAnswered(answered) => answered,
         };
         match self.settle(cx, side, answered) {
             Ok(Some(AnswerPart::Piece(body, end))) => {
@@ -344,7 +344,7 @@ impl ProcRunning {
         cx: &mut Cx<'_>,
         trailers: &mut Head,
         side: MessageSide,
-        answered: Answered,
+        answered: PartAnswered,
     ) -> PieceStep<T, E> {
         match self.settle(cx, side, answered) {
             Ok(Some(AnswerPart::Trailers(mutation))) => {

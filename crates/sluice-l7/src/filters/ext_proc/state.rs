@@ -18,7 +18,7 @@ use sluice_io::buffers::Charge;
 use sluice_telemetry::CounterSet;
 
 use super::attributes::{self, NAMESPACE};
-use super::link::{Answered, ProcLink};
+use super::link::{PartAnswered, ProcLink};
 use super::messages::{ProcessingRequest, ProtocolConfiguration, RequestPart};
 use super::parts::{MessageSide, SentPart};
 use super::settings::{BodyMode, ProcSettings, SentParts};
@@ -208,7 +208,7 @@ impl ProcRunning {
         request: Option<&Head>,
         part: SentPart,
         message: RequestPart,
-    ) -> Option<LocalFuture<Answered>> {
+    ) -> Option<LocalFuture<PartAnswered>> {
         let bytes = match &message {
             RequestPart::RequestBody(body) | RequestPart::ResponseBody(body) => body.body.len(),
             _ => 0,
