@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
 
+use crate::filters::HookScope;
 use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
@@ -44,6 +45,7 @@ mod filtering;
 mod forward;
 mod hedging;
 mod late_attempts;
+mod meanwhile;
 mod mirror;
 mod named_host;
 mod pending;
@@ -186,6 +188,8 @@ pub(crate) struct RequestTask {
     filters: Rc<FilterList>,
     /// Whether a filter has asked for the route to be selected again.
     reroutes: bool,
+    /// What the hook that is called is told, and asks for.
+    hook: HookScope,
     /// The number of filters that have seen the request.
     entered: usize,
     /// The filter that is deciding on the response, or has replaced it, and those before it in the chain, which have yet
@@ -267,6 +271,7 @@ impl RequestTask {
             grpc: request.is_grpc(),
             filters: NO_FILTERS.with(Rc::clone),
             reroutes: false,
+            hook: HookScope::default(),
             entered: 0,
             deciding: None,
             states: SmallVec::new(),

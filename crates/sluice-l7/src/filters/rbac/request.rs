@@ -26,7 +26,7 @@ use crate::path_value::PathValue;
 use crate::value_match::{ValueMatch, Values, ValuesOfFilters, texts_of};
 use crate::words::MethodName;
 
-pub(super) mod expression;
+pub(in crate::filters) mod expression;
 
 section! {
     /// A condition on requests. All given fields must match, and of a list, any value.

@@ -71,6 +71,21 @@ impl RequestExpression {
     }
 }
 
+/// The attribute with that name, such as `request.path`; those that filters share have no names of their own.
+pub(in crate::filters) fn known_attribute(text: &str) -> Option<AttributeUse> {
+    let (root, field) = text.split_once('.')?;
+    let def = ATTRIBUTES.iter().find(|of| of.root == root && of.field == field && field != "*")?;
+    Some(AttributeUse { root: def.root, field: field.to_owned(), members: None })
+}
+
+/// The value of an attribute of a request, whose path is read as it is.
+pub(in crate::filters) fn attribute_of(
+    subject: &RequestSubject<'_>,
+    of: &AttributeUse,
+) -> Option<AttributeValue> {
+    ReadRequest { subject, path: subject.head.path_only() }.attribute(of)
+}
+
 /// A request whose path is read in one way.
 struct ReadRequest<'a> {
     subject: &'a RequestSubject<'a>,
