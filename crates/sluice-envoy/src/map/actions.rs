@@ -156,6 +156,7 @@ impl Mapping<'_> {
         self.upgrades(action, defaults, rule);
         self.hashing(action, rule);
         self.mirrors(action, defaults.host, rule);
+        self.early_data_policy(action);
         self.internal_redirects(action, rule);
         if &*action.choice("priority") == "HIGH" {
             rule.word("priority", "high", action.place("priority"));
@@ -399,6 +400,17 @@ impl Mapping<'_> {
             mirrors.push(mirror.node());
         }
         rule.list("mirror", mirrors, action.place("request_mirror_policies"));
+    }
+
+    /// Envoy's only policy, which lets safe requests leave early, is what clusters over HTTP/3 have anyway.
+    fn early_data_policy(&mut self, action: &ProtoMessage) {
+        let Some(policy) = action.message("early_data_policy") else { return };
+        policy.without_effect(&["name"]);
+        match policy.message("typed_config") {
+            Some(config) if config.descriptor.name() == "DefaultEarlyDataPolicy" => {}
+            Some(config) => self.unsupported_type(config),
+            None => self.unsupported(policy, "name", "a policy needs its `typed_config`"),
+        }
     }
 
     fn internal_redirects(&mut self, action: &ProtoMessage, rule: &mut NativeMap) {

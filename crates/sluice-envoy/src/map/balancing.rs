@@ -19,6 +19,11 @@ impl Mapping<'_> {
         }
         if let Some(policy) = cluster.message("load_balancing_policy") {
             cluster.without_effect(&["lb_policy"]);
+            if let Some(common) = cluster.message("common_lb_config")
+                && let Some(hashing) = common.message("consistent_hashing_lb_config")
+            {
+                hashing.all_without_effect();
+            }
             self.balancing_policy(policy, native);
             return;
         }
@@ -54,12 +59,8 @@ impl Mapping<'_> {
                 of.all_without_effect();
             }
         }
-        self.only_false(common, "close_connections_on_host_set_change", "");
         if common.is("ignore_new_hosts_until_first_hc") {
             native.word("unchecked", "wait", common.span);
-        }
-        if let Some(hashing) = common.message("consistent_hashing_lb_config") {
-            self.only_false(hashing, "use_hostname_for_hashing", "");
         }
     }
 
@@ -112,9 +113,6 @@ impl Mapping<'_> {
         } else {
             None
         };
-        if let Some(hashing) = hashing {
-            self.only_false(hashing, "use_hostname_for_hashing", "");
-        }
         self.balancer(word, Some(config), hashing, config, native);
     }
 
@@ -181,10 +179,18 @@ impl Mapping<'_> {
                 self.slow_start(slow, native);
             }
         }
+        let hashes = matches!(word, "ring_hash" | "maglev");
+        if let Some(hashing) = hashing.filter(|_| !hashes) {
+            hashing.all_without_effect();
+        }
+        let hashing = hashing.filter(|_| hashes);
         if let Some(hashing) = hashing
             && let Some(factor) = hashing.number("hash_balance_factor")
         {
             settings.word("max_load", format!("{factor}%"), hashing.span);
+        }
+        if let Some(hashing) = hashing.filter(|hashing| hashing.is("use_hostname_for_hashing")) {
+            settings.word("by_host", true, hashing.place("use_hostname_for_hashing"));
         }
         if settings.is_empty() {
             native.word("balance", word, place.span);

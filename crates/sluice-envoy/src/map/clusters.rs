@@ -53,7 +53,12 @@ impl Mapping<'_> {
         if cluster.is("close_connections_on_host_health_failure") {
             native.word("on_endpoint_unhealthy", "close", cluster.span);
         }
-        if cluster.is("ignore_health_on_host_removal") {
+        let removes = matches!(&*cluster.choice("type"), "EDS" | "STRICT_DNS");
+        if native.has("health") && removes && !cluster.is("ignore_health_on_host_removal") {
+            let mut health = NativeMap::of(native.take("health"), cluster.span);
+            health.word("keep_removed", true, cluster.span);
+            native.map("health", health);
+        } else {
             cluster.without_effect(&["ignore_health_on_host_removal"]);
         }
         Some((name, native.node()))

@@ -36,6 +36,20 @@ fn fields_of_clusters() {
         ),
         ("lb_policy: MAGLEV", &[("balance", "maglev")]),
         (
+            &format!(
+                "type: STRICT_DNS, health_checks: [{{ timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}} }}], {dns}"
+            ),
+            &[("health/keep_removed", "true")],
+        ),
+        (
+            "lb_policy: MAGLEV, common_lb_config: { close_connections_on_host_set_change: true, consistent_hashing_lb_config: { use_hostname_for_hashing: true, hash_balance_factor: 150 } }",
+            &[
+                ("balance/maglev/by_host", "true"),
+                ("balance/maglev/max_load", "150%"),
+                ("reuse/across_changes", "false"),
+            ],
+        ),
+        (
             "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { '@type': t/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 3 } } }] }",
             &[("balance/least_request/choices", "3")],
         ),
