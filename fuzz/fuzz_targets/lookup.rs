@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_l7::lookup::{LookupKind, of_lines};
+use sluice_l4::filters::lookup::{LookupKind, of_lines};
 
 fuzz_target!(|input: (u8, &[u8], &str)| {
     let (kind, file, key) = input;

@@ -338,13 +338,15 @@ fn responses_say_at_which_hop_a_request_failed_and_why() {
 
 /// A Sluice whose filter `set_values` has these settings, and which tells the endpoint of the values.
 fn with_values(kit: Sluice, origin: &Origin, values: &str) -> Running {
+    let is_named = values.contains("map: users");
+    let maps = if is_named { "maps: { users: { file: users.map } }\n" } else { "" };
     kit.start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [\
            {{ set_values: {values} }}, \
            {{ set_headers: {{ request: {{ x-a: \"%VALUE(set.a)%\", x-b: \"%VALUE(set.b)%\" }} }} }}, \
            {{ rbac: {{ deny: {{ blocked: {{ principals: {{ values: {{ set.a: blocked }} }} }} }} }} }}] }} }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ values: {{ set.a: teapot }} }}, respond: {{ status: 418 }} }}, {{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: \"{}\" }}\nlimits: {{ lookup_bytes: 1KiB }}\n",
+         clusters: {{ up: \"{}\" }}\nlimits: {{ lookup_bytes: 1KiB }}\n{maps}",
         origin.addr()
     ))
 }
@@ -467,7 +469,7 @@ fn values_decide_and_a_table_in_a_file_is_read_again() {
     let kit = Sluice::new().watching().expect_warning("limits.lookup_bytes");
     std::fs::write(kit.folder().join("users.map"), "# known users\nann teapot\nbob\tblocked\n")
         .unwrap();
-    let values = "{ name: a, from: \"json:user\", map_file: users.map, json_max: 32 }";
+    let values = "{ name: a, from: \"json:user\", map: users, json_max: 32 }";
     let sluice = with_values(kit, &origin, values);
     let ask = |body: &str| {
         let request = format!(

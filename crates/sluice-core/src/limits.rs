@@ -82,7 +82,7 @@ limits! {
     PasswordThreads = "password_threads", 2, 1, 256, Count, "Passwords that the filter `basic_auth` hashes at once, per worker, on threads beside it; further requests wait.";
     PasswordQueue = "password_queue", 64, 1, 65_536, Count, "Requests per worker whose password is hashed or waits for that; at the bound a further one gets 503 (`basic.busy`).";
     PasswordsOfSource = "password_queue_of_source", 8, 1, 65_536, Count, "The same, of one source: an IPv4 address or an IPv6 /64. At the bound a further request of the source gets 503 (`basic.busy`).";
-    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit, or a cluster with sticky sources, tracks over all workers; at the bound the least recently seen is forgotten.";
+    SourceTable = "source_table_entries", 65_536, 64, 16_777_216, Count, "Sources that a per-source limit, or a cluster with sticky sources, tracks over all workers; at the bound the least recently seen is forgotten, but none with connections, requests or bytes that count.";
     FlowTable = "flow_table_entries", 65_536, 16, 4_194_304, Count, "UDP flows per listener and worker; at the bound the listener's flow that has been idle longest on the worker is evicted if it has been idle for a second, else the datagram is dropped.";
     FlowsWaiting = "flows_waiting", 1024, 1, 1_000_000, Count, "New UDP flows per listener and worker that wait for a filter, each with the datagrams of its client, up to 32 KiB; at the bound the first datagram of a further one is dropped (`flow.waiting_full`).";
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";

@@ -13,6 +13,7 @@ pub mod buckets;
 pub mod connection_limit;
 pub mod content;
 pub mod fetch;
+pub mod lookup;
 pub mod rate_limit;
 pub mod rbac;
 pub mod registry;

@@ -19,6 +19,7 @@ pub mod quic;
 pub mod rbac;
 pub mod reasons;
 pub mod record;
+pub mod regexes;
 pub mod relay;
 pub mod select;
 pub mod split;

@@ -1,6 +1,6 @@
 //! Clusters that clients name, by the server name of their TLS.
 //!
-//! Owns: which clusters they may name. Refuses to know: where the name was read. Keeps: a name is a client's word, so
+//! Owns: which clusters they may name, and the table that says which one a name means. Refuses to know: where the name was read. Keeps: a name is a client's word, so
 //! only clusters that the configuration lists can be reached by it; what a worker holds is bounded by the clusters that
 //! are configured.
 
@@ -14,11 +14,15 @@ use sluice_core::{Name, Reason};
 use sluice_io::WorkerCx;
 use sluice_upstream::{ClusterDirectory, ClusterHandle, reasons};
 
+use crate::filters::lookup::LiveMap;
+
 /// Clusters that clients may name.
 #[derive(Debug)]
 pub struct NamedClusters {
-    /// The names that they may use.
+    /// The names that they may use; with a table, its values that count.
     pub allow: Vec<NamePattern>,
+    /// The table in which a name is looked up; its value names the cluster.
+    pub map: Option<LiveMap>,
     /// Every cluster.
     pub directory: Arc<ClusterDirectory>,
 }
@@ -49,7 +53,13 @@ impl NamedHandles {
     ) -> Result<Rc<ClusterHandle>, Unnamed> {
         let missing = "the connection has no server name (SNI), which names the cluster";
         let name = name.ok_or_else(|| (reasons::NAME_MISSING, missing.to_owned()))?;
-        let NamedClusters { allow, directory } = &*self.clusters;
+        let NamedClusters { allow, map, directory } = &*self.clusters;
+        let looked_up = map.as_ref().map(|map| {
+            let missing = || format!("{name}: the map `{}` does not have it", map.name());
+            map.get(name).ok_or_else(|| (reasons::CLUSTER_UNKNOWN, missing()))
+        });
+        let looked_up = looked_up.transpose()?;
+        let name = looked_up.as_deref().unwrap_or(name);
         let unknown = |why: &str| (reasons::CLUSTER_UNKNOWN, format!("{name}: {why}"));
         if !allow.iter().any(|pattern| pattern.fits(name)) {
             return Err(unknown("`allow` of the relay does not list it"));
@@ -80,7 +90,7 @@ mod tests {
         let directory = Arc::new(ClusterDirectory::default());
         let allow = ["app.test", "*.db.test", "gone.test"];
         let allow = allow.iter().map(|name| parse_name_pattern(name).unwrap()).collect();
-        let clusters = NamedClusters { allow, directory: Arc::clone(&directory) };
+        let clusters = NamedClusters { allow, map: None, directory: Arc::clone(&directory) };
         let handles = NamedHandles::new(&Arc::new(clusters));
         let known = ["app.test", "a.db.test", "other.test", "db.test"];
         let clusters = known.map(|name| directory.reference(&name.into()));

@@ -3,7 +3,7 @@
 //! Owns: the kinds of match, and templates. Refuses to know: queries, hosts. Keeps: matching takes time linear in the
 //! path, whatever the pattern.
 
-use crate::regexes;
+use sluice_l4::regexes;
 
 /// A condition on a path.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use sluice_core::settings::{FieldShape, Plain, Shape, bind_scalar, bind_verbatim
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::path_match::PathMatch;
-use crate::regexes;
+use sluice_l4::regexes;
 
 /// The path condition of a match.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use sluice_core::values::{SharedValue, check_name};
 use sluice_core::{Diags, Node, Path, Setting, Value};
 
 use crate::json::Json;
-use crate::regexes;
 use crate::words::bind_by_name;
+use sluice_l4::regexes;
 
 /// A condition on a value.
 #[derive(Clone, Debug)]

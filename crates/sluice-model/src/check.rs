@@ -173,16 +173,24 @@ pub fn admin(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Warns of clusters, routes and secrets without effect, and of a configuration without listeners. Filters name these
-/// clusters and secrets.
+/// Warns of clusters, routes, secrets and maps without effect, and of a configuration without listeners. Filters name these
+/// clusters, secrets and maps.
 pub fn unused<'a>(
     config: &'a Config,
     named: impl Iterator<Item = &'a (Kind, Name)>,
     diags: &mut Diags,
 ) {
-    let (secrets, asked): (Vec<_>, Vec<_>) = named.partition(|(kind, _)| *kind == Kind::Secret);
-    let secrets: HashSet<&Name> = secrets.into_iter().map(|(_, name)| name).collect();
-    let asked = asked.into_iter().map(|(_, name)| name);
+    let named: HashSet<(Kind, &Name)> = named.map(|(kind, name)| (*kind, name)).collect();
+    let of = |of: Kind| named.iter().filter(move |(kind, _)| *kind == of).map(|(_, name)| *name);
+    let (secrets, asked) = (of(Kind::Secret).collect::<HashSet<_>>(), of(Kind::Cluster));
+    let looked_up = config.listeners.iter().flat_map(|listener| relays_of(listener));
+    let looked_up = looked_up.filter_map(|relay| relay.map.as_ref()).map(|map| &map.value);
+    let maps: HashSet<&Name> = of(Kind::Map).chain(looked_up).collect();
+    for (name, map) in config.maps.iter().filter(|(name, _)| !maps.contains(name)) {
+        let at = Path::ROOT.key("maps");
+        let message = format!("the map `{name}` is not used");
+        diags.warning("unused-map", map.span, at.key(name), message);
+    }
     for (name, secret) in config.secrets.iter().filter(|(name, _)| !secrets.contains(name)) {
         let at = Path::ROOT.key("secrets");
         let message = format!("the secret `{name}` is not used");

@@ -27,6 +27,7 @@ mod clusters;
 mod filter_names;
 mod http;
 mod listeners;
+pub(crate) mod maps;
 mod quic;
 mod routes;
 mod secrets;
@@ -36,6 +37,7 @@ mod tls;
 
 pub(crate) use listeners::chain_table;
 pub use listeners::{ListenerSnapshot, PlanKind};
+pub use maps::LiveMaps;
 pub use routes::RouteCells;
 pub(crate) use secrets::SecretContent;
 pub use secrets::SecretUsers;
@@ -47,6 +49,8 @@ pub struct Surroundings {
     pub certs: CertStore,
     /// The filters that use secrets.
     pub secrets: SecretUsers,
+    /// Lookup tables by name.
+    pub maps: LiveMaps,
     /// Content that is fetched for filters.
     pub fetches: Arc<Fetches>,
     /// Connection filters by name.
@@ -67,6 +71,7 @@ impl Surroundings {
         Self {
             certs: CertStore::default(),
             secrets: SecretUsers::default(),
+            maps: LiveMaps::default(),
             fetches: Arc::default(),
             filters,
             http_filters,
@@ -147,7 +152,7 @@ pub(crate) struct Compiler<'a> {
     /// Certificates that no longer load; those in use before are kept.
     stale: RefCell<Vec<LoadError>>,
     runtime_keys: RefCell<BTreeSet<(String, RuntimeKind)>>,
-    /// The clusters and secrets that filters name.
+    /// The clusters, secrets and maps that filters name.
     named: RefCell<BTreeSet<(Kind, Name)>>,
     /// What filters name, cannot do without, and may still come.
     missing: RefCell<Vec<Reference>>,
@@ -189,7 +194,7 @@ pub(crate) struct Inputs {
     pub(crate) stale: Vec<LoadError>,
     /// The runtime values that it reads, and as what.
     pub(crate) runtime_keys: Vec<(String, RuntimeKind)>,
-    /// The clusters and secrets that its filters name.
+    /// The clusters, secrets and maps that its filters name.
     pub(crate) named: Vec<(Kind, Name)>,
     /// What its filters name, cannot do without, and may still come; if there is any, the resource did not compile.
     pub(crate) missing: Vec<Reference>,

@@ -21,6 +21,8 @@ pub struct Diff {
     pub routes: Changes,
     /// Secrets.
     pub secrets: Changes,
+    /// Lookup tables.
+    pub maps: Changes,
     /// Whether files that resources name have new content.
     pub files: bool,
     /// Whether the access log changed.
@@ -78,6 +80,7 @@ impl Diff {
             clusters: Changes::of(clusters),
             routes: Changes::of(of(Kind::Routes)),
             secrets: Changes::of(of(Kind::Secret)),
+            maps: Changes::of(of(Kind::Map)),
             files: verdicts.iter().any(|verdict| verdict.outcome == Outcome::Refreshed),
             access_log: old.access_log != new.access_log,
             other: old.differences(new),
@@ -86,11 +89,12 @@ impl Diff {
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        let Self { listeners, clusters, routes, secrets, files, access_log, other } = self;
+        let Self { listeners, clusters, routes, secrets, maps, files, access_log, other } = self;
         listeners.is_empty()
             && clusters.is_empty()
             && routes.is_empty()
             && secrets.is_empty()
+            && maps.is_empty()
             && !files
             && !access_log
             && other.is_empty()
@@ -109,6 +113,7 @@ impl fmt::Display for Diff {
             ("clusters", &self.clusters),
             ("routes", &self.routes),
             ("secrets", &self.secrets),
+            ("maps", &self.maps),
         ] {
             let marked = |mark: char, names: &[Name]| {
                 names.iter().map(|name| format!("{mark}{name}")).collect::<Vec<_>>()

@@ -178,6 +178,7 @@ fn cluster_of(
             );
             relay.cluster_from = None;
             relay.allow.clear();
+            relay.map = None;
         }
         return None;
     }

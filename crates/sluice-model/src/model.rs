@@ -12,11 +12,13 @@ use sluice_l7::runtime::RuntimeMap;
 
 pub mod cluster;
 pub mod listener;
+pub mod maps;
 pub mod routes;
 pub mod tls;
 
 pub use cluster::{Cluster, Endpoints};
 pub use listener::{FilterChain, Listener};
+pub use maps::LookupMap;
 pub use routes::RouteTable;
 pub use tls::Secret;
 
@@ -25,6 +27,8 @@ pub use tls::Secret;
 pub enum Kind {
     /// A certificate with its key, or a text that filters use.
     Secret,
+    /// A lookup table.
+    Map,
     /// The endpoints of the cluster of the same name.
     Endpoints,
     /// A cluster, without its endpoints.
@@ -39,8 +43,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Secret, Self::Endpoints, Self::Cluster, Self::Routes, Self::Listener, Self::Runtime];
+    pub const ALL: [Self; 7] = [
+        Self::Secret,
+        Self::Map,
+        Self::Endpoints,
+        Self::Cluster,
+        Self::Routes,
+        Self::Listener,
+        Self::Runtime,
+    ];
 
     /// The word for one of them.
     pub const fn word(self) -> &'static str {
@@ -50,6 +61,7 @@ impl Kind {
             Self::Endpoints => "endpoints",
             Self::Routes => "routes",
             Self::Secret => "secret",
+            Self::Map => "map",
             Self::Runtime => "runtime",
         }
     }
@@ -68,6 +80,8 @@ pub enum Resource {
     Routes(Arc<RouteTable>),
     /// A secret.
     Secret(Arc<Secret>),
+    /// A lookup table.
+    Map(Arc<LookupMap>),
     /// A layer of runtime values; of several, the one whose name comes last wins.
     Runtime(Arc<RuntimeLayer>),
 }
@@ -80,6 +94,7 @@ impl PartialEq for Resource {
             (Self::Endpoints(one), Self::Endpoints(two)) => one == two,
             (Self::Routes(one), Self::Routes(two)) => one == two,
             (Self::Secret(one), Self::Secret(two)) => one == two,
+            (Self::Map(one), Self::Map(two)) => one == two,
             (Self::Runtime(one), Self::Runtime(two)) => one == two,
             _ => false,
         }
@@ -95,6 +110,7 @@ impl Resource {
             Self::Endpoints(_) => Kind::Endpoints,
             Self::Routes(_) => Kind::Routes,
             Self::Secret(_) => Kind::Secret,
+            Self::Map(_) => Kind::Map,
             Self::Runtime(_) => Kind::Runtime,
         }
     }
@@ -106,7 +122,7 @@ impl Resource {
             Self::Listener(listener) => listener.references(&mut found),
             Self::Cluster(cluster) => cluster.references(&mut found),
             Self::Routes(table) => table.references(&mut found),
-            Self::Endpoints(_) | Self::Secret(_) | Self::Runtime(_) => {}
+            Self::Endpoints(_) | Self::Secret(_) | Self::Map(_) | Self::Runtime(_) => {}
         }
         found.0
     }

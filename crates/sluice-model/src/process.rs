@@ -48,6 +48,7 @@ impl Process {
             node: _,
             routes: _,
             secrets: _,
+            maps: _,
             runtime,
             access_log,
             drain,

@@ -14,6 +14,7 @@ pub mod health;
 pub mod http;
 pub mod listeners;
 pub mod log_format;
+pub mod maps;
 mod pem;
 pub mod process;
 pub mod redirect;
@@ -40,6 +41,7 @@ pub use listeners::{
     ProxyAcceptance, ProxyProtocol, Quic, SocketOptions, TransportMatch,
 };
 pub use log_format::LogFormat;
+pub use maps::LookupMap;
 pub use process::{AccessLog, Admin, Drain, LimitValues, LogKind};
 pub use redirect::HttpsRedirect;
 pub use relay::{
@@ -70,6 +72,9 @@ section! {
         /// Secrets that filters use, by name: `session_key: { file: session.key }`. A new text takes effect without new
         /// listeners.
         pub secrets: Named<SecretText>,
+        /// Lookup tables, by name: `offices: { entries: { 10.0.0.0/8: inside }, lookup: cidr }`. Whatever looks something up names
+        /// one: `set_values`, the connection filters `allow` and `deny`, a relay with `cluster_from`.
+        pub maps: Named<LookupMap>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,
         /// Access logs: where a record of each ended connection, flow and request is written. If omitted, none are.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diagnostic, Diags, Name};
+use sluice_l4::filters::lookup::{LiveMap, MapContent};
 use sluice_l7::filters::HttpFilterPlan;
 use sluice_l7::runtime::{Origin, RuntimeKind, RuntimeMap};
 use sluice_l7::{RouteCell, RouteTable};
@@ -51,6 +52,7 @@ enum Compiled {
     Cluster(Arc<ClusterPlan>),
     Routes(Arc<RouteCell>, Arc<RouteTable>),
     Secret(SecretContent),
+    Map(LiveMap, Arc<MapContent>),
     /// Endpoints and runtime values are used as they are.
     AsItIs,
 }
@@ -120,7 +122,7 @@ pub struct FieldPlace<'a> {
 }
 
 impl Staged {
-    /// The clusters and secrets that filters name once the batch is in force.
+    /// The clusters, secrets and maps that filters name once the batch is in force.
     pub fn named<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = &'a (Kind, Name)> {
         self.inputs(store).flat_map(|inputs| &inputs.named)
     }
@@ -362,7 +364,7 @@ impl Store {
         self.held.iter().flat_map(BTreeMap::values)
     }
 
-    /// Puts a staged batch in force. Route tables, secrets and runtime values take effect at once; the caller makes
+    /// Puts a staged batch in force. Route tables, secrets, maps and runtime values take effect at once; the caller makes
     /// clusters and listeners follow. Returns the changes of clusters.
     pub fn commit(&mut self, staged: Staged, around: &Surroundings) -> ClusterChanges {
         let (mut clusters, mut runtime) = (ClusterChanges::default(), false);
@@ -378,7 +380,7 @@ impl Store {
                 Kind::Endpoints => drop(clusters.endpoints.insert(name, Arc::new([]))),
                 Kind::Routes => around.routes.reference(&name).set(Arc::new(RouteTable::empty())),
                 Kind::Runtime => runtime = true,
-                Kind::Secret | Kind::Listener => {}
+                Kind::Secret | Kind::Map | Kind::Listener => {}
             }
         }
         for ((kind, name), held) in staged.set {
@@ -402,6 +404,7 @@ impl Store {
                 }
                 (_, Resource::Runtime(_)) => runtime = true,
                 (Compiled::Routes(cell, table), _) => cell.set(Arc::clone(table)),
+                (Compiled::Map(map, content), _) => map.set(content),
                 (Compiled::Secret(SecretContent::Certificate(material)), _) => {
                     around.certs.set_secret(&name, Arc::clone(material));
                 }

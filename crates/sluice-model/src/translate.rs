@@ -15,10 +15,12 @@ use crate::sections::{Config, FilterUse};
 use crate::store::{Store, Update};
 
 mod clusters;
+mod early_data;
 pub mod endpoints;
 mod health;
 pub(crate) mod http;
 mod listeners;
+mod maps;
 mod quic;
 pub mod routes;
 mod secrets;
@@ -63,6 +65,7 @@ pub(crate) fn translate(
     let mut all = Translated::default();
     let context = Context { config, root, inline, sources };
     context.secrets(&mut all);
+    context.maps(&mut all, diags);
     context.clusters(&mut all, diags);
     context.routes(&mut all, diags);
     context.listeners(&mut all, diags);

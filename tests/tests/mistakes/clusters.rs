@@ -65,6 +65,8 @@ fn of_names_that_clients_choose() {
         "mistakes-by-name",
         &[
             ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("a table that is not declared", relay("cluster_from: sni, map: hosts, allow: [up]")),
+            ("a table without a name", relay("cluster: up, map: hosts")),
             ("a list without a name", relay("cluster: up, allow: [up]")),
             ("a cluster in two ways", relay("cluster_from: sni, cluster: up, allow: [up]")),
             ("a name that no cluster has", relay("cluster_from: sni, allow: [up, \"*.test\"]")),
@@ -336,8 +338,8 @@ fn of_upstreams() {
                 relay("protocol: http3\n    tls: true\n    http3: { enabled: false, race: {} }"),
             ),
             (
-                "early data where HTTP/3 is an addition",
-                relay("protocol: auto\n    tls: true\n    http3: { early_data: true }"),
+                "early data where the version is negotiated",
+                relay("protocol: auto\n    tls: { early_data: true }"),
             ),
             ("more connections ahead than may be", relay("preconnect: 400%")),
             ("no connections ahead", relay("preconnect: {}")),

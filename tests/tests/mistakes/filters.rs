@@ -125,12 +125,24 @@ fn of_filters() {
                 http("set_values: { name: a, from: host, lookup: suffix }"),
             ),
             (
-                "a table from two places",
-                http("set_values: { name: a, from: host, map: { b: c }, map_file: d }"),
+                "a search of a table that is declared elsewhere",
+                http("set_values: { name: a, from: host, map: hosts, lookup: suffix }")
+                    + "maps: { hosts: { entries: { a: b } } }\n",
             ),
             (
-                "a table in a file that does not exist",
-                http("set_values: { name: a, from: host, map_file: hosts.map }"),
+                "a table that is not declared",
+                http("set_values: { name: a, from: host, map: hots }")
+                    + "maps: { hosts: { entries: { a: b } } }\n",
+            ),
+            (
+                "a table that is nowhere, in two places, twice the same, or in a file that does not exist",
+                listener("filters: [{ deny: { map: a } }, { deny: { map: d } }], relay: up")
+                    + "maps:\n  a: {}\n  b: { entries: { x: y }, file: b.map }\n\
+                       \x20 c: { entries: { 10.0.0.0/8: y, 10.1.0.0/8: z }, lookup: cidr }\n  d: { file: d.map }\n",
+            ),
+            (
+                "a table that nothing uses",
+                listener("relay: up") + "maps: { hosts: { entries: { a: b } } }\n",
             ),
             (
                 "an extraction that is no regex",

@@ -108,18 +108,6 @@ pub trait BucketMemory<K, T> {
     fn recall(&self, key: &K) -> T;
 }
 
-/// Nothing remains.
-#[derive(Debug)]
-struct Oblivion;
-
-impl<K, T: Default> BucketMemory<K, T> for Oblivion {
-    fn forget(&mut self, _: &K, _: T) {}
-
-    fn recall(&self, _: &K) -> T {
-        T::default()
-    }
-}
-
 /// The identity of a source: its IPv4 address, or the /64 of its IPv6 address, since one host has all of that. Unix
 /// sockets share one entry.
 pub fn source_of(peer: Peer) -> Cidr {
@@ -136,17 +124,9 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K
         Self { young: HashMap::default(), old: HashMap::default(), half: (bound / 2).max(1) }
     }
 
-    /// Returns the entry of a source, and whether others were forgotten for it.
-    pub fn entry(&mut self, source: K) -> (&mut T, bool) {
-        self.entry_with(source, &mut Oblivion)
-    }
-
-    /// The same; `memory` is told of what is forgotten, and asked about a source that has no entry.
-    pub fn entry_with(
-        &mut self,
-        source: K,
-        memory: &mut impl BucketMemory<K, T>,
-    ) -> (&mut T, bool) {
+    /// Returns the entry of a source, and whether others were forgotten for it; `memory` is told of what is forgotten, and
+    /// asked about a source that has no entry.
+    pub fn entry(&mut self, source: K, memory: &mut impl BucketMemory<K, T>) -> (&mut T, bool) {
         let mut forgot = false;
         if !self.young.contains_key(&source) {
             if self.young.len() >= self.half {
@@ -158,12 +138,6 @@ impl<T: Default, K: Hash + Eq + Copy, S: BuildHasher + Default> BucketTable<T, K
             self.young.insert(source, value);
         }
         (self.young.entry(source).or_default(), forgot)
-    }
-
-    /// Removes a source.
-    pub fn remove(&mut self, source: K) {
-        self.young.remove(&source);
-        self.old.remove(&source);
     }
 
     #[cfg(test)]

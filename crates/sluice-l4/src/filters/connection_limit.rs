@@ -1,16 +1,21 @@
 //! `connection_limit`: concurrent connections, in total and per source.
 //!
-//! Owns: the counts, across all workers and reloads. Keeps: a count is given back when the connection that took it
-//! ends.
+//! Owns: the counts, across all workers and reloads. Refuses to know: what a connection carries. Keeps: a count is given back
+//! when the connection that took it ends; a source with connections is never forgotten, and a connection that found no room
+//! for its source in the table takes nothing from what others are counted by.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_core::{ConnInfo, Moment, Node, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
-use super::buckets::{BucketTable, PerOwner, forgotten, source_of};
+use super::buckets::{KeyState, KeyedTable, PerOwner, forgotten, source_of};
 use super::{CheckContext, FilterFactory};
 use crate::reasons;
 
@@ -33,7 +38,17 @@ pub struct ConnectionLimitFactory {
 #[derive(Debug)]
 struct Counts {
     all: u64,
-    by_source: BucketTable<u64>,
+    by_source: KeyedTable<SourceConnections>,
+}
+
+/// The connections of a source. It changes only under the lock of the table.
+#[derive(Debug, Default)]
+struct SourceConnections(AtomicU64);
+
+impl KeyState for SourceConnections {
+    fn is_blank(&self, _: Moment) -> bool {
+        self.0.load(Relaxed) == 0
+    }
 }
 
 #[derive(Debug)]
@@ -46,7 +61,10 @@ struct ConnectionLimitPlan {
 struct ConnectionLimitFilter {
     settings: ConnectionLimit,
     counts: Arc<Mutex<Counts>>,
+    /// The connections whose source has no entry, because the table was full of sources in use.
+    uncounted: RefCell<HashSet<u64>>,
     forgotten: Counter,
+    worker: Rc<WorkerCx>,
 }
 
 impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLimitFactory {
@@ -81,12 +99,14 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLimitFactory {
 
 impl ConnectionFilterPlan for ConnectionLimitPlan {
     fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        let new = |bound| Mutex::new(Counts { all: 0, by_source: BucketTable::new(bound) });
+        let new = |bound| Mutex::new(Counts { all: 0, by_source: KeyedTable::new(bound) });
         let counts = self.counts.of(owner, worker, new);
         Rc::new(ConnectionLimitFilter {
             settings: self.settings.clone(),
             counts,
+            uncounted: RefCell::default(),
             forgotten: forgotten(worker),
+            worker: Rc::clone(worker),
         })
     }
 }
@@ -99,15 +119,18 @@ impl ConnectionFilter for ConnectionLimitFilter {
             return Admit::Now(Verdict::Reject(reasons::LIMIT));
         }
         if let Some(max) = self.settings.per_source {
-            let (count, forgot) = counts.by_source.entry(source_of(conn.source()));
-            if forgot {
-                self.forgotten.increment();
-            }
-            if *count >= max {
+            let (source, kept) = self.source(&mut counts, conn);
+            let count = source.0.load(Relaxed);
+            if count >= max {
                 conn.note(format_args!("connection_limit: per_source: {max}"));
                 return Admit::Now(Verdict::Reject(reasons::SOURCE_LIMIT));
             }
-            *count += 1;
+            if kept {
+                source.0.store(count + 1, Relaxed);
+            } else {
+                self.forgotten.increment();
+                self.uncounted.borrow_mut().insert(conn.id);
+            }
         }
         counts.all += 1;
         Admit::Now(Verdict::Continue)
@@ -116,13 +139,21 @@ impl ConnectionFilter for ConnectionLimitFilter {
     fn ended(&self, conn: &ConnInfo) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all = counts.all.saturating_sub(1);
-        if self.settings.per_source.is_some() {
-            let source = source_of(conn.source());
-            let (count, _) = counts.by_source.entry(source);
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.by_source.remove(source);
-            }
+        let counted = !self.uncounted.borrow_mut().remove(&conn.id);
+        if self.settings.per_source.is_some() && counted {
+            let (source, _) = self.source(&mut counts, conn);
+            source.0.store(source.0.load(Relaxed).saturating_sub(1), Relaxed);
+        }
+    }
+}
+
+impl ConnectionLimitFilter {
+    /// The connections of the source of this one, and whether the table has them.
+    fn source(&self, counts: &mut Counts, conn: &ConnInfo) -> (Arc<SourceConnections>, bool) {
+        let now = self.worker.now();
+        match source_of(conn.source()).network() {
+            IpAddr::V4(v4) => counts.by_source.entry(&v4.octets(), now),
+            IpAddr::V6(v6) => counts.by_source.entry(&v6.octets(), now),
         }
     }
 }

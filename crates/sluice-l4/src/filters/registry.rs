@@ -17,6 +17,7 @@ use sluice_upstream::Cluster;
 
 use super::content::{Content, LiveSecret, SecretUser};
 use super::fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches, FileOrigin};
+use super::lookup::LiveMap;
 
 /// A kind of filter, registered by name, one per process. `P` is what one use of it becomes.
 pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
@@ -130,6 +131,9 @@ pub trait FilterNames {
         diags: &mut Diags,
     ) -> Option<SecretText>;
 
+    /// Returns a lookup table and notes that it is used; reports a name that does not exist.
+    fn map(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> Option<LiveMap>;
+
     /// Tells `user` of every later text of a secret.
     fn follow(&mut self, name: &Name, user: Weak<dyn SecretUser>);
 
@@ -226,6 +230,11 @@ impl<'a> CheckContext<'a> {
         }
     }
 
+    /// Returns the lookup table that the field `key` names, and marks it as used.
+    pub fn map(&mut self, name: &Spanned<Name>, key: &str) -> Option<LiveMap> {
+        self.names.map(name, &self.at.key(key), self.diags)
+    }
+
     /// Declares content that is fetched while the configuration that this filter belongs to is in force, and as long as
     /// something holds the handle. Equal fetches are one.
     pub fn fetch<T: Content>(
@@ -265,7 +274,7 @@ impl<'a> CheckContext<'a> {
     }
 }
 
-/// A configuration without clusters, routes and secrets, for tests of filters.
+/// A configuration without clusters, routes, secrets and maps, for tests of filters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoNames;
 
@@ -294,6 +303,11 @@ impl FilterNames for NoNames {
         diags: &mut Diags,
     ) -> Option<SecretText> {
         diags.error("unknown-name", name.span, at, format!("there is no secret `{}`", name.value));
+        None
+    }
+
+    fn map(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> Option<LiveMap> {
+        diags.error("unknown-name", name.span, at, format!("there is no map `{}`", name.value));
         None
     }
 

@@ -1,15 +1,15 @@
 use std::time::Duration;
 
 use sluice_core::connection::Peer;
+use sluice_core::limits::Limit;
 use sluice_core::tree::MapEntry;
 use sluice_core::{Clock, ConnInfo, Diags, Node, Path, Span, Value, Verdict};
+use sluice_io::descriptors::Budget;
 use sluice_io::{Admit, ConnectionFilter, WorkerCx};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::buckets::{
-    Bucket, BucketTable, BytePace, KeyedTable, PacePlan, PerOwner, RateTable, source_of,
-};
+use super::buckets::{Bucket, BytePace, KeyedTable, PacePlan, PerOwner, RateTable, source_of};
 use super::registry::NoNames;
 use super::*;
 use crate::reasons;
@@ -51,8 +51,21 @@ fn filter(
 }
 
 fn from(address: &str) -> ConnInfo {
+    numbered(1, address)
+}
+
+fn numbered(id: u64, address: &str) -> ConnInfo {
     let peer = Peer::Ip(format!("{address}:1").parse().unwrap());
-    ConnInfo::new(1, "l".into(), peer, peer, sluice_core::Moment::default())
+    ConnInfo::new(id, "l".into(), peer, peer, sluice_core::Moment::default())
+}
+
+/// A worker whose tables of sources have this bound.
+fn with_source_table(clock: &Clock, bound: u32) -> Rc<WorkerCx> {
+    let shard = sluice_telemetry::Registry::new().shard(1);
+    let log = sluice_telemetry::LogQueue::nowhere(&shard);
+    let mut limits = sluice_core::Limits::default();
+    limits.set(Limit::SourceTable, u64::from(bound)).expect("it is within its range");
+    WorkerCx::new(0, clock.clone(), shard, log, limits, &Budget::unlimited())
 }
 
 #[track_caller]
@@ -126,18 +139,52 @@ fn a_bucket_that_was_emptied_slowly_is_filled_fast_once_it_may_be() {
 }
 
 #[test]
-fn the_table_of_sources_is_bounded_and_forgets_the_unused() {
-    let mut table: BucketTable<u32> = BucketTable::new(100);
-    let source = |n: u32| source_of(Peer::Ip((std::net::Ipv4Addr::from_bits(n), 1).into()));
-    for n in 0..10_000 {
-        *table.entry(source(n)).0 += 1;
-        *table.entry(source(0)).0 += 1;
-        assert!(table.len() <= 100);
+fn a_source_is_an_address_or_a_network_of_one_host() {
+    let source = |text: &str| source_of(Peer::Ip(text.parse().unwrap()));
+    assert_eq!(source("[2001:db8::1]:1"), source("[2001:db8::2]:9"));
+    assert_ne!(source("[2001:db8::1]:1"), source("[2001:db8:0:1::1]:1"));
+    assert_eq!(source("[::ffff:192.0.2.1]:1"), source("192.0.2.1:9"));
+    assert_ne!(source("192.0.2.1:1"), source("192.0.2.2:1"));
+}
+
+/// Connections of ever new sources come and go, or stay: nobody who has connections gets to open more than it may.
+#[test]
+fn a_flood_of_sources_lets_nobody_open_more_connections() {
+    let clock = Clock::held();
+    let bound = 256_u32;
+    let worker = with_source_table(&clock, bound);
+    let settings = map(&[("per_source", "2")]);
+    let filter = filter(&worker, &built_in(), "connection_limit", &settings);
+    let mut numbers = 0..;
+    let mut open = |source: u32| {
+        let ip = std::net::Ipv4Addr::from_bits(source).to_string();
+        let conn = numbered(numbers.next().expect("it has no end"), &ip);
+        (verdict(&filter, &conn) == Verdict::Continue).then_some(conn)
+    };
+    let honest = [open(1), open(1)].map(|conn| conn.expect("it may have two"));
+    assert!(open(1).is_none());
+    for source in 2..100_000 {
+        clock.advance(Duration::from_millis(1));
+        filter.ended(&open(source).expect("the first of its source"));
+        if source % 1000 == 0 {
+            assert!(open(1).is_none(), "it is known as long as it has connections");
+        }
     }
-    assert_eq!(*table.entry(source(0)).0, 10_001, "a source in use is not forgotten");
-    assert_eq!(*table.entry(source(1)).0, 0);
-    let v6 = |text: &str| source_of(Peer::Ip(text.parse().unwrap()));
-    assert_eq!(v6("[2001:db8::1]:1"), v6("[2001:db8::2]:9"));
+    // Sources that keep their connections fill the table; further ones are not counted, and those that are stay so.
+    let staying: Vec<ConnInfo> = (2..1000).map(|source| open(source).expect("first")).collect();
+    let more: Vec<ConnInfo> = (2..1000).filter_map(&mut open).collect();
+    assert_eq!(more.len(), staying.len(), "two of each");
+    let third: Vec<ConnInfo> = (2..1000).filter_map(&mut open).collect();
+    let known = bound as usize - 1;
+    assert_eq!(third.len(), staying.len() - known, "the table is full of those that have two");
+    assert!(open(1).is_none());
+    // What was not counted gives nothing back.
+    third.iter().chain(&more).for_each(|conn| filter.ended(conn));
+    let again: Vec<ConnInfo> = (2..=bound).filter_map(&mut open).collect();
+    assert_eq!(again.len(), known, "each has one left");
+    assert!((2..=bound).all(|source| open(source).is_none()));
+    honest.iter().for_each(|conn| filter.ended(conn));
+    assert!(open(1).is_some() && open(1).is_some() && open(1).is_none());
 }
 
 #[test]

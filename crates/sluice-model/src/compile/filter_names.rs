@@ -1,7 +1,7 @@
 //! What filters name in their settings.
 //!
-//! Owns: the look-up of clusters, routes and secrets on behalf of filters. Refuses to know: what they do with them. Keeps:
-//! a cluster that a filter may ask counts as used, and as reached by the listener of the filter; so does a secret; a
+//! Owns: the look-up of clusters, routes, secrets and maps on behalf of filters. Refuses to know: what they do with them. Keeps:
+//! a cluster that a filter may ask counts as used, and as reached by the listener of the filter; so do a secret and a map; a
 //! filter waits for a secret that may still come.
 
 use std::path::Path as FilePath;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use sluice_core::{Diags, Name, Node, Path, SecretText, Spanned};
 use sluice_io::ConnectionFilterPlan;
+use sluice_l4::filters::lookup::LiveMap;
 use sluice_l4::filters::{
     CheckContext, Fetches, FilterFactory, FilterNames, FilterOwner, SecretUser,
 };
@@ -83,6 +84,14 @@ impl FilterNames for NamesOfResource<'_, '_> {
                 None
             }
         }
+    }
+
+    fn map(&mut self, name: &Spanned<Name>, at: &Path<'_>, diags: &mut Diags) -> Option<LiveMap> {
+        if !self.exists(Kind::Map, name, at, diags) {
+            return None;
+        }
+        self.uses(Kind::Map, &name.value);
+        Some(self.0.around.maps.reference(&name.value))
     }
 
     fn follow(&mut self, name: &Name, user: Weak<dyn SecretUser>) {

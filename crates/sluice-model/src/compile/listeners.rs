@@ -244,10 +244,11 @@ impl Compiler<'_> {
         Some(match service {
             Service::Relay { to, options } => {
                 let to = match to {
-                    RelayTo::Named(allow) => {
+                    RelayTo::Named { allow, map } => {
                         let directory = Arc::clone(&self.around.clusters);
                         RelayTarget::Named(Arc::new(NamedClusters {
                             allow: allow.clone(),
+                            map: map.as_ref().map(|map| self.around.maps.reference(map)),
                             directory,
                         }))
                     }
@@ -293,7 +294,7 @@ impl Compiler<'_> {
             let own = at.key("filters");
             let filters = self.filters(&chain.filters, owner, &own, diags);
             only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
-            if let RelayTo::Named(_) = chain.to {
+            if let RelayTo::Named { .. } = chain.to {
                 let message = "the cluster of a UDP flow cannot be named by its client";
                 diags.error("wrong-kind", None, at.key("relay"), message);
                 plans = None;

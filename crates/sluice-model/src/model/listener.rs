@@ -136,8 +136,13 @@ pub enum RelayTo {
     },
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
-    /// The cluster that a connection names by its server name (SNI), if one of these patterns covers it.
-    Named(Vec<NamePattern>),
+    /// The cluster that a connection names by its server name (SNI).
+    Named {
+        /// The clusters that may be named.
+        allow: Vec<NamePattern>,
+        /// The lookup table that says which cluster a server name means; without one, it is the name of the cluster.
+        map: Option<Name>,
+    },
 }
 
 /// The share of one cluster in the split of a relay.
@@ -160,7 +165,7 @@ impl RelayTo {
     /// Whether clients may name the cluster `name`.
     pub fn may_name(&self, name: &str) -> bool {
         match self {
-            Self::Named(allow) => allow.iter().any(|pattern| pattern.fits(name)),
+            Self::Named { allow, .. } => allow.iter().any(|pattern| pattern.fits(name)),
             Self::Cluster { .. } | Self::Split(_) => false,
         }
     }
@@ -173,7 +178,7 @@ impl RelayTo {
                 (Some(RelayShare { cluster, weight: 1, subset }), &[][..])
             }
             Self::Split(shares) => (None, shares.as_slice()),
-            Self::Named(_) => (None, &[][..]),
+            Self::Named { .. } => (None, &[][..]),
         };
         one.into_iter().chain(shares.iter().cloned())
     }
@@ -183,7 +188,7 @@ impl RelayTo {
         let (one, shares) = match self {
             Self::Cluster { name, .. } => (Some(name), &[][..]),
             Self::Split(shares) => (None, shares.as_slice()),
-            Self::Named(_) => (None, &[][..]),
+            Self::Named { .. } => (None, &[][..]),
         };
         one.into_iter().chain(shares.iter().map(|share| &share.cluster))
     }
@@ -193,11 +198,14 @@ impl RelayTo {
         match self {
             Self::Cluster { .. } => (relay.key("cluster").to_string(), false),
             Self::Split(_) => (relay.key("split").key(cluster).to_string(), true),
-            Self::Named(_) => (relay.key("allow").to_string(), false),
+            Self::Named { .. } => (relay.key("allow").to_string(), false),
         }
     }
 
     fn references(&self, relay: &Path<'_>, found: &mut References) {
+        if let Self::Named { map: Some(map), .. } = self {
+            found.add(Kind::Map, map, relay.key("map"));
+        }
         found.0.extend(self.clusters().map(|name| {
             let (at, in_key) = self.place(name, relay);
             Reference { kind: Kind::Cluster, name: Name::clone(name), at, in_key }

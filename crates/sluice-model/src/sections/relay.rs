@@ -32,6 +32,9 @@ section! {
         pub split: Option<Spanned<Shares>>,
         /// In place of `cluster`: what of the connection names the cluster. `allow` lists the clusters that may be named.
         pub cluster_from: Option<Spanned<ClusterFrom>>,
+        /// With `cluster_from`: the lookup table that says which cluster a name means; `allow` then lists the clusters that it
+        /// may name.
+        pub map: Option<Spanned<Name>>,
         /// With `cluster_from`: the clusters that clients may name: exact names, or *.suffix for any name below it.
         pub allow: Vec<Spanned<NamePattern>>,
         /// In place of `cluster`: endpoints, which form a cluster with default settings. Its name in logs, metrics and

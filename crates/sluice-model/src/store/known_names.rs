@@ -45,6 +45,7 @@ impl KnownNames {
             Kind::Secret => {
                 (format!("there is no secret `{name}`"), "add it under `secrets`", "known secrets")
             }
+            Kind::Map => (format!("there is no map `{name}`"), "add it under `maps`", "known maps"),
             kind => (
                 format!("there is no {} `{name}`", kind.word()),
                 "add it under `clusters`",

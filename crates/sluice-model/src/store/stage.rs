@@ -15,7 +15,9 @@ use super::{
     Absent, AbsentReason, Batch, BatchMode, Compiled, Held, Outcome, ResourceVerdict, Staged,
     Store, Update, WaitingResource,
 };
-use crate::compile::{Compiler, Inputs, OtherResources, SecretContent, SharedParts, Surroundings};
+use crate::compile::{
+    Compiler, Inputs, OtherResources, SecretContent, SharedParts, Surroundings, maps,
+};
 use crate::model::{Kind, Reference, Resource};
 use crate::provenance::Provenance;
 
@@ -324,6 +326,8 @@ impl StageRun<'_> {
             Resource::Secret(secret) => {
                 SecretContent::of(&name, secret, &mut found).map(Compiled::Secret)
             }
+            Resource::Map(map) => maps::content(map, &self.around.fetches, &mut found)
+                .map(|content| Compiled::Map(self.around.maps.reference(&name), content)),
         };
         let mut inputs = compiler.into_inputs();
         self.staged.stale_certificates.append(&mut inputs.stale);

@@ -8,6 +8,7 @@ use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
 use sluice_l7::routes::EndpointMatch;
 
+use super::early_data::early_sessions;
 use super::{Context, Translated, filters};
 use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
 use crate::check::{self, Handles};
@@ -143,7 +144,7 @@ impl Context<'_> {
     ) -> Option<FilterChain> {
         let http = chain.http.as_ref().map(|http| &http.0);
         let tls = chain.tls.as_ref().map(|tls| {
-            let early = super::quic::early_sessions(listener, chain);
+            let early = early_sessions(listener, chain, &at.key("tls"), diags);
             self.server_tls(tls, http, early, &at.key("tls"), diags)
         });
         let inside = !chain.chains.is_empty();
@@ -235,6 +236,7 @@ impl Context<'_> {
             cluster: _,
             split: _,
             cluster_from,
+            map: _,
             allow: _,
             endpoints: _,
             endpoint_metadata: _,
@@ -296,7 +298,8 @@ impl Context<'_> {
         diags: &mut Diags,
         fits: ClusterFits,
     ) -> Option<RelayTo> {
-        let Relay { cluster, split, cluster_from, allow, hash, endpoint_metadata, .. } = &relay.0;
+        let Relay { cluster, split, cluster_from, map, allow, hash, endpoint_metadata, .. } =
+            &relay.0;
         if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
             if let Some(metadata) = endpoint_metadata {
                 let message = "what clients name cannot be asked for metadata";
@@ -305,6 +308,11 @@ impl Context<'_> {
                     .help("remove it, or write `cluster` in place of `cluster_from`");
             }
             return self.named(relay, at, diags, fits);
+        }
+        if let Some(map) = map {
+            diags
+                .error("wrong-kind", map.span, at.key("map"), "`map` needs `cluster_from`")
+                .help("remove it, or write `cluster_from: sni` in place of `cluster`");
         }
         if let Some(first) = allow.first() {
             diags
@@ -361,7 +369,7 @@ impl Context<'_> {
         fits: ClusterFits,
     ) -> Option<RelayTo> {
         let (list, config) = (at.key("allow"), self.config);
-        let Relay { allow, hash, .. } = &relay.0;
+        let Relay { allow, map, hash, .. } = &relay.0;
         if allow.is_empty() {
             diags
                 .error("missing-field", relay.span, list, "no cluster may be named")
@@ -387,7 +395,10 @@ impl Context<'_> {
                 self.fallbacks_fit(&name, diags, fits);
             }
         }
-        Some(RelayTo::Named(allow.iter().map(|pattern| pattern.value.clone()).collect()))
+        Some(RelayTo::Named {
+            allow: allow.iter().map(|pattern| pattern.value.clone()).collect(),
+            map: map.as_ref().map(|map| Name::clone(&map.value)),
+        })
     }
 
     /// Checks the clusters that serve in place of `cluster`.

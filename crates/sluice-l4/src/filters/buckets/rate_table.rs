@@ -53,7 +53,7 @@ impl<K: Hash + Eq + Copy> RateTable<K> {
         burst: u32,
     ) -> (&Bucket, bool, bool) {
         self.forgotten.least = now.after(every.saturating_mul(2));
-        let (bucket, forgot) = self.buckets.entry_with(key, &mut self.forgotten);
+        let (bucket, forgot) = self.buckets.entry(key, &mut self.forgotten);
         let taken = bucket.take(now, every, burst);
         (bucket, taken, forgot)
     }

@@ -1,26 +1,20 @@
 //! The settings of `set_values`.
 //!
-//! Owns: the fields, where values come from, and the tables that they are looked up in. Refuses to know: requests. Keeps: a
-//! value is made from one thing, and a table has entries from one place.
+//! Owns: the fields, where values come from, and tables of their own. Refuses to know: requests. Keeps: a value is made from
+//! one thing, and looked up in one table.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluice_codec::names::is_token;
-use sluice_core::settings::{
-    Plain, Shape, Size, bind_entries, bind_scalar, bind_verbatim, entries_of,
-};
+use sluice_core::settings::{Plain, Shape, Size, bind_verbatim};
 use sluice_core::values::check_name;
-use sluice_core::{Diags, Name, Node, Path, Setting, Spanned};
-use sluice_l4::filters::Fetched;
+use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value};
+use sluice_l4::filters::lookup::{LiveMap, LookupKind, LookupTable, MapEntries};
 
 use super::{MadeFrom, Making};
 use crate::filters::CheckContext;
-use crate::lookup::{
-    CidrFile, ExactFile, LookupKind, LookupTable, PrefixFile, RegexFile, SuffixFile,
-};
-use crate::regexes;
 use crate::template::HttpTemplate;
+use sluice_l4::regexes;
 
 sluice_core::section! {
     /// A value of requests, which has the name `set.NAME`. Exactly one of `from` and `text` is required.
@@ -35,11 +29,9 @@ sluice_core::section! {
         pub text: Option<HttpTemplate>,
         /// A regex that must match all of it; the value is its first group, or all of it if there is none.
         pub extract: Option<ExtractRegex>,
-        /// A table in which it is looked up: values by keys.
-        pub map: Option<MapEntries>,
-        /// A file with such a table: in each line a key, blanks, and the value. It is read again when it changes.
-        pub map_file: Option<Spanned<PathBuf>>,
-        /// How the table is searched: exact, prefix, suffix, cidr or regex.
+        /// A table in which it is looked up: the name of one under `maps`, or values by keys.
+        pub map: Option<MapUse>,
+        /// How a table of its own is searched: exact, prefix, suffix, cidr or regex.
         pub lookup: LookupKind = "exact",
         /// The value if there is nothing, or nothing in the table; by default there is no value then.
         pub missing: Option<String>,
@@ -204,54 +196,48 @@ impl Setting for ExtractRegex {
     }
 }
 
-/// Values by keys, in the order in which they are written.
+/// A table that is declared under `maps`, or one of its own.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MapEntries(Vec<(String, String)>);
+pub enum MapUse {
+    /// The name of a table.
+    Named(Spanned<Name>),
+    /// Entries.
+    Own(MapEntries),
+}
 
-impl Setting for MapEntries {
+impl Setting for MapUse {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        let entries = entries_of(node, at, diags, "a map of keys to values")?;
-        bind_entries(entries, at, diags, |entry, here, diags| {
-            let value = bind_scalar(&entry.node, here, diags, "a value", |text| {
-                Ok::<_, String>(text.to_owned())
-            })?;
-            Some((entry.key.to_string(), value))
-        })
-        .map(Self)
+        match node.value {
+            Value::Map(_) => MapEntries::bind(node, at, diags).map(Self::Own),
+            _ => Spanned::bind(node, at, diags).map(Self::Named),
+        }
     }
 
     fn shape() -> Shape {
-        Shape::Named(Box::new(Shape::Text { what: "a value", example: "gold" }))
+        Shape::Either(vec![Name::shape(), MapEntries::shape()])
     }
 
     fn show(&self) -> Plain {
-        let shown = self.0.iter().map(|(key, value)| (key.clone(), Plain::Text(value.clone())));
-        Plain::Map(shown.collect())
+        match self {
+            Self::Named(name) => name.show(),
+            Self::Own(entries) => entries.show(),
+        }
     }
 }
 
-/// A table, from the settings or from a file.
+/// A table, shared or of this value.
 #[derive(Clone, Debug)]
 pub(super) enum ValueTable {
-    Inline(Arc<LookupTable>),
-    Exact(Fetched<ExactFile>),
-    Prefix(Fetched<PrefixFile>),
-    Suffix(Fetched<SuffixFile>),
-    Cidr(Fetched<CidrFile>),
-    Regex(Fetched<RegexFile>),
+    Own(Arc<LookupTable>),
+    Shared(LiveMap),
 }
 
 impl ValueTable {
     /// The value for a key.
     pub(super) fn get(&self, key: &str) -> Option<String> {
-        // A file was read when the configuration was checked.
         match self {
-            Self::Inline(table) => table.get(key).map(str::to_owned),
-            Self::Exact(file) => file.current()?.0.get(key).map(str::to_owned),
-            Self::Prefix(file) => file.current()?.0.get(key).map(str::to_owned),
-            Self::Suffix(file) => file.current()?.0.get(key).map(str::to_owned),
-            Self::Cidr(file) => file.current()?.0.get(key).map(str::to_owned),
-            Self::Regex(file) => file.current()?.0.get(key).map(str::to_owned),
+            Self::Own(table) => table.get(key).map(str::to_owned),
+            Self::Shared(map) => map.get(key),
         }
     }
 }
@@ -286,36 +272,23 @@ fn lookup(
     context: &mut CheckContext<'_>,
 ) -> Option<Option<ValueTable>> {
     let kind = value.lookup;
-    match (&value.map, &value.map_file) {
-        (None, None) if kind != LookupKind::Exact => {
-            let message = "`lookup` has no effect without `map` or `map_file`";
-            context.diags.error("useless-setting", span, context.at.key("lookup"), message);
-            None
-        }
-        (None, None) => Some(None),
-        (Some(_), Some(_)) => {
-            let message = "a value has one of `map` and `map_file`";
-            context.not_exactly_one(span, false, message).help("move the entries to the file");
-            None
-        }
-        (Some(MapEntries(entries)), None) => {
-            let pairs = entries.iter().map(|(key, value)| (&**key, &**value));
-            match LookupTable::new(kind, pairs) {
-                Ok(table) => Some(Some(ValueTable::Inline(Arc::new(table)))),
-                Err((number, problem)) => {
-                    let key = entries.get(number).map_or("", |(key, _)| key);
-                    let at = context.at.key("map");
-                    context.diags.error("bad-value", span, at, format!("`{key}`: {problem}"));
-                    None
-                }
+    if kind != LookupKind::Exact && !matches!(value.map, Some(MapUse::Own(_))) {
+        let message = "`lookup` is for a table that stands in `map` here";
+        let at = context.at.key("lookup");
+        let help = "one under `maps` has a `lookup` of its own";
+        context.diags.error("useless-setting", span, at, message).help(help);
+        return None;
+    }
+    match &value.map {
+        None => Some(None),
+        Some(MapUse::Named(name)) => Some(Some(ValueTable::Shared(context.map(name, "map")?))),
+        Some(MapUse::Own(entries)) => match entries.table(kind) {
+            Ok(table) => Some(Some(ValueTable::Own(Arc::new(table)))),
+            Err((key, problem)) => {
+                let at = context.at.key("map");
+                context.diags.error("bad-value", span, at, format!("`{key}`: {problem}"));
+                None
             }
-        }
-        (None, Some(path)) => Some(Some(match kind {
-            LookupKind::Exact => ValueTable::Exact(context.file(path, "map_file")?),
-            LookupKind::Prefix => ValueTable::Prefix(context.file(path, "map_file")?),
-            LookupKind::Suffix => ValueTable::Suffix(context.file(path, "map_file")?),
-            LookupKind::Cidr => ValueTable::Cidr(context.file(path, "map_file")?),
-            LookupKind::Regex => ValueTable::Regex(context.file(path, "map_file")?),
-        })),
+        },
     }
 }

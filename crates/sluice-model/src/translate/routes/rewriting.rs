@@ -2,7 +2,7 @@
 
 use sluice_core::settings::Verbatim;
 use sluice_core::{Diags, Path, Span};
-use sluice_l7::regexes;
+use sluice_l4::regexes;
 use sluice_l7::routes::{HostRewrite, Originals, PathRewrite, RegexSubstitution};
 
 use crate::sections::routes::{HostPart, HostRegex, Original, RegexRewrite, Rewrite};

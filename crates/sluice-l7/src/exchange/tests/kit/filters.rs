@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use serde_json::Value as Json;
 use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Name, Node, Path, SecretText, Span, Spanned, Value};
+use sluice_l4::filters::lookup::LiveMap;
 use sluice_l4::filters::{CheckContext, Fetches, FilterNames, FilterOwner, SecretUser};
 use sluice_upstream::Cluster;
 
@@ -36,6 +37,10 @@ impl FilterNames for Clusters {
     }
 
     fn secret(&mut self, _: &Spanned<Name>, _: &Path<'_>, _: &mut Diags) -> Option<SecretText> {
+        None
+    }
+
+    fn map(&mut self, _: &Spanned<Name>, _: &Path<'_>, _: &mut Diags) -> Option<LiveMap> {
         None
     }
 

@@ -10,12 +10,15 @@ use std::net::IpAddr;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use sluice_core::Cidr;
 use sluice_core::limits::Limit;
-use sluice_l4::filters::Content;
 
 use self::text_index::TextIndex;
+use super::content::Content;
 use crate::regexes;
 
+pub mod live;
 mod text_index;
+
+pub use live::{LiveMap, MapContent, MapEntries};
 
 sluice_core::choice! {
     /// How a key is compared with those of a table.

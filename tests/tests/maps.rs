@@ -1,0 +1,100 @@
+//! Lookup tables that are declared once, under `maps`, and used wherever something is looked up.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+
+use sluice_testkit::origin::Client;
+use sluice_testkit::peers::{Server, connect, read_to_end};
+use sluice_testkit::tls::Offer;
+use sluice_testkit::{Authority, Origin, Sluice, tools, wait};
+
+#[test]
+fn a_table_serves_policies_headers_clusters_and_connections() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let kit = Sluice::new().watching().expect_warning("unused-map");
+    std::fs::write(kit.folder().join("users.map"), "ann gold\nbob blocked\n").unwrap();
+    let yaml = |entries: &str| {
+        format!(
+            "listeners:\n\
+             - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [\
+                 {{ set_values: [{{ name: tier, from: \"header:x-user\", map: users }}, \
+                                 {{ name: cluster, from: host, map: hosts, missing: one }}] }}, \
+                 {{ rbac: {{ deny: {{ blocked: {{ principals: {{ values: {{ set.tier: blocked }} }} }} }} }} }}, \
+                 {{ set_headers: {{ request: {{ x-tier: \"%VALUE(set.tier)%\", x-cluster: \"%VALUE(set.cluster)%\" }} }} }}] }} }}\n\
+             - {{ name: second, address: 127.0.0.1:0, http: {{ routes: main, filters: [\
+                 {{ set_values: {{ name: cluster, from: host, map: hosts, missing: one }} }}, \
+                 {{ set_headers: {{ request: {{ x-cluster: \"%VALUE(set.cluster)%\" }} }} }}] }} }}\n\
+             routes: {{ main: {{ cluster_header: x-cluster }} }}\n\
+             clusters: {{ one: \"{}\", two: \"{}\" }}\n\
+             maps:\n  users: {{ file: users.map }}\n  hosts: {{ entries: {{ {entries} }}, lookup: suffix }}\n  nobody: {{ entries: {{ a: b }} }}\n",
+            one.addr(),
+            two.addr()
+        )
+    };
+    let sluice = kit.start(&yaml(".two.test: two"));
+    let (mut web, mut second) =
+        (Client::connect(sluice.addr("web")), Client::connect(sluice.addr("second")));
+    let ask = |client: &mut Client, host: &str, user: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-User: {user}\r\n\r\n");
+        let response = client.ask(&head);
+        (response.status(), response.value("x-origin").to_owned())
+    };
+    let served = |by: &str| (200, by.to_owned());
+    assert_eq!(ask(&mut web, "a.two.test", "ann"), served("two"));
+    assert_eq!(two.requests().pop().unwrap().value("x-tier"), "gold");
+    assert_eq!(ask(&mut second, "a.two.test", "ann"), served("two"));
+    assert_eq!(ask(&mut web, "other.test", "eve"), served("one"));
+    assert_eq!(ask(&mut web, "other.test", "bob").0, 403);
+    // Connections that are open follow: a file that changes, and entries that a reload changes.
+    std::fs::write(sluice.folder().join("users.map"), "ann blocked\n").unwrap();
+    wait::until("the new file", || (ask(&mut web, "x", "ann").0 == 403).then_some(()));
+    assert_eq!(ask(&mut web, "x", "bob"), served("one"));
+    assert_eq!(sluice.reload(&yaml(".other.test: two")), "applied");
+    assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));
+    assert_eq!(ask(&mut second, "a.two.test", "eve"), served("one"));
+    let (_, log) = sluice.page("/fetches");
+    assert!(log.contains("users.map"), "{log}");
+    // A table with a mistake leaves the last one in place.
+    assert!(sluice.reload(&yaml(".a: b, .a: c")).contains("rejected"), "a key that occurs twice");
+    assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));
+}
+
+#[test]
+fn a_table_lists_who_may_connect_and_names_the_cluster_of_a_server_name() {
+    let kit = Sluice::new().watching();
+    let authority = Authority::new(kit.folder());
+    authority.issue("app", &["app.test", "no.test", "other.test"]);
+    let greeter = Server::start(|mut stream| stream.write_all(b"hello"));
+    std::fs::write(kit.folder().join("blocks.map"), "192.0.2.0/24 branch\n").unwrap();
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         - {{ name: open, address: 127.0.0.1:0, filters: [{{ deny: {{ map: blocks }} }}], relay: pool }}\n\
+         - {{ name: closed, address: 127.0.0.1:0, filters: [{{ allow: {{ map: blocks }} }}], relay: pool }}\n\
+         - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: app.pem }}, relay: {{ cluster_from: sni, map: tenants, allow: [pool, \"*.test\"] }} }}\n\
+         clusters: {{ pool: \"{}\", unused.test: 127.0.0.1:{} }}\n\
+         maps:\n  blocks: {{ file: blocks.map, lookup: cidr }}\n  tenants: {{ entries: {{ app.test: pool, no.test: gone }} }}\n",
+        greeter.addr(),
+        tools::free_port()
+    ));
+    let greeted = |listener: &str| read_to_end(&mut connect(sluice.addr(listener))).1 == b"hello";
+    assert!(greeted("open") && !greeted("closed"));
+    let record = sluice.record_of("accept.denied");
+    assert_eq!(record["detail"], "allow: map blocks lacks 127.0.0.1");
+    std::fs::write(sluice.folder().join("blocks.map"), "127.0.0.0/8 here\n").unwrap();
+    wait::until("the new blocks", || greeted("closed").then_some(()));
+    assert!(!greeted("open"));
+    let ca = sluice.folder().join("ca.pem");
+    let mut stream = Offer::of("app.test", &ca).connect(sluice.addr("tls"));
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    assert_eq!(text, b"hello");
+    for (name, why) in [
+        ("no.test", "gone: `allow` of the relay does not list it"),
+        ("other.test", "other.test: the map `tenants` does not have it"),
+    ] {
+        let mut stream = Offer::of(name, &ca).connect(sluice.addr("tls"));
+        let _ = stream.read_to_end(&mut Vec::new());
+        let fits = |record: &serde_json::Value| record["requested_server_name"] == name;
+        assert_eq!(sluice.record(name, fits)["detail"], why);
+    }
+}
