@@ -342,7 +342,7 @@ pub(crate) struct EnvoyCommand {
     /// Keep what control planes said last in this file, so that a restart comes up without them.
     #[arg(long, value_name = "PATH")]
     pub(crate) last_good: Option<PathBuf>,
-    /// Keep secrets as well, in plain text: whoever can read the file has them.
+    /// Keep secrets as well, in plain text, for every reader of the file.
     #[arg(long, requires = "last_good")]
     pub(crate) last_good_secrets: bool,
     /// Envoy's own flags.
