@@ -9,10 +9,10 @@ use sluice_codec::Head;
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_core::settings::{Plain, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_l4::regexes;
 
 use super::messages::HeaderMutation;
 use crate::filters::ext_authz::answer::{EditAction, HeaderEdit, unchecked_edit};
-use crate::regexes;
 use crate::words::is_editable;
 
 sluice_core::section! {
