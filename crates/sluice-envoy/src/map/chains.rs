@@ -3,9 +3,10 @@
 //! Owns: what a chain matches, its network filters, its TLS. Refuses to know: HTTP. Keeps: a chain has one terminal
 //! filter, and it is the last.
 
-use sluice_core::{Node, Span, Value};
+use sluice_core::{Node, Span};
 
 use super::metadata::KnownMetadata;
+use super::policies::everybody;
 use super::{Mapping, native_name};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted, single};
@@ -232,11 +233,7 @@ impl Mapping<'_> {
     }
 }
 
-/// What a chain begins with if something of it has not come: it serves nobody, with an address or without one.
+/// What a chain begins with if something of it has not come: it serves nobody.
 fn nobody(span: Span) -> Node {
-    let all = ["0.0.0.0/0", "::/0"].map(|block| quoted(block, span)).to_vec();
-    let by_address = single("source", Node { value: Value::List(all), span });
-    let principals = vec![by_address.clone(), single("not", by_address)];
-    let policy = single("principals", Node { value: Value::List(principals), span });
-    single("rbac", single("deny", single("incomplete", policy)))
+    single("rbac", single("deny", single("incomplete", everybody(span))))
 }

@@ -3,7 +3,7 @@
 //! Owns: permissions and principals, for requests and connections. Refuses to know: where the filter stands. Keeps: a
 //! condition that cannot be written exactly is an error, for both of a policy's sides.
 
-use sluice_core::Node;
+use sluice_core::{Node, Span, Value};
 
 use super::Mapping;
 use crate::message::{ProtoMessage, ProtoValue};
@@ -80,13 +80,14 @@ impl Mapping<'_> {
                 });
                 native.list(key, nodes.collect(), policy.place(field));
             }
-            policies.push(&names.add(name), native.node());
+            let node = if native.is_empty() { everybody(policy.span) } else { native.node() };
+            policies.push(&names.add(name), node);
         }
         if policies.is_empty() {
             if key == "allow" {
                 // Envoy denies what no policy allows, and here is none.
                 let mut all = NativeMap::new(rules.span);
-                all.push("no-policy", NativeMap::new(rules.span).node());
+                all.push("no-policy", everybody(rules.span));
                 native.map("deny", all);
             }
             return;
@@ -238,4 +239,12 @@ impl Mapping<'_> {
             .or_else(|| part("contains").map(|text| format!(".*{}.*", regex::escape(&text))))?;
         Some(single("regex", quoted(&regex, span)))
     }
+}
+
+/// A policy that matches whatever there is, with an address or without one: one that said nothing would be an error.
+pub(super) fn everybody(span: Span) -> Node {
+    let all = ["0.0.0.0/0", "::/0"].map(|block| quoted(block, span)).to_vec();
+    let by_address = single("source", Node { value: Value::List(all), span });
+    let principals = vec![by_address.clone(), single("not", by_address)];
+    single("principals", Node { value: Value::List(principals), span })
 }

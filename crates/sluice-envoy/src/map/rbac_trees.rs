@@ -6,7 +6,7 @@
 use sluice_core::Node;
 
 use super::Mapping;
-use super::policies::Condition;
+use super::policies::{Condition, everybody};
 use super::trees::Test;
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted, single};
@@ -34,7 +34,7 @@ impl Mapping<'_> {
                     ends = true;
                     // Without policies that allow, all that is not denied passes.
                     if !allow.is_empty() {
-                        allow.push(&name, NativeMap::new(config.span).node());
+                        allow.push(&name, everybody(config.span));
                     }
                 }
                 ("ALLOW", Condition::Holds(node)) => {
@@ -44,7 +44,7 @@ impl Mapping<'_> {
                 ("DENY", Condition::Always) => {
                     ends = true;
                     if allow.is_empty() {
-                        deny.push(&name, NativeMap::new(config.span).node());
+                        deny.push(&name, everybody(config.span));
                     }
                 }
                 ("DENY", Condition::Holds(node)) => {
@@ -61,7 +61,7 @@ impl Mapping<'_> {
         }
         // Envoy denies what matches nothing.
         if !ends && allow.is_empty() {
-            deny.push(&names.add("no-match"), NativeMap::new(matcher.span).node());
+            deny.push(&names.add("no-match"), everybody(matcher.span));
         }
         native.map("deny", deny);
         native.map("allow", allow);

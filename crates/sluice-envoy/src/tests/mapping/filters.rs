@@ -63,9 +63,14 @@ fn filters_of_requests() {
             "x-a",
         ),
         (
+            "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: { policies: { p: { permissions: [{ any: true }], principals: [{ any: true }] } } } }",
+            "rbac/allow/p/principals/0/source/0",
+            "0.0.0.0/0",
+        ),
+        (
             "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {} }",
-            "rbac/deny/no-policy",
-            "a map",
+            "rbac/deny/no-policy/principals/1/not/source/1",
+            "::/0",
         ),
     ] {
         expect(&with(filter), &[(&format!("{first}/{path}"), value)]);

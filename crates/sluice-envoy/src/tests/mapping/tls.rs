@@ -66,7 +66,7 @@ fn tls_of_clients() {
         ),
         (
             "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: s, sds_config: { ads: {} } }] }",
-            "`sds_config` of",
+            "`s` comes over `ads`, but there is no `ads_config`",
         ),
         (
             "common_tls_context: { CERT, tls_params: { cipher_suites: [ECDHE-RSA-AES128-GCM-SHA256] } }",
