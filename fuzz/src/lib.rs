@@ -1,12 +1,12 @@
 //! Code that the fuzz targets share.
 //!
-//! Owns: the property of every inspector panel, of every reader of heads, and of every dialogue of a check. Refuses to know: how inputs are
-//! made. Keeps: each property is stated once, for one inspector or reader as for all of them.
+//! Owns: the property of every inspector panel, of every reader of heads, and of every dialogue of a check. Refuses to
+//! know: how inputs are made. Keeps: each property is stated once, for one inspector or reader as for all of them.
 #![forbid(unsafe_code)]
 
 use sluice_codec::Head;
+use sluice_codec::h1::parse::{self, HeadLimits, Meta, Scan};
 use sluice_codec::parse_error::ParseError;
-use sluice_codec::h1::parse::{HeadLimits, Meta, Scan};
 use sluice_l4::inspect::{Look, Needs, Panel};
 use sluice_upstream::health::{CheckError, DialogueTurn, dialogue_of};
 use sluice_upstream::plan::{CheckKind, Login, Password};
@@ -57,6 +57,20 @@ pub fn head_reads_alike_however_it_is_cut(
         Ok::<_, ParseError>(None)
     };
     assert_eq!(found(1), found(stream.len().max(1)));
+}
+
+/// What is parsed as a request head, unsearched, is the head that the search finds.
+///
+/// # Panics
+/// When it is not.
+pub fn whole_request_is_what_the_search_finds(stream: &[u8]) {
+    let limits = HeadLimits { bytes: 2048, fields: 20 };
+    if stream.len() <= limits.bytes
+        && parse::request(stream, &mut Head::default(), limits, true).is_ok()
+    {
+        let found = Scan::default().find_end(stream, limits);
+        assert_eq!(found, Ok(Some((0, stream.len()))));
+    }
 }
 
 /// A dialogue comes to the same end whether all that the endpoint sends is received at once or one byte at a time, and

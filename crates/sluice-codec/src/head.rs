@@ -341,25 +341,35 @@ impl Head {
 
     /// Adds a header after all others. An invalid name or value (RFC 9110 §5.1, §5.5) makes the head unsound.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
-        let known = Known::of(name);
-        self.unsound |= (known.is_none() && !is_token(name)) || !is_field_value(value);
-        self.append_line(name, value, known);
+        self.append_as(name, value, Known::of(name));
     }
 
     /// Adds a header whose name is known.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
-        self.unsound |= !is_field_value(value);
-        self.append_line(known.text().as_bytes(), value, Some(known));
+        self.append_as(known.text().as_bytes(), value, Some(known));
+    }
+
+    fn append_as(&mut self, name: &[u8], value: &[u8], known: Option<Known>) {
+        self.unsound |= (known.is_none() && !is_token(name)) || !is_field_value(value);
+        self.append_line(name, value, known);
     }
 
     /// Makes `value` the only value of the header, in the place of the first or at the end.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let known = Known::of(name);
+        self.set_as(name, value, Known::of(name));
+    }
+
+    /// [`Self::set`] for a header whose name is known.
+    pub fn set_known(&mut self, known: Known, value: &[u8]) {
+        self.set_as(known.text().as_bytes(), value, Some(known));
+    }
+
+    fn set_as(&mut self, name: &[u8], value: &[u8], known: Option<Known>) {
         let first = match known {
             Some(known) => usize::from(self.first[known as usize]).checked_sub(1),
             None => (0..self.fields.len()).find(|place| self.is_named(*place, name, known)),
         };
-        let Some(first) = first else { return self.append(name, value) };
+        let Some(first) = first else { return self.append_as(name, value, known) };
         for place in first + 1..self.fields.len() {
             if self.is_named(place, name, known) {
                 self.fields[place].removed = true;
@@ -379,7 +389,15 @@ impl Head {
 
     /// Removes every header of that name; returns whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        let known = Known::of(name);
+        self.remove_as(name, Known::of(name))
+    }
+
+    /// [`Self::remove`] for a header whose name is known.
+    pub fn remove_known(&mut self, known: Known) -> bool {
+        self.remove_as(known.text().as_bytes(), Some(known))
+    }
+
+    fn remove_as(&mut self, name: &[u8], known: Option<Known>) -> bool {
         if self.lacks(known) {
             return false;
         }

@@ -71,11 +71,8 @@ impl Known {
     /// Returns the known name equal to `name`, in any case.
     pub fn of(name: &[u8]) -> Option<Self> {
         let candidates = *BY_LENGTH.get(name.len())?;
-        let mut lower = [0; LENGTH_MAX];
-        lower.get_mut(..name.len())?.copy_from_slice(name);
-        // All of it, since a loop of constant length compiles to a few instructions.
-        lower.make_ascii_lowercase();
-        candidates.iter().find(|known| PADDED[**known as usize] == lower).copied()
+        let words = words(name);
+        candidates.iter().find(|known| PATTERNS[**known as usize].is_matched_by(words)).copied()
     }
 
     /// Returns the known name that is `name`, in lower case, for tables that are made by the compiler.
@@ -134,16 +131,61 @@ const fn same_text(mut one: &[u8], mut other: &[u8]) -> bool {
 
 const LENGTH_MAX: usize = 24;
 
-/// Names in lower case, padded with zeros, which no name contains.
-static PADDED: [[u8; LENGTH_MAX]; Known::COUNT] = {
-    let mut padded = [[0; LENGTH_MAX]; Known::COUNT];
+/// A name of which the length is known, as integers that contain every byte of it; they overlap. Names of one byte and
+/// of three have none, since no known name has that length.
+const fn words(name: &[u8]) -> [u64; 3] {
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        let (first, last) = (u64::from_ne_bytes(*first), u64::from_ne_bytes(*last));
+        return match name.split_at(8).1.first_chunk() {
+            Some(middle) => [first, u64::from_ne_bytes(*middle), last],
+            None => [first, 0, last],
+        };
+    }
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        return [u32::from_ne_bytes(*first) as u64, 0, u32::from_ne_bytes(*last) as u64];
+    }
+    match name {
+        [first, last] => [*first as u64, 0, *last as u64],
+        _ => [0; 3],
+    }
+}
+
+/// A known name, for comparisons that ignore case.
+struct NamePattern {
+    /// The name in lower case.
+    lower: [u64; 3],
+    /// The bit that distinguishes the cases, where the name has a letter.
+    case: [u64; 3],
+}
+
+impl NamePattern {
+    const fn of(name: &[u8]) -> Self {
+        let mut case = [0; LENGTH_MAX];
+        let mut at = 0;
+        while at < name.len() {
+            if name[at].is_ascii_alphabetic() {
+                case[at] = 0x20;
+            }
+            at += 1;
+        }
+        Self { lower: words(name), case: words(case.split_at(name.len()).0) }
+    }
+
+    const fn is_matched_by(&self, name: [u64; 3]) -> bool {
+        let ([a, b, c], [case_a, case_b, case_c]) = (name, self.case);
+        let [lower_a, lower_b, lower_c] = self.lower;
+        (a | case_a) ^ lower_a | (b | case_b) ^ lower_b | (c | case_c) ^ lower_c == 0
+    }
+}
+
+static PATTERNS: [NamePattern; Known::COUNT] = {
+    let mut patterns = [const { NamePattern::of(b"") }; Known::COUNT];
     let mut at = 0;
     while at < Known::COUNT {
-        let text = TABLE[at].0.as_bytes();
-        padded[at].split_at_mut(text.len()).0.copy_from_slice(text);
+        patterns[at] = NamePattern::of(TABLE[at].0.as_bytes());
         at += 1;
     }
-    padded
+    patterns
 };
 
 /// Names by their length, so that most look-ups compare once.
@@ -266,6 +308,20 @@ mod tests {
             assert_eq!((known.text(), Known::of_constant(text)), (*text, Some(*known)));
         }
         assert_eq!((Known::of(b"x-unknown"), Known::of_constant("hos")), (None, None));
+        for (text, known) in TABLE {
+            for place in 0..text.len() {
+                for byte in 0..=u8::MAX {
+                    let mut name = text.as_bytes().to_vec();
+                    name[place] = byte;
+                    let same = byte.eq_ignore_ascii_case(&text.as_bytes()[place]);
+                    assert_eq!(
+                        Known::of(&name) == Some(*known),
+                        same,
+                        "{byte} at {place} of {text}"
+                    );
+                }
+            }
+        }
         assert_eq!(Known::of(&[b'a'; 300]), None);
     }
 

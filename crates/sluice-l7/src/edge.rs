@@ -64,7 +64,7 @@ impl Edge {
         };
         let scheme = self.scheme(head, tls);
         head.set_scheme(scheme.as_bytes());
-        head.set(Known::XForwardedProto.text().as_bytes(), scheme.as_bytes());
+        head.set_known(Known::XForwardedProto, scheme.as_bytes());
         match self.forwarded {
             _ if head.get(Known::Forwarded).is_none() => {}
             Forwarded::Append => {
@@ -72,7 +72,7 @@ impl Edge {
                 append(head, Known::Forwarded, element.as_bytes());
             }
             Forwarded::Remove => {
-                head.remove(Known::Forwarded.text().as_bytes());
+                head.remove_known(Known::Forwarded);
             }
         }
         match head.get(Known::XForwardedFor) {
@@ -156,11 +156,10 @@ pub fn address_of(peer: Peer) -> String {
 
 /// Appends an entry to an existing header that lists hops.
 fn append(head: &mut Head, header: Known, entry: &[u8]) {
-    let name = header.text().as_bytes();
-    let mut all: Vec<&[u8]> = head.values(name).collect();
+    let mut all: Vec<&[u8]> = head.values(header.text().as_bytes()).collect();
     all.push(entry);
     let joined = all.join(&b", "[..]);
-    head.set(name, &joined);
+    head.set_known(header, &joined);
 }
 
 #[cfg(test)]

@@ -51,12 +51,12 @@ impl HopCount {
             0 => listeners.to_string(),
             _ => format!("{listeners}.{side_calls}.{:x}", *TOKEN),
         };
-        request.set(HOPS.text().as_bytes(), value.as_bytes());
+        request.set_known(HOPS, value.as_bytes());
     }
 
     /// Removes the header.
     pub(crate) fn remove(request: &mut Head) {
-        request.remove(HOPS.text().as_bytes());
+        request.remove_known(HOPS);
     }
 
     /// What a request has passed when it arrives at one more listener; `None` if it has passed `max` already.

@@ -148,7 +148,7 @@ impl SideRequest {
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         let length = self.body.len().to_string();
-        self.head.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+        self.head.set_known(Known::ContentLength, length.as_bytes());
         self
     }
 

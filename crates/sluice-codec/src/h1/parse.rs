@@ -142,7 +142,8 @@ pub struct Meta {
     pub keep_alive: bool,
 }
 
-/// Parses a complete request head, including its empty line.
+/// Parses a complete request head, including its empty line. What is accepted is what [`Scan::find_end`] finds from the
+/// first byte to the last, if it is within the limit of bytes.
 ///
 /// # Errors
 /// The fault in the head; `head` must not be used then.
@@ -165,6 +166,7 @@ pub fn request(
     let kind = Method::of(method);
     head.set_method(method);
     let found = fields(&mut lines, head, limits, lower)?;
+    lines.check_end()?;
     let absolute = read_target(kind, target, head)?;
     // RFC 9112 §3.2.2: an absolute target takes precedence over the Host header.
     match found.host {
@@ -411,15 +413,23 @@ impl<'a> Lines<'a> {
         Self { bytes, at: 0, base }
     }
 
-    /// Returns the next line without its CRLF; `None` at the empty line that ends the head.
+    /// Returns the next line without its CRLF; `None` at the empty line that ends the head, and at a line that does not
+    /// end in CRLF.
     fn next(&mut self) -> Option<Line<'a>> {
         let rest = self.bytes.get(self.at..)?;
         let newline = memchr(b'\n', rest)?;
-        // The search for the end of the head has checked that every line ends in CRLF.
-        let text = rest.get(..newline.saturating_sub(1)).filter(|text| !text.is_empty())?;
+        let text = rest.get(..newline)?.strip_suffix(b"\r").filter(|text| !text.is_empty())?;
         let line = Line { text, start: self.base.saturating_add(self.at) };
         self.at = self.at.saturating_add(newline).saturating_add(1);
         Some(line)
+    }
+
+    /// Checks that the lines ended at the empty line, and that it is the last.
+    fn check_end(&self) -> Result<(), ParseError> {
+        match self.bytes.get(self.at..) {
+            Some(b"\r\n") => Ok(()),
+            _ => Err(ParseError::BareLf),
+        }
     }
 }
 

@@ -117,9 +117,9 @@ impl RequestTask {
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
         let end = end && self.method != Method::Connect;
         if self.upload.is_received() {
-            self.request.remove(b"expect");
+            self.request.remove_known(Known::Expect);
         } else if self.body_access::<RequestHooks>() == BodyAccess::Edit {
-            self.request.remove(Known::ContentLength.text().as_bytes());
+            self.request.remove_known(Known::ContentLength);
         }
         let endpoint = Arc::clone(endpoint);
         let (stream, ticket, reused) = match pooled {

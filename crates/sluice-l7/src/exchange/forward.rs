@@ -304,7 +304,7 @@ impl RequestTask {
         }
         // It says where the endpoint can be reached, which clients cannot.
         if self.response.get(Known::AltSvc).is_some() {
-            self.response.remove(Known::AltSvc.text().as_bytes());
+            self.response.remove_known(Known::AltSvc);
         }
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());

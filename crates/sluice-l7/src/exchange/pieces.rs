@@ -262,7 +262,7 @@ impl RequestTask {
         let removes = (!end || self.is_described())
             && self.body_access_from::<ResponseHooks>(from) == BodyAccess::Edit;
         if removes {
-            self.response.remove(Known::ContentLength.text().as_bytes());
+            self.response.remove_known(Known::ContentLength);
         }
     }
 

@@ -58,7 +58,7 @@ impl RequestTask {
     /// Removes the length of a body that the filter did not see, and would have changed perhaps.
     fn forget_described_length(&mut self) {
         if self.is_described() {
-            self.response.remove(Known::ContentLength.text().as_bytes());
+            self.response.remove_known(Known::ContentLength);
         }
     }
 

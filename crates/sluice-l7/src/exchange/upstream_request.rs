@@ -32,7 +32,7 @@ impl RequestTask {
         let capped = bounds.grpc_max.map_or(wanted, |max| wanted.min(max));
         if capped < wanted {
             let text = show_timeout(capped);
-            self.request.set(Known::GrpcTimeout.text().as_bytes(), text.as_bytes());
+            self.request.set_known(Known::GrpcTimeout, text.as_bytes());
         }
         // A client that waits for less than the offset would get no time at all.
         Some(

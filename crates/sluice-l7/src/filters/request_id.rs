@@ -26,7 +26,7 @@ impl OfSettings for RequestId {
 impl HttpFilter for RequestId {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         if !self.keep || head.get(Known::XRequestId).is_none() {
-            head.set(Known::XRequestId.text().as_bytes(), &uuid(cx.worker));
+            head.set_known(Known::XRequestId, &uuid(cx.worker));
         }
         HeadStep::Continue
     }
@@ -35,7 +35,7 @@ impl HttpFilter for RequestId {
         if self.respond
             && let Some(id) = cx.request.and_then(|request| request.get(Known::XRequestId))
         {
-            head.set(Known::XRequestId.text().as_bytes(), id);
+            head.set_known(Known::XRequestId, id);
         }
         ResponseStep::Continue
     }

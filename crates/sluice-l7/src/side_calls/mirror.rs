@@ -94,10 +94,10 @@ impl MirrorCopy {
     async fn run(self, worker: Rc<WorkerCx>) {
         let Self { pool, mut head, body, charge, hops, timeout } = self;
         if body.is_empty() {
-            head.remove(Known::ContentLength.text().as_bytes());
+            head.remove_known(Known::ContentLength);
         } else {
             let length = body.len().to_string();
-            head.set(Known::ContentLength.text().as_bytes(), length.as_bytes());
+            head.set_known(Known::ContentLength, length.as_bytes());
         }
         let by = worker.now().after(timeout);
         let (kind, retries, attempt_timeout) = (CallKind::Mirror, None, None);

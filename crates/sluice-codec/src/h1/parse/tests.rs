@@ -257,6 +257,29 @@ proptest! {
     }
 
     #[test]
+    fn what_is_parsed_unsearched_is_what_the_search_finds(
+        text in request_text(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3, prop::sample::select(&b"\r\n :ab\0"[..])), 0..4),
+    ) {
+        let mut stream = text.into_bytes();
+        for (place, change, byte) in changes {
+            let place = place.index(stream.len());
+            match change {
+                0 => stream[place] = byte,
+                1 => stream.insert(place, byte),
+                _ => {
+                    stream.remove(place);
+                }
+            }
+        }
+        let limits = HeadLimits { bytes: 2048, fields: 20 };
+        if let Ok(meta) = request(&stream, &mut Head::default(), limits, true) {
+            let found = read(&stream, stream.len()).map(|got| got.map(|(_, meta, end)| (meta, end)));
+            prop_assert_eq!(found, Ok(Some((meta, stream.len()))));
+        }
+    }
+
+    #[test]
     fn what_we_accept_the_oracle_accepts_alike(text in request_text()) {
         if let Ok(Some((head, _, end))) = read(text.as_bytes(), text.len()) {
             let mut fields = [httparse::EMPTY_HEADER; 64];

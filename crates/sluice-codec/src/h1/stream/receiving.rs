@@ -27,37 +27,13 @@ impl H1Stream {
         worker: &WorkerCx,
         head: &mut Head,
     ) -> Poll<Result<(), HttpError>> {
-        let limits = self.options.limits;
-        let role = self.role;
         if matches!(self.receiving, H1Receiving::Opened) {
             *head = Head::response(200);
             self.receiving = H1Receiving::Tunnel;
             return Poll::Ready(Ok(()));
         }
         loop {
-            if let Some(input) = &mut self.input
-                && let Some((start, end)) = self
-                    .scan
-                    .find_end(input, limits)
-                    .map_err(|fault| in_head(fault, role, input, limits))?
-            {
-                let bytes = &input[start..end];
-                let lower = self.options.lower;
-                let asked_upgrade = self.asked_upgrade;
-                let meta = match self.role {
-                    Role::Server => parse::request(bytes, head, limits, lower),
-                    Role::Client => parse::response(bytes, head, self.method, limits, lower),
-                };
-                let meta = meta.map_err(|fault| in_head(fault, role, bytes, limits))?;
-                if self.role == Role::Client && head.status() == 101 && !asked_upgrade {
-                    let fault = ParseError::UpgradeUnasked;
-                    return Poll::Ready(Err(in_head(fault, role, bytes, limits)));
-                }
-                input.consume(end);
-                if input.is_empty() {
-                    self.input = None;
-                }
-                self.scan = Scan::default();
+            if let Some(meta) = self.parse_head(head)? {
                 self.begin_body(head, meta);
                 return Poll::Ready(Ok(()));
             }
@@ -72,6 +48,40 @@ impl H1Stream {
                 }));
             }
         }
+    }
+
+    /// Parses the next head and consumes it, if it has arrived.
+    fn parse_head(&mut self, head: &mut Head) -> Result<Option<Meta>, HttpError> {
+        let (limits, lower, role) = (self.options.limits, self.options.lower, self.role);
+        let Some(input) = &mut self.input else { return Ok(None) };
+        // Most requests arrive alone and whole. If this is not one, the search decides what it is.
+        if role == Role::Server
+            && self.scan == Scan::default()
+            && input.len() <= limits.bytes
+            && input.ends_with(b"\r\n\r\n")
+            && let Ok(meta) = parse::request(input, head, limits, lower)
+        {
+            self.input = None;
+            return Ok(Some(meta));
+        }
+        let found = self.scan.find_end(input, limits);
+        let found = found.map_err(|fault| in_head(fault, role, input, limits))?;
+        let Some((start, end)) = found else { return Ok(None) };
+        let bytes = &input[start..end];
+        let meta = match role {
+            Role::Server => parse::request(bytes, head, limits, lower),
+            Role::Client => parse::response(bytes, head, self.method, limits, lower),
+        };
+        let meta = meta.map_err(|fault| in_head(fault, role, bytes, limits))?;
+        if role == Role::Client && head.status() == 101 && !self.asked_upgrade {
+            return Err(in_head(ParseError::UpgradeUnasked, role, bytes, limits));
+        }
+        input.consume(end);
+        if input.is_empty() {
+            self.input = None;
+        }
+        self.scan = Scan::default();
+        Ok(Some(meta))
     }
 
     fn begin_body(&mut self, head: &Head, meta: Meta) {
