@@ -12,7 +12,8 @@ use sluice_testkit::{Authority, Origin, Sluice, tools, wait};
 #[test]
 fn a_table_serves_policies_headers_clusters_and_connections() {
     let (one, two) = (Origin::start("one"), Origin::start("two"));
-    let kit = Sluice::new().watching().expect_warning("unused-map");
+    let kit = Sluice::new().watching();
+    let kit = kit.expect_warning("unused-map").expect_warning("duplicate-key");
     std::fs::write(kit.folder().join("users.map"), "ann gold\nbob blocked\n").unwrap();
     let yaml = |entries: &str| {
         format!(
@@ -53,8 +54,9 @@ fn a_table_serves_policies_headers_clusters_and_connections() {
     assert_eq!(sluice.reload(&yaml(".other.test: two")), "applied");
     assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));
     assert_eq!(ask(&mut second, "a.two.test", "eve"), served("one"));
-    let (_, log) = sluice.page("/fetches");
-    assert!(log.contains("users.map"), "{log}");
+    assert!(sluice.log().contains("reloaded: maps: ~hosts\""), "nothing else changed");
+    let (_, fetches) = sluice.page("/fetches");
+    assert!(fetches.contains("users.map"), "{fetches}");
     // A table with a mistake leaves the last one in place.
     assert_eq!(sluice.reload(&yaml(".a: b, .a: c")), "failed", "a key that occurs twice");
     assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));

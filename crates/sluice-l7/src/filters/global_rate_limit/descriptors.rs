@@ -37,7 +37,7 @@ section! {
         /// conditions; otherwise the name of the header, cookie, parameter or shared value, or of the part.
         pub key: Option<String>,
         /// A part of the request, as in `per` of `rate_limit`: source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME,
-        /// query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster.
+        /// query:NAME, value:NAME, cel:EXPRESSION, path, path/SEGMENTS, host, method, route or cluster.
         pub of: Option<RateKey>,
         /// The value of a request that does not have that part.
         pub default: Option<String>,
