@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::names::{Known, PseudoField, is_field_value, is_token};
+use crate::names::{Known, PseudoField, is_field_value, is_token, make_lower};
 
 /// The place of a piece of text in the buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -573,7 +573,7 @@ impl Head {
     /// Makes a span of the buffer lower case.
     pub(crate) fn lower(&mut self, span: TextSpan) {
         let (start, len) = (span.start as usize, span.len as usize);
-        self.bytes[start..start + len].make_ascii_lowercase();
+        make_lower(&mut self.bytes[start..start + len]);
     }
 
     pub(crate) fn slice(&self, span: TextSpan) -> &[u8] {

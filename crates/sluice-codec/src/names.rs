@@ -285,10 +285,49 @@ pub fn is_field_value(value: &[u8]) -> bool {
     !odd || value.iter().all(fits)
 }
 
+/// A one in each of eight bytes.
+const ONES: u64 = u64::MAX / 0xff;
+/// The highest bit of each of eight bytes.
+const HIGH: u64 = ONES * 0x80;
+
+/// Where the name of a header line ends: at its first colon.
+pub(crate) fn find_colon(line: &[u8]) -> Option<usize> {
+    const COLONS: u64 = ONES * b':' as u64;
+    // Eight bytes at once, since names are short.
+    let (eights, rest) = line.as_chunks();
+    for (nth, eight) in eights.iter().enumerate() {
+        let other = u64::from_le_bytes(*eight) ^ COLONS;
+        // The lowest bit that this sets is in the first byte that is zero.
+        let zeros = other.wrapping_sub(ONES) & !other & HIGH;
+        if zeros != 0 {
+            return Some(8 * nth + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|byte| *byte == b':').map(|place| line.len() - rest.len() + place)
+}
+
+/// Makes a name lower case.
+pub(crate) fn make_lower(name: &mut [u8]) {
+    if name.len() < 8 {
+        return name.make_ascii_lowercase();
+    }
+    // Eight bytes at once; the last eight may overlap those before.
+    name.as_chunks_mut().0.iter_mut().for_each(make_eight_lower);
+    name.last_chunk_mut().into_iter().for_each(make_eight_lower);
+}
+
+fn make_eight_lower(bytes: &mut [u8; 8]) {
+    let word = u64::from_le_bytes(*bytes);
+    let low = word & !HIGH;
+    // Of each byte, the highest bit: whether it is at least `A`, and whether it is above `Z`.
+    let from_a = low + ONES * (0x80 - u64::from(b'A'));
+    let above_z = low + ONES * (0x7f - u64::from(b'Z'));
+    let upper = (from_a ^ above_z) & !word & HIGH;
+    *bytes = (word | upper >> 2).to_le_bytes();
+}
+
 /// Whether one of the bytes is a control character, tab included.
 const fn has_control(bytes: [u8; 8]) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH: u64 = ONES * 0x80;
     let bytes = u64::from_le_bytes(bytes);
     let below_space = bytes.wrapping_sub(ONES * 0x20) & !bytes;
     let other = bytes ^ (ONES * 0x7f);
@@ -323,6 +362,28 @@ mod tests {
             }
         }
         assert_eq!(Known::of(&[b'a'; 300]), None);
+    }
+
+    #[test]
+    fn every_byte_at_every_place_is_made_lower_and_told_from_a_colon() {
+        for length in 1_usize..20 {
+            for byte in 0..=u8::MAX {
+                for place in 0..length {
+                    let mut name: Vec<u8> =
+                        b"aZ@[`{\xc1\xda:;".iter().cycle().take(length).copied().collect();
+                    name[place] = byte;
+                    assert_eq!(
+                        find_colon(&name),
+                        name.iter().position(|byte| *byte == b':'),
+                        "{name:?}"
+                    );
+                    let lower = name.to_ascii_lowercase();
+                    make_lower(&mut name);
+                    assert_eq!(name, lower);
+                }
+            }
+        }
+        assert_eq!(find_colon(b""), None);
     }
 
     #[test]

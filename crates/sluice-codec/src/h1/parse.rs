@@ -12,7 +12,7 @@ use std::net::Ipv6Addr;
 use memchr::memchr;
 
 use crate::head::{Head, Method, TextSpan, Version, decimal};
-use crate::names::{Known, is_field_value, is_host_byte, is_token, is_token_byte};
+use crate::names::{Known, find_colon, is_field_value, is_host_byte, is_token, is_token_byte};
 use crate::parse_error::ParseError;
 
 /// Bounds on a head.
@@ -565,8 +565,7 @@ fn enter(
 /// Parses one header line, RFC 9112 §5: returns where name and value are, and which known name it is.
 fn field(line: &Line<'_>) -> Result<(TextSpan, TextSpan, Option<Known>), ParseError> {
     let text = line.text;
-    let colon = text.iter().position(|byte| *byte == b':');
-    let (name, rest) = text.split_at(colon.unwrap_or(text.len()));
+    let (name, rest) = text.split_at(find_colon(text).unwrap_or(text.len()));
     let known = Known::of(name);
     if known.is_none() && !is_token(name) {
         return Err(name_fault(name));
