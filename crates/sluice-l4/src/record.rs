@@ -227,9 +227,8 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use sluice_core::connection::{ClientCertFacts, QuicPath};
+    use sluice_telemetry::Template;
 
     use super::*;
     use crate::inspect::postgres;
@@ -291,12 +290,14 @@ mod tests {
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
         for operator in operators() {
-            assert_ne!(
-                record.field(operator, SHARED.name()),
-                TemplateField::Missing,
-                "{} is not answered",
-                operator.name
-            );
+            let text = match operator.name {
+                "VALUE" => format!("%VALUE({})%", SHARED.name()),
+                "CEL" => "%CEL(connection.requested_server_name)%".to_owned(),
+                name => format!("%{name}%"),
+            };
+            let mut line = String::new();
+            Template::text(&text, &[operator]).unwrap().fill(&record, &mut line);
+            assert_ne!(line, "-\n", "{text} is not answered");
         }
     }
 }
