@@ -191,6 +191,33 @@ fn a_file_takes_effect_while_the_configuration_is_broken() {
 }
 
 #[test]
+fn an_endpoint_that_is_removed_stays_as_long_as_its_checks_succeed() {
+    let (one, two) = (Server::greeter("one"), Server::greeter("two"));
+    let (first, second) = (one.addr(), two.addr());
+    // A check may take as long as it wants.
+    let kit = Sluice::new().watching();
+    let kit = kit.expect_warning("slow-check").expect_warning("endpoint is unhealthy");
+    let file = kit.folder().join("up.json");
+    place_endpoints(&file, &[first, second]);
+    let sluice = kit.start(&both(
+        "endpoints_file: up.json, balance: random, health: { interval: 50ms, timeout: 60s, unhealthy_after: 1, unchecked: wait, keep_removed: true }",
+    ));
+    let shown = || sluice.items("/clusters")[0]["endpoints"].clone();
+    wait::until("checks", || {
+        (shown()[0]["healthy"] == true && shown()[1]["healthy"] == true).then_some(())
+    });
+    place_endpoints(&file, &[second]);
+    wait::until("its leave", || (shown()[1]["leaving"] == true).then_some(()));
+    wait_for_members(&sluice, &[second, first]);
+    wait::until("a connection to it", || {
+        (read(&mut connect(sluice.addr("tcp")), 3) == b"one").then_some(())
+    });
+    drop(one);
+    wait_for_members(&sluice, &[second]);
+    assert_eq!(read(&mut connect(sluice.addr("tcp")), 3), b"two");
+}
+
+#[test]
 fn thousands_of_endpoints_change_at_once() {
     let last = Server::greeter("last");
     let kit = Sluice::new().watching();

@@ -234,8 +234,8 @@ fn coverage_says_what_loads_and_what_is_missing() {
     let text_of = |routes| web("127.0.0.1:80".parse().unwrap(), routes);
     std::fs::write(&good, text_of(ROUTES)).unwrap();
     let routes = "[{ match: { prefix: / }, route: { cluster: 'up|stream', hash_policy: [{ filter_state: { key: a } }] } }]";
-    let lua = "http_filters:\n          - name: lua\n            typed_config: { '@type': t/envoy.extensions.filters.http.lua.v3.Lua }";
-    std::fs::write(&waiting, text_of(routes).replace("http_filters:", lua)).unwrap();
+    let bridge = "http_filters:\n          - name: bridge\n            typed_config: { '@type': t/envoy.extensions.filters.http.grpc_http1_bridge.v3.Config }";
+    std::fs::write(&waiting, text_of(routes).replace("http_filters:", bridge)).unwrap();
     let output = Command::new(Sluice::binary())
         .args(["envoy", "coverage"])
         .args([&good, &waiting])
@@ -245,13 +245,53 @@ fn coverage_says_what_loads_and_what_is_missing() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     for line in [
         format!("{}: loads\n", good.display()),
-        format!("{}: does not load\n", waiting.display()),
+        format!("{}: does not load: it needs types that Sluice does not have\n", waiting.display()),
         "  missing  `filter_state` of envoy.config.route.v3.RouteAction.HashPolicy  (static_resources."
             .into(),
-        "  missing  envoy.extensions.filters.http.lua.v3.Lua  (static_resources.".into(),
-        "1 of 2 files load\n".into(),
-        "     1      0  envoy.extensions.filters.http.lua.v3.Lua\n".into(),
+        "  missing  envoy.extensions.filters.http.grpc_http1_bridge.v3.Config  (static_resources.".into(),
+        "1 of 2 files load (50.0 %)\n1 of 1 that need only types which Sluice has (100.0 %)\n".into(),
+        "     1      0  envoy.extensions.filters.http.grpc_http1_bridge.v3.Config\n".into(),
     ] {
         assert!(said.contains(&line), "{line}\n{said}");
+    }
+}
+
+#[test]
+fn filters_do_what_they_do_in_envoy() {
+    let up = Origin::start("a");
+    let filter = |name: &str, of: &str| {
+        format!(
+            "          - name: {name}\n            typed_config: {{ '@type': t/envoy.extensions.{of} }}\n"
+        )
+    };
+    let pair = |key: &str, value: &str| format!("{{ metadata_namespace: n, key: {key}{value} }}");
+    let metadata = format!(
+        "filters.http.header_to_metadata.v3.Config, request_rules: [{{ header: x-tier, on_header_present: {}, on_header_missing: {}, remove: true }}]",
+        pair("tier", ""),
+        pair("none", ", value: 'yes'")
+    );
+    let matched = "common.matching.v3.ExtensionWithMatcher, extension_config: { name: e, typed_config: { '@type': t/envoy.extensions.filters.http.fault.v3.HTTPFault, abort: { http_status: 418, percentage: { numerator: 100 } } } }, \
+         xds_matcher: { matcher_tree: { input: { name: i, typed_config: { '@type': t/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-kind } }, exact_match_map: { map: { good: { action: { name: s, typed_config: { '@type': t/envoy.extensions.filters.common.matcher.action.v3.SkipFilter } } } } } } }";
+    let script = "filters.http.lua.v3.Lua, default_source_code: { inline_string: 'function envoy_on_request(h) h:headers():add(\"x-script\", \"ran\") end' }";
+    let filters = format!(
+        "http_filters:\n{}{}{}",
+        filter("m", &metadata),
+        filter("w", matched),
+        filter("l", script)
+    );
+    let routes = r#"
+              - match: { prefix: / }
+                route: { cluster: "up|stream" }
+                request_headers_to_add: [{ header: { key: x-seen, value: "%DYNAMIC_METADATA(n:tier)% %DYNAMIC_METADATA(n:none)%" } }]"#;
+    let text = web(up.addr(), routes).replace("http_filters:\n", &filters);
+    let envoy = Envoy::start(&text);
+    let addr = envoy.addr("web");
+    assert_eq!(origin::get(addr, "h", "/").status(), 418, "the filter runs unless it is skipped");
+    for (header, seen) in [("X-Tier: gold\r\n", "gold -"), ("", "- yes")] {
+        let request = format!("GET / HTTP/1.1\r\nHost: h\r\nX-Kind: good\r\n{header}\r\n");
+        assert_eq!(Client::connect(addr).ask(&request).status(), 200);
+        let request = up.requests().pop().unwrap();
+        assert_eq!((request.value("x-seen"), request.value("x-script")), (seen, "ran"));
+        assert_eq!(request.values("x-tier").len(), 0);
     }
 }

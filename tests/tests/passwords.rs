@@ -98,7 +98,7 @@ fn a_password_that_is_remembered_ends_with_its_user() {
 fn keys_pass_from_where_they_may_be_and_go_no_further() {
     let origin = Origin::start("o");
     let filter = format!(
-        "api_key: {{ keys: {{ acme: {KEY} }}, from: {{ headers: [x-api-key, authorization], cookies: key, query: key }} }}"
+        "api_key: {{ keys: {{ acme: {KEY} }}, from: {{ headers: [x-api-key, authorization], cookies: key, query: key }}, user_header: x-holder }}"
     );
     let again = format!("api_key: {{ keys: {{ acme: {KEY} }}, allow: other }}");
     let rules = format!(
@@ -111,7 +111,7 @@ fn keys_pass_from_where_they_may_be_and_go_no_further() {
     for (path, fields, left) in [
         ("/?a=1", "X-Api-Key: secret\r\n", "/?a=1"),
         ("/", "Authorization: Bearer secret\r\n", "/"),
-        ("/", "Cookie: a=1; key=secret\r\n", "/"),
+        ("/", "X-Holder: forged\r\nCookie: a=1; key=secret\r\n", "/"),
         ("/?a=1&key=secret", "", "/?a=1"),
         ("/maybe", "", "/maybe"),
         ("/maybe", "X-Api-Key: secret\r\n", "/maybe"),
@@ -120,6 +120,9 @@ fn keys_pass_from_where_they_may_be_and_go_no_further() {
         let request = origin.requests().pop().unwrap();
         assert!(!request.head.contains("secret"), "{}", request.head);
         assert_eq!(request.path(), left);
+        if !path.starts_with("/maybe") {
+            assert_eq!(request.values("x-holder"), ["acme"], "that of the client is gone");
+        }
     }
     let passed = origin.requests().len();
     for (path, fields, status, reason) in [

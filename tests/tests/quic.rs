@@ -21,10 +21,22 @@ fn quinn<T>(
     http3::run(&sluice.folder().join("ca.pem"), pings, work).unwrap()
 }
 
+/// A configuration that grants early data.
+fn granting(origin: &Origin, quic: &str) -> String {
+    let granted = "web.key }], early_data_sessions: 16 }";
+    configuration("web", origin.addr(), quic).replace("web.key }] }", granted)
+}
+
+fn early_edge(origin: &Origin, workers: u16) -> Running {
+    let kit = Sluice::new().workers(workers);
+    Authority::new(kit.folder()).issue("web", &["web.test"]);
+    kit.start(&granting(origin, "true"))
+}
+
 #[test]
 fn a_request_in_early_data_is_served_if_it_is_safe() {
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 2, "{ early_data_sessions: 16 }");
+    let sluice = early_edge(&origin, 2);
     let to = sluice.addr("web");
     quinn(&sluice, None, async |client| {
         // There is no earlier session.
@@ -58,7 +70,8 @@ fn a_request_in_early_data_is_served_if_it_is_safe() {
         assert!(safe && refused, "safe: {safe}, refused: {refused}");
         Ok(())
     });
-    let record = sluice.record("an early connection", |record| record["quic_early_data"] == "true");
+    let record =
+        sluice.record("an early connection", |record| record["downstream_early_data"] == "true");
     assert_eq!(record["kind"], "connection");
     sluice.record_of("http.too_early");
     assert!(sluice.metric("sluice_listener_quic_early_connections_total", "") > 0);
@@ -74,18 +87,17 @@ fn early_data_is_off_by_default() {
         Ok(())
     });
     let record = sluice.record_of("end.done");
-    assert_eq!(record["quic_early_data"], "false");
+    assert_eq!(record["downstream_early_data"], "false");
 }
 
 #[test]
 fn early_data_is_rejected_after_the_limits_have_changed() {
     let origin = Origin::start("a");
-    let sluice = edge(&origin, 1, "{ early_data_sessions: 16 }");
+    let sluice = early_edge(&origin, 1);
     let to = sluice.addr("web");
     quinn(&sluice, None, async |client| {
         client.connect(to, "web.test").await?.ask("GET", "/bytes/1").await?;
-        let fewer = configuration("web", origin.addr(), "{ early_data_sessions: 16, streams: 5 }");
-        assert_eq!(sluice.reload(&fewer), "applied");
+        assert_eq!(sluice.reload(&granting(&origin, "{ streams: 5 }")), "applied");
         // Early data is rejected, and the connection starts over.
         let early = client.connect_early(to, "web.test").await?.expect("a session was left");
         assert!(early.ask("GET", "/bytes/2").await.is_err());

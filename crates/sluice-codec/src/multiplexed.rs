@@ -31,8 +31,16 @@ impl Multiplexed {
     /// may take none of them.
     pub fn is_early(&self) -> bool {
         match self {
-            Self::H2(_) => false,
+            Self::H2(h2) => h2.is_early(),
             Self::H3(h3) => h3.is_early(),
+        }
+    }
+
+    /// Closes the connection, with its requests.
+    pub fn close(&self) {
+        match self {
+            Self::H2(h2) => h2.close(),
+            Self::H3(h3) => h3.close(),
         }
     }
 

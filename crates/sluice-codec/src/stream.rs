@@ -38,14 +38,15 @@ pub enum HttpStream {
 }
 
 impl HttpStream {
-    /// Whether the request may be a replay, because it arrived before the handshake was complete; see
-    /// [`H3Stream::is_early`].
+    /// Whether the request may be a replay by an attacker: it arrived before the handshake was complete, and it still is
+    /// not, RFC 8470 §3.
     pub fn is_early(&self) -> bool {
         match self {
             Self::H3(h3) => h3.is_early(),
             #[cfg(feature = "scripted")]
             Self::Scripted(scripted) => scripted.is_early(),
-            Self::H1(_) | Self::H2(_) => false,
+            Self::H1(h1) => h1.stream().is_early(),
+            Self::H2(h2) => h2.is_early(),
         }
     }
 

@@ -81,6 +81,8 @@ pub struct TlsFacts {
     pub client: Option<Arc<ClientCertFacts>>,
     /// Whether the session was resumed.
     pub resumed: bool,
+    /// Whether data arrived before the handshake was complete, over TCP; [`PathFacts`] says it of QUIC.
+    pub early: bool,
 }
 
 /// A snapshot of the path of a transport that tracks its own path, as QUIC does.

@@ -27,14 +27,18 @@ mod conditions;
 mod credentials;
 mod faults;
 mod filters;
+mod geo;
 mod guards;
 mod headers;
 mod health;
 mod http;
 mod listeners;
+mod matched_filters;
 mod matching;
+mod metadata;
 mod origins;
 mod outliers;
+mod passwords;
 mod policies;
 mod protocols;
 mod rate_services;
@@ -43,7 +47,9 @@ mod responses;
 mod retries;
 mod route_trees;
 mod routes;
+mod scripts;
 mod secrets;
+mod set_metadata;
 mod sockets;
 mod switches;
 mod tcp;
@@ -87,8 +93,16 @@ struct Mapping<'a> {
     requirements: HashMap<Arc<str>, Node>,
     /// The filters of the connection manager by their names in Envoy: the native name, and the settings.
     chain_filters: HashMap<Arc<str>, (String, Node)>,
+    /// The native names of those that it has several of, all of which settings of hosts and routes would be for.
+    filters_twice: HashSet<String>,
     /// The native names of those that are off unless a host or route says otherwise.
     filters_off: Vec<String>,
+    /// What those with a matcher before them are, by the place of the matcher.
+    matched: HashMap<Arc<str>, Node>,
+    /// What they note about requests.
+    metadata: metadata::KnownMetadata,
+    /// Whether a cluster has subsets.
+    by_subset: bool,
     /// The stage of the rate limits that a service of the connection manager is asked about.
     rate_stage: Option<u64>,
     /// The cluster of this process, from `node`.
@@ -126,7 +140,11 @@ impl<'a> Mapping<'a> {
             tokens_by_case: false,
             requirements: HashMap::new(),
             chain_filters: HashMap::new(),
+            filters_twice: HashSet::new(),
             filters_off: Vec::new(),
+            matched: HashMap::new(),
+            metadata: metadata::KnownMetadata::default(),
+            by_subset: false,
             rate_stage: None,
             own_cluster: None,
             plane: None,
@@ -137,6 +155,15 @@ impl<'a> Mapping<'a> {
 
     /// Reports a field that has no counterpart. `why` continues the sentence that it is not supported.
     fn unsupported(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        self.unsupported_as(crate::coverage::UNSUPPORTED, of, field, why);
+    }
+
+    /// The same of a field that stands for a whole kind of listener, cluster or address, as a type of extension does.
+    fn unsupported_kind(&mut self, of: &ProtoMessage, field: &str, why: &str) {
+        self.unsupported_as(crate::coverage::UNSUPPORTED_TYPE, of, field, why);
+    }
+
+    fn unsupported_as(&mut self, code: &'static str, of: &ProtoMessage, field: &str, why: &str) {
         let colon = if why.is_empty() { "" } else { ": " };
         let message = format!("`{field}` of {} is not supported{colon}{why}", of.type_name());
         let span = of.place(field);
@@ -144,14 +171,21 @@ impl<'a> Mapping<'a> {
         if let Some(found) = of.field(field) {
             found.value.messages(&mut ProtoMessage::all_without_effect);
         }
-        self.diags.error(crate::coverage::UNSUPPORTED, span, of.at(field), message);
+        self.diags.error(code, span, of.at(field), message);
+    }
+
+    /// Reports something that a message says and that has no counterpart.
+    fn unsupported_at(&mut self, of: &ProtoMessage, why: &str) {
+        of.all_without_effect();
+        let message = format!("this {} is not supported: {why}", of.type_name());
+        self.diags.error(crate::coverage::UNSUPPORTED, of.span, &*of.path, message);
     }
 
     /// Reports a message of a type that has no counterpart. Its fields are not reported one by one.
     fn unsupported_type(&mut self, of: &ProtoMessage) {
         of.all_without_effect();
         let message = format!("{} is not supported", of.type_name());
-        self.diags.error(crate::coverage::UNSUPPORTED, of.span, &*of.path, message);
+        self.diags.error(crate::coverage::UNSUPPORTED_TYPE, of.span, &*of.path, message);
     }
 
     /// Reports a field whose counterpart behaves differently.

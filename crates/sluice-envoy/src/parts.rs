@@ -72,8 +72,8 @@ pub fn with_endpoints(
 ) -> ProtoMessage {
     let mut whole = cluster.clone();
     let (span, empty) = (cluster.place("type"), nothing(ASSIGNMENT, cluster.place("type")));
-    let Some(mut assignment) = assignment.cloned().or(empty) else { return whole };
-    usable(&mut assignment, diags);
+    let Some(assignment) = assignment.cloned().or(empty) else { return whole };
+    check(&assignment, diags);
     whole.unset("type");
     whole.unset("eds_cluster_config");
     whole.set("load_assignment", span, ProtoValue::Message(assignment));
@@ -112,8 +112,8 @@ fn insert(message: &mut ProtoMessage, tables: &HashMap<Arc<str>, &ProtoMessage>)
     }
 }
 
-/// Leaves out the endpoints that take no traffic, and refuses what has no counterpart.
-fn usable(assignment: &mut ProtoMessage, diags: &mut Diags) {
+/// Refuses what endpoints from a plane say and has no counterpart.
+fn check(assignment: &ProtoMessage, diags: &mut Diags) {
     if let Some(policy) = inner(assignment, "policy")
         && let Some(drops) = policy.peek("drop_overloads")
         && matches!(&drops.value, ProtoValue::List(items) if !items.is_empty())
@@ -129,23 +129,6 @@ fn usable(assignment: &mut ProtoMessage, diags: &mut Diags) {
             "send fewer requests, or limit them with `circuit_breakers` or `local_ratelimit`",
         );
     }
-    for field in assignment.fields.iter_mut().filter(|of| of.descriptor.name() == "endpoints") {
-        field.value.messages_mut(&mut |group| {
-            let endpoints =
-                group.fields.iter_mut().find(|of| of.descriptor.name() == "lb_endpoints");
-            if let Some(ProtoValue::List(items)) = endpoints.map(|of| &mut of.value) {
-                items.retain(
-                    |item| !matches!(&item.value, ProtoValue::Message(of) if takes_no_traffic(of)),
-                );
-            }
-        });
-    }
-}
-
-fn takes_no_traffic(endpoint: &ProtoMessage) -> bool {
-    let status = endpoint.peek("health_status").map(|field| &field.value);
-    matches!(status, Some(ProtoValue::Enum(_, Some(word)))
-        if matches!(&**word, "UNHEALTHY" | "DRAINING" | "TIMEOUT"))
 }
 
 /// A message of a type, without any field.

@@ -377,7 +377,8 @@ impl MessageReader<'_> {
         let found = descriptors::message(name);
         if found.is_none() {
             let message = format!("unknown type {name}");
-            let finding = self.error("unknown-type", url.span, join(at, "@type"), message);
+            let finding =
+                self.error(crate::coverage::UNKNOWN_TYPE, url.span, join(at, "@type"), message);
             let last = name.rsplit('.').next().unwrap_or(name);
             let near = descriptors::pool().all_messages().find(|other| {
                 other.name().eq_ignore_ascii_case(last) && other.full_name().contains(".v3.")

@@ -243,7 +243,10 @@ fn sources(bootstrap: &ProtoMessage, diags: &mut Diags) -> DynamicResources {
     found.clusters = inner(dynamic, "cds_config").and_then(|of| source(of, diags));
     found.listeners = inner(dynamic, "lds_config").and_then(|of| source(of, diags));
     for (field, source) in [("cds_config", &found.clusters), ("lds_config", &found.listeners)] {
-        if found.ads.is_none() && source.as_ref().is_some_and(|of| of.from == SourceKind::Ads) {
+        // One that cannot be used is reported.
+        if !dynamic.has("ads_config")
+            && source.as_ref().is_some_and(|of| of.from == SourceKind::Ads)
+        {
             let message = format!("`{field}` comes over `ads`, but there is no `ads_config`");
             let finding =
                 diags.error("missing-field", dynamic.place(field), dynamic.at(field), message);
@@ -308,8 +311,16 @@ fn api(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
         "set_node_on_first_message_only",
         "request_timeout",
         "refresh_delay",
+        "rate_limit_settings",
     ];
     only(of, &known, diags);
+    if let Some(limits) = inner(of, "rate_limit_settings") {
+        limits.all_without_effect();
+        let how =
+            "requests to a plane are not limited: each answers a response, or says what is needed";
+        let field = "rate_limit_settings";
+        diags.warning(crate::coverage::DIFFERS, of.place(field), of.at(field), how);
+    }
     version(of, "transport_api_version", diags);
     let kind = match of.peek("api_type").map(|field| &field.value) {
         Some(ProtoValue::Enum(_, Some(word))) => Arc::clone(word),
@@ -346,6 +357,16 @@ fn api(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
 
 /// The cluster of a service, and the metadata of its calls.
 fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMetadata)> {
+    if service.has("google_grpc") {
+        let field = "google_grpc";
+        let message = format!("`{field}` of {} is not supported", service.type_name());
+        let finding = diags.error(UNSUPPORTED, service.place(field), service.at(field), message);
+        finding.help("add a cluster with `http2_protocol_options` for the target, its TLS as `transport_socket`, and name it in `envoy_grpc`");
+        service.field(field).into_iter().for_each(|field| {
+            field.value.messages(&mut ProtoMessage::all_without_effect);
+        });
+        return None;
+    }
     // A stream has no end, and Envoy's has no time-out either.
     only(service, &["envoy_grpc", "initial_metadata", "timeout"], diags);
     let envoy = inner(service, "envoy_grpc")?;

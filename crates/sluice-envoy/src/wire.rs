@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 100;
 /// problem to `diags`; a field without a definition is a warning, except where leaving it out could let somebody in.
 pub fn decode(name: &str, bytes: &[u8], file: u16, diags: &mut Diags) -> Option<ProtoMessage> {
     let Some(descriptor) = descriptors::message(name) else {
-        diags.error("unknown-type", None, "", format!("unknown type {name}"));
+        diags.error(crate::coverage::UNKNOWN_TYPE, None, "", format!("unknown type {name}"));
         return None;
     };
     let message = match DynamicMessage::decode(descriptor.clone(), bytes) {

@@ -331,7 +331,7 @@ fn poll_send(
     Poll::Ready(Ok(count))
 }
 
-fn no_buffer(_: Exhausted) -> io::Error {
+pub(crate) fn no_buffer(_: Exhausted) -> io::Error {
     io::Error::new(
         io::ErrorKind::OutOfMemory,
         "the worker has reached `limits.worker_buffer_bytes`",

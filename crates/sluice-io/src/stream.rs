@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use crate::buffers::{BufPool, Exhausted};
 use crate::raw::RawStream;
 use crate::reactor::Interest;
-use crate::tls::TlsStream;
+use crate::tls::{HandshakeError, TlsStream};
 use crate::worker::WorkerCx;
 
 /// A bidirectional stream of bytes.
@@ -162,6 +162,31 @@ impl Stream {
         match self {
             Self::Raw(raw) => raw,
             Self::Tls(tls) => &tls.raw,
+        }
+    }
+
+    /// See [`TlsStream::is_early`].
+    pub fn is_early(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.is_early())
+    }
+
+    /// See [`TlsStream::had_early_data`].
+    pub fn had_early_data(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.had_early_data())
+    }
+
+    /// Performs what is left of a TLS handshake, on a stream on which data was sent early.
+    ///
+    /// # Errors
+    /// As for [`TlsStream::poll_handshake`].
+    pub fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HandshakeError>> {
+        match self {
+            Self::Raw(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => tls.poll_handshake(cx, worker),
         }
     }
 

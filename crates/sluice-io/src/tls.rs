@@ -22,10 +22,12 @@ use crate::buffers::{Buf, BufPool, Exhausted, SCRATCH};
 use crate::raw::RawStream;
 use crate::worker::WorkerCx;
 
+mod early;
 mod session;
 #[cfg(test)]
 mod tests;
 
+use early::EarlySent;
 use session::{Fed, Session};
 
 /// A TLS session over a socket.
@@ -43,6 +45,10 @@ pub struct TlsStream {
     failed: bool,
     /// Bytes have arrived from the peer.
     began: bool,
+    /// Plaintext has arrived before the handshake was complete, or the peer has accepted ours.
+    early: bool,
+    /// What was sent before the handshake was complete, which it still is not.
+    early_sent: Option<Box<EarlySent>>,
 }
 
 /// The first byte of a TLS handshake record, and therefore of every client's stream.
@@ -84,10 +90,13 @@ impl TlsStream {
             truncated: false,
             failed: false,
             began: false,
+            early: false,
+            early_sent: None,
         }
     }
 
-    /// Performs the handshake.
+    /// Performs the handshake. It ends before the client's last message if the client has sent early data (0-RTT), which
+    /// can then be read; the rest of it follows with what is read later. See [`TlsStream::is_early`].
     ///
     /// # Errors
     /// [`HandshakeError`]; an alert with the cause was sent to the peer as far as possible.
@@ -100,7 +109,7 @@ impl TlsStream {
         if self.session.wants_to_speak() {
             self.feed(cx, worker, 0, &mut [], &mut [])?;
         }
-        while self.session.is_handshaking() {
+        while self.session.is_handshaking() && !self.early {
             ready!(self.raw.poll_flushed(cx))?;
             let got = ready!(worker.with_cipher(|cipher| self.read_and_feed(
                 cx,
@@ -196,7 +205,7 @@ impl TlsStream {
     ) -> Result<usize, HandshakeError> {
         let mut fed = Fed::new(clear);
         let outcome = self.session.feed(&mut cipher[..filled], &mut fed);
-        let Fed { discard, clear_count, surplus, peer_finished, say, .. } = fed;
+        let Fed { discard, clear_count, surplus, early, ended_early, peer_finished, say, .. } = fed;
         if !say.is_empty() {
             let sent = self.raw.send(cx, &worker.buffers, &say);
             // The session's error is more useful than a failure to send the alert.
@@ -207,6 +216,7 @@ impl TlsStream {
         self.failed |= outcome.is_err();
         outcome?;
         self.peer_finished |= peer_finished;
+        self.early |= early;
         self.partial.clear();
         self.partial.extend_from_slice(&cipher[discard..filled]);
         if self.partial.is_empty() {
@@ -216,6 +226,9 @@ impl TlsStream {
         if !surplus.is_empty() {
             let kept = worker.buffers.copy(&surplus).map_err(|_| HandshakeError::TooLarge)?;
             self.surplus = Some(kept);
+        }
+        if self.early_sent.is_some() {
+            self.resume_early(cx, worker, ended_early, cipher)?;
         }
         Ok(clear_count)
     }
@@ -232,6 +245,9 @@ impl TlsStream {
     ) -> io::Result<()> {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if self.early_sent.is_some() {
+            return self.send_early(cx, worker, data);
         }
         worker.with_cipher(|cipher| {
             let count = self
@@ -291,7 +307,7 @@ impl TlsStream {
 
     /// What the handshake negotiated.
     pub fn facts(&self) -> TlsFacts {
-        self.session.facts()
+        TlsFacts { early: self.early, ..self.session.facts() }
     }
 }
 

@@ -112,6 +112,7 @@ pub(crate) struct ListenerCounters {
 pub(crate) struct Handshakes {
     pub(crate) full: Counter,
     pub(crate) resumed: Counter,
+    pub(crate) early: Counter,
     pub(crate) failed: Counter,
 }
 
@@ -135,6 +136,7 @@ impl Listener {
                     Handshakes {
                         full: counter("full"),
                         resumed: counter("resumed"),
+                        early: counter("early"),
                         failed: counter("failed"),
                     }
                 },

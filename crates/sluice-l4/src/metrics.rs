@@ -12,7 +12,7 @@ sluice_telemetry::metrics! {
     SENT = "sluice_listener_sent_bytes_total", Counter, ["listener"], "Bytes sent to clients, counted when the connection or flow ends.";
     ACCEPT_ERRORS = "sluice_listener_accept_errors_total", Counter, ["listener"], "Errors when accepting connections, usually for lack of file descriptors.";
     CHAIN = "sluice_chain_connections_total", Counter, ["listener", "chain"], "Connections and flows for which the chain was selected.";
-    HANDSHAKES = "sluice_tls_handshakes_total", Counter, ["listener", "result"], "TLS handshakes with clients, by result: full, resumed or failed.";
+    HANDSHAKES = "sluice_tls_handshakes_total", Counter, ["listener", "result"], "TLS handshakes with clients, by result: full, resumed, early (resumed, and data arrived before it was complete, 0-RTT over TCP) or failed.";
     HANDSHAKE_TIME = "sluice_tls_handshake_seconds", Histogram, ["listener"], "Duration of TLS handshakes with clients.";
     LIMIT_REACHED = "sluice_limits_reached_total", Counter, ["limit"], "Times the limit was reached.";
     RBAC = "sluice_rbac_decisions_total", Counter, ["listener", "rules", "policy", "result"], "Decisions of the filter `rbac` on connections and requests: `rules` are `enforced`, `shadow` (only counted) or `log`; `policy` is the one that decided, or `none`, and policies beyond the limit `rbac_series` share `other`; `result` is `allowed`, `denied` or, for `log`, `matched`.";

@@ -36,7 +36,7 @@ sluice_telemetry::operators! {
     PACKETS_SENT = "QUIC_PACKETS_SENT", "QUIC packets sent to the client.";
     PACKETS_LOST = "QUIC_PACKETS_LOST", "QUIC packets sent to the client that were considered lost.";
     MIGRATIONS = "QUIC_MIGRATIONS", "Migrations of the QUIC client to another address that was validated.";
-    EARLY_DATA = "QUIC_EARLY_DATA", "Whether a request arrived before the handshake was complete (0-RTT): `true` or `false`.";
+    EARLY_DATA = "DOWNSTREAM_EARLY_DATA", "Whether a request arrived before the handshake was complete (0-RTT), if TLS or QUIC was terminated: `true` or `false`.";
 }
 
 sluice_telemetry::operators! {
@@ -175,7 +175,9 @@ impl Record for ConnectionRecord {
             name if name == PACKETS_LOST.name => counted(|path| path.packets_lost),
             name if name == MIGRATIONS.name => counted(|path| path.migrations),
             name if name == EARLY_DATA.name => {
-                text(self.path.as_ref().map(|path| if path.early_data { "true" } else { "false" }))
+                let over_quic = self.path.as_ref().map(|path| path.early_data);
+                let early = over_quic.or_else(|| self.tls.as_ref().map(|tls| tls.early));
+                text(early.map(|early| if early { "true" } else { "false" }))
             }
             name if name == CLUSTER.name => text(self.cluster.as_deref()),
             name if name == UPSTREAM.name => {
@@ -271,6 +273,7 @@ mod tests {
                 ..Default::default()
             })),
             resumed: false,
+            early: false,
         };
         let _ = info.tls.set(Box::new(tls));
         let _ = info.path.set(Box::new(Still));

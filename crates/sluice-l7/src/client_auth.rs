@@ -114,8 +114,14 @@ mod tests {
             facts.set(&tls::SNI, name.into());
         }
         info.facts.set(Box::new(facts)).unwrap();
-        let tls =
-            TlsFacts { version: "1.3", cipher: "c", alpn: None, client: None, resumed: false };
+        let tls = TlsFacts {
+            version: "1.3",
+            cipher: "c",
+            alpn: None,
+            client: None,
+            resumed: false,
+            early: false,
+        };
         info.tls.set(Box::new(tls)).unwrap();
         info
     }

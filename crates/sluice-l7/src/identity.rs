@@ -136,6 +136,7 @@ mod tests {
             alpn: None,
             client: Some(Arc::new(client)),
             resumed: false,
+            early: false,
         }
     }
 

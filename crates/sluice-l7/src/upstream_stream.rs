@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_codec::h1::H1Stream;
 use sluice_codec::{Head, HttpError, HttpStream, Version};
 use sluice_core::Moment;
 use sluice_io::WorkerCx;
@@ -44,9 +45,8 @@ impl UpstreamStream {
     }
 }
 
-/// A stream on which request headers were sent, with the ticket of its connection and whether that carried requests
-/// before.
-pub(crate) type SentRequest = (HttpStream, Option<PoolTicket>, bool);
+/// An HTTP/1 connection on which request headers were sent, with its ticket and whether it carried requests before.
+pub(crate) type SentOnH1 = (Box<H1Stream>, PoolTicket, bool);
 
 /// The HTTP version of the requests on a connection.
 pub(crate) fn version_of(pooled: &PooledConn) -> Version {
@@ -71,10 +71,10 @@ pub(crate) fn send_on_h1(
     request: &Head,
     whole: bool,
     read_max: usize,
-) -> Result<SentRequest, HttpError> {
+) -> Result<SentOnH1, HttpError> {
     let reused = taken.is_reused();
     let (mut stream, ticket) = taken.into_parts();
     stream.set_read_max(read_max);
     stream.send_head(worker, request, whole, false)?;
-    Ok((HttpStream::H1(stream), Some(ticket), reused))
+    Ok((stream, ticket, reused))
 }

@@ -15,6 +15,7 @@ use crate::sections::{Config, FilterUse};
 use crate::store::{Store, Update};
 
 mod clusters;
+mod early_data;
 pub mod endpoints;
 mod health;
 pub(crate) mod http;

@@ -27,6 +27,7 @@ pub(crate) fn facts_of(connection: &Connection) -> TlsFacts {
         client: client.and_then(|der| sluice_tls::client_facts(der)),
         // Nor this.
         resumed: false,
+        early: false,
     }
 }
 

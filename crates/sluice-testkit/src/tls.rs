@@ -71,6 +71,96 @@ impl<'a> Offer<'a> {
     }
 }
 
+/// A client that returns: it keeps its sessions, and its connections can begin with early data (0-RTT).
+#[derive(Debug)]
+pub struct ReturningClient {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl ReturningClient {
+    /// A client of the server `name`, whose authority is in `ca`.
+    #[track_caller]
+    pub fn new(name: &str, ca: &Path, alpn: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(ca)).expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        config.enable_early_data = true;
+        let name = ServerName::try_from(name.to_owned()).expect("a server name");
+        Self { config: Arc::new(config), name }
+    }
+
+    /// Connects, without early data.
+    #[track_caller]
+    pub fn connect(&self, to: SocketAddr) -> ClientStream {
+        StreamOwned::new(self.session(), connect(to))
+    }
+
+    /// Connects and sends `early` before anything is read; `None` if no session allows it.
+    #[track_caller]
+    pub fn connect_early(&self, to: SocketAddr, early: &[u8]) -> Option<EarlyConnection> {
+        let mut session = self.session();
+        session.early_data()?.write_all(early).expect("the server takes so much");
+        let mut first = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut first).expect("a vector takes it");
+        }
+        let mut socket = connect(to);
+        socket.write_all(&first).expect("it is sent");
+        Some(EarlyConnection { session, socket, first })
+    }
+
+    fn session(&self) -> ClientConnection {
+        let session = ClientConnection::new(Arc::clone(&self.config), self.name.clone());
+        session.expect("a session")
+    }
+}
+
+/// A connection that began with early data. Reading from it sends nothing, so that the handshake is not complete for the
+/// server until [`EarlyConnection::finish`].
+#[derive(Debug)]
+pub struct EarlyConnection {
+    session: ClientConnection,
+    socket: TcpStream,
+    first: Vec<u8>,
+}
+
+impl EarlyConnection {
+    /// Everything that was sent first: the hello and the early data, as an attacker could record it.
+    pub fn first(&self) -> &[u8] {
+        &self.first
+    }
+
+    /// Whether the server has accepted the early data, as far as was read.
+    pub fn is_accepted(&self) -> bool {
+        self.session.is_early_data_accepted()
+    }
+
+    /// Goes on with the handshake, with the next byte that is read or written.
+    pub fn finish(self) -> ClientStream {
+        StreamOwned::new(self.session, self.socket)
+    }
+}
+
+impl io::Read for EarlyConnection {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.session.reader().read(into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            self.session.read_tls(&mut self.socket)?;
+            self.session.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+}
+
 fn certificate(file: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }

@@ -48,7 +48,7 @@ pub struct ClientPlan {
     pub http2: bool,
     /// Whether HTTP/3 is spoken too, over QUIC.
     pub http3: bool,
-    /// Whether data may be sent over QUIC before the handshake is complete (0-RTT).
+    /// Whether data may be sent before the handshake is complete (0-RTT).
     pub early_data: bool,
 }
 
@@ -60,8 +60,10 @@ pub struct ClientTls {
     /// The same for QUIC, if both are used: it offers HTTP/3, and its sessions are its own, since a ticket of TCP is none
     /// for QUIC (RFC 9001 §4.5).
     quic: Option<Arc<ClientConfig>>,
-    /// The same with early data, for connections that begin with it. Both have the same sessions.
+    /// The same as `config` and `quic` with early data, for connections that begin with it. They have the same sessions as
+    /// those without.
     early: Option<Arc<ClientConfig>>,
+    early_quic: Option<Arc<ClientConfig>>,
     /// The same for connections that offer HTTP/2 only, if there are others.
     http2: Option<Arc<Self>>,
     /// The name sent and verified, unless the endpoint's own is used.
@@ -76,7 +78,13 @@ impl ClientTls {
 
     /// The rustls configuration of connections over QUIC that begin with early data, if connections may.
     pub fn for_early_quic(&self) -> &Arc<ClientConfig> {
-        self.early.as_ref().unwrap_or_else(|| self.for_quic())
+        let early = if self.quic.is_some() { &self.early_quic } else { &self.early };
+        early.as_ref().unwrap_or_else(|| self.for_quic())
+    }
+
+    /// The rustls configuration of connections over TCP that begin with early data, if connections may.
+    pub const fn for_early(&self) -> Option<&Arc<ClientConfig>> {
+        self.early.as_ref()
     }
 
     /// The configuration of connections for HTTP/2.
@@ -119,20 +127,27 @@ impl ClientTls {
             quic.resumption = Resumption::default();
             Arc::new(quic)
         });
+        let with_early = |config: &Arc<ClientConfig>| {
+            plan.early_data.then(|| {
+                let mut early = ClientConfig::clone(config);
+                early.enable_early_data = true;
+                Arc::new(early)
+            })
+        };
         let http2 = plan.http2.then(|| {
             let mut http2 = config.clone();
             http2.alpn_protocols = vec![b"h2".to_vec()];
-            let sni = plan.sni.clone();
-            Arc::new(Self { config: Arc::new(http2), quic: None, early: None, http2: None, sni })
+            // Early data belongs to the protocol of its session (RFC 8446 section 4.2.10).
+            http2.resumption = Resumption::default();
+            let http2 = Arc::new(http2);
+            let (sni, early) = (plan.sni.clone(), with_early(&http2));
+            Arc::new(Self { config: http2, quic: None, early, early_quic: None, http2: None, sni })
         });
         config.alpn_protocols = plan.alpn;
         let config = Arc::new(config);
-        let early = plan.early_data.then(|| {
-            let mut early = ClientConfig::clone(quic.as_ref().unwrap_or(&config));
-            early.enable_early_data = true;
-            Arc::new(early)
-        });
-        Ok(Self { config, quic, early, http2, sni: plan.sni })
+        let early = with_early(&config);
+        let early_quic = quic.as_ref().and_then(with_early);
+        Ok(Self { config, quic, early, early_quic, http2, sni: plan.sni })
     }
 }
 

@@ -56,19 +56,24 @@ pub struct ServerPlan {
     pub client_auth: Option<ClientAuth>,
     /// The minimum version.
     pub min_version: TlsVersion,
-    /// The QUIC sessions to remember, so that returning clients may send early data (0-RTT).
+    /// The sessions to remember, so that returning clients may send early data (0-RTT). Not with client authentication.
     pub early: Option<EarlySessions>,
 }
 
 /// Sessions that may start with early data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EarlySessions {
-    /// The number of sessions to remember.
+    /// The number of sessions to remember: so many over TCP, and so many over QUIC.
     pub count: u32,
     /// The identity of their owner. What was granted to a client must still hold when it returns, RFC 9000 §7.4.1:
     /// other limits, other certificates or another chain have another identity, and therefore other sessions.
     pub of: String,
 }
+
+/// The most bytes of early data on a connection over TCP. A client learns it with its session; one that sends more is
+/// disconnected (RFC 8446 §4.2.10). It also bounds what is passed over of a client whose session is not known any more,
+/// where rustls counts a record each time that it looks at it; therefore it is a multiple of what clients send.
+pub const EARLY_DATA_MAX: u32 = 64 * 1024;
 
 /// The TLS configuration of a chain.
 #[derive(Clone, Debug)]
@@ -97,12 +102,16 @@ impl ServerTls {
         config.send_tls13_tickets = 1;
         let mut quic = config.clone();
         config.alpn_protocols = plan.alpn;
-        config.ticketer = ticketer(plan.client_auth.as_ref())?;
         // No early data with client authentication: a client must present its certificate before it is served.
         if let Some(early) = plan.early.filter(|_| plan.client_auth.is_none()) {
-            quic.session_storage = early_sessions(early);
+            config.session_storage = early_sessions(&early, SessionCarrier::Tcp);
+            config.max_early_data_size = EARLY_DATA_MAX;
+            // What arrives before the client's Finished is responded to before it, too.
+            config.send_half_rtt_data = true;
+            quic.session_storage = early_sessions(&early, SessionCarrier::Quic);
             quic.max_early_data_size = u32::MAX;
         } else {
+            config.ticketer = ticketer(plan.client_auth.as_ref())?;
             quic.ticketer = Arc::clone(&config.ticketer);
         }
         Ok(Self { config: Arc::new(config), quic: Arc::new(quic) })
@@ -144,18 +153,27 @@ fn ticketer(auth: Option<&ClientAuth>) -> Result<Arc<dyn ProducesTickets>, LoadE
     Ok(ticketer)
 }
 
+/// What TLS is carried over. A session of the one is none of the other (RFC 9001 §4.5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum SessionCarrier {
+    Tcp,
+    Quic,
+}
+
+type SessionStores = BTreeMap<(SessionCarrier, EarlySessions), Weak<dyn StoresServerSessions>>;
+
 /// The store of sessions that may start with early data: each is kept until it is resumed, so that a recording of it
 /// cannot be replayed (RFC 8446 §8.1, single-use tickets). Stores survive a reload that does not change them, and are
 /// shared by all workers, like the ticket keys.
-fn early_sessions(wanted: EarlySessions) -> Arc<dyn StoresServerSessions> {
-    static STORES: Mutex<BTreeMap<EarlySessions, Weak<dyn StoresServerSessions>>> =
-        Mutex::new(BTreeMap::new());
+fn early_sessions(wanted: &EarlySessions, over: SessionCarrier) -> Arc<dyn StoresServerSessions> {
+    static STORES: Mutex<SessionStores> = Mutex::new(BTreeMap::new());
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     stores.retain(|_, store| store.strong_count() > 0);
+    let wanted = (over, wanted.clone());
     if let Some(store) = stores.get(&wanted).and_then(Weak::upgrade) {
         return store;
     }
-    let count = usize::try_from(wanted.count).unwrap_or(usize::MAX);
+    let count = usize::try_from(wanted.1.count).unwrap_or(usize::MAX);
     let store: Arc<dyn StoresServerSessions> = ServerSessionMemoryCache::new(count);
     stores.insert(wanted, Arc::downgrade(&store));
     store

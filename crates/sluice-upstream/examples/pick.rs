@@ -2,8 +2,8 @@
 //! `valgrind --tool=callgrind --callgrind-out-file=/dev/null pick BALANCE ENDPOINTS COUNT [rich|subsets|weighted]`.
 //!
 //! Owns: clusters of any size, plain, with weights, with priorities, localities and ejected endpoints, or with subsets.
-//! Refuses to know: how instructions are counted. Keeps: the work apart from the picks depends only on the size, so that the difference
-//! between two counts is that of the picks.
+//! Refuses to know: how instructions are counted. Keeps: the work apart from the picks depends only on the size, so that
+//! the difference between two counts is that of the picks.
 #![allow(clippy::unwrap_used, reason = "a wrong argument ends the program")]
 
 use std::net::SocketAddr;

@@ -108,6 +108,8 @@ pub struct RingPlan {
     pub size_max: u64,
     /// The most load of an endpoint, in percent of its fair share; `None` is unbounded.
     pub load_max: Option<u32>,
+    /// Whether endpoints have their places by the host names that they were resolved from, instead of their addresses.
+    pub by_host: bool,
 }
 
 /// Settings of the balancer `maglev`.
@@ -117,6 +119,8 @@ pub struct MaglevPlan {
     pub slots: u32,
     /// The most load of an endpoint, in percent of its fair share; `None` is unbounded.
     pub load_max: Option<u32>,
+    /// Whether endpoints have their places by the host names that they were resolved from, instead of their addresses.
+    pub by_host: bool,
 }
 
 impl Default for LeastRequestPlan {
@@ -133,14 +137,14 @@ impl Default for PeakEwmaPlan {
 
 impl Default for RingPlan {
     fn default() -> Self {
-        Self { size_min: 1024, size_max: 1 << 20, load_max: None }
+        Self { size_min: 1024, size_max: 1 << 20, load_max: None, by_host: false }
     }
 }
 
 impl Default for MaglevPlan {
     fn default() -> Self {
         // Over a hundred times the number of endpoints in a usual cluster.
-        Self { slots: 65_537, load_max: None }
+        Self { slots: 65_537, load_max: None, by_host: false }
     }
 }
 

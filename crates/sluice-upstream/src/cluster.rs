@@ -170,7 +170,7 @@ impl Cluster {
         self.configured.store(false, Relaxed);
         self.set_fallback(None);
         self.set_fleet(None);
-        self.publish(&[])
+        self.publish_keeping(&[], |_| false)
     }
 
     /// Whether a plan is in force.
@@ -178,12 +178,12 @@ impl Cluster {
         self.configured.load(Relaxed)
     }
 
-    /// Records that the settings of the plan have changed.
+    /// Records that the settings of the plan have changed, or that connections made so far are not to be reused.
     pub fn renew(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
 
-    /// Grows when settings change.
+    /// Grows when settings change; connections of an earlier generation are not reused.
     pub fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }

@@ -15,13 +15,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
 use sluice_core::connection::Attempt;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Reason, Side};
-use sluice_io::tls::HandshakeError;
-use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, TlsStream, WorkerCx};
+use sluice_io::{Conn, Interest, RawStream, Reactor, Stream, WorkerCx};
 use sluice_sys::socket::{
     begin_connect, connect_unix, local_address, no_descriptor, stream_to, take_error,
 };
@@ -30,8 +28,10 @@ use sluice_tls::ClientTls;
 use smallvec::SmallVec;
 
 mod happy_eyeballs;
+mod securing;
 mod socket_options;
 
+pub use securing::{handshake_failure, reach_early, secure, verified_name};
 pub use socket_options::prepare_datagrams;
 
 use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenFull};
@@ -376,30 +376,6 @@ async fn reach_with<N: Default>(
     Ok((stream, noted))
 }
 
-/// Performs the TLS handshake with `endpoint`.
-///
-/// # Errors
-/// Why it failed.
-pub async fn secure(
-    raw: RawStream,
-    tls: &ClientTls,
-    endpoint: &EndpointState,
-    worker: &WorkerCx,
-) -> Result<Stream, ConnectFailure> {
-    let nameless = "the endpoint has no name to verify; set `tls.sni` of its cluster";
-    let name = verified_name(tls, endpoint).ok_or_else(|| ConnectFailure::of_tls(&nameless))?;
-    let failed = |error: &dyn std::fmt::Display| ConnectFailure::of_tls(error);
-    let mut stream = TlsStream::client(raw, tls, name).map_err(|error| failed(&error))?;
-    let shaking = poll_fn(|cx| stream.poll_handshake(cx, worker)).await;
-    shaking.map_err(|error| match error {
-        HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            failed(&"the endpoint closed the connection during the TLS handshake")
-        }
-        error => failed(&error),
-    })?;
-    Ok(Stream::Tls(Box::new(stream)))
-}
-
 /// Opens a stream to an endpoint: to the first of its addresses that accepts one.
 ///
 /// # Errors
@@ -465,21 +441,6 @@ async fn open_to<N>(
 
 fn has_descriptor(reactor: &Reactor) -> io::Result<()> {
     if reactor.descriptors().has(1) { Ok(()) } else { Err(no_descriptor()) }
-}
-
-/// The name that an endpoint is verified by: the configured one, or its own.
-pub fn verified_name(tls: &ClientTls, endpoint: &EndpointState) -> Option<ServerName<'static>> {
-    tls.sni.clone().or_else(|| own_name(endpoint))
-}
-
-fn own_name(endpoint: &EndpointState) -> Option<ServerName<'static>> {
-    if let Some(host) = &endpoint.host {
-        return ServerName::try_from(host.trim_end_matches('.').to_owned()).ok();
-    }
-    match &endpoint.target {
-        Target::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
-        Target::Unix(_) => None,
-    }
 }
 
 async fn send_preface(

@@ -130,6 +130,8 @@ pub struct EndpointState {
     degraded: AtomicU8,
     /// Whether its first check has no result yet.
     unchecked: AtomicBool,
+    /// Whether it has been removed, and stays only as long as its checks succeed.
+    leaving: AtomicBool,
     /// Whether what belongs to it might continue when the watch over its cluster last looked.
     seen_continuing: AtomicBool,
     ejected: AtomicBool,
@@ -203,6 +205,7 @@ impl EndpointState {
             unhealthy: AtomicU8::new(0),
             degraded: AtomicU8::new(0),
             unchecked: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             seen_continuing: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
             why_unhealthy: ArcSwapOption::empty(),
@@ -423,6 +426,15 @@ impl EndpointState {
     /// Whether the first check has no result yet.
     pub fn awaits_check(&self) -> bool {
         self.unchecked.load(Relaxed)
+    }
+
+    /// Whether it has been removed from its cluster, and stays only as long as its checks succeed.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
     }
 
     /// Notes that a check has a result; returns whether it is the first.

@@ -85,6 +85,9 @@ pub type Probes = Rc<dyn Fn(&Arc<ClusterPlan>, &Arc<EndpointState>) -> Rc<dyn He
 /// Called when endpoints of a cluster stop being usable.
 pub type UnhealthyHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
+/// Called with endpoints that have left their cluster.
+pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
+
 /// What the watch over a cluster needs from the control thread.
 pub struct HealthWatch {
     /// For metrics.
@@ -104,7 +107,11 @@ impl std::fmt::Debug for HealthWatch {
 }
 
 /// Watches the health of a cluster, forever. Sleeps until something changes or an ejection ends.
-pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
+pub(crate) async fn watch(
+    cluster: Arc<Cluster>,
+    watcher: Rc<HealthWatch>,
+    on_removed: RemovedHook,
+) {
     let plan = cluster.plan();
     let gauges = ["healthy", "unhealthy", "ejected"]
         .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
@@ -144,6 +151,10 @@ pub(crate) async fn watch(cluster: Arc<Cluster>, watcher: Rc<HealthWatch>) {
         let fallen: Vec<Arc<EndpointState>> = fallen.cloned().collect();
         if !fallen.is_empty() {
             (watcher.on_unhealthy)(&cluster, &fallen);
+            let left = cluster.dismiss();
+            if !left.is_empty() {
+                on_removed(&cluster, &left);
+            }
         }
         match ejections.next(outlier).into_iter().chain(cluster.rebalance()).min() {
             None => cluster.changed().await,

@@ -216,6 +216,7 @@ impl ClusterSettings {
                     requests_max: None,
                     streams_max: 100,
                     idle_max: 16,
+                    across_changes: true,
                 },
                 preconnect: None,
                 http2: Http2Plan::default(),

@@ -19,14 +19,11 @@ use crate::cluster::{Cluster, Member};
 use crate::directory::ClusterDirectory;
 use crate::dns::{self, DnsName, Resolution, ResolvedAddress};
 use crate::endpoint::{EndpointState, EndpointTraits, PRIORITY_MAX, Target};
-use crate::health::{self, HealthWatch};
+use crate::health::{self, HealthWatch, RemovedHook};
 use crate::hops;
 use crate::metrics;
 use crate::overrides::{EndpointOverride, EndpointOverrides};
 use crate::plan::{ClusterPlan, EndpointPlan, ResolutionMode};
-
-/// Called when endpoints leave a cluster.
-pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
 /// The clusters, owned by the control thread.
 pub struct Clusters {
@@ -59,7 +56,11 @@ struct TaskContext {
 impl TaskContext {
     /// Starts the watch over the health of a cluster.
     fn watch(&self, cluster: &Arc<Cluster>) -> JoinHandle<()> {
-        let watch = health::watch(Arc::clone(cluster), Rc::clone(&self.watcher));
+        let watch = health::watch(
+            Arc::clone(cluster),
+            Rc::clone(&self.watcher),
+            Rc::clone(&self.on_removed),
+        );
         tokio::task::spawn_local(watch)
     }
 

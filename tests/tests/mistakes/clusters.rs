@@ -338,8 +338,8 @@ fn of_upstreams() {
                 relay("protocol: http3\n    tls: true\n    http3: { enabled: false, race: {} }"),
             ),
             (
-                "early data where HTTP/3 is an addition",
-                relay("protocol: auto\n    tls: true\n    http3: { early_data: true }"),
+                "early data where the version is negotiated",
+                relay("protocol: auto\n    tls: { early_data: true }"),
             ),
             ("more connections ahead than may be", relay("preconnect: 400%")),
             ("no connections ahead", relay("preconnect: {}")),

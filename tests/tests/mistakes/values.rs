@@ -95,6 +95,10 @@ fn of_values() {
                 "a jitter without an age",
                 relay("").replace("relay: up", "http: { routes: up, max_age_jitter: 5% }"),
             ),
+            (
+                "a jitter without a time for the request",
+                rule("cluster: up, timeout: { total_jitter: 5% }"),
+            ),
             ("hedging without a time for an attempt", rule("cluster: up, retry: { hedge: true }")),
             (
                 "hedging with one attempt",

@@ -5,8 +5,10 @@
 //! request; a message that was not read or sent to its end prevents reuse of the connection.
 
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use sluice_io::buffers::{Buf, SCRATCH};
+use sluice_io::tls::HandshakeError;
 use sluice_io::{Stream, WorkerCx};
 
 use crate::error::{ErrorKind, HttpError};
@@ -146,6 +148,18 @@ impl H1Stream {
     /// Returns the underlying stream.
     pub const fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Performs what is left of a TLS handshake, on a stream on which a request was sent early.
+    ///
+    /// # Errors
+    /// As for [`Stream::poll_handshake`].
+    pub fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), HandshakeError>> {
+        self.stream.poll_handshake(cx, worker)
     }
 
     /// Returns the underlying stream and the bytes read from it but not parsed.

@@ -79,6 +79,25 @@ impl H2Client {
         Self(Rc::new(ClientHandle { shared, places: Rc::default() }))
     }
 
+    /// Whether the handshake of TLS is not complete yet, so that requests are early data.
+    pub fn is_early(&self) -> bool {
+        self.0.shared.is_early()
+    }
+
+    /// Completes the handshake of a connection that requests were sent on before; returns whether the server took them so.
+    /// What it did not take it gets after the handshake.
+    ///
+    /// # Errors
+    /// Why the connection ended instead.
+    pub async fn handshake(&self) -> Result<bool, HttpError> {
+        poll_fn(|cx| self.0.shared.poll_handshake(cx)).await
+    }
+
+    /// Closes the connection, with its streams.
+    pub fn close(&self) {
+        self.0.shared.with(H2Machine::give_up);
+    }
+
     /// Returns the number of open streams.
     pub fn open_streams(&self) -> usize {
         self.0.places.open()

@@ -13,6 +13,7 @@ use sluice_io::buffers::SCRATCH;
 use sluice_io::timers::Timer;
 use sluice_io::{Conn, Stream, WorkerCx};
 
+use crate::error::HttpError;
 use crate::h1::Role;
 use crate::h2::H2Options;
 use crate::h2::machine::{ConnectionEnd, H2Machine, MachineEvent};
@@ -31,6 +32,12 @@ pub(crate) struct H2Shared {
     driver: RefCell<Option<Waker>>,
     /// Whether the driver was woken and has not run since.
     notified: Cell<bool>,
+    /// See [`Stream::is_early`].
+    early: Cell<bool>,
+    /// Whether the server took what was sent early.
+    early_taken: Cell<bool>,
+    /// Woken when the connection is no longer early.
+    completing: RefCell<Option<Waker>>,
 }
 
 impl H2Shared {
@@ -54,6 +61,32 @@ impl H2Shared {
         looking(&self.machine.borrow())
     }
 
+    /// Whether the handshake below is not complete, so that requests may be replays.
+    pub(crate) const fn is_early(&self) -> bool {
+        self.early.get()
+    }
+
+    /// Ready when the handshake below is complete: whether the server took what was sent before.
+    ///
+    /// # Errors
+    /// Why the connection ended instead.
+    pub(crate) fn poll_handshake(&self, cx: &Context<'_>) -> Poll<Result<bool, HttpError>> {
+        if !self.is_early() {
+            return Poll::Ready(Ok(self.early_taken.get()));
+        }
+        if let Some(end) = self.machine.borrow().end() {
+            return Poll::Ready(Err(end.error()));
+        }
+        *self.completing.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn completed(&self) {
+        if let Some(waker) = self.completing.take() {
+            waker.wake();
+        }
+    }
+
     fn listen(&self, cx: &Context<'_>) {
         self.notified.set(false);
         let mut driver = self.driver.borrow_mut();
@@ -67,6 +100,7 @@ impl Drop for H2Driver {
     /// Ends the streams of a connection that is given up.
     fn drop(&mut self) {
         self.shared.machine.borrow_mut().give_up();
+        self.shared.completed();
     }
 }
 
@@ -107,6 +141,9 @@ impl H2Driver {
             machine: RefCell::new(machine),
             driver: RefCell::default(),
             notified: Cell::new(false),
+            early: Cell::new(stream.is_early()),
+            early_taken: Cell::new(false),
+            completing: RefCell::default(),
         });
         Self { shared, role, stream, worker, conn, linger: None }
     }
@@ -197,6 +234,10 @@ impl H2Driver {
         let Self { shared, stream, worker, conn, .. } = self;
         worker.with_scratch(|scratch| {
             let read = ready!(stream.poll_recv(cx, worker, scratch));
+            if shared.early.replace(stream.is_early()) && !shared.is_early() {
+                shared.early_taken.set(stream.had_early_data());
+                shared.completed();
+            }
             let mut machine = shared.machine.borrow_mut();
             match read {
                 Ok(0) => machine.closed(),
@@ -205,6 +246,10 @@ impl H2Driver {
                         conn.info.add_received(count);
                     }
                     machine.feed(&scratch[..count], worker.now());
+                }
+                // Of what was sent early, the server may have got nothing.
+                Err(error) if shared.is_early() => {
+                    machine.broken(io::Error::new(io::ErrorKind::ConnectionReset, error));
                 }
                 Err(error) => machine.broken(error),
             }

@@ -27,6 +27,11 @@ impl H2Stream {
         Self { shared, key, place }
     }
 
+    /// Whether the request may be a replay, because the handshake of its connection is not complete, RFC 8470 §3.
+    pub(crate) fn is_early(&self) -> bool {
+        self.shared.is_early()
+    }
+
     /// Receives the next response head, with a status of at least 100.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ impl Mapping<'_> {
 
     fn file_format(&mut self, config: &ProtoMessage) -> Option<Node> {
         if let Some(text) = config.text("format") {
-            return Some(line(text, config.place("format")));
+            return Some(self.line(text, config.place("format")));
         }
         for field in ["json_format", "typed_json_format"] {
             if let Some(node) = config.json(field) {
@@ -112,10 +112,10 @@ impl Mapping<'_> {
             options.all_without_effect();
         }
         if let Some(text) = format.text("text_format") {
-            return Some(line(text, format.place("text_format")));
+            return Some(self.line(text, format.place("text_format")));
         }
         if let Some(source) = format.message("text_format_source") {
-            return self.inline_text(source).map(|text| line(&text, source.span));
+            return self.inline_text(source).map(|text| self.line(&text, source.span));
         }
         let node = format.json("json_format")?.clone();
         self.json_fields(format, "json_format", &node)
@@ -125,7 +125,10 @@ impl Mapping<'_> {
         let mut fields = NativeMap::new(node.span);
         for entry in node.entries().unwrap_or_default() {
             match &entry.node.value {
-                Value::Scalar { text, .. } => fields.text(&entry.key, text, entry.node.span),
+                Value::Scalar { text, .. } => {
+                    let text = self.operators(text);
+                    fields.text(&entry.key, &text, entry.node.span);
+                }
                 _ => {
                     self.unsupported(of, field, "only texts are, not objects in objects");
                     return None;
@@ -134,9 +137,9 @@ impl Mapping<'_> {
         }
         Some(single("json", fields.node()))
     }
-}
 
-/// A line without its end, which every record has.
-fn line(text: &str, span: sluice_core::Span) -> Node {
-    quoted(text.strip_suffix('\n').unwrap_or(text), span)
+    /// A line without its end, which every record has.
+    fn line(&self, text: &str, span: sluice_core::Span) -> Node {
+        quoted(&self.operators(text.strip_suffix('\n').unwrap_or(text)), span)
+    }
 }

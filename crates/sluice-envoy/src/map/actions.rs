@@ -130,6 +130,7 @@ impl Mapping<'_> {
         defaults.edited |= !edits.is_empty();
         filters.map("set_headers", edits);
         self.filter_overrides(route, &mut filters);
+        self.script_metadata(route, &mut filters);
         if let Some(action) = route.message("route") {
             let add = action.is("include_vh_rate_limits");
             self.rate_limits(action, add, &mut filters);
@@ -155,6 +156,7 @@ impl Mapping<'_> {
         self.upgrades(action, defaults, rule);
         self.hashing(action, rule);
         self.mirrors(action, defaults.host, rule);
+        self.early_data_policy(action);
         self.internal_redirects(action, rule);
         if &*action.choice("priority") == "HIGH" {
             rule.word("priority", "high", action.place("priority"));
@@ -211,8 +213,15 @@ impl Mapping<'_> {
         {
             rule.map("endpoint_metadata", values);
         }
-        if action.has("inline_cluster_specifier_plugin") {
-            self.unsupported(action, "inline_cluster_specifier_plugin", "");
+        if let Some(plugin) = action.message("inline_cluster_specifier_plugin") {
+            plugin.without_effect(&["is_optional"]);
+            let extension = plugin.message("extension");
+            if let Some(config) = extension.and_then(|of| {
+                of.without_effect(&["name"]);
+                of.message("typed_config")
+            }) {
+                self.unsupported_type(config);
+            }
         }
     }
 
@@ -391,6 +400,17 @@ impl Mapping<'_> {
             mirrors.push(mirror.node());
         }
         rule.list("mirror", mirrors, action.place("request_mirror_policies"));
+    }
+
+    /// Envoy's only policy, which lets safe requests leave early, is what clusters over HTTP/3 have anyway.
+    fn early_data_policy(&mut self, action: &ProtoMessage) {
+        let Some(policy) = action.message("early_data_policy") else { return };
+        policy.without_effect(&["name"]);
+        match policy.message("typed_config") {
+            Some(config) if config.descriptor.name() == "DefaultEarlyDataPolicy" => {}
+            Some(config) => self.unsupported_type(config),
+            None => self.unsupported(policy, "name", "a policy needs its `typed_config`"),
+        }
     }
 
     fn internal_redirects(&mut self, action: &ProtoMessage, rule: &mut NativeMap) {

@@ -27,7 +27,7 @@ impl Mapping<'_> {
             return Some((false, format!("unix://{}", path.display())));
         }
         if address.has("envoy_internal_address") {
-            self.unsupported(address, "envoy_internal_address", "");
+            self.unsupported_kind(address, "envoy_internal_address", "");
             return None;
         }
         self.socket_address(address.message("socket_address")?)

@@ -13,6 +13,8 @@ impl Mapping<'_> {
     /// The filter `ext_authz` of requests, from `ExtAuthz`.
     pub(super) fn ext_authz(&mut self, config: &ProtoMessage) -> Option<Node> {
         let mut native = NativeMap::new(config.span);
+        let told = "ext_authz.metadata".to_owned();
+        self.metadata.below("envoy.filters.http.ext_authz", "", told);
         config.without_effect(&[
             "transport_api_version",
             "stat_prefix",

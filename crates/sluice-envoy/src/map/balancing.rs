@@ -19,6 +19,11 @@ impl Mapping<'_> {
         }
         if let Some(policy) = cluster.message("load_balancing_policy") {
             cluster.without_effect(&["lb_policy"]);
+            if let Some(common) = cluster.message("common_lb_config")
+                && let Some(hashing) = common.message("consistent_hashing_lb_config")
+            {
+                hashing.all_without_effect();
+            }
             self.balancing_policy(policy, native);
             return;
         }
@@ -54,12 +59,8 @@ impl Mapping<'_> {
                 of.all_without_effect();
             }
         }
-        self.only_false(common, "close_connections_on_host_set_change", "");
         if common.is("ignore_new_hosts_until_first_hc") {
             native.word("unchecked", "wait", common.span);
-        }
-        if let Some(hashing) = common.message("consistent_hashing_lb_config") {
-            self.only_false(hashing, "use_hostname_for_hashing", "");
         }
     }
 
@@ -81,6 +82,10 @@ impl Mapping<'_> {
             "Random" => "random",
             "RingHash" => "ring_hash",
             "Maglev" => "maglev",
+            "ClientSideWeightedRoundRobin" => {
+                self.load_reports(config, native);
+                return;
+            }
             "WrrLocality" => {
                 if let Some(inner) = config.message("endpoint_picking_policy") {
                     self.balancing_policy(inner, native);
@@ -108,10 +113,36 @@ impl Mapping<'_> {
         } else {
             None
         };
-        if let Some(hashing) = hashing {
-            self.only_false(hashing, "use_hostname_for_hashing", "");
-        }
         self.balancer(word, Some(config), hashing, config, native);
+    }
+
+    /// Weights by the load that endpoints report.
+    fn load_reports(&mut self, config: &ProtoMessage, native: &mut NativeMap) {
+        config.without_effect(&["oob_reporting_period", "oob_reporting_config"]);
+        if let Some(of) = config.message("oob_reporting_config") {
+            of.all_without_effect();
+        }
+        let how = "endpoints report with their responses";
+        self.only_false(config, "enable_oob_load_report", how);
+        let mut settings = NativeMap::new(config.span);
+        for (field, key, default) in [
+            ("blackout_period", "blackout", "10s"),
+            ("weight_expiration_period", "expiry", "3m"),
+            ("weight_update_period", "update", "1s"),
+        ] {
+            let found = self.duration(config, field, Zero::Kept);
+            settings.set(key, found.unwrap_or_else(|| plain(default, config.span)));
+        }
+        if let Some(penalty) = config.float("error_utilization_penalty") {
+            settings.word("error_penalty", penalty, config.place("error_utilization_penalty"));
+        }
+        let field = "metric_names_for_computing_utilization";
+        let metrics = config.texts(field).map(|(name, span)| quoted(name, span)).collect();
+        settings.list("metrics", metrics, config.place(field));
+        if let Some(slow) = config.message("slow_start_config") {
+            self.slow_start(slow, native);
+        }
+        native.set("balance", single("load_reports", settings.node()));
     }
 
     fn balancer(
@@ -148,10 +179,18 @@ impl Mapping<'_> {
                 self.slow_start(slow, native);
             }
         }
+        let hashes = matches!(word, "ring_hash" | "maglev");
+        if let Some(hashing) = hashing.filter(|_| !hashes) {
+            hashing.all_without_effect();
+        }
+        let hashing = hashing.filter(|_| hashes);
         if let Some(hashing) = hashing
             && let Some(factor) = hashing.number("hash_balance_factor")
         {
             settings.word("max_load", format!("{factor}%"), hashing.span);
+        }
+        if let Some(hashing) = hashing.filter(|hashing| hashing.is("use_hostname_for_hashing")) {
+            settings.word("by_host", true, hashing.place("use_hostname_for_hashing"));
         }
         if settings.is_empty() {
             native.word("balance", word, place.span);

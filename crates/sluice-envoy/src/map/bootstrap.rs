@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_core::{Diags, Node};
 
-use super::Mapping;
+use super::{Mapping, native_name};
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
 use crate::secret_files::SecretFiles;
@@ -55,6 +55,7 @@ pub fn map(
     mapping.dynamic(bootstrap);
     mapping.runtime(bootstrap, &mut root);
     mapping.regex_engine(bootstrap);
+    mapping.extensions(bootstrap);
     if let Some(resources) = bootstrap.message("static_resources") {
         mapping.resources(resources, &mut root);
     }
@@ -89,6 +90,8 @@ impl<'a> Mapping<'a> {
     fn resources(&mut self, resources: &'a ProtoMessage, root: &mut NativeMap) {
         self.secrets(resources);
         self.name_clusters(resources);
+        self.by_subset =
+            resources.messages("clusters").any(|cluster| cluster.has("lb_subset_config"));
         let mut clusters = NativeMap::new(resources.place("clusters"));
         for cluster in resources.messages("clusters") {
             if let Some((name, native)) = self.cluster_resource(cluster) {
@@ -248,6 +251,29 @@ impl<'a> Mapping<'a> {
         }
     }
 
+    /// Extensions of the process, and monitors of its resources: there are none, so each is reported by its type.
+    fn extensions(&mut self, bootstrap: &ProtoMessage) {
+        for extension in bootstrap.messages("bootstrap_extensions") {
+            extension.without_effect(&["name"]);
+            if let Some(config) = extension.message("typed_config") {
+                self.unsupported_type(config);
+            }
+        }
+        let Some(manager) = bootstrap.message("overload_manager") else { return };
+        let mut monitors = Vec::new();
+        for monitor in manager.messages("resource_monitors") {
+            monitors.extend(monitor.message("typed_config"));
+        }
+        manager.all_without_effect();
+        if monitors.is_empty() {
+            let how = "what is under load is limited by `limits` (see `limits` of the reference)";
+            self.unsupported(bootstrap, "overload_manager", how);
+        }
+        for monitor in monitors {
+            self.unsupported_type(monitor);
+        }
+    }
+
     fn regex_engine(&mut self, bootstrap: &ProtoMessage) {
         let Some(engine) = bootstrap.message("default_regex_engine") else { return };
         engine.without_effect(&["name"]);
@@ -261,11 +287,12 @@ impl<'a> Mapping<'a> {
 
     /// A locality as the native form writes it.
     pub(super) fn locality(&self, locality: &ProtoMessage) -> Option<Node> {
-        let part = |field| locality.text(field).map_or("", |text| text);
+        // A slash, for one, separates the parts in the native form.
+        let part = |field| locality.text(field).map_or(String::new(), |text| native_name(text));
         let (region, zone, sub_zone) = (part("region"), part("zone"), part("sub_zone"));
         // A part that is missing before another is `-`.
         let part = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-        let text = match (region, zone, sub_zone) {
+        let text = match (&*region, &*zone, &*sub_zone) {
             ("", "", "") => return None,
             ("", zone, "") => zone.to_owned(),
             (region, zone, "") => format!("{}/{}", part(region), part(zone)),

@@ -14,7 +14,7 @@ use crate::native::NativeMap;
 #[derive(Clone, Debug)]
 pub(super) struct FilterCases {
     /// Its native name.
-    pub(super) filter: &'static str,
+    pub(super) filter: String,
     /// Conditions as in the `match` of a rule, each with the settings; the first that holds counts.
     pub(super) cases: Vec<(NativeMap, Node)>,
     /// The settings of all other requests.
@@ -33,7 +33,7 @@ impl Mapping<'_> {
     ) -> Vec<(NativeMap, NativeMap)> {
         let mut parts = vec![(matches, filters)];
         for cases in all {
-            if of_host.has(cases.filter) || parts[0].1.has(cases.filter) {
+            if of_host.has(&cases.filter) || parts[0].1.has(&cases.filter) {
                 continue;
             }
             let mut split = Vec::new();
@@ -54,7 +54,7 @@ impl Mapping<'_> {
     ) -> Vec<(NativeMap, NativeMap)> {
         let with = |settings: &Node| {
             let mut filters = filters.clone();
-            filters.set(cases.filter, settings.clone());
+            filters.set(&cases.filter, settings.clone());
             filters
         };
         let mut parts = Vec::new();

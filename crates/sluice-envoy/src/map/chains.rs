@@ -5,9 +5,13 @@
 
 use sluice_core::Node;
 
+use super::metadata::KnownMetadata;
 use super::{Mapping, native_name};
 use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted, single};
+
+/// The sessions of a chain that may begin with early data. Envoy keeps them in tickets, without a bound.
+const EARLY_DATA_SESSIONS: u32 = 4096;
 
 impl Mapping<'_> {
     /// A filter chain in the native form.
@@ -32,6 +36,7 @@ impl Mapping<'_> {
         if let Some(socket) = chain.message("transport_socket") {
             self.downstream_socket(socket, chain, udp, &mut native);
         }
+        self.metadata = KnownMetadata::default();
         let filters: Vec<&ProtoMessage> = chain.messages("filters").collect();
         let mut before = Vec::new();
         for (index, filter) in filters.iter().enumerate() {
@@ -161,14 +166,32 @@ impl Mapping<'_> {
                 native.set("tls", tls);
             }
             "QuicDownstreamTransport" if udp => {
-                self.only_false(config, "enable_early_data", "");
                 if let Some(context) = config.message("downstream_tls_context") {
                     let tls = self.downstream_tls(context, chain);
+                    let tls = self.downstream_early_data(config, tls);
                     native.set("tls", tls);
                 }
             }
             _ => self.unsupported_type(config),
         }
+    }
+
+    /// Envoy takes early data over QUIC unless that is turned off.
+    fn downstream_early_data(&mut self, config: &ProtoMessage, tls: Node) -> Node {
+        let set = config.has("enable_early_data");
+        if set && !config.is("enable_early_data") {
+            return tls;
+        }
+        let mut native = NativeMap::of(Some(tls), config.span);
+        if native.has("client_auth") {
+            if set {
+                let how = "a client that must show a certificate is not served before it has";
+                self.differs(config, "enable_early_data", how);
+            }
+        } else {
+            native.word("early_data_sessions", EARLY_DATA_SESSIONS, config.span);
+        }
+        native.node()
     }
 
     fn network_filter(&mut self, config: &ProtoMessage) -> Option<Node> {

@@ -53,7 +53,12 @@ impl Mapping<'_> {
         if cluster.is("close_connections_on_host_health_failure") {
             native.word("on_endpoint_unhealthy", "close", cluster.span);
         }
-        if cluster.is("ignore_health_on_host_removal") {
+        let removes = matches!(&*cluster.choice("type"), "EDS" | "STRICT_DNS");
+        if native.has("health") && removes && !cluster.is("ignore_health_on_host_removal") {
+            let mut health = NativeMap::of(native.take("health"), cluster.span);
+            health.word("keep_removed", true, cluster.span);
+            native.map("health", health);
+        } else {
             cluster.without_effect(&["ignore_health_on_host_removal"]);
         }
         Some((name, native.node()))
@@ -106,7 +111,7 @@ impl Mapping<'_> {
                     config.all_without_effect();
                 }
                 cluster.without_effect(&["lb_policy", "dns_lookup_family"]);
-                self.unsupported(
+                self.unsupported_kind(
                     cluster,
                     "type",
                     "connections go to endpoints, not to where the client wanted",
@@ -189,7 +194,15 @@ impl Mapping<'_> {
         assignment.without_effect(&["cluster_name"]);
         let mut endpoints = Vec::new();
         let mut localities = NativeMap::new(assignment.span);
+        let weighted = by_locality(cluster)
+            && assignment.messages("endpoints").any(|group| group.has("load_balancing_weight"));
         for group in assignment.messages("endpoints") {
+            if weighted && group.has("locality") && !group.has("load_balancing_weight") {
+                group.all_without_effect();
+                let how = "a locality without a weight gets no traffic: its endpoints are left out";
+                self.differs(group, "locality", how);
+                continue;
+            }
             if let Some(metadata) = group.message("metadata") {
                 metadata.all_without_effect();
             }
@@ -209,7 +222,7 @@ impl Mapping<'_> {
                 ));
             }
         }
-        if by_locality(cluster) {
+        if weighted {
             native.map("localities", localities);
         }
         if endpoints.is_empty() {

@@ -15,6 +15,7 @@ impl Mapping<'_> {
         self.chain_filters.clear();
         self.rate_stage = None;
         self.filters_off.clear();
+        self.filters_twice.clear();
         let mut filters: Vec<Node> = Vec::new();
         let all: Vec<&ProtoMessage> = hcm.messages("http_filters").collect();
         for (index, filter) in all.iter().enumerate() {
@@ -29,9 +30,13 @@ impl Mapping<'_> {
             if is_router != (index + 1 == all.len()) {
                 self.unsupported(filter, "typed_config", "the router is the last filter");
             }
-            if let Some(node) = self.http_filter(config, hcm) {
-                filters.extend(self.named_filter(filter, node, &filters));
+            let mut after = Vec::new();
+            if let Some(node) = self.http_filter(config, hcm, &mut after)
+                && let Some(node) = self.named_filter(filter, node, &filters)
+            {
+                self.push_filter(node, filter, &mut filters);
             }
+            filters.extend(after);
         }
         if all.is_empty() {
             self.unsupported(hcm, "http_filters", "without a router, every request gets 404");
@@ -39,7 +44,13 @@ impl Mapping<'_> {
         filters
     }
 
-    fn http_filter(&mut self, config: &ProtoMessage, hcm: &ProtoMessage) -> Option<Node> {
+    /// The filter that a message is; `after` gets what stands behind it.
+    pub(super) fn http_filter(
+        &mut self,
+        config: &ProtoMessage,
+        hcm: &ProtoMessage,
+        after: &mut Vec<Node>,
+    ) -> Option<Node> {
         match config.descriptor.name() {
             "Router" => {
                 config.without_effect(&[
@@ -80,6 +91,23 @@ impl Mapping<'_> {
             "RBAC" => self.http_rbac(config),
             "ExtAuthz" => self.ext_authz(config),
             "HeaderMutation" => self.header_mutation(config),
+            "ExtensionWithMatcher" => self.matched.remove(&config.path),
+            "Lua" => self.script_filter(config),
+            "BasicAuth" => self.passwords(config),
+            "ApiKeyAuth" => self.api_keys(config),
+            "Geoip" => self.geo(config, after),
+            "JsonToMetadata" => self.json_to_metadata(config),
+            "Config" if config.type_name().contains(".set_metadata.") => self.set_metadata(config),
+            "Config" if config.type_name().contains(".http.header_to_metadata.") => {
+                let mut removed = Vec::new();
+                let node = self.header_to_metadata(config, &mut removed);
+                if !removed.is_empty() {
+                    let mut edits = NativeMap::new(config.span);
+                    edits.list("remove_request", removed, config.span);
+                    after.push(single("set_headers", edits.node()));
+                }
+                node
+            }
             _ => {
                 self.unsupported_type(config);
                 None
@@ -89,16 +117,23 @@ impl Mapping<'_> {
 
     /// Maps the filters whose settings depend on the request, before the routes that have them.
     pub(super) fn filter_cases(&mut self, hcm: &ProtoMessage) -> Vec<FilterCases> {
+        let mut cases = self.matched_filters(hcm);
+        cases.extend(self.token_cases(hcm));
+        cases
+    }
+
+    /// Those of the filter that verifies tokens.
+    fn token_cases(&mut self, hcm: &ProtoMessage) -> Option<FilterCases> {
         self.requirements.clear();
         self.tokens_by_case = false;
         let configs =
             hcm.messages("http_filters").filter_map(|of| Some((of, of.message("typed_config")?)));
         let mut all = configs.filter(|(_, of)| of.descriptor.name() == "JwtAuthentication");
-        let Some((filter, config)) = all.next() else { return Vec::new() };
+        let (filter, config) = all.next()?;
         if filter.is("disabled") && config.has("rules") {
             let how = "with `rules`, which are about all requests; name a requirement in routes";
             self.unsupported(filter, "disabled", how);
-            return Vec::new();
+            return None;
         }
         let tokens = self.tokens(config);
         for (_, another) in all {
@@ -106,11 +141,11 @@ impl Mapping<'_> {
             let message = "a second JwtAuthentication is not supported";
             self.diags.error(crate::coverage::UNSUPPORTED, another.span, &*another.path, message);
         }
-        let Some(tokens) = tokens else { return Vec::new() };
+        let tokens = tokens?;
         self.requirements = tokens.by_name;
         self.tokens = Some(tokens.filter);
         self.tokens_by_case = tokens.cases.is_some();
-        tokens.cases.into_iter().collect()
+        tokens.cases
     }
 
     /// The settings of a host or route for a filter, with its native name.
@@ -142,6 +177,9 @@ impl Mapping<'_> {
             "PerRouteConfig" if config.type_name().contains(".jwt_authn.") => {
                 Some(("jwt", self.tokens_override(config)?))
             }
+            "LuaPerRoute" => Some(("lua", self.script_override(config)?)),
+            "BasicAuthPerRoute" => Some(("basic_auth", self.passwords_override(config)?)),
+            "ApiKeyAuthPerRoute" => Some(("api_key", self.api_keys_override(config)?)),
             "RateLimitPerRoute" => Some(("global_rate_limit", self.rate_override(config)?)),
             "StatefulSessionPerRoute" => {
                 let own =
@@ -154,6 +192,9 @@ impl Mapping<'_> {
                 Some(rbac) => self.http_rbac(rbac).map(|node| ("rbac", inner_of(node))),
                 None => Some(("rbac", skip())),
             },
+            "Config" if config.type_name().contains(".http.header_to_metadata.") => {
+                self.header_to_metadata_override(config)
+            }
             "HeaderMutationPerRoute" => {
                 self.header_mutation(config).map(|node| ("set_headers", inner_of(node)))
             }

@@ -65,7 +65,8 @@ impl Mapping<'_> {
                 self.unsupported(option, "header", "the same header is set twice here");
                 continue;
             }
-            target.text(&name, value, header.place("value"));
+            let value = self.operators(value);
+            target.text(&name, &value, header.place("value"));
         }
         edits.map(side, set);
         edits.map(&format!("add_{side}"), add);

@@ -314,7 +314,7 @@ impl Mapping<'_> {
         };
         let disabled = std::mem::take(&mut self.filters_off);
         // Filters with cases of their own are off by these.
-        let by_case = |name: &String| defaults.cases.iter().any(|of| of.filter == name);
+        let by_case = |name: &String| defaults.cases.iter().any(|of| of.filter == *name);
         defaults.off.extend(disabled.into_iter().filter(|name| !by_case(name)));
         for upgrade in hcm.messages("upgrade_configs") {
             if upgrade.has("filters") {

@@ -25,6 +25,12 @@ const WITHOUT_EFFECT: [&str; 9] = [
 impl Mapping<'_> {
     /// A listener in the native form.
     pub(super) fn listener(&mut self, listener: &ProtoMessage) -> Option<Node> {
+        if listener.has("internal_listener") {
+            let how = "connections are not handed from one listener to another";
+            self.unsupported_kind(listener, "internal_listener", how);
+            listener.all_without_effect();
+            return None;
+        }
         let mut native = NativeMap::new(listener.span);
         listener.without_effect(&WITHOUT_EFFECT);
         if let Some(metadata) = listener.message("metadata") {
@@ -38,13 +44,16 @@ impl Mapping<'_> {
             );
         }
         if listener.bool("bind_to_port") == Some(false) {
-            self.unsupported(
+            self.unsupported_kind(
                 listener,
                 "bind_to_port",
                 "connections are not handed from one listener to another",
             );
         }
-        for field in ["use_original_dst", "transparent", "freebind", "enable_mptcp"] {
+        if listener.is("use_original_dst") {
+            self.unsupported_kind(listener, "use_original_dst", "");
+        }
+        for field in ["transparent", "freebind", "enable_mptcp"] {
             self.only_false(listener, field, "");
         }
         if let Some(balance) = listener.message("connection_balance_config")

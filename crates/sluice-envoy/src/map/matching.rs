@@ -41,6 +41,17 @@ impl Mapping<'_> {
             }
             native.map(key, values);
         }
+        let mut values = NativeMap::new(of.place("dynamic_metadata"));
+        for matcher in of.messages("dynamic_metadata") {
+            match self.metadata_condition(matcher) {
+                Some((name, _)) if values.has(&name) => {
+                    self.unsupported(matcher, "path", "the value has a condition already");
+                }
+                Some((name, condition)) => values.set(&name, condition),
+                None => {}
+            }
+        }
+        native.map("values", values);
         if of.message("grpc").is_some() {
             native.text("grpc", "*", of.place("grpc"));
         }

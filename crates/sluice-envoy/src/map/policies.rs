@@ -165,6 +165,10 @@ impl Mapping<'_> {
                 }
             }
             "authenticated" => self.certificate_condition(of.message(name)?),
+            "metadata" => {
+                let (name, condition) = self.metadata_condition(of.message(name)?)?;
+                Some(single("values", single(&name, condition)))
+            }
             "source_ip" => {
                 self.unsupported(of, name, "write `remote_ip` or `direct_remote_ip`");
                 None

@@ -41,6 +41,10 @@ impl Mapping<'_> {
                 self.unsupported_type(options);
             }
         }
+        let common = cluster.message("common_lb_config");
+        if common.is_some_and(|common| common.is("close_connections_on_host_set_change")) {
+            reuse.word("across_changes", false, cluster.span);
+        }
         native.map("reuse", reuse);
         self.preconnect(cluster, native);
     }

@@ -53,7 +53,11 @@ impl Mapping<'_> {
     }
 
     /// The `match` sections of which one must hold so that all of these tests do.
-    fn alternatives(&mut self, tests: &[Test<'_>], span: Span) -> Option<Vec<NativeMap>> {
+    pub(super) fn alternatives(
+        &mut self,
+        tests: &[Test<'_>],
+        span: Span,
+    ) -> Option<Vec<NativeMap>> {
         let mut found = vec![NativeMap::new(span)];
         for test in tests {
             let next = match test {
@@ -162,7 +166,10 @@ impl Mapping<'_> {
                 native.set("query", single(name, value));
                 Some(native)
             }
-            _ => None,
+            _ => {
+                self.unsupported_type(config);
+                return None;
+            }
         };
         if condition.is_none() {
             self.refuse_test(&[Test::Predicate(config)], "routes cannot test it so");

@@ -21,8 +21,12 @@ impl Mapping<'_> {
             }
             "QuicUpstreamTransport" => {
                 if let Some(context) = config.message("upstream_tls_context") {
-                    let tls = self.upstream_tls(context);
-                    native.set("tls", tls);
+                    let mut tls = NativeMap::of(Some(self.upstream_tls(context)), context.span);
+                    // Safe requests leave early; `early_data_policy` of routes can say no more.
+                    if native.get("protocol").is_some_and(|protocol| protocol.is_word("http3")) {
+                        tls.word("early_data", true, context.span);
+                    }
+                    native.set("tls", tls.node());
                 }
             }
             "ProxyProtocolUpstreamTransport" => {

@@ -54,9 +54,21 @@ impl Mapping<'_> {
                 (_, own) => own,
             }
         } else {
-            self.override_of(config).map(|(native, node)| (native.to_owned(), node))
+            let own = self.override_of(config);
+            let known = |native: &str| self.chain_filters.values().any(|(of, _)| of == native);
+            match own {
+                Some((native, _)) if !known(native) => {
+                    self.without_filter(config);
+                    None
+                }
+                own => own.map(|(native, node)| (native.to_owned(), node)),
+            }
         };
         match settings {
+            Some((native, _)) if self.filters_twice.contains(&native) => {
+                let how = format!("the chain has several filters `{native}`");
+                self.unsupported_at(config, &how);
+            }
             Some((native, node)) if !filters.has(&native) => filters.set(&native, node),
             Some((native, _)) => {
                 let text = format!("`{native}` has settings here already");
@@ -86,10 +98,14 @@ impl Mapping<'_> {
         if let Some(name) = filter.text("name") {
             self.chain_filters.insert(name.clone(), (native.clone(), settings));
         }
+        let has = |node: &Node| node.get(&native).is_some();
         if !filter.is("disabled") {
+            // Edits of headers add up.
+            if before.iter().any(has) && native != "set_headers" {
+                self.filters_twice.insert(native);
+            }
             return Some(node);
         }
-        let has = |node: &Node| node.get(&native).is_some();
         let known = self.filters_off.contains(&native);
         if before.iter().any(has) && !(known && before.last().is_some_and(has)) {
             let how = "another filter of its kind is on, or stands apart from it";

@@ -101,11 +101,13 @@ impl Mapping<'_> {
     pub(super) fn substitution(&mut self, rewrite: &ProtoMessage) -> Option<Node> {
         let pattern = rewrite.message("pattern")?;
         let regex = self.regex(pattern).to_owned();
-        if !regex.starts_with('^') {
+        // Greedy from the begin: nothing is left for a second match.
+        let whole = regex.starts_with(".*") && !regex.contains('|') && !regex.starts_with(".*?");
+        if !regex.starts_with('^') && !whole {
             self.unsupported(
                 pattern,
                 "regex",
-                "every match would be replaced; begin the regex with `^`, so that there is one",
+                "every match would be replaced; begin the regex with `^` or `.*`, so that there is one",
             );
             return None;
         }

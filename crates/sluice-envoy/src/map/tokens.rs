@@ -99,7 +99,7 @@ impl Mapping<'_> {
             }
             _ => {
                 let filter = NativeMap::new(config.span);
-                (filter, Some(FilterCases { filter: "jwt", cases, otherwise: skip() }))
+                (filter, Some(FilterCases { filter: "jwt".into(), cases, otherwise: skip() }))
             }
         };
         filter.map("providers", providers.native);
@@ -218,6 +218,10 @@ impl Mapping<'_> {
         // A dot separates the provider from its claims.
         let native_name = providers.names.add(&name.replace('.', "_"));
         let native = self.provider_settings(provider, &listed)?;
+        if let Some(key) = provider.text("payload_in_metadata") {
+            let values = format!("jwt.{native_name}");
+            self.metadata.below("envoy.filters.http.jwt_authn", key, values);
+        }
         providers.native.push(&native_name, native);
         providers.added.insert(key, native_name.clone());
         Some(quoted(&native_name, place.span))

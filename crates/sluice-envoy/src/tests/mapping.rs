@@ -2,22 +2,35 @@
 
 use std::path::Path;
 
-use sluice_core::{Node, Severity, Value};
+use sluice_core::{Node, Severity, Value, ValueDef};
 
 use crate::{UnknownFields, load_text};
 
+mod clients;
 mod clusters;
 mod filters;
 mod guards;
 mod http;
+mod matched;
+mod metadata;
 mod services;
 mod switches;
 mod tls;
 mod tokens;
 mod trees;
 
+/// Values of filters, which the program declares when it starts.
+const VALUES: [ValueDef; 4] = [
+    ValueDef { name: "set.*", help: "" },
+    ValueDef { name: "jwt.*", help: "" },
+    ValueDef { name: "lua.metadata.*", help: "" },
+    ValueDef { name: "ext_authz.metadata.*", help: "" },
+];
+
 /// Loads a bootstrap: its native form, and the findings as `path: message`.
 fn load(text: &str) -> (Option<Node>, Vec<String>) {
+    static DECLARED: [ValueDef; 4] = VALUES;
+    sluice_core::values::declare(&DECLARED);
     let loaded = load_text(Path::new("envoy.yaml"), text.to_owned(), &UnknownFields::Refuse.into());
     let shown = loaded.diags.iter().map(|found| {
         let word = if found.severity == Severity::Error { "" } else { "warning: " };
@@ -224,6 +237,14 @@ fn the_rest_of_a_bootstrap() {
             "`overload_manager` of envoy.config.bootstrap.v3.Bootstrap",
         ),
         ("{ stats_sinks: [{ name: a }] }", "`stats_sinks` of"),
+        (
+            "{ bootstrap_extensions: [{ name: a, typed_config: { '@type': t/envoy.extensions.bootstrap.internal_listener.v3.InternalListener } }] }",
+            "envoy.extensions.bootstrap.internal_listener.v3.InternalListener is not supported",
+        ),
+        (
+            "{ dynamic_resources: { ads_config: { api_type: GRPC, grpc_services: [{ google_grpc: { target_uri: a, stat_prefix: a } }] }, cds_config: { ads: {} } } }",
+            "`google_grpc` of envoy.config.core.v3.GrpcService is not supported",
+        ),
     ] {
         refused(text, expected);
     }

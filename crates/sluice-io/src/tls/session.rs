@@ -5,12 +5,25 @@
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, ReadEarlyData, UnbufferedStatus,
+};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sluice_core::Side;
 use sluice_core::connection::TlsFacts;
 
 use super::HandshakeError;
+
+/// The size of an encrypted EndOfEarlyData: the header of a record, that of an empty message, its type, and the tag of the
+/// cipher. A client sends it if and only if the server has accepted early data (RFC 8446 §4.5), and no other message of
+/// TLS has that size; unbuffered sessions do not say otherwise whether early data was accepted.
+const END_OF_EARLY_DATA: usize = 5 + 4 + 1 + TAG;
+
+/// The size of the tag of every cipher of TLS 1.3 that rustls has.
+const TAG: usize = 16;
+
+/// What encryption adds to a record of TLS 1.3: its header, the type of its content, and the tag.
+const RECORD_OVERHEAD: usize = 5 + 1 + TAG;
 
 pub(super) enum Session {
     Server(Box<UnbufferedServerConnection>),
@@ -35,6 +48,10 @@ pub(super) struct Fed<'a> {
     pub(super) clear_count: usize,
     /// Plaintext that did not fit.
     pub(super) surplus: Vec<u8>,
+    /// Plaintext arrived before the handshake was complete (early data).
+    pub(super) early: bool,
+    /// The session ended its own early data, which a client does if the server takes it.
+    pub(super) ended_early: bool,
     /// The peer sent a close_notify.
     pub(super) peer_finished: bool,
     /// Ciphertext to send.
@@ -48,6 +65,8 @@ impl<'a> Fed<'a> {
             discard: 0,
             clear_count: 0,
             surplus: Vec::new(),
+            early: false,
+            ended_early: false,
             peer_finished: false,
             say: Vec::new(),
         }
@@ -71,6 +90,40 @@ impl Session {
             Self::Server(server) => feed(&mut **server, cipher, fed),
             Self::Client(client) => feed(&mut **client, cipher, fed),
         }
+    }
+
+    /// Begins the handshake of a client: writes its hello to `say`, and returns whether early data may follow. If not, the
+    /// handshake continues as any other.
+    pub(super) fn begin_early(&mut self, say: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+        let Self::Client(client) = self else { return Ok(false) };
+        loop {
+            match client.process_tls_records(&mut []).state? {
+                ConnectionState::EncodeTlsData(mut data) => encode(&mut data, say),
+                ConnectionState::TransmitTlsData(mut data) => {
+                    if data.may_encrypt_early_data().is_some() {
+                        // Not done: early data can be encrypted only in this state, which lasts until something is fed.
+                        return Ok(true);
+                    }
+                    data.done();
+                    return Ok(false);
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Encrypts as much of `data`, at most a record, as the server takes early; returns how much that is, and the length
+    /// of the ciphertext. Only before anything is fed.
+    pub(super) fn encrypt_early(&mut self, data: &[u8], out: &mut [u8]) -> (usize, usize) {
+        let Self::Client(client) = self else { return (0, 0) };
+        let Ok(ConnectionState::TransmitTlsData(mut transmit)) =
+            client.process_tls_records(&mut []).state
+        else {
+            return (0, 0);
+        };
+        let Some(mut early) = transmit.may_encrypt_early_data() else { return (0, 0) };
+        let written = early.encrypt(data, out).unwrap_or(0);
+        (written.saturating_sub(RECORD_OVERHEAD), written)
     }
 
     /// Encrypts `data` into `out`, which must be large enough; returns the length of the ciphertext.
@@ -136,6 +189,7 @@ impl Session {
             alpn: common.alpn_protocol().map(Into::into),
             client: client.and_then(|der| sluice_tls::client_facts(der)),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            early: false,
         }
     }
 }
@@ -145,6 +199,12 @@ trait TlsRole {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Takes what a client sent before its handshake was complete. A server sends nothing so early.
+    fn take_early(
+        early: ReadEarlyData<'_, '_, Self::Data>,
+        fed: &mut Fed<'_>,
+    ) -> Result<(), rustls::Error>;
 
     /// Whether something is queued that `process` will return before it looks at any byte.
     fn has_words(&self) -> bool;
@@ -157,6 +217,19 @@ impl TlsRole for UnbufferedServerConnection {
         self.process_tls_records(cipher)
     }
 
+    fn take_early(
+        mut early: ReadEarlyData<'_, '_, Self::Data>,
+        fed: &mut Fed<'_>,
+    ) -> Result<(), rustls::Error> {
+        while let Some(record) = early.next_record() {
+            let record = record?;
+            fed.discard += record.discard;
+            fed.take_clear(record.payload);
+        }
+        fed.early = true;
+        Ok(())
+    }
+
     fn has_words(&self) -> bool {
         self.wants_write()
     }
@@ -167,6 +240,13 @@ impl TlsRole for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, cipher: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(cipher)
+    }
+
+    fn take_early(
+        _: ReadEarlyData<'_, '_, Self::Data>,
+        _: &mut Fed<'_>,
+    ) -> Result<(), rustls::Error> {
+        Err(rustls::Error::General("early data from a server".into()))
     }
 
     fn has_words(&self) -> bool {
@@ -201,7 +281,11 @@ fn feed<S: TlsRole>(
                     fed.take_clear(record.payload);
                 }
             }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut fed.say),
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                let before = fed.say.len();
+                encode(&mut data, &mut fed.say);
+                fed.ended_early |= fed.say.len() - before == END_OF_EARLY_DATA;
+            }
             // The encoded output is in `say`, and we are responsible for its delivery.
             Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
             Ok(ConnectionState::PeerClosed) => fed.peer_finished = true,
@@ -209,8 +293,8 @@ fn feed<S: TlsRole>(
                 fed.peer_finished = true;
                 return Ok(());
             }
-            // BlockedHandshake and WriteTraffic: nothing more to do with these bytes. Early data is never accepted, so
-            // its state does not occur.
+            Ok(ConnectionState::ReadEarlyData(early)) => S::take_early(early, fed)?,
+            // BlockedHandshake and WriteTraffic: nothing more to do with these bytes.
             Ok(_) => return Ok(()),
         }
     }

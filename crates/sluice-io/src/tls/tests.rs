@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use sluice_core::clock::ClockOrigin;
 use sluice_tls::server::{ServerPlan, TlsVersion};
-use sluice_tls::{Authorities, CertStore, ClientPlan, ClientTls, ServerTls, Verify};
+use sluice_tls::{Authorities, CertStore, ClientPlan, ClientTls, EarlySessions, ServerTls, Verify};
 use std::os::unix::net::UnixStream;
 
 use super::*;
@@ -17,10 +17,16 @@ fn run(test: impl Future<Output = ()>) {
 
 struct Certified {
     server: ServerTls,
+    /// The same server, which knows none of its sessions.
+    forgetful: ServerTls,
     client: ClientTls,
 }
 
 fn certified(min_version: TlsVersion) -> Certified {
+    certified_with(min_version, None)
+}
+
+fn certified_with(min_version: TlsVersion, early: Option<EarlySessions>) -> Certified {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
     let (cert, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
@@ -35,6 +41,8 @@ fn certified(min_version: TlsVersion) -> Certified {
         min_version,
         early: None,
     };
+    let forgetful = ServerTls::build(plan.clone(), &mut authorities);
+    let plan = ServerPlan { early: early.clone(), ..plan };
     let server = ServerTls::build(plan, &mut authorities);
     let plan = ClientPlan {
         verify: Verify::Ca(cert.into()),
@@ -45,10 +53,10 @@ fn certified(min_version: TlsVersion) -> Certified {
         min_version,
         http2: false,
         http3: false,
-        early_data: false,
+        early_data: early.is_some(),
     };
     let client = ClientTls::build(plan, &mut authorities);
-    Certified { server: server.unwrap(), client: client.unwrap() }
+    Certified { server: server.unwrap(), forgetful: forgetful.unwrap(), client: client.unwrap() }
 }
 
 fn raw_pair(worker: &WorkerCx) -> (RawStream, RawStream) {
@@ -219,6 +227,114 @@ fn a_handshake_cut_at_every_byte_still_succeeds() {
         tokio::select! {
             (server, client) = both => { server.unwrap(); client.unwrap(); }
             _ = async { tokio::join!(up, down) } => panic!("the relay ended before the handshake"),
+        }
+    });
+}
+
+// --- early data ---
+
+/// Both sides, with sessions that nobody else has.
+fn granting(name: &str) -> Certified {
+    certified_with(TlsVersion::V1_3, Some(EarlySessions { count: 16, of: name.to_owned() }))
+}
+
+/// A whole connection, from which the client keeps a session.
+async fn visit(worker: &Rc<WorkerCx>, made: &Certified) {
+    let (server, client) = connected(worker, made, "a.test").await;
+    let (mut server, mut client) =
+        (Stream::Tls(Box::new(server.unwrap())), Stream::Tls(Box::new(client.unwrap())));
+    send(&mut server, worker, b"ticket").await;
+    assert_eq!(receive(&mut client, worker, 64).await, b"ticket");
+}
+
+/// A client that has begun with early data, and whether it could.
+async fn begun(worker: &WorkerCx, socket: &UnixStream, made: &Certified) -> (Stream, bool) {
+    let name = "a.test".try_into().unwrap();
+    let mut client = TlsStream::early_client(raw(worker, socket), &made.client, name).unwrap();
+    let open = poll_fn(|cx| client.poll_begin_early(cx, worker)).await.unwrap();
+    (Stream::Tls(Box::new(client)), open)
+}
+
+async fn shake(stream: &mut Stream, worker: &WorkerCx) -> Result<(), HandshakeError> {
+    poll_fn(|cx| stream.poll_handshake(cx, worker)).await
+}
+
+/// Receives until `length` bytes have come.
+async fn receive_all(stream: &mut Stream, worker: &WorkerCx, length: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < length {
+        got.extend(receive(stream, worker, 5000).await);
+    }
+    got
+}
+
+#[test]
+fn early_data_arrives_before_the_handshake_is_complete() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
+        let made = granting("arrives");
+        let (a, b) = UnixStream::pair().unwrap();
+        let (_, open) = begun(&worker, &a, &made).await;
+        assert!(!open, "there is no earlier session");
+        drop(b);
+        visit(&worker, &made).await;
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut client, open) = begun(&worker, &a, &made).await;
+        assert!(open && client.is_early());
+        send(&mut client, &worker, b"ea").await;
+        send(&mut client, &worker, b"rly").await;
+        let mut server =
+            Stream::Tls(Box::new(TlsStream::server(raw(&worker, &b), &made.server).unwrap()));
+        shake(&mut server, &worker).await.unwrap();
+        assert!(server.is_early() && server.had_early_data());
+        assert_eq!(receive_all(&mut server, &worker, 5).await, b"early");
+        // The reply does not wait for the client's last message either.
+        send(&mut server, &worker, b"reply").await;
+        assert!(server.is_early());
+        shake(&mut client, &worker).await.unwrap();
+        assert!(!client.is_early() && client.had_early_data());
+        assert_eq!(receive_all(&mut client, &worker, 5).await, b"reply");
+        send(&mut client, &worker, b"late").await;
+        assert_eq!(receive_all(&mut server, &worker, 4).await, b"late");
+        assert!(!server.is_early());
+        let Stream::Tls(server) = server else { unreachable!() };
+        assert!(server.facts().early && server.facts().resumed);
+    });
+}
+
+#[test]
+fn what_the_server_does_not_take_early_arrives_after_the_handshake() {
+    run(async {
+        let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+        worker.start();
+        let made = granting("takes");
+        let all: Vec<u8> = (0..50_000_u32).map(|n| (n % 251) as u8).collect();
+        // A server that takes as much as it allows, and one that takes nothing.
+        for (server_tls, taken) in [(&made.server, true), (&made.forgetful, false)] {
+            visit(&worker, &made).await;
+            let (a, b) = UnixStream::pair().unwrap();
+            let (mut client, open) = begun(&worker, &a, &made).await;
+            assert!(open);
+            for piece in all.chunks(20_000) {
+                send(&mut client, &worker, piece).await;
+            }
+            let mut server =
+                Stream::Tls(Box::new(TlsStream::server(raw(&worker, &b), server_tls).unwrap()));
+            let theirs = async {
+                shake(&mut server, &worker).await?;
+                assert_eq!(server.had_early_data(), taken);
+                Ok::<_, HandshakeError>(receive_all(&mut server, &worker, all.len()).await)
+            };
+            let ours = async {
+                let done = shake(&mut client, &worker).await;
+                poll_fn(|cx| client.poll_flushed(cx)).await.unwrap();
+                done
+            };
+            let (got, done) = tokio::join!(theirs, ours);
+            done.unwrap();
+            assert!(got.unwrap() == all);
+            assert_eq!(client.had_early_data(), taken);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Phase 4: TLS termination.
 //!
 //! Owns: the time for a handshake, its counters, and what a client is told that does not get one. Refuses to know: TLS
-//! itself. Keeps: each handshake is counted once: full, resumed or failed.
+//! itself. Keeps: each handshake is counted once: full, resumed, early or failed.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -96,7 +96,12 @@ pub(super) async fn terminate(
         Ok(Err(error @ HandshakeError::TooLarge)) => Err(failed(tls_reasons::PROTOCOL, &error)),
         Ok(Ok(())) => {
             let facts = tls.facts();
-            if facts.resumed { &handshakes.resumed } else { &handshakes.full }.increment();
+            let result = match (facts.early, facts.resumed) {
+                (true, _) => &handshakes.early,
+                (false, true) => &handshakes.resumed,
+                (false, false) => &handshakes.full,
+            };
+            result.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
             let _ = conn.info.tls.set(Box::new(facts));
             Ok(Stream::Tls(Box::new(tls)))

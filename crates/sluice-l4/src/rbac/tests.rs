@@ -34,6 +34,7 @@ fn tls(names: &[&str]) -> TlsFacts {
             ..ClientCertFacts::default()
         })),
         resumed: false,
+        early: false,
     }
 }
 

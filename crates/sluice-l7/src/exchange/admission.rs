@@ -15,7 +15,7 @@ use crate::host_name::without_port;
 use crate::hygiene::{self, Underscores};
 use crate::reasons;
 use crate::reply::Reply;
-use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule};
+use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule, Timeouts};
 
 impl RequestTask {
     /// Runs everything before the request is forwarded: hygiene, routing, filters.
@@ -91,7 +91,10 @@ impl RequestTask {
             _ => None,
         };
         if let Some(rule) = rule {
-            self.deadlines.configure(&rule.options.timeouts, self.began);
+            let Timeouts { total, total_jitter_percent, .. } = rule.options.timeouts;
+            let jittered = |total| self.worker().jittered(total, total_jitter_percent);
+            let timeouts = Timeouts { total: total.map(jittered), ..rule.options.timeouts };
+            self.deadlines.configure(&timeouts, self.began);
         }
         self.manager.filters(snapshot, rule.map_or(0, |rule| rule.overrides))
     }

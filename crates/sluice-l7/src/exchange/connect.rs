@@ -112,7 +112,7 @@ impl RequestTask {
         }
         self.count_hop(endpoint)?;
         let version = version_of(&pooled);
-        let early = matches!(&pooled, PooledConn::Shared(client) if client.is_early());
+        let early = pooled.is_early();
         self.handshake.ask(&mut self.request, version, &worker);
         let end = self.upload.is_empty() && self.request.upgrade().is_none();
         let end = end && self.method != Method::Connect;
@@ -134,7 +134,21 @@ impl RequestTask {
                 let whole = whole || self.method == Method::Connect;
                 let read_max = if down.is_shared() { READ_SHARED } else { SCRATCH };
                 let sent = send_on_h1(taken, &worker, &self.request, whole, read_max);
-                sent.map_err(|error| self.unsendable(&error))?
+                let (mut stream, ticket, reused) = sent.map_err(|error| self.unsendable(&error))?;
+                if early {
+                    // Boxed, so that requests that are not early have no room for it.
+                    let completing = Box::pin(pool.complete_early_h1(
+                        &worker,
+                        &endpoint,
+                        &mut stream,
+                        ticket.made(),
+                    ));
+                    match self.guarded(down, self.deadlines.overall(), completing).await? {
+                        Some(completed) => completed.map_err(not_reached)?,
+                        None => return Err(self.overall_timed_out().into()),
+                    }
+                }
+                (HttpStream::H1(stream), Some(ticket), reused)
             }
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());

@@ -363,6 +363,24 @@ fn the_total_timeout_applies_in_every_phase() {
 }
 
 #[test]
+fn the_total_timeout_is_longer_by_a_random_part() {
+    let timeouts = Timeouts { total_jitter_percent: 100, ..timeouts(10, 0, 0, 0) };
+    let bench = Bench::new(within(timeouts));
+    let mut ended_halfway = 0;
+    for _ in 0..40 {
+        let endpoint = bench.connects(false);
+        let mut request = bench.serve(get(), true);
+        request.pass(SECOND * 9);
+        assert!(!is_reset(&endpoint));
+        request.pass(SECOND * 6);
+        ended_halfway += usize::from(is_reset(&endpoint));
+        request.pass(SECOND * 6);
+        request.check(504, reasons::ROUTE_TIMEOUT);
+    }
+    assert!((1..40).contains(&ended_halfway), "{ended_halfway}");
+}
+
+#[test]
 fn a_grpc_client_can_shorten_the_exchange() {
     let bench = Bench::new(within(timeouts(100, 0, 0, 0)));
     let _endpoint = bench.connects(false);

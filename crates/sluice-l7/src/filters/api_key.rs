@@ -24,6 +24,7 @@ use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings
 use crate::identity::{Identity, Means, WHO};
 use crate::reasons;
 use crate::reply::Reply;
+use crate::words::EditableHeader;
 
 /// The key of a request, should the filter run again with the settings of another route.
 const HELD: ValueKey<HeldCredential> =
@@ -40,6 +41,8 @@ sluice_core::section! {
         pub from: CredentialFrom,
         /// The holders whose keys pass; all by default. Those of others get 403.
         pub allow: Vec<Name>,
+        /// The header that endpoints get the name of the holder in. What clients send in it is always removed.
+        pub user_header: Option<EditableHeader>,
         /// Whether endpoints get the key; otherwise it is removed from the request.
         pub forward: bool = "false",
         /// Whether requests without a key pass, without an identity.
@@ -173,6 +176,7 @@ impl PlanSettings for ApiKey {
             keys,
             sources: self.from.sources("x-api-key"),
             allow: self.allow,
+            user_header: self.user_header.map(|header| header.0),
             forward: self.forward,
             allow_missing: self.allow_missing,
             realm: self.realm.value,
@@ -193,6 +197,7 @@ struct KeyGuard {
     keys: KeysSource,
     sources: Vec<CredentialSource>,
     allow: Vec<Name>,
+    user_header: Option<String>,
     forward: bool,
     allow_missing: bool,
     realm: String,
@@ -217,6 +222,9 @@ struct ApiKeyFilter(Arc<KeyGuard>);
 impl HttpFilter for ApiKeyFilter {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         let guard = &*self.0;
+        if let Some(header) = &guard.user_header {
+            head.remove(header.as_bytes());
+        }
         let (mut sent, mut several): (Option<Vec<u8>>, bool) = (None, false);
         for source in &guard.sources {
             source.each(head, |key| match &sent {
@@ -256,6 +264,9 @@ impl HttpFilter for ApiKeyFilter {
         if !guard.forward {
             guard.sources.iter().for_each(|source| source.remove(head));
             cx.values.set(&HELD, HeldCredential(sent.into()));
+        }
+        if let Some(header) = &guard.user_header {
+            head.set(header.as_bytes(), who.name.as_bytes());
         }
         cx.values.set(&WHO, who);
         cx.reroute();

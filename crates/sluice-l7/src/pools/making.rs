@@ -12,13 +12,13 @@ use sluice_codec::h2::{ENDPOINT_FIELDS_MAX, H2Client, H2Options};
 use sluice_io::timers::Timer;
 use sluice_io::{Stream, WorkerCx};
 use sluice_upstream::cluster::Claim;
-use sluice_upstream::connector::{ConnectFailure, reach_by};
+use sluice_upstream::connector::{ConnectFailure, reach_by, reach_early};
 use sluice_upstream::hops::HopTransport;
 use sluice_upstream::plan::{ClusterSettings, Http2Plan, HttpVersion};
 use sluice_upstream::pool::Idle;
 use sluice_upstream::{EndpointState, Preface};
 
-use super::early_data::EarlyConnection;
+use super::early_data::{EarlyConnection, RestOfHandshake};
 use super::shared::{Connecting, EndpointPool};
 use super::{ClusterPool, ConnectionNeeds, PoolTicket, PooledConn, TakenH1};
 
@@ -65,7 +65,8 @@ impl ClusterPool {
             if let Some(handshake) = handshake
                 && let Some(connecting) = connecting.take()
             {
-                let early = EarlyConnection { client, handshake, connecting, started, generation };
+                let rest = RestOfHandshake::Http3(client, handshake);
+                let early = EarlyConnection { rest, connecting, started, generation };
                 self.complete_early(worker, endpoint, early);
                 return Ok(PooledConn::Shared(connection));
             }
@@ -75,19 +76,32 @@ impl ClusterPool {
                 HttpVersion::Http2 => tls.for_http2(),
                 _ => tls,
             });
-            let preface = Preface::default();
-            let stream = reach_by(&plan, tls, endpoint, worker, &preface).await?;
+            let stream = match tls.filter(|tls| needs.early && tls.for_early().is_some()) {
+                Some(tls) => reach_early(&plan, tls, endpoint, worker).await?,
+                None => reach_by(&plan, tls, endpoint, worker, &Preface::default()).await?,
+            };
+            let early = stream.is_early();
             endpoint.note_local(HopTransport::Stream, || stream.raw().local_address()?.ip().into());
             let shared = shares || (protocol == HttpVersion::Auto && agreed_on_h2(&stream));
             if !shared {
-                self.handle.note_connected(worker, endpoint, started);
+                // Otherwise the request completes the handshake.
+                if !early {
+                    self.handle.note_connected(worker, endpoint, started);
+                }
                 let stream = H1Stream::new(stream, Role::Client, Rc::clone(needs.options));
                 let demand = (requests > 0).then(|| self.enter_demand(endpoint)).flatten();
                 let (made, requests) = (worker.now(), 0);
                 let ticket = PoolTicket { claim, made, requests, generation, _demand: demand };
                 return Ok(PooledConn::H1(TakenH1 { stream, ticket }));
             }
-            Multiplexed::H2(H2Client::begin(stream, worker, &h2_options(&plan), claim))
+            let client = H2Client::begin(stream, worker, &h2_options(&plan), claim);
+            if early && let Some(connecting) = connecting.take() {
+                let rest = RestOfHandshake::Http2(client.clone());
+                let early = EarlyConnection { rest, connecting, started, generation };
+                self.complete_early(worker, endpoint, early);
+                return Ok(PooledConn::Shared(Multiplexed::H2(client)));
+            }
+            Multiplexed::H2(client)
         };
         // Only now: an endpoint that accepts connections but fails every handshake has failed.
         self.handle.note_connected(worker, endpoint, started);

@@ -125,6 +125,8 @@ pub enum FollowScheme {
 pub struct Timeouts {
     /// From the request headers to the last byte.
     pub total: Option<Duration>,
+    /// How much longer than `total` that may be, at random, in percent.
+    pub total_jitter_percent: u8,
     /// From the end of the request to the response headers, over all attempts; when it expires, there is no retry.
     pub response: Option<Duration>,
     /// From the start of an attempt, connecting included, to the response headers.
@@ -143,6 +145,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             total: None,
+            total_jitter_percent: 0,
             response: Some(Duration::from_secs(60)),
             per_try: None,
             per_try_idle: None,

@@ -33,12 +33,10 @@ use crate::failed_attempt::{
     FailedAttempt, FailureDetail, attempt_timed_out, endpoint_left, failed_attempt, not_reached,
 };
 use crate::hop_count::HopCount;
-use crate::pools::{ClusterPool, ConnectionNeeds, PooledConn};
+use crate::pools::{ClusterPool, ConnectionNeeds, PoolTicket, PooledConn};
 use crate::reasons;
 use crate::retry_plan::{RetryPlan, RetryRule};
-use crate::upstream_stream::{
-    RESPONSE_HEADS_MAX, SentRequest, UpstreamStream, send_on_h1, version_of,
-};
+use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream, send_on_h1, version_of};
 use crate::worker::HttpWorker;
 
 impl SideCalls {
@@ -177,9 +175,12 @@ impl SideCalls {
         pooled: PooledConn,
         head: &Head,
         end: bool,
-    ) -> Result<SentRequest, HttpError> {
+    ) -> Result<(HttpStream, Option<PoolTicket>, bool), HttpError> {
         match pooled {
-            PooledConn::H1(taken) => send_on_h1(taken, &self.worker, head, end, SCRATCH),
+            PooledConn::H1(taken) => {
+                let (stream, ticket, reused) = send_on_h1(taken, &self.worker, head, end, SCRATCH)?;
+                Ok((HttpStream::H1(stream), Some(ticket), reused))
+            }
             PooledConn::Shared(mut connection) => {
                 Ok((connection.open(head, end).await?, None, false))
             }

@@ -62,7 +62,7 @@ pub struct ServerTls {
     pub client_auth: Option<ClientAuth>,
     /// The oldest version accepted.
     pub min_version: TlsVersion,
-    /// The QUIC sessions to remember for early data.
+    /// The sessions to remember for early data.
     pub early: Option<EarlySessions>,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,

@@ -83,6 +83,9 @@ section! {
         /// Bounded load: the most load of an endpoint, as a percentage of its fair share; what exceeds it goes to other
         /// endpoints.
         pub max_load: OrNone<FactorPercent> = "none",
+        /// Whether endpoints have their places by the host names that they were resolved from, instead of their addresses:
+        /// a host keeps its hashes when its address changes. Of several addresses of a host, one does.
+        pub by_host: bool = "false",
     }
 }
 
@@ -94,6 +97,9 @@ section! {
         /// Bounded load: the most load of an endpoint, as a percentage of its fair share; what exceeds it goes to other
         /// endpoints.
         pub max_load: OrNone<FactorPercent> = "none",
+        /// Whether endpoints have their places by the host names that they were resolved from, instead of their addresses:
+        /// a host keeps its hashes when its address changes. Of several addresses of a host, one does.
+        pub by_host: bool = "false",
     }
 }
 
@@ -210,15 +216,19 @@ impl Setting for Balancer {
                 LeastRequest { choices: OrNone(choices.map(Choices)), bias: Decimal(bias) }.show()
             }
             &BalancePlan::PeakEwma(PeakEwmaPlan { decay }) => PeakEwma { decay }.show(),
-            &BalancePlan::RingHash(RingPlan { size_min, size_max, load_max }) => RingHash {
-                min_size: RingSize(size_min),
-                max_size: RingSize(size_max),
-                max_load: OrNone(load_max.map(FactorPercent)),
+            &BalancePlan::RingHash(RingPlan { size_min, size_max, load_max, by_host }) => {
+                RingHash {
+                    min_size: RingSize(size_min),
+                    max_size: RingSize(size_max),
+                    max_load: OrNone(load_max.map(FactorPercent)),
+                    by_host,
+                }
+                .show()
             }
-            .show(),
-            &BalancePlan::Maglev(MaglevPlan { slots, load_max }) => Maglev {
+            &BalancePlan::Maglev(MaglevPlan { slots, load_max, by_host }) => Maglev {
                 table_size: TableSize(slots),
                 max_load: OrNone(load_max.map(FactorPercent)),
+                by_host,
             }
             .show(),
             BalancePlan::RoundRobin | BalancePlan::Random => Plain::Map(Vec::new()),
@@ -261,14 +271,16 @@ impl BalancerSettings {
         let peak_ewma = peak_ewma.as_ref();
         let peak_ewma = peak_ewma
             .map(|PeakEwma { decay }| Some(BalancePlan::PeakEwma(PeakEwmaPlan { decay: *decay })));
-        let ring_hash = ring_hash.as_ref().map(|RingHash { min_size, max_size, max_load }| {
+        let ring_hash = ring_hash.as_ref().map(|of: &RingHash| {
+            let RingHash { min_size, max_size, max_load, by_host } = *of;
             let load_max = max_load.0.map(|percent| percent.0);
-            let plan = RingPlan { size_min: min_size.0, size_max: max_size.0, load_max };
+            let plan = RingPlan { size_min: min_size.0, size_max: max_size.0, load_max, by_host };
             (plan.size_min <= plan.size_max).then_some(BalancePlan::RingHash(plan))
         });
-        let maglev = maglev.as_ref().map(|Maglev { table_size, max_load }| {
+        let maglev = maglev.as_ref().map(|of: &Maglev| {
+            let Maglev { table_size, max_load, by_host } = *of;
             let load_max = max_load.0.map(|percent| percent.0);
-            Some(BalancePlan::Maglev(MaglevPlan { slots: table_size.0, load_max }))
+            Some(BalancePlan::Maglev(MaglevPlan { slots: table_size.0, load_max, by_host }))
         });
         [round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev]
             .into_iter()

@@ -151,6 +151,9 @@ section! {
         pub streams: NonZeroU32 = "100",
         /// Maximum number of idle connections to one endpoint, per worker.
         pub idle: u32 = "256",
+        /// Whether connections are reused after endpoints have joined or left the cluster. With `false`, each change lets
+        /// all of its connections go: idle ones are closed, others take no more requests.
+        pub across_changes: bool = "true",
     }
 }
 
@@ -271,12 +274,6 @@ impl Cluster {
     pub fn adds_http3(&self) -> bool {
         matches!(self.protocol, ClusterProtocol::Auto | ClusterProtocol::Same)
             && self.http3.as_ref().is_some_and(|http3| http3.enabled)
-    }
-
-    /// Whether requests may be sent over HTTP/3 before the handshake is complete.
-    pub fn sends_early_data(&self) -> bool {
-        let asked = self.http3.as_ref().is_some_and(|http3| http3.enabled && http3.early_data);
-        asked && matches!(self.protocol, ClusterProtocol::Http3 | ClusterProtocol::Same)
     }
 
     /// Whether it attempts HTTP/3 beside TCP.

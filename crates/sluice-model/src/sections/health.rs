@@ -60,6 +60,9 @@ section! {
         /// Whether a new endpoint takes traffic before its first check, whose result decides alone. If omitted, `wait`
         /// if a `role` is expected, else `use`.
         pub unchecked: Option<Unchecked>,
+        /// Whether an endpoint that is removed, from a file, a list or the answer of a name server, stays in use as long as
+        /// its checks succeed: then a faulty source takes nothing away.
+        pub keep_removed: bool = "false",
     }
 }
 

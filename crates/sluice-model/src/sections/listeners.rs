@@ -69,10 +69,6 @@ section! {
         pub connection_window: OrNone<Window> = "none",
         /// The congestion control algorithm.
         pub congestion: Congestion = "cubic",
-        /// Number of TLS sessions that each chain remembers so that returning clients may send requests with their
-        /// first packets (0-RTT, early data), at most 65536; 0 turns it off. Not used by chains that ask for client
-        /// certificates.
-        pub early_data_sessions: u32 = "0",
         /// An existing folder in which each connection writes a trace of its packets (qlog), for debugging.
         pub qlog: Option<Spanned<String>>,
     }

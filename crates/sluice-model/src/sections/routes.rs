@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use sluice_core::settings::{Members, OrNone, OrZero, Plain, Shape, Short, entries_of};
-use sluice_core::value::HostPattern;
+use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value, section};
 use sluice_l7::routes::RequireTls;
 
@@ -150,6 +150,8 @@ section! {
     pub struct RouteTimeout {
         /// The whole request, from its headers to the last byte of the response.
         pub total: OrNone<Duration> = "none",
+        /// Part of `total` by which it is longer, at random up to this share, so that long streams do not all end at once.
+        pub total_jitter: Percent = "0%",
         /// From the end of the request to the response headers, across all attempts.
         pub response: OrNone<Duration> = "60s",
         /// One attempt, from its start (connecting included) to the response headers.

@@ -62,10 +62,6 @@ section! {
         pub connection_window: OrNone<Window> = "none",
         /// The congestion control algorithm.
         pub congestion: Congestion = "cubic",
-        /// Whether a request that needs a new connection is sent with its first packets (0-RTT, early data), if the
-        /// endpoint has granted that before. Only requests with a safe method and without a body are: an attacker can send
-        /// them again. Not with `protocol: auto`.
-        pub early_data: bool = "false",
     }
 }
 

@@ -70,6 +70,11 @@ section! {
         pub min_version: TlsVersion = "1.2",
         /// How long the TLS handshake may take.
         pub handshake_timeout: Duration = "10s",
+        /// Number of sessions that the chain remembers so that returning clients may send requests before the handshake
+        /// is complete (0-RTT, early data): so many over TCP (TLS 1.3), and so many over QUIC; at most 65536, 0 turns it
+        /// off. Only for chains with `http` that do not ask for client certificates. Sessions are used once; over TCP,
+        /// early data is at most 64 KiB.
+        pub early_data_sessions: Spanned<u32> = "0",
         /// How to respond to a client that sends a plain HTTP request to this TLS port.
         pub plain_http: PlainHttp = "close",
     }
@@ -115,6 +120,10 @@ section! {
         pub alpn: Vec<String>,
         /// The oldest TLS version accepted.
         pub min_version: TlsVersion = "1.2",
+        /// Whether an HTTP request that needs a new connection is sent before the handshake is complete (0-RTT, early
+        /// data), over TLS 1.3 and over QUIC, if the endpoint has granted that before. Only requests with a safe method and
+        /// without a body are: an attacker can send them again. Not with `protocol: auto`.
+        pub early_data: Spanned<bool> = "false",
     }
 }
 

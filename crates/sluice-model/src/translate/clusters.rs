@@ -92,7 +92,8 @@ impl Context<'_> {
             slow_start,
             subsets,
             protocol,
-            reuse: Reuse { idle_timeout, max_age, requests: requests_each, streams, idle },
+            reuse:
+                Reuse { idle_timeout, max_age, requests: requests_each, streams, idle, across_changes },
             preconnect,
             http2,
             http3,
@@ -154,6 +155,7 @@ impl Context<'_> {
                 requests_max: requests_each.0.map(NonZeroU64::get),
                 streams_max: streams.get() as usize,
                 idle_max: *idle as usize,
+                across_changes: *across_changes,
             },
             preconnect: preconnect.as_ref().map(|section| sockets::preconnect_plan(section)),
             http2: http2.as_ref().map_or_else(Http2Plan::default, |of| sockets::http2_plan(of)),

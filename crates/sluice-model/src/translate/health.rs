@@ -232,6 +232,7 @@ pub(super) fn health_plan(section: &Health) -> HealthPlan {
         unhealthy_after,
         healthy_after,
         unchecked,
+        keep_removed,
     } = section;
     HealthPlan {
         kind: check_kind(section),
@@ -247,6 +248,7 @@ pub(super) fn health_plan(section: &Health) -> HealthPlan {
             Some(unchecked) => *unchecked == Unchecked::Wait,
             None => section.expects_role(),
         },
+        keeps_removed: *keep_removed,
     }
 }
 

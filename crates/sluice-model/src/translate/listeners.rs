@@ -8,6 +8,7 @@ use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
 use sluice_l7::routes::EndpointMatch;
 
+use super::early_data::early_sessions;
 use super::{Context, Translated, filters};
 use crate::chains::{ChainPlace, chain_name, check_handler, check_possible, criteria};
 use crate::check::{self, Handles};
@@ -143,7 +144,7 @@ impl Context<'_> {
     ) -> Option<FilterChain> {
         let http = chain.http.as_ref().map(|http| &http.0);
         let tls = chain.tls.as_ref().map(|tls| {
-            let early = super::quic::early_sessions(listener, chain);
+            let early = early_sessions(listener, chain, &at.key("tls"), diags);
             self.server_tls(tls, http, early, &at.key("tls"), diags)
         });
         let inside = !chain.chains.is_empty();

@@ -262,8 +262,22 @@ fn options(
     diags: &mut Diags,
 ) -> Option<Arc<RuleOptions>> {
     // Fields are listed by name, here and below, so that a new one cannot be forgotten.
-    let RouteTimeout { total, response, per_try, per_try_idle, idle, grpc_max, grpc_offset } =
-        &rule.timeout;
+    let RouteTimeout {
+        total,
+        total_jitter,
+        response,
+        per_try,
+        per_try_idle,
+        idle,
+        grpc_max,
+        grpc_offset,
+    } = &rule.timeout;
+    if total.0.is_none() && total_jitter.0 > 0 {
+        let message = "`total_jitter` has no effect without `total`";
+        diags
+            .warning("useless-setting", rule.span, at.key("timeout").key("total_jitter"), message)
+            .help("set `total`, the time after which a request is ended");
+    }
     for (key, value) in [("response", response.0), ("idle", idle.0)] {
         if value.is_none() {
             let here = at.key("timeout");
@@ -283,6 +297,7 @@ fn options(
     let options = RuleOptions {
         timeouts: Timeouts {
             total: total.0,
+            total_jitter_percent: total_jitter.0,
             response: response.0,
             per_try: per_try.0,
             per_try_idle: per_try_idle.0,

@@ -141,7 +141,6 @@ pub(super) fn http3_plan(section: &ClusterHttp3, cluster: &Cluster) -> Http3Plan
         stream_window,
         connection_window,
         congestion,
-        early_data: _,
     } = section;
     let race = race.as_ref().map_or_else(RacePlan::default, |section| race_plan(section));
     let race = RacePlan { heeds_adverts: verifies(cluster), ..race };
@@ -199,17 +198,6 @@ pub(super) fn check_http3(
         diags
             .error("bad-value", section.span, at.key("ping_interval"), message)
             .help("a third of `idle_timeout` leaves room for packets that are lost");
-    }
-    if section.early_data && (protocol == ClusterProtocol::Auto || !section.enabled) {
-        let message = match protocol {
-            ClusterProtocol::Auto => {
-                "`early_data` has no effect with `protocol: auto`: HTTP/3 is used once it works"
-            }
-            _ => "`early_data` has no effect without HTTP/3",
-        };
-        diags
-            .error("useless-setting", section.span, at.key("early_data"), message)
-            .help("remove it, or set `protocol: http3`");
     }
     if let Some(race) = &section.race {
         check_race(cluster, race, &at.key("race"), diags);

@@ -24,8 +24,15 @@ impl Context<'_> {
         diags: &mut Diags,
     ) -> Option<ServerTls> {
         // Fields are listed by name, here and below, so that a new one cannot be forgotten.
-        let Tls { certificates, client_auth, alpn: _, min_version, handshake_timeout, plain_http } =
-            &tls.0;
+        let Tls {
+            certificates,
+            client_auth,
+            alpn: _,
+            min_version,
+            handshake_timeout,
+            early_data_sessions: _,
+            plain_http,
+        } = &tls.0;
         if certificates.is_empty() {
             if diags.has_unknown(at) {
                 return None;
@@ -129,11 +136,18 @@ impl Context<'_> {
             return None;
         }
         let protocol = cluster.protocol;
+        if tls.early_data.value && protocol == ClusterProtocol::Auto {
+            let message = "with `protocol: auto`, the version is not known before the handshake";
+            diags
+                .error("useless-setting", tls.early_data.span, at.key("early_data"), message)
+                .help("remove it, or set `protocol` to `http1`, `http2`, `http3` or `same`");
+            return None;
+        }
         Some(ClientTls {
             names: cert_names(&tls.names),
             http2: protocol == ClusterProtocol::Same,
             http3: cluster.adds_http3(),
-            early_data: cluster.sends_early_data(),
+            early_data: tls.early_data.value,
             verify,
             sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),

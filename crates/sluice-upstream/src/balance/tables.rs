@@ -4,12 +4,13 @@
 //! used; the caller decides. Keeps: an endpoint that may be chosen is found if there is one; a weighted choice keeps the
 //! weights; a hash leads to the same endpoint on every worker and in every Sluice.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sluice_core::Moment;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{BalancePlan, LeastRequestPlan, PeakEwmaPlan, RingPlan};
+use super::{BalancePlan, LeastRequestPlan, MaglevPlan, PeakEwmaPlan, RingPlan};
 use crate::endpoint::EndpointState;
 
 mod strides;
@@ -112,7 +113,7 @@ impl BalancerTable {
                 hash(HashEntries::Ring(ring(plan, endpoints, &chosen)), chosen)
             }
             BalancePlan::Maglev(plan) => {
-                hash(HashEntries::Maglev(maglev(plan.slots, endpoints, &chosen)), chosen)
+                hash(HashEntries::Maglev(maglev(*plan, endpoints, &chosen)), chosen)
             }
         }
     }
@@ -306,31 +307,56 @@ fn ring(plan: &RingPlan, endpoints: &[Arc<EndpointState>], chosen: &[Weighted]) 
         usual.max(floor).min(plan.size_max.saturating_mul(weight) / total).max(1)
     };
     let mut ring: Vec<(u64, u32)> = Vec::new();
-    for Weighted { index, weight } in chosen {
-        let name = endpoints[*index as usize].name.as_bytes();
+    let keys = keys_of(plan.by_host, endpoints, chosen);
+    for (Weighted { index, weight }, key) in chosen.iter().zip(keys) {
         let points = 0..points_of(*weight);
-        ring.extend(points.map(|point| (xxh3_64_with_seed(name, point), *index)));
+        ring.extend(points.map(|point| (xxh3_64_with_seed(key.as_bytes(), point), *index)));
     }
     ring.sort_unstable();
     ring
 }
 
+/// What the endpoints have their places by: their addresses or, `by_host`, their host names. Where several have one host
+/// name, the first address has its places, and the others have those of their addresses.
+fn keys_of<'e>(
+    by_host: bool,
+    endpoints: &'e [Arc<EndpointState>],
+    chosen: &[Weighted],
+) -> Vec<&'e str> {
+    let all = chosen.iter().map(|one| &endpoints[one.index as usize]);
+    if !by_host {
+        return all.map(|endpoint| &*endpoint.name).collect();
+    }
+    let mut first: HashMap<&str, &str> = HashMap::new();
+    for endpoint in all.clone() {
+        if let Some(host) = &endpoint.host {
+            let least = first.entry(host).or_insert(&endpoint.name);
+            *least = (*least).min(&endpoint.name);
+        }
+    }
+    all.map(|endpoint| match endpoint.host.as_deref() {
+        Some(host) if first.get(host) == Some(&&*endpoint.name) => host,
+        _ => &*endpoint.name,
+    })
+    .collect()
+}
+
 /// Eisenbud et al., "Maglev", NSDI 2016, §3.4, with weights: an endpoint takes its turn as often as its weight allows.
-fn maglev(slots: u32, endpoints: &[Arc<EndpointState>], chosen: &[Weighted]) -> Vec<u32> {
+fn maglev(plan: MaglevPlan, endpoints: &[Arc<EndpointState>], chosen: &[Weighted]) -> Vec<u32> {
     const EMPTY: u32 = u32::MAX;
     if chosen.is_empty() {
         return Vec::new();
     }
-    let size = u64::from(slots);
+    let size = u64::from(plan.slots);
     let heaviest = chosen.iter().map(|one| one.weight).max().unwrap_or(1);
-    let mut places: Vec<(u64, u64, u64)> = chosen
-        .iter()
-        .map(|one| {
-            let name = endpoints[one.index as usize].name.as_bytes();
-            (xxh3_64(name) % size, xxh3_64_with_seed(name, 1) % (size - 1) + 1, 0)
+    let mut places: Vec<(u64, u64, u64)> = keys_of(plan.by_host, endpoints, chosen)
+        .into_iter()
+        .map(|key| {
+            let key = key.as_bytes();
+            (xxh3_64(key) % size, xxh3_64_with_seed(key, 1) % (size - 1) + 1, 0)
         })
         .collect();
-    let mut slots = vec![EMPTY; slots as usize];
+    let mut slots = vec![EMPTY; plan.slots as usize];
     let mut filled = 0;
     while filled < slots.len() {
         for (one, (next, skip, credit)) in chosen.iter().zip(&mut places) {

@@ -346,7 +346,7 @@ impl ClusterHandle {
         tried: Tried<'_>,
         passed_over: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<TakenRoom, PickRefusal> {
-        let plan = self.cluster.plan.load();
+        let plan = self.plan();
         let total_max = plan.limit_of(load, self.class).map(|max| self.open_to(class, max));
         let total = BreakerLimit::of(load, LimitReached::Cluster);
         let each = BreakerLimit::of(load, LimitReached::Endpoint);

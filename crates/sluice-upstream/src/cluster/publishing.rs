@@ -13,13 +13,55 @@ use super::membership::{Member, Membership};
 use crate::balance::load_balancer::BalancerInput;
 use crate::balance::subsets::{StateChanges, SubsetTable};
 use crate::balance::{Balance, LoadBalancer};
-use crate::endpoint::{EndpointState, EndpointTraits};
+use crate::endpoint::{EndpointState, EndpointTraits, Target};
+use crate::hops;
 use crate::overrides::ClusterOverrides;
 
 impl Cluster {
-    /// Publishes a membership; endpoints that stay keep their state. Returns the endpoints that left. For the control
-    /// thread.
+    /// Publishes a membership; endpoints that stay keep their state. Returns the endpoints that left: not those that stay
+    /// because their checks succeed, if the cluster has that. For the control thread.
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
+        let plan = self.plan.load();
+        let keeps = plan.health.as_ref().is_some_and(|health| health.keeps_removed);
+        let stays = |endpoint: &EndpointState| {
+            let is_allowed = match (&plan.egress, &endpoint.target) {
+                (Some(egress), Target::Ip(address)) => {
+                    egress.judge(*address, hops::is_ours).is_ok()
+                }
+                _ => true,
+            };
+            endpoint.is_healthy() && !endpoint.awaits_check() && is_allowed
+        };
+        self.publish_keeping(members, |endpoint| keeps && stays(endpoint))
+    }
+
+    /// Removes the endpoints that stayed because their checks succeeded, and do so no longer; returns them. For the control
+    /// thread.
+    pub(crate) fn dismiss(&self) -> Vec<Arc<EndpointState>> {
+        let members = self.members();
+        let all = members.endpoints.iter().zip(&*members.traits);
+        if all.clone().all(|(endpoint, _)| !endpoint.is_leaving() || endpoint.is_healthy()) {
+            return Vec::new();
+        }
+        let staying = all.filter(|(endpoint, _)| !endpoint.is_leaving());
+        let staying: Vec<Member> = staying
+            .map(|(endpoint, traits)| Member {
+                target: endpoint.target.clone(),
+                host: endpoint.host.clone(),
+                name: endpoint.own_name().cloned(),
+                alternates: endpoint.alternates().map_or_else(Vec::new, |of| of.to_vec()),
+                traits: traits.clone(),
+            })
+            .collect();
+        self.publish(&staying)
+    }
+
+    /// The same as `publish`, where endpoints that are not among the members stay if they `may`.
+    pub(super) fn publish_keeping(
+        &self,
+        members: &[Member],
+        may: impl Fn(&EndpointState) -> bool,
+    ) -> Vec<Arc<EndpointState>> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
         let overrides = self.overrides.load();
         let mut known: HashMap<_, &Arc<EndpointState>> = old
@@ -59,6 +101,7 @@ impl Cluster {
                 }
                 None => new(),
             };
+            endpoint.set_leaving(false);
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
             endpoint.reported.track(plan.balancing.balance.kind() == Balance::LoadReports);
@@ -66,10 +109,23 @@ impl Cluster {
             endpoints.push(endpoint);
             traits.push(member.traits.clone());
         }
+        for (endpoint, of) in old.endpoints.iter().zip(&*old.traits) {
+            let key = (&endpoint.target, endpoint.own_name());
+            if known.contains_key(&key) && !places.contains_key(&key) && may(endpoint) {
+                known.remove(&key);
+                endpoint.set_leaving(true);
+                endpoints.push(Arc::clone(endpoint));
+                traits.push(of.clone());
+            }
+        }
         for (endpoint, traits) in endpoints.iter().zip(&traits) {
             endpoint.set_limits(traits.limits);
         }
-        let left = known.into_values().cloned().collect();
+        let left: Vec<_> = known.into_values().cloned().collect();
+        let joined = endpoints.len() + left.len() > old.endpoints.len();
+        if !plan.reuse.across_changes && (joined || !left.is_empty()) {
+            self.renew();
+        }
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let version = old.version + 1;
         if plan.forward.is_some() {

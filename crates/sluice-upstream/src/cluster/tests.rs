@@ -5,9 +5,9 @@ use std::rc::Rc;
 use super::*;
 use crate::balance::BalancingPlan;
 use crate::balance::subsets::{SelectorPlan, SubsetFallback, SubsetsPlan};
-use crate::endpoint::{EndpointTraits, Target};
+use crate::endpoint::{ConnectTo, EndpointTraits, Target};
 use crate::metadata::{EndpointMetadata, SubsetKey};
-use crate::plan::{BreakerClass, ReusePlan};
+use crate::plan::{BreakerClass, CheckKind, HealthPlan, ReusePlan};
 use crate::reasons;
 use sluice_core::Limits;
 use sluice_core::clock::ClockOrigin;
@@ -55,6 +55,72 @@ fn those_that_stay_keep_their_state_and_those_that_leave_are_named() {
     assert_eq!((now.version, now.endpoints[1].active()), (2, 1));
     drop(lease);
     assert_eq!(now.endpoints[1].active(), 0);
+}
+
+#[test]
+fn connections_outlive_changes_of_the_endpoints_unless_that_is_not_wanted() {
+    for across_changes in [true, false] {
+        let mut settings = ClusterSettings::clone(&ClusterSettings::bare());
+        settings.reuse.across_changes = across_changes;
+        let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+        let cluster = Cluster::new(Arc::new(plan));
+        cluster.publish(&[member(1), member(2)]);
+        let mut generation = cluster.generation();
+        for (members, changes) in [
+            (&[1, 2][..], false),
+            (&[2, 1], false),
+            (&[1, 2, 3], true),
+            (&[1, 2], true),
+            (&[1, 4], true),
+        ] {
+            cluster.publish(&members.iter().map(|port| member(*port)).collect::<Vec<_>>());
+            let before = std::mem::replace(&mut generation, cluster.generation());
+            assert_eq!(before != generation, changes && !across_changes, "{members:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_removed_stays_while_its_checks_succeed() {
+    let mut settings = ClusterSettings::clone(&ClusterSettings::bare());
+    settings.health = Some(HealthPlan {
+        kind: CheckKind::Tcp(Vec::new()),
+        connect_to: ConnectTo::default(),
+        interval: Duration::from_secs(1),
+        unhealthy_interval: Duration::from_secs(1),
+        no_traffic_interval: None,
+        jitter_percent: 0,
+        timeout: Duration::from_secs(1),
+        unhealthy_after: 1,
+        healthy_after: 1,
+        waits: false,
+        keeps_removed: true,
+    });
+    let plan = ClusterPlan { name: "c".into(), settings: Arc::new(settings), tls: None };
+    let cluster = Arc::new(Cluster::new(Arc::new(plan)));
+    let names = |of: &[Arc<EndpointState>]| -> Vec<u16> {
+        of.iter().map(|one| one.name.rsplit(':').next().unwrap().parse().unwrap()).collect()
+    };
+    let members = || names(&cluster.members().endpoints);
+    let endpoint = |place: usize| Arc::clone(&cluster.members().endpoints[place]);
+    cluster.publish(&[member(1), member(2), member(3)]);
+    (0..2).for_each(|place| _ = endpoint(place).note_checked());
+    // The third has not been checked yet.
+    assert_eq!(names(&cluster.publish(&[member(1)])), [3]);
+    assert_eq!((members(), endpoint(1).is_leaving()), (vec![1, 2], true));
+    assert!(cluster.dismiss().is_empty());
+    // It comes back, and is removed again.
+    cluster.publish(&[member(1), member(2)]);
+    assert!(!endpoint(1).is_leaving());
+    assert!(cluster.publish(&[member(1)]).is_empty());
+    endpoint(0).set_health(Err("gone"));
+    assert!(cluster.dismiss().is_empty(), "one that was not removed stays");
+    endpoint(1).set_health(Err("gone"));
+    assert_eq!(names(&cluster.dismiss()), [2]);
+    assert_eq!(members(), [1]);
+    endpoint(0).set_health(Ok(()));
+    assert!(cluster.publish(&[]).is_empty());
+    assert_eq!(names(&cluster.vacate()), [1], "all leave with their cluster");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct HealthPlan {
     pub healthy_after: u32,
     /// Whether a new endpoint takes no traffic until its first check has succeeded.
     pub waits: bool,
+    /// Whether an endpoint that discovery has removed stays as long as its checks succeed.
+    pub keeps_removed: bool,
 }
 
 /// The kind of an active check.

@@ -36,6 +36,8 @@ pub struct ReusePlan {
     pub streams_max: usize,
     /// Idle connections that a worker keeps to one endpoint.
     pub idle_max: usize,
+    /// Whether connections are reused after endpoints have joined or left the cluster.
+    pub across_changes: bool,
 }
 
 /// Connections made ahead of the requests that will need them, on each worker.

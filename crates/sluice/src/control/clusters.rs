@@ -227,6 +227,9 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
                 "requests_active": endpoint.requests(),
                 "connections_total": endpoint.total(),
             });
+            if endpoint.is_leaving() {
+                item["leaving"] = true.into();
+            }
             for (key, trouble) in
                 [("unhealthy", endpoint.why_unhealthy()), ("ejected", endpoint.why_ejected())]
             {

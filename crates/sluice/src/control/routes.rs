@@ -342,7 +342,7 @@ fn encrypt(conn: &mut ConnInfo, question: &Question, certificate: Option<&Client
     conn.tls.get_or_init(|| {
         let (version, cipher, alpn) = ("1.3", "unknown", None);
         let client = certificate.map(|facts| Arc::new(facts.clone()));
-        Box::new(TlsFacts { version, cipher, alpn, client, resumed: false })
+        Box::new(TlsFacts { version, cipher, alpn, client, resumed: false, early: false })
     });
     if let Some(name) = &question.sni {
         let facts = || Facts::of(TLS).with(&SNI, name.to_ascii_lowercase().into());

@@ -35,15 +35,12 @@ pub(crate) const CASES: &[Fault] = &[
 fn edge(endpoint: SocketAddr) -> Running {
     let kit = Sluice::new().workers(1);
     Authority::new(kit.folder()).issue("web", &["web.test"]);
-    kit.start(&serving(
-        "early_data_sessions: 16",
-        &format!("up: {{ endpoints: [\"{endpoint}\"] }}"),
-    ))
+    kit.start(&serving(&format!("up: {{ endpoints: [\"{endpoint}\"] }}")))
 }
 
-fn serving(quic: &str, cluster: &str) -> String {
+fn serving(cluster: &str) -> String {
     format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: {{ {quic} }}, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}]\n\
+        "listeners: [{{ name: web, address: 127.0.0.1:0, quic: true, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}], early_data_sessions: 16 }}, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ name: all, cluster: up }}] }}] }}\n\
          clusters: {{ {cluster} }}\n"
     )

@@ -36,6 +36,20 @@ fn fields_of_clusters() {
         ),
         ("lb_policy: MAGLEV", &[("balance", "maglev")]),
         (
+            &format!(
+                "type: STRICT_DNS, health_checks: [{{ timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}} }}], {dns}"
+            ),
+            &[("health/keep_removed", "true")],
+        ),
+        (
+            "lb_policy: MAGLEV, common_lb_config: { close_connections_on_host_set_change: true, consistent_hashing_lb_config: { use_hostname_for_hashing: true, hash_balance_factor: 150 } }",
+            &[
+                ("balance/maglev/by_host", "true"),
+                ("balance/maglev/max_load", "150%"),
+                ("reuse/across_changes", "false"),
+            ],
+        ),
+        (
             "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { '@type': t/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest, choice_count: 3 } } }] }",
             &[("balance/least_request/choices", "3")],
         ),
@@ -67,6 +81,20 @@ fn fields_of_clusters() {
                 ("endpoints/0/status", "degraded"),
                 ("endpoints/1/status", "unhealthy"),
                 ("endpoints/2/status", "draining"),
+            ],
+        ),
+        (
+            "load_assignment: { cluster_name: a, endpoints: [{ locality: { zone: 'a/b' }, load_balancing_weight: 2, lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }, { locality: { zone: c }, lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.2, port_value: 80 } } } }] }] }, common_lb_config: { locality_weighted_lb_config: {} }",
+            &[("localities/a_b", "2"), ("endpoints/0/locality", "a_b")],
+        ),
+        (
+            "load_balancing_policy: { policies: [{ typed_extension_config: { name: x, typed_config: { '@type': t/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin, weight_update_period: 2s, error_utilization_penalty: 0.5, metric_names_for_computing_utilization: [named_metrics.q] } } }] }",
+            &[
+                ("balance/load_reports/blackout", "10s"),
+                ("balance/load_reports/expiry", "3m"),
+                ("balance/load_reports/update", "2s"),
+                ("balance/load_reports/error_penalty", "0.5"),
+                ("balance/load_reports/metrics", "named_metrics.q"),
             ],
         ),
         (

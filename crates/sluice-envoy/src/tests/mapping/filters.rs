@@ -72,12 +72,12 @@ fn filters_of_requests() {
     }
     for (filter, expected) in [
         (
-            "{ '@type': t/envoy.extensions.filters.http.lua.v3.Lua }",
-            "envoy.extensions.filters.http.lua.v3.Lua is not supported",
+            "{ '@type': t/envoy.extensions.filters.http.grpc_http1_bridge.v3.Config }",
+            "envoy.extensions.filters.http.grpc_http1_bridge.v3.Config is not supported",
         ),
         (
             "{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC, rules: { policies: { p: { permissions: [{ metadata: { filter: a, path: [{ key: b }], value: { present_match: true } } }], principals: [{ any: true }] } } } }",
-            "`metadata` of envoy.config.rbac.v3.Permission",
+            "no filter before is known to set it",
         ),
     ] {
         refused(&with(filter), expected);

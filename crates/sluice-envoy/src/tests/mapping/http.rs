@@ -105,7 +105,7 @@ fn what_routes_match() {
         ),
         (
             "prefix: /, dynamic_metadata: [{ filter: a, path: [{ key: b }], value: { present_match: true } }]",
-            "`dynamic_metadata` of",
+            "no filter before is known to set it",
         ),
         (
             "prefix: /, runtime_fraction: { default_value: { numerator: 1, denominator: MILLION } }",

@@ -152,3 +152,55 @@ fn secrets_in_files_of_their_own() {
     expect(&text, &[("clusters/a/tls/certificate/key", "a.key")]);
     differs(&text, "the file is read whenever the configuration is");
 }
+
+#[test]
+fn early_data_over_quic() {
+    let with = |own: &str, context: &str| {
+        let name = "envoy.extensions.transport_sockets.quic.v3.QuicDownstreamTransport";
+        let certificate = "tls_certificates: [{ certificate_chain: { filename: a.pem }, private_key: { filename: a.key } }]";
+        let socket = format!(
+            "transport_socket: {{ name: quic, typed_config: {{ '@type': t/{name}{own}, downstream_tls_context: {{ common_tls_context: {{ {certificate}{context} }} }} }} }}"
+        );
+        hcm("codec_type: HTTP3", "{ match: { prefix: / }, route: { cluster: a } }")
+            .replacen(
+                "{ socket_address: { address",
+                "{ socket_address: { protocol: UDP, address",
+                1,
+            )
+            .replacen(
+                "filter_chains",
+                "udp_listener_config: { quic_options: {} }, filter_chains",
+                1,
+            )
+            .replace("[{ filters", &format!("[{{ {socket}, filters"))
+    };
+    let sessions = "listeners/0/chains/0/tls/early_data_sessions";
+    let granted = |text: &str| {
+        let (root, found) = load(text);
+        at(&root.unwrap_or_else(|| panic!("{found:#?}")), sessions)
+    };
+    let clients = ", validation_context: { trusted_ca: { filename: ca.pem } }";
+    assert_eq!(granted(&with("", "")).as_deref(), Some("4096"));
+    assert_eq!(granted(&with(", enable_early_data: false", "")), None);
+    assert_eq!(granted(&with("", clients)), None);
+    differs(&with(", enable_early_data: true", clients), "must show a certificate");
+
+    let upstream = |protocol: &str| {
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let socket = "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport";
+        cluster(&format!(
+            "typed_extension_protocol_options: {{ {options}: {{ '@type': t/{options}, {protocol} }} }}, transport_socket: {{ name: quic, typed_config: {{ '@type': t/{socket}, upstream_tls_context: {{ sni: a.test }} }} }}"
+        ))
+    };
+    expect(
+        &upstream("explicit_http_config: { http3_protocol_options: {} }"),
+        &[("clusters/a/tls/early_data", "true"), ("clusters/a/tls/sni", "a.test")],
+    );
+    let policy = "envoy.extensions.early_data.v3.DefaultEarlyDataPolicy";
+    expect(
+        &route(&format!(
+            ", early_data_policy: {{ name: p, typed_config: {{ '@type': t/{policy} }} }}"
+        )),
+        &[],
+    );
+}

@@ -419,7 +419,7 @@ pub(super) fn header_in(head: &str, name: &str) -> Option<String> {
 pub(crate) fn tls_facts(alpn: Option<&[u8]>) -> Box<TlsFacts> {
     let (version, cipher) = ("1.3", "TLS_AES_128_GCM_SHA256");
     let alpn = alpn.map(Into::into);
-    Box::new(TlsFacts { version, cipher, alpn, client: None, resumed: false })
+    Box::new(TlsFacts { version, cipher, alpn, client: None, resumed: false, early: false })
 }
 
 /// Whether the stream to a peer was reset.

@@ -165,18 +165,50 @@ fn sizes_are_kept() {
         (1024, 2000, 100, 2000),
         (1, 10, 100, 100),
     ] {
-        let plan = RingPlan { size_min, size_max, load_max: None };
+        let plan = RingPlan { size_min, size_max, ..RingPlan::default() };
         let endpoints = endpoints(count);
         let points = ring(&plan, &endpoints, &weighted(&vec![1; count]));
         assert_eq!(points.len(), expected, "{size_min} {size_max} {count}");
     }
     let (table, endpoints) =
-        table(BalancePlan::Maglev(MaglevPlan { slots: 7, load_max: None }), &[1, 2]);
+        table(BalancePlan::Maglev(MaglevPlan { slots: 7, ..MaglevPlan::default() }), &[1, 2]);
     let BalancerTable::Hash(HashTable { entries: HashEntries::Maglev(slots), .. }) = &table else {
         panic!("{table:?}")
     };
     assert_eq!(slots.len(), 7);
     assert!(Picks::new(1).pick(&table, &endpoints, Some(8), &|_| true).is_some());
+}
+
+#[test]
+fn a_host_keeps_its_hashes_when_its_address_changes() {
+    let of = |address: u8, host: &str| {
+        let target = Target::Ip(([127, 0, 0, address], 80).into());
+        Arc::new(EndpointState::new(target, Some(host.into())))
+    };
+    // `c.test` has two addresses, of which the first has the places of the host.
+    let before = [of(1, "a.test"), of(2, "b.test"), of(3, "c.test"), of(4, "c.test")];
+    let after = [of(9, "b.test"), of(4, "c.test"), of(8, "a.test"), of(3, "c.test")];
+    for balance in [
+        BalancePlan::RingHash(RingPlan { by_host: true, ..RingPlan::default() }),
+        BalancePlan::Maglev(MaglevPlan { by_host: true, ..MaglevPlan::default() }),
+    ] {
+        let build = |endpoints: &[_]| {
+            BalancerTable::build(&balance, endpoints, weighted(&vec![1; endpoints.len()]))
+        };
+        let (old, new) = (build(&before), build(&after));
+        let mut picks = Picks::new(5);
+        let (mut moved, mut seen) = (0, std::collections::HashSet::new());
+        for hash in (0..10_000_u64).map(|n| Some(xxh3_64(&n.to_ne_bytes()))) {
+            let was = picks.pick(&old, &before, hash, &|_| true).unwrap();
+            let is = picks.pick(&new, &after, hash, &|_| true).unwrap();
+            let (was, is) = (&before[was as usize], &after[is as usize]);
+            moved += usize::from(was.host != is.host);
+            seen.insert(Arc::clone(&was.name));
+        }
+        assert_eq!(seen.len(), 4, "every address is used: {balance:?}");
+        // Maglev fills its table in the order of the endpoints, so that a few slots differ.
+        assert!(moved <= 100, "{balance:?} moved {moved} of 10000");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn plan() -> HealthPlan {
         unhealthy_after: 3,
         healthy_after: 2,
         waits: false,
+        keeps_removed: false,
     }
 }
 
