@@ -776,6 +776,34 @@ fn tenants() {
 }
 
 #[test]
+fn processing() {
+    let service = sluice_tests::envoy_service(
+        "proc_server.py",
+        "envoy.service.ext_proc.v3.external_processor_pb2",
+    );
+    let Some((_service, processor)) = service else { return };
+    let app = Origin::start("app");
+    let sluice = Sluice::new().start(&sample(
+        "processing.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", app.addr().to_string()),
+            ("127.0.0.1:9001", processor.to_string()),
+            ("timeout: 500ms", "timeout: 60s".into()),
+        ],
+    ));
+    let ask =
+        |request: &str| sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(request);
+    let changed = ask("GET /change HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((changed.status(), changed.value("x-new")), (200, "yes"));
+    assert!(ask("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").values("x-told").is_empty());
+    let request =
+        "POST /upload/a HTTP/1.1\r\nHost: a\r\nX-Do: each\r\nContent-Length: 5\r\n\r\nhello";
+    assert_eq!(ask(request).status(), 200);
+    assert_eq!(app.requests()[2].text(), "HELLO");
+}
+
+#[test]
 fn scripts() {
     let (app, users) = (Origin::start("app"), KeyServer::start("gold"));
     let sluice = Sluice::new().start(&sample(

@@ -86,7 +86,7 @@ impl HttpError {
     }
 
     /// The worker has no buffer left.
-    pub(crate) fn buffers() -> Self {
+    pub fn buffers() -> Self {
         Self::new(ErrorKind::Buffers, "the worker has reached `limits.worker_buffer_bytes`")
     }
 }

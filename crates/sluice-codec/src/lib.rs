@@ -23,6 +23,7 @@ pub mod parse_error;
 mod prefix_int;
 pub mod probe;
 pub mod quic;
+pub mod request_memory;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 pub mod stream;

@@ -151,14 +151,14 @@ const fn words(name: &[u8]) -> [u64; 3] {
 }
 
 /// A known name, for comparisons that ignore case.
-struct NamePattern {
+struct KnownPattern {
     /// The name in lower case.
     lower: [u64; 3],
     /// The bit that distinguishes the cases, where the name has a letter.
     case: [u64; 3],
 }
 
-impl NamePattern {
+impl KnownPattern {
     const fn of(name: &[u8]) -> Self {
         let mut case = [0; LENGTH_MAX];
         let mut at = 0;
@@ -178,11 +178,11 @@ impl NamePattern {
     }
 }
 
-static PATTERNS: [NamePattern; Known::COUNT] = {
-    let mut patterns = [const { NamePattern::of(b"") }; Known::COUNT];
+static PATTERNS: [KnownPattern; Known::COUNT] = {
+    let mut patterns = [const { KnownPattern::of(b"") }; Known::COUNT];
     let mut at = 0;
     while at < Known::COUNT {
-        patterns[at] = NamePattern::of(TABLE[at].0.as_bytes());
+        patterns[at] = KnownPattern::of(TABLE[at].0.as_bytes());
         at += 1;
     }
     patterns

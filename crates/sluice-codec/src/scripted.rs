@@ -305,6 +305,10 @@ impl ScriptedStream {
         self.script.borrow().head_sent
     }
 
+    pub fn refuse(&mut self) {
+        self.script.borrow_mut().reset(true);
+    }
+
     pub fn reset(&mut self, cancel: bool) {
         self.script.borrow_mut().reset(cancel);
     }

@@ -272,6 +272,18 @@ impl HttpStream {
         }
     }
 
+    /// Refuses a request of which nothing has been processed: the client may repeat it, RFC 9113 §8.7 and RFC 9114 §4.1.1.
+    /// HTTP/1 has no such end, so its connection ends.
+    pub fn refuse(&mut self) {
+        match self {
+            Self::H1(h1) => h1.reset(),
+            Self::H2(h2) => h2.reset(H2Code::REFUSED_STREAM),
+            Self::H3(h3) => h3.reset(code::REQUEST_REJECTED),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(scripted) => scripted.refuse(),
+        }
+    }
+
     /// Aborts the exchange; `cancel` means that neither side is at fault.
     pub fn reset(&mut self, cancel: bool) {
         match self {

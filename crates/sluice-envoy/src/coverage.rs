@@ -106,16 +106,16 @@ impl Shares {
     /// The share of files that load, and of those that could: `n of n files load (n %)`.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { files, native, loading } = *self;
-        writeln!(f, "{loading} of {files} files load ({})", Share(loading, files))?;
-        let of_native = Share(loading, native);
+        writeln!(f, "{loading} of {files} files load ({})", LoadedShare(loading, files))?;
+        let of_native = LoadedShare(loading, native);
         writeln!(f, "{loading} of {native} that need only types which Sluice has ({of_native})")
     }
 }
 
 /// A share in percent with one decimal, rounded down.
-struct Share(usize, usize);
+struct LoadedShare(usize, usize);
 
-impl fmt::Display for Share {
+impl fmt::Display for LoadedShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.1 == 0 {
             return f.write_str("-");

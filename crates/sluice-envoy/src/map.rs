@@ -40,6 +40,7 @@ mod origins;
 mod outliers;
 mod passwords;
 mod policies;
+mod processing;
 mod protocols;
 mod rate_services;
 mod rbac_trees;

@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::{Rc, Weak};
 
 use crate::descriptors::{Allowance, Budget};
+use crate::holding::HoldingClass;
 
 /// Buffer size classes, smallest first.
 const CLASSES: [usize; 4] = [4 << 10, 16 << 10, 80 << 10, 160 << 10];
@@ -37,6 +38,8 @@ pub struct BufPool(Rc<BufPoolState>);
 #[derive(Debug)]
 struct BufPoolState {
     free: [RefCell<Vec<Rc<HeldBytes>>>; CLASSES.len()],
+    /// Bytes of free buffers.
+    spare: Cell<usize>,
     out: Cell<usize>,
     limit: usize,
     /// The worker's part of what all workers may hold.
@@ -44,14 +47,30 @@ struct BufPoolState {
 }
 
 impl BufPoolState {
-    /// Counts `bytes` more.
-    fn hold(&self, bytes: usize) -> Result<(), Exhausted> {
+    /// Counts `bytes` more, for a holder of this class.
+    fn hold(&self, bytes: usize, class: HoldingClass) -> Result<(), Exhausted> {
         let held = self.out.get().saturating_add(bytes);
-        if held > self.limit || !self.allowance.hold_bytes(bytes) {
+        if held > self.limit - class.leaves(self.limit) || !self.allowance.hold_bytes(bytes, class)
+        {
             return Err(Exhausted);
         }
         self.out.set(held);
+        if held + self.spare.get() > self.limit {
+            // Memory that nobody uses makes way.
+            self.free.iter().for_each(|class| class.borrow_mut().clear());
+            self.spare.set(0);
+        }
         Ok(())
+    }
+
+    /// Keeps a buffer that is not in use any more, if there is room for it.
+    fn keep(&self, held: &Rc<HeldBytes>) {
+        let mut free = self.free[held.class].borrow_mut();
+        let spare = self.spare.get() + held.data.len();
+        if free.len() < KEEP && self.out.get() + spare <= self.limit {
+            free.push(Rc::clone(held));
+            self.spare.set(spare);
+        }
     }
 
     /// Counts `bytes` less.
@@ -74,7 +93,8 @@ impl BufPool {
     /// Creates an empty pool that hands out at most `limit` bytes, and no more than the budget of the process allows.
     pub(crate) fn within(limit: usize, allowance: Rc<Allowance>) -> Self {
         let free = std::array::from_fn(|_| RefCell::default());
-        Self(Rc::new(BufPoolState { free, out: Cell::new(0), limit, allowance }))
+        let (spare, out) = (Cell::new(0), Cell::new(0));
+        Self(Rc::new(BufPoolState { free, spare, out, limit, allowance }))
     }
 
     /// Returns a buffer with a copy of `bytes`.
@@ -96,7 +116,7 @@ impl BufPool {
             return Ok(then);
         }
         let rest = then.as_deref().unwrap_or_default();
-        let mut buf = self.take(first.len() + rest.len())?;
+        let mut buf = self.take_for_head(first.len() + rest.len())?;
         buf.append(first);
         buf.append(rest);
         Ok(Some(buf))
@@ -107,10 +127,28 @@ impl BufPool {
     /// # Errors
     /// The pool is at its limit, or `room` is larger than the largest class.
     pub fn take(&self, room: usize) -> Result<Buf, Exhausted> {
+        let small = room <= CLASSES[0];
+        self.take_as(room, if small { HoldingClass::SmallData } else { HoldingClass::Data })
+    }
+
+    /// As [`BufPool::take`], for what a connection must read or write so that anything can be decided about it; small
+    /// buffers may use all of the limit.
+    ///
+    /// # Errors
+    /// As for [`BufPool::take`].
+    pub fn take_for_head(&self, room: usize) -> Result<Buf, Exhausted> {
+        let small = room <= CLASSES[0];
+        self.take_as(room, if small { HoldingClass::Headers } else { HoldingClass::Data })
+    }
+
+    fn take_as(&self, room: usize, holding: HoldingClass) -> Result<Buf, Exhausted> {
         let class = CLASSES.iter().position(|size| room <= *size).ok_or(Exhausted)?;
         let size = CLASSES[class];
-        self.0.hold(size)?;
+        self.0.hold(size, holding)?;
         let free = self.0.free[class].borrow_mut().pop();
+        if free.is_some() {
+            self.0.spare.set(self.0.spare.get() - size);
+        }
         let held = free.unwrap_or_else(|| {
             let data = vec![0; size].into_boxed_slice();
             Rc::new(HeldBytes { data, class, start: 0, end: 0, pool: Rc::downgrade(&self.0) })
@@ -142,12 +180,22 @@ impl BufPool {
     }
 
     /// Returns the unread bytes in `held`, in a buffer with room for more after them; there is no room if they fill the
-    /// class for reads. If `held` is `None`, the buffer has room for `max` bytes.
+    /// class for reads. If `held` is `None`, the buffer has room for `max` bytes, or fewer if there is no memory for so
+    /// many; see [`BufPool::take_for_head`] for those of a head.
     ///
     /// # Errors
     /// The pool is at its limit.
-    pub fn room_for_read(&self, held: Option<Buf>, max: usize) -> Result<Buf, Exhausted> {
-        let Some(mut held) = held else { return self.take_to_read(max) };
+    pub fn room_for_read(
+        &self,
+        held: Option<Buf>,
+        max: usize,
+        is_head: bool,
+    ) -> Result<Buf, Exhausted> {
+        let Some(mut held) = held else {
+            return self.take_to_read(max).or_else(|_| {
+                if is_head { self.take_for_head(CLASSES[0]) } else { self.take(CLASSES[0]) }
+            });
+        };
         if held.room() > 0 {
             return Ok(held);
         }
@@ -176,6 +224,17 @@ impl BufPool {
         Charge { pool: Rc::clone(&self.0), bytes: 0 }
     }
 
+    /// Charges the `bytes` that a request in flight takes. The `only` request of a connection gets what nobody else may
+    /// use, so that clients with many cannot shut out those with few.
+    ///
+    /// # Errors
+    /// The pool is at its limit.
+    pub fn charge_request(&self, bytes: usize, only: bool) -> Result<Charge, Exhausted> {
+        let class = if only { HoldingClass::OnlyRequest } else { HoldingClass::FurtherRequest };
+        self.0.hold(bytes, class)?;
+        Ok(Charge { pool: Rc::clone(&self.0), bytes })
+    }
+
     /// The number of bytes handed out or charged.
     pub fn bytes_out(&self) -> usize {
         self.0.out.get()
@@ -196,7 +255,7 @@ impl Charge {
     /// The pool is at its limit; the charge is unchanged.
     pub fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
         match bytes.checked_sub(self.bytes) {
-            Some(more) => self.pool.hold(more)?,
+            Some(more) => self.pool.hold(more, HoldingClass::Data)?,
             None => self.pool.release(self.bytes - bytes),
         }
         self.bytes = bytes;
@@ -323,10 +382,7 @@ impl Drop for Buf {
     fn drop(&mut self) {
         let Some(pool) = self.0.pool.upgrade() else { return };
         pool.release(self.0.data.len());
-        let mut free = pool.free[self.0.class].borrow_mut();
-        if free.len() < KEEP {
-            free.push(Rc::clone(&self.0));
-        }
+        pool.keep(&self.0);
     }
 }
 
@@ -339,7 +395,7 @@ mod tests {
         let pool = BufPool::new(1 << 20);
         for size in [1, 4 << 10, 16 << 10, SCRATCH] {
             let rest = pool.copy(&vec![7; size]).unwrap();
-            let mut more = pool.room_for_read(Some(rest), SCRATCH).unwrap();
+            let mut more = pool.room_for_read(Some(rest), SCRATCH, false).unwrap();
             assert!(more.len() == size && more.room() > 0, "{size}: {}", more.room());
             more.spare()[0] = 8;
             more.fill(1);
@@ -354,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_charge_counts_as_a_buffer_does() {
-        let pool = BufPool::new(24 << 10);
+        let pool = BufPool::new(28 << 10);
         let mut charge = pool.charge();
         charge.set(20 << 10).unwrap();
         assert_eq!((charge.set(30 << 10), charge.bytes()), (Err(Exhausted), 20 << 10));
@@ -367,7 +423,7 @@ mod tests {
 
     #[test]
     fn buffers_come_back_and_the_limit_holds() {
-        let pool = BufPool::new(24 << 10);
+        let pool = BufPool::new(28 << 10);
         let mut small = pool.copy(b"hello").unwrap();
         small.consume(2);
         assert_eq!(&*small, b"llo");
@@ -379,6 +435,46 @@ mod tests {
         assert_eq!(pool.bytes_out(), 0);
         assert_eq!(pool.copy(&[1; 5000]).unwrap().len(), 5000);
         assert!(pool.copy(&[0; 100_000]).is_err());
+    }
+
+    #[test]
+    fn free_buffers_make_way_for_what_is_in_use() {
+        let pool = BufPool::new(1 << 20);
+        let take = |size: usize, count: usize| -> Vec<Buf> {
+            (0..count).map(|_| pool.take(size).unwrap()).collect()
+        };
+        drop((take(160 << 10, 2), take(16 << 10, 8)));
+        assert_eq!(pool.0.spare.get(), 448 << 10);
+        drop(take(16 << 10, 1));
+        assert_eq!(pool.0.spare.get(), 448 << 10, "it is used again");
+        let mut charge = pool.charge();
+        charge.set(640 << 10).unwrap();
+        assert_eq!(pool.0.spare.get(), 0);
+        let small = take(16 << 10, 10);
+        charge.set(700 << 10).unwrap();
+        drop(small);
+        assert_eq!(pool.0.spare.get(), 160 << 10);
+        assert!(pool.0.free.iter().map(|class| class.borrow().len()).eq([0, 10, 0, 0]));
+    }
+
+    #[test]
+    fn a_request_gets_what_data_and_other_requests_leave() {
+        let pool = BufPool::new(64 << 10);
+        let mut charge = pool.charge();
+        let further: Vec<Charge> =
+            std::iter::from_fn(|| pool.charge_request(1 << 10, false).ok()).collect();
+        assert_eq!(further.len(), 48);
+        assert_eq!((charge.set(8 << 10), charge.set(9 << 10)), (Ok(()), Err(Exhausted)));
+        let only: Vec<Charge> =
+            std::iter::from_fn(|| pool.charge_request(1 << 10, true).ok()).collect();
+        assert_eq!((only.len(), pool.bytes_out()), (4, 60 << 10));
+        // What is read is read in a smaller buffer then.
+        assert_eq!(pool.room_for_read(None, SCRATCH, false).err(), Some(Exhausted));
+        let read = pool.room_for_read(None, SCRATCH, true).unwrap();
+        assert_eq!((read.room(), pool.bytes_out()), (4 << 10, 64 << 10));
+        assert_eq!(pool.take_for_head(1).err(), Some(Exhausted));
+        drop((further, only, charge, read));
+        assert_eq!(pool.bytes_out(), 0);
     }
 
     #[test]
@@ -400,18 +496,21 @@ mod tests {
             }
         }
         let out = || pools.iter().map(BufPool::bytes_out).sum::<usize>();
-        assert!(out() <= 1 << 20 && out() > (1 << 20) - 2 * (80 << 10), "{}", out());
+        // Data leaves an eighth.
+        let most = (1 << 20) - (1 << 17);
+        assert!(out() <= most && out() > most - 2 * (80 << 10), "{}", out());
+        assert!(pools[1].charge_request(64 << 10, true).is_ok());
         let mut charge = pools[0].charge();
         assert_eq!(charge.set(80 << 10), Err(Exhausted));
         drop(charge);
         // What one worker gives back, the other gets, but for what the first keeps at hand.
         drop(held);
         assert_eq!(out(), 0);
-        let most = pools[1].charge().set((1 << 20) - (512 << 10));
+        let most = pools[1].charge().set((7 << 17) - (512 << 10));
         assert_eq!(most, Ok(()));
         drop(pools);
         let pool = BufPool::within(4 << 20, budget.allowance());
-        assert_eq!(pool.charge().set(1 << 20), Ok(()), "a worker that ends gives all of it back");
-        assert_eq!(pool.charge().set((1 << 20) + 1), Err(Exhausted));
+        assert_eq!(pool.charge().set(7 << 17), Ok(()), "a worker that ends gives all of it back");
+        assert_eq!(pool.charge().set((7 << 17) + 1), Err(Exhausted));
     }
 }

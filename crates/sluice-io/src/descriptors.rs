@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use sluice_core::Limits;
 use sluice_core::limits::Limit;
 
+use crate::holding::HoldingClass;
+
 /// Descriptors that a worker needs for itself: its event queues and its wake-up descriptor.
 const PER_WORKER: i64 = 8;
 
@@ -31,6 +33,8 @@ pub struct Budget {
     all: AtomicI64,
     flows: AtomicI64,
     bytes: AtomicI64,
+    /// What `bytes` began with.
+    bytes_limit: i64,
     chunk: i64,
 }
 
@@ -43,11 +47,13 @@ impl Budget {
         let all = files.saturating_sub(reserve).saturating_sub(PER_WORKER.saturating_mul(workers));
         // A process with fewer files than this cannot serve, and the system reports it.
         let all = all.max(2);
+        let bytes_limit = number(limits.get(Limit::ProcessBuffers));
         let percent = number(limits.get(Limit::FlowDescriptors));
         Arc::new(Self {
             all: AtomicI64::new(all),
             flows: AtomicI64::new((all / 100).saturating_mul(percent) + all % 100 * percent / 100),
-            bytes: AtomicI64::new(number(limits.get(Limit::ProcessBuffers))),
+            bytes: AtomicI64::new(bytes_limit),
+            bytes_limit,
             // Unused allowances are lost to the other workers: an eighth at most.
             chunk: (all / workers.saturating_mul(16)).clamp(1, CHUNK_MAX),
         })
@@ -56,7 +62,8 @@ impl Budget {
     /// Creates an unlimited budget: for users of the reserve, and for tests.
     pub fn unlimited() -> Arc<Self> {
         let all = || AtomicI64::new(i64::MAX / 2);
-        Arc::new(Self { all: all(), flows: all(), bytes: all(), chunk: CHUNK_MAX })
+        let (bytes_limit, chunk) = (i64::MAX / 2, CHUNK_MAX);
+        Arc::new(Self { all: all(), flows: all(), bytes: all(), bytes_limit, chunk })
     }
 
     /// Creates the allowance of one worker.
@@ -78,12 +85,12 @@ pub struct Allowance {
 impl Allowance {
     /// Whether `count` more sockets may be opened.
     pub fn has(&self, count: i64) -> bool {
-        self.draw(&self.all, &self.budget.all, count, self.budget.chunk)
+        self.draw(&self.all, &self.budget.all, count, self.budget.chunk, 0)
     }
 
     /// Whether a socket for one more UDP flow may be opened.
     pub fn has_for_flow(&self) -> bool {
-        self.draw(&self.flows, &self.budget.flows, 1, self.budget.chunk) && self.has(1)
+        self.draw(&self.flows, &self.budget.flows, 1, self.budget.chunk, 0) && self.has(1)
     }
 
     /// Notes that `count` descriptors were opened.
@@ -108,10 +115,12 @@ impl Allowance {
         self.closed(1);
     }
 
-    /// Takes `count` bytes for buffers; returns `false` if there are not enough, and takes none.
-    pub(crate) fn hold_bytes(&self, count: usize) -> bool {
+    /// Takes `count` bytes for a holder of this class; returns `false` if there are not enough, and takes none.
+    pub(crate) fn hold_bytes(&self, count: usize, class: HoldingClass) -> bool {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let enough = self.draw(&self.bytes, &self.budget.bytes, count, BYTES_CHUNK);
+        let budget = &self.budget;
+        let leaves = class.leaves(budget.bytes_limit);
+        let enough = self.draw(&self.bytes, &budget.bytes, count, BYTES_CHUNK, leaves);
         if enough {
             self.bytes.set(self.bytes.get() - count);
         }
@@ -124,17 +133,25 @@ impl Allowance {
         self.give(&self.bytes, &self.budget.bytes, count, BYTES_CHUNK);
     }
 
-    /// Draws from the budget until `count` are available; returns `false` if there are not enough.
-    fn draw(&self, own: &Cell<i64>, budget: &AtomicI64, count: i64, chunk: i64) -> bool {
+    /// Draws from the budget, down to what it `leaves` there, until `count` are available; returns `false` if there are
+    /// not enough.
+    fn draw(
+        &self,
+        own: &Cell<i64>,
+        budget: &AtomicI64,
+        count: i64,
+        chunk: i64,
+        leaves: i64,
+    ) -> bool {
         let missing = count - own.get();
         if missing <= 0 {
             return true;
         }
         let wanted = missing.max(chunk);
         let mut drawn = 0;
-        // The result is in `drawn`; drawing never takes the budget below zero.
+        // The result is in `drawn`; drawing never takes the budget below what is left there.
         let _ = budget.fetch_update(Relaxed, Relaxed, |left| {
-            drawn = wanted.min(left);
+            drawn = wanted.min(left - leaves);
             (drawn > 0).then(|| left - drawn)
         });
         own.set(own.get() + drawn.max(0));

@@ -9,6 +9,7 @@
 pub mod buffers;
 pub mod byte_filter;
 pub mod descriptors;
+mod holding;
 pub mod pipes;
 pub mod pump;
 pub mod raw;

@@ -24,7 +24,9 @@ sluice_telemetry::operators! {
     LISTENER = "LISTENER", "The listener.";
     CHAIN = "FILTER_CHAIN_NAME", "The filter chain.";
     REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "The source address: the peer, or the source in a trusted PROXY header.";
+    REMOTE_IP = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
     PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The remote address of the socket.";
+    PEER_IP = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
     LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that the client connected to.";
     PROTOCOL = "PROTOCOL", "The protocol of the stream, if inspected.";
     SNI = "REQUESTED_SERVER_NAME", "The server name in the ClientHello.";
@@ -72,6 +74,11 @@ pub fn operators() -> impl Iterator<Item = &'static Operator> {
 
 /// The format that `format: text` selects.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] %LISTENER%/%FILTER_CHAIN_NAME% %DOWNSTREAM_REMOTE_ADDRESS% -> %UPSTREAM_HOST% %PROTOCOL% %REQUESTED_SERVER_NAME% in=%BYTES_RECEIVED% out=%BYTES_SENT% %DURATION%ms %REASON% %DETAIL%";
+
+/// An address without its port.
+pub fn without_port(peer: Peer) -> String {
+    peer.ip().map_or_else(|| peer.to_string(), |ip| ip.to_string())
+}
 
 /// The record of an ended connection or flow.
 #[derive(Debug)]
@@ -157,7 +164,9 @@ impl Record for ConnectionRecord {
             name if name == LISTENER.name => TemplateField::from(&*self.listener),
             name if name == CHAIN.name => text(self.chain.as_deref()),
             name if name == REMOTE.name => TemplateField::from(self.source.to_string()),
+            name if name == REMOTE_IP.name => TemplateField::from(without_port(self.source)),
             name if name == PEER.name => TemplateField::from(self.peer.to_string()),
+            name if name == PEER_IP.name => TemplateField::from(without_port(self.peer)),
             name if name == LOCAL.name => TemplateField::from(self.local.to_string()),
             name if name == PROTOCOL.name => text(self.facts.protocol.map(Protocol::word)),
             name if name == SNI.name => text(self.facts.get(&tls::SNI)),

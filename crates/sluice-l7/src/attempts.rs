@@ -121,17 +121,16 @@ impl AttemptGuard {
 
     /// Runs `work`; returns why the attempt is cancelled if it is before it is done. `work` is polled in place: moving a
     /// future that has not started would copy all of its memory.
-    pub(crate) async fn unless_cancelled<T>(
+    pub(crate) fn unless_cancelled<T>(
         stay: Option<&Self>,
         mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Departure> {
-        poll_fn(|cx| {
+    ) -> impl Future<Output = Result<T, Departure>> {
+        poll_fn(move |cx| {
             if let Some(Poll::Ready(departure)) = stay.map(|stay| stay.poll_cancelled(cx)) {
                 return Poll::Ready(Err(departure));
             }
             work.as_mut().poll(cx).map(Ok)
         })
-        .await
     }
 }
 

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_codec::HttpError;
 use sluice_codec::h1::stream::H1Options;
+use sluice_codec::{HttpError, Version};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
+use sluice_l4::metrics::count_limit;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{CounterSet, Gauge, Histogram};
 
@@ -22,6 +23,7 @@ use crate::filters::{HttpFilter, HttpFilterPlan};
 use crate::metrics;
 use crate::plan::HttpPlan;
 use crate::pools::counters::class_word;
+use crate::reasons;
 use crate::record::ConnFacts;
 use crate::routes::RouteTable;
 use crate::worker::HttpWorker;
@@ -249,6 +251,12 @@ impl ConnectionManager {
                 shard.counter(&metrics::ROUTE_REQUESTS, &[route, class_word(*class)])
             });
         }
+    }
+
+    /// Counts a request that was refused before it was read, because the worker had no memory for it.
+    pub(crate) fn count_starved(&self, version: Version) {
+        count_limit(&self.worker, Limit::WorkerBuffers);
+        self.count_end(version.word(), 0, reasons::MEMORY, None);
     }
 
     /// Counts a request that a filter replied to.

@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
 
+use crate::filters::HookScope;
 use crate::hop_count::HopCount;
 use crate::in_flight;
 use crate::record::{RequestRecord, Summary};
@@ -44,6 +45,7 @@ mod filtering;
 mod forward;
 mod hedging;
 mod late_attempts;
+mod meanwhile;
 mod mirror;
 mod named_host;
 mod pending;
@@ -99,6 +101,8 @@ pub struct Exchange {
     pub(crate) request: Box<Head>,
     /// The timer of an HTTP/2 or HTTP/3 stream; HTTP/1 uses the timer of its connection.
     pub(crate) timer: Option<Timer>,
+    /// The charge for the memory of the request; `None` if the worker has none for it, so that it is refused.
+    pub(crate) charge: Option<Charge>,
 }
 
 /// How a request ends if it is not served normally.
@@ -127,11 +131,19 @@ impl Stop {
 }
 
 /// Serves one request and returns its stream.
-pub async fn run(exchange: Exchange) -> HttpStream {
-    let Exchange { manager, downstream, mut stream, request, timer } = exchange;
-    let mut task = RequestTask::begin(manager, downstream, request, timer, &stream);
-    task.serve(&mut stream).await;
-    stream
+pub async fn run(mut exchange: Exchange) -> HttpStream {
+    // Each part is used where it is: the future would keep room for it twice.
+    let Exchange { manager, downstream, request, timer, charge, .. } = exchange;
+    let mut task = RequestTask::begin(manager, downstream, request, timer, &exchange.stream);
+    task.charge = charge;
+    if task.charge.is_some() {
+        task.serve(&mut exchange.stream).await;
+    } else {
+        // Boxed, so that other requests have no room for it.
+        Box::pin(task.turn_away(&mut exchange.stream)).await;
+    }
+    drop(task);
+    exchange.stream
 }
 
 /// The rule that a request matched, and the cluster that it goes to.
@@ -164,6 +176,8 @@ pub(crate) struct RequestTask {
     manager: Rc<ConnectionManager>,
     downstream: Rc<DownstreamConn>,
     timer: Option<Timer>,
+    /// See [`Exchange::charge`].
+    charge: Option<Charge>,
     request: PooledHead,
     response: PooledHead,
     has_response: bool,
@@ -174,6 +188,8 @@ pub(crate) struct RequestTask {
     filters: Rc<FilterList>,
     /// Whether a filter has asked for the route to be selected again.
     reroutes: bool,
+    /// What the hook that is called is told, and asks for.
+    hook: HookScope,
     /// The number of filters that have seen the request.
     entered: usize,
     /// The filter that is deciding on the response, or has replaced it, and those before it in the chain, which have yet
@@ -255,6 +271,7 @@ impl RequestTask {
             grpc: request.is_grpc(),
             filters: NO_FILTERS.with(Rc::clone),
             reroutes: false,
+            hook: HookScope::default(),
             entered: 0,
             deciding: None,
             states: SmallVec::new(),
@@ -277,6 +294,7 @@ impl RequestTask {
             manager,
             downstream,
             timer,
+            charge: None,
             request: request.into(),
             summary,
             began,

@@ -90,6 +90,13 @@ pub(crate) fn exchange_expression(text: &str) -> Result<Arc<dyn Any + Send + Syn
     Ok(Arc::new(parse_expression(text, &ATTRIBUTES_OF_EXCHANGE)?))
 }
 
+/// The attribute of requests with that name, such as `request.path`; those that filters share have no names of their own.
+pub(crate) fn known_attribute(text: &str) -> Option<AttributeUse> {
+    let (root, field) = text.split_once('.')?;
+    let def = ATTRIBUTES.iter().find(|of| of.root == root && of.field == field && field != "*")?;
+    Some(AttributeUse { root: def.root, field: field.to_owned(), members: None })
+}
+
 /// A request as expressions see it.
 pub(crate) struct RequestAttributes<'a> {
     /// Its head.

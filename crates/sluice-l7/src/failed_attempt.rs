@@ -39,8 +39,7 @@ pub(crate) struct FailureDetail {
 }
 
 /// Envoy's text for a failed connection to an endpoint.
-const CONNECTION_FAILURE: &str =
-    "upstream connect error or disconnect/reset before headers. reset reason: connection failure";
+const CONNECTION_FAILURE: &str = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
 /// Envoy's text for a timeout while connecting to an endpoint.
 const CONNECTION_TIMEOUT: &str =
     "upstream connect error or disconnect/reset before headers. reset reason: connection timeout";
@@ -125,7 +124,7 @@ pub(crate) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {
         why: reasons::ROUTE_TIMEOUT,
         status: 504,
-        details: "upstream_response_timeout",
+        details: "response_timeout",
         text: "upstream request timeout",
         said: FailureDetail { errno: None, detail: Some(late(name, bound)) },
         cause: Cause::Final,

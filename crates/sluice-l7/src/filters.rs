@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
@@ -18,7 +19,7 @@ use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::hop_count::HopCount;
-use crate::record::{ConnFacts, Summary, View};
+use crate::record::{ConnFacts, SideCallRecord, Summary, View};
 use crate::runtime::{Runtime, RuntimeKind};
 use crate::side_calls::{SideCallLog, SideCalls};
 
@@ -36,6 +37,7 @@ pub mod credentials;
 pub mod csrf;
 pub mod error_pages;
 pub mod ext_authz;
+pub mod ext_proc;
 pub mod fault;
 mod generations;
 pub mod geo;
@@ -59,8 +61,8 @@ pub use sluice_l4::filters::{
     FilterRegistry, LiveSecret,
 };
 pub use step::{
-    BodyStart, BodyStep, HeadResume, HeadStep, PeekResume, PieceResume, PieceStep,
-    ResponseBodyStep, ResponseResume, ResponseStep, ResponseTrailersStep, TrailersStep,
+    BodyStart, BodyStep, HeadDecision, HeadResume, HeadStep, MessageEnd, PeekResume, PieceResume,
+    PieceStep, ResponseBodyStep, ResponseResume, ResponseStep, ResponseTrailersStep, TrailersStep,
     WholeMessage, WholeResume, WholeStep,
 };
 
@@ -176,6 +178,12 @@ pub trait HttpFilter: Debug {
         BodyStep::Continue
     }
 
+    /// Asked while nothing of the request body arrives: ready if the filter has something to add to it, and
+    /// [`HttpFilter::request_body`] is called with an empty piece then.
+    fn poll_request_addition(&self, _cx: &Cx<'_>, _task: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     /// Called with the trailers of a request. If the body ends without trailers and the access is [`BodyAccess::Edit`],
     /// it is called with none; those that it adds are sent.
     fn request_trailers(&self, _cx: &mut Cx<'_>, _trailers: &mut Head) -> TrailersStep {
@@ -202,6 +210,11 @@ pub trait HttpFilter: Debug {
     /// Called with a piece of the response body, as [`HttpFilter::request_body`] is with one of the request.
     fn response_body(&self, _cx: &mut Cx<'_>, _body: &mut Body, _last: bool) -> ResponseBodyStep {
         ResponseBodyStep::Continue
+    }
+
+    /// As [`HttpFilter::poll_request_addition`], for the response.
+    fn poll_response_addition(&self, _cx: &Cx<'_>, _task: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
     }
 
     /// Called with the trailers of the response, as [`HttpFilter::request_trailers`] is with those of the request.
@@ -245,6 +258,18 @@ pub struct Cx<'a> {
     pub state: &'a mut Option<Box<dyn Any>>,
     pub(crate) calls: CallScope<'a>,
     pub(crate) reroutes: &'a mut bool,
+    pub(crate) hook: &'a mut HookScope,
+}
+
+/// What a hook is told of the message beside the part that it is passed, and asks for besides its decision.
+#[derive(Debug, Default)]
+pub(crate) struct HookScope {
+    /// The message ends with its head.
+    pub(crate) ends: bool,
+    /// The trailers that follow the last piece of the body.
+    pub(crate) trailers: Option<Box<Head>>,
+    /// The filter has more to add to the body.
+    pub(crate) again: bool,
 }
 
 /// What the side calls of a request have in common.
@@ -263,6 +288,35 @@ impl Cx<'_> {
     /// filters run once.
     pub const fn reroute(&mut self) {
         *self.reroutes = true;
+    }
+
+    /// Has the hook for a piece of a body called again once this piece has passed, with an empty one, before anything
+    /// else of the message: a filter adds to the body so, piece by piece. Elsewhere it has no effect.
+    pub const fn call_again(&mut self) {
+        self.hook.again = true;
+    }
+
+    /// In a hook for a head, or when it resumes: whether the message ends with it, as far as has been received.
+    pub const fn ends_with_head(&self) -> bool {
+        self.hook.ends
+    }
+
+    /// In the hook for the last piece of a body: the trailers that follow.
+    pub fn following_trailers(&self) -> Option<&Head> {
+        self.hook.trailers.as_deref()
+    }
+
+    /// A call of the request that may last as long as the request does, or longer; its record is in the log that is
+    /// returned, and becomes part of that of the request by [`Cx::record_calls`].
+    pub(crate) fn lasting_calls(&mut self) -> (SideCalls, SideCallLog) {
+        let log = SideCallLog::default();
+        let (worker, hops) = (Rc::clone(self.worker), self.calls.hops);
+        (SideCalls::lasting(worker, hops, Rc::clone(&log)), log)
+    }
+
+    /// Adds calls to the record of the request.
+    pub(crate) fn record_calls(&mut self, calls: impl IntoIterator<Item = SideCallRecord>) {
+        self.calls.log.get_or_insert_default().borrow_mut().extend(calls);
     }
 
     /// The side calls of this request: requests to clusters that the filter may wait for.
@@ -449,6 +503,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<csrf::Csrf>::default()),
         Arc::new(Ready::<error_pages::settings::ErrorPages>::default()),
         Arc::new(Ready::<ext_authz::ExtAuthz>::default()),
+        Arc::new(Ready::<ext_proc::settings::ExtProc>::default()),
         Arc::new(Ready::<fault::settings::FaultInjection>::default()),
         Arc::new(Ready::<geo::Geo>::default()),
         Arc::new(global_rate_limit::GlobalRateLimitFactory::default()),

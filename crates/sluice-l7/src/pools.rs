@@ -295,10 +295,11 @@ impl ClusterPool {
                 Ok(claim) => {
                     let _demand = self.enter_demand(endpoint);
                     self.make_ahead(worker, endpoint, needs);
+                    // Boxed, so that requests that wait for what another makes have no room for it.
                     let Some(attempt) = &attempt else {
-                        return self.make_in_time(worker, endpoint, needs, claim, 1).await;
+                        let making = self.make_in_time(worker, endpoint, needs, claim, 1);
+                        return Box::pin(making).await;
                     };
-                    // Boxed, so that other requests have no room for it.
                     let raced = self.unless_http3_is_first(worker, endpoint, needs, claim, attempt);
                     if let Some(pooled) = Box::pin(raced).await? {
                         return Ok(pooled);

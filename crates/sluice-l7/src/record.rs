@@ -13,6 +13,7 @@ use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_expr::Expression;
 use sluice_l4::inspect::tls;
 use sluice_l4::rbac::conn::ConnSubject;
+use sluice_l4::record::without_port;
 use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
@@ -413,10 +414,6 @@ fn header(head: &Head, name: &str) -> Option<String> {
 fn either<'f>(argument: &str, get: impl Fn(&str) -> Option<String>) -> TemplateField<'f> {
     let (name, other) = argument.split_once('?').unwrap_or((argument, ""));
     get(name).or_else(|| get(other).filter(|_| !other.is_empty())).into()
-}
-
-fn without_port(peer: Peer) -> String {
-    peer.ip().map_or_else(|| peer.to_string(), |ip| ip.to_string())
 }
 
 /// The record of a request that has ended.

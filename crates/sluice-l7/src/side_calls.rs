@@ -36,7 +36,7 @@ mod permits;
 pub(crate) mod redis;
 
 pub use self::grpc::GrpcCallError;
-pub use self::grpc_stream::GrpcStream;
+pub use self::grpc_stream::{GrpcConversation, GrpcStream};
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
 pub(crate) use self::mirror::MirrorCopy;
 
@@ -46,7 +46,7 @@ pub struct SideCalls {
     worker: Rc<WorkerCx>,
     /// What the calling request has passed.
     hops: HopCount,
-    /// When the calling request ends at the latest; `None` if no filter calls.
+    /// When the calling request ends at the latest; `None` if each call has its own end.
     by: Option<Moment>,
     /// The calls of the request, for its record.
     log: Option<SideCallLog>,
@@ -181,6 +181,12 @@ impl SideCalls {
         log: SideCallLog,
     ) -> Self {
         Self { worker, hops, by: Some(by), log: Some(log) }
+    }
+
+    /// Calls on behalf of a request that may outlive it, each until the `by` that it is given; they are recorded in
+    /// `log`.
+    pub(crate) const fn lasting(worker: Rc<WorkerCx>, hops: HopCount, log: SideCallLog) -> Self {
+        Self { worker, hops, by: None, log: Some(log) }
     }
 
     /// The calls of a connection filter. They are not part of a record, and a call that leads back to the listener of

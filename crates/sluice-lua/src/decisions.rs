@@ -1,12 +1,10 @@
 //! What hooks return for what scripts wait for.
 //!
-//! Owns: the decisions of the hooks in one form, and what a script that waits gets at which time. Refuses to know: how a
+//! Owns: what a script's run comes to, and what a script that waits gets at which time. Refuses to know: how a
 //! script runs. Keeps: a script waits across hooks only for what a later hook of its message will have.
 
-use sluice_codec::Head;
-use sluice_core::{LocalFuture, Reason};
+use sluice_core::LocalFuture;
 use sluice_l7::Reply;
-use sluice_l7::filters::{Cx, HeadStep, ResponseStep, WholeMessage, WholeStep};
 
 use crate::side::{CallEnd, Input, MessageAtHand, Parked};
 use crate::state::WaitedFor;
@@ -17,74 +15,6 @@ pub(crate) enum RunVerdict {
     Reply(Box<Reply>),
     Buffer,
     Call(LocalFuture<CallEnd>),
-}
-
-/// The decision of a hook for heads.
-pub(crate) trait HeadDecision: Sized + 'static {
-    const RESPONSE: bool;
-    fn go_on() -> Self;
-    fn reply(reply: Box<Reply>) -> Self;
-    fn buffer(
-        max: usize,
-        then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
-    ) -> Self;
-    fn wait(
-        calling: LocalFuture<CallEnd>,
-        then: impl FnOnce(CallEnd, &mut Cx<'_>, &mut Head) -> Self + 'static,
-    ) -> Self;
-}
-
-macro_rules! head_decision {
-    ($step:ident, $response:literal) => {
-        impl HeadDecision for $step {
-            const RESPONSE: bool = $response;
-
-            fn go_on() -> Self {
-                Self::Continue
-            }
-
-            fn reply(reply: Box<Reply>) -> Self {
-                Self::Reply(reply)
-            }
-
-            fn buffer(
-                max: usize,
-                then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
-            ) -> Self {
-                Self::Buffer(max, Box::new(then))
-            }
-
-            fn wait(
-                calling: LocalFuture<CallEnd>,
-                then: impl FnOnce(CallEnd, &mut Cx<'_>, &mut Head) -> Self + 'static,
-            ) -> Self {
-                Self::wait(async move {
-                    let called = calling.await;
-                    move |cx: &mut Cx<'_>, head: &mut Head| then(called, cx, head)
-                })
-            }
-        }
-    };
-}
-
-head_decision!(HeadStep, false);
-head_decision!(ResponseStep, true);
-
-/// What a message ends with, for a script that fails when its head has been sent.
-pub(crate) trait MessageEnd: 'static {
-    fn of(reply: Box<Reply>) -> Self;
-}
-
-impl MessageEnd for Box<Reply> {
-    fn of(reply: Box<Reply>) -> Self {
-        reply
-    }
-}
-
-impl MessageEnd for Reason {
-    fn of(reply: Box<Reply>) -> Self {
-        reply.reason
-    }
 }
 
 /// What a script that waits gets.

@@ -12,12 +12,12 @@ use sluice_codec::{Body, Head};
 use sluice_io::WorkerCx;
 use sluice_l7::Reply;
 use sluice_l7::filters::{
-    BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, PieceStep, ResponseBodyStep, ResponseStep,
-    ResponseTrailersStep, TrailersStep, WholeMessage, WholeStep,
+    BodyAccess, BodyStep, Cx, HeadDecision, HeadStep, HttpFilter, MessageEnd, PieceStep,
+    ResponseBodyStep, ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeStep,
 };
 use sluice_telemetry::CounterSet;
 
-use crate::decisions::{HeadDecision, MessageEnd, RunVerdict, WaitAnswer, answer};
+use crate::decisions::{RunVerdict, WaitAnswer, answer};
 use crate::failure::{FailureKind, ScriptFailure};
 use crate::in_use::{LuaUse, OnScriptError};
 use crate::metrics;

@@ -192,6 +192,7 @@ mod tests {
                 "routes" => map(&[("a", list(vec![map(&[("hosts", text("a"))])]))]),
                 "node" => map(&[("id", text("a"))]),
                 "secrets" => map(&[("a", text("s"))]),
+                "maps" => map(&[("a", map(&[("entries", map(&[("k", text("v"))]))]))]),
                 "runtime" => map(&[("values", map(&[("a", text("1"))]))]),
                 "access_log" => list(vec![map(&[])]),
                 "drain" => map(&[("timeout", text("1s"))]),

@@ -1,4 +1,5 @@
-//! Requests do not allocate in the steady state: HTTP/1, and HTTP/2 on either side. Idle connections hold little.
+//! Requests do not allocate in the steady state: HTTP/1, and HTTP/2 on either side. Idle connections hold little, and requests
+//! in flight no more than is charged for them.
 //!
 //! This program is both: started with `run`, it is Sluice with a counting allocator and a filter that reports the
 //! counts; otherwise it is the test.
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_codec::Head;
+use sluice_codec::request_memory::REQUEST_BYTES;
 use sluice_core::{Node, Setting as _, Shape};
 use sluice_io::WorkerCx;
 use sluice_l7::Reply;
@@ -19,7 +21,7 @@ use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, 
 use sluice_testkit::frames::{self, H2, flag, frame, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
-use sluice_testkit::{Running, Sluice};
+use sluice_testkit::{Running, Sluice, wait};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -34,6 +36,9 @@ const OTHERS: usize = 200;
 /// Idle connections before a first count, and those between it and the second: the tables of the worker, which double,
 /// have room for all of them.
 const CONNECTIONS: (usize, usize) = (140, 60);
+
+/// Connections whose requests wait for their endpoint, and streams of each.
+const WAITING: (usize, usize) = (10, 100);
 
 sluice_core::reasons! {
     COUNTED = "allocations.counted", Handle, Local, "-", "The filter `allocations` answered.";
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
     a_request_allocates_nothing();
     an_http2_request_allocates_nothing();
     an_idle_connection_holds_little();
+    a_request_in_flight_takes_no_more_than_is_charged();
     ExitCode::SUCCESS
 }
 
@@ -159,6 +165,44 @@ fn an_idle_connection_holds_little() {
         [1, 3, 5, 7].into_iter().for_each(|number| ask_h2(&mut client, number));
         client
     });
+}
+
+/// With the tables of the worker, and the connections of both sides: to an endpoint that accepts requests and does not
+/// respond.
+fn a_request_in_flight_takes_no_more_than_is_charged() {
+    for protocol in ["http1", "http2"] {
+        let http2 = protocol == "http2";
+        let endpoint = Server::start(move |mut stream| {
+            if http2 {
+                stream.write_all(&frame(kind::SETTINGS, 0, 0, &[]))?;
+            }
+            std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+        });
+        let sluice = counting(endpoint.addr(), protocol);
+        let address = sluice.addr("web");
+        let before = allocated(address).bytes;
+        let clients: Vec<H2> = (0..WAITING.0).map(|_| waiting(address)).collect();
+        let all = WAITING.0 * WAITING.1;
+        wait::until("all requests to be in flight", || {
+            let active = sluice.metric("sluice_http_requests_active", "");
+            (active == i64::try_from(all).unwrap()).then_some(())
+        });
+        let each = (allocated(address).bytes - before) / all;
+        drop(clients);
+        assert!(
+            (REQUEST_BYTES / 2..=REQUEST_BYTES).contains(&each),
+            "a request in flight to {protocol} holds {each} bytes, and is charged with {REQUEST_BYTES}"
+        );
+    }
+}
+
+/// A client with requests on all of its streams.
+fn waiting(address: SocketAddr) -> H2 {
+    let mut client = H2::connect(address);
+    for number in (1..).step_by(2).take(WAITING.1) {
+        client.headers(number, &frames::get("a", "/x"), true);
+    }
+    client
 }
 
 fn check_idle<T>(address: SocketAddr, kind: &str, most: usize, open: impl Fn() -> T) {

@@ -36,6 +36,8 @@ mod ends;
 mod http;
 #[path = "faults/login.rs"]
 mod login;
+#[path = "faults/processing.rs"]
+mod processing;
 #[path = "faults/quic.rs"]
 mod quic;
 #[path = "faults/scripts.rs"]
@@ -63,6 +65,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Authentication", auth::CASES),
     ("Logins", login::CASES),
     ("Services that filters ask", side_calls::CASES),
+    ("External processing", processing::CASES),
     ("Scripts", scripts::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),

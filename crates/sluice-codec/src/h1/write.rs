@@ -97,7 +97,7 @@ fn written(
     pool: &BufPool,
     write: impl FnOnce(&mut Out<'_>),
 ) -> Result<Buf, Unwritable> {
-    let mut buf = pool.take(text + head.wire_size() + EXTRA)?;
+    let mut buf = pool.take_for_head(text + head.wire_size() + EXTRA)?;
     let mut out = Out { room: buf.spare(), at: 0, whole: true };
     write(&mut out);
     let Out { at, whole, .. } = out;

@@ -49,6 +49,8 @@ pub(crate) struct StreamEntry {
     pub(crate) head: Option<Box<Head>>,
     pub(crate) pieces: PieceList,
     pub(crate) trailers: Option<Box<Head>>,
+    /// What the request is charged with, until its user takes that.
+    pub(crate) charge: Option<Charge>,
     /// What of these heads is charged to the worker.
     pub(crate) heads_charge: Option<Charge>,
     pub(crate) recv: RecvWindow,
@@ -89,6 +91,7 @@ impl StreamEntry {
             head: None,
             pieces: PieceList::default(),
             trailers: None,
+            charge: None,
             heads_charge: None,
             recv,
             length_left: None,

@@ -110,6 +110,8 @@ pub struct H2Machine {
     ping: PingPhase,
     /// Whether no more streams will be opened.
     unwanted: bool,
+    /// Requests that were refused for want of memory since that was last asked.
+    starved: u32,
     end: Option<Box<ConnectionEnd>>,
 }
 
@@ -193,6 +195,7 @@ impl H2Machine {
             peer_goaway: None,
             ping: PingPhase::Idle,
             unwanted: false,
+            starved: 0,
             end: None,
         }
     }
@@ -204,6 +207,16 @@ impl H2Machine {
             self.streams.get_mut(key).pending = false;
         }
         Some(event)
+    }
+
+    /// Takes the charge for the memory of a request; there is one for each request of a client.
+    pub fn take_charge(&mut self, key: usize) -> Option<Charge> {
+        self.streams.get_mut(key).charge.take()
+    }
+
+    /// How many requests were refused since the last call because the worker had no memory for them.
+    pub const fn take_starved(&mut self) -> u32 {
+        std::mem::replace(&mut self.starved, 0)
     }
 
     /// Whether the peer's preface has arrived: what a client sends before its first frame, or a server's SETTINGS.

@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_limit_holds() {
-        let pool = BufPool::new(20 << 10);
+        let pool = BufPool::new(24 << 10);
         let mut table = PieceTable::new(pool.clone());
         let (mut one, mut other) = (PieceList::default(), PieceList::default());
         table.push(&mut one, &[1; 16 << 10]).unwrap();

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use sluice_core::Moment;
 use sluice_core::limits::Limit;
+use sluice_io::buffers::Charge;
 use sluice_io::{Conn, Stream, WorkerCx};
 
 use crate::error::HttpError;
@@ -38,6 +39,8 @@ pub struct Accepted {
     pub head: Box<Head>,
     /// The body, and the means to respond.
     pub stream: H2Stream,
+    /// The charge for its memory, to be kept as long as it lasts.
+    pub charge: Option<Charge>,
 }
 
 impl H2Server {
@@ -71,8 +74,10 @@ impl H2Server {
     ) -> Poll<Option<Result<H2Event, HttpError>>> {
         Poll::Ready(match ready!(self.0.poll_drive(cx)) {
             Driven::Event(MachineEvent::Request(key, head)) => {
-                let stream = H2Stream::new(Rc::clone(self.0.shared()), key, None);
-                Some(Ok(H2Event::Request(Accepted { head, stream })))
+                let shared = self.0.shared();
+                let charge = shared.with(|machine| machine.take_charge(key));
+                let stream = H2Stream::new(Rc::clone(shared), key, None);
+                Some(Ok(H2Event::Request(Accepted { head, stream, charge })))
             }
             Driven::Event(MachineEvent::Refused(error)) => Some(Ok(H2Event::Refused(error))),
             Driven::Over(ConnectionEnd::Closed | ConnectionEnd::Done) => None,
@@ -83,6 +88,12 @@ impl H2Server {
     /// Notifies the client (GOAWAY) to open no more streams; open streams continue.
     pub fn drain(&mut self) {
         self.0.shared().with(H2Machine::drain);
+    }
+
+    /// How many requests were refused since the last call because the worker had no memory for them. The client has been
+    /// told that it may repeat them.
+    pub fn take_starved(&mut self) -> u32 {
+        self.0.shared().with(H2Machine::take_starved)
     }
 
     /// Since when the client has been sending request headers, or another frame but DATA, that have not arrived whole.

@@ -74,6 +74,11 @@ impl H3Server {
         }
     }
 
+    /// Returns the number of requests that are open.
+    pub fn open_requests(&self) -> usize {
+        self.shared.open.get()
+    }
+
     /// Ready when no request is open.
     pub fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
         if self.shared.open.get() == 0 {

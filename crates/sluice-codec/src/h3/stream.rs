@@ -422,7 +422,8 @@ impl H3Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<usize, HttpError>> {
         let pool = &worker.buffers;
-        let room = pool.room_for_read(self.input.take(), SCRATCH);
+        let is_head = self.receiving == H3Receiving::Between(FramePosition::Head);
+        let room = pool.room_for_read(self.input.take(), SCRATCH, is_head);
         let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
         let room = spare.len().min(SCRATCH);

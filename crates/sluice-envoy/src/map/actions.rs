@@ -249,8 +249,13 @@ impl Mapping<'_> {
         {
             rewrite.set("host_regex", regex);
         }
-        if rewrite.has("replace_prefix") || rewrite.has("regex") {
-            rewrite.list("originals", vec![plain("path", action.span)], action.span);
+        let path = rewrite.has("replace_prefix") || rewrite.has("regex");
+        let hosts = ["host", "host_of_endpoint", "host_header", "host_regex"];
+        let host = hosts.iter().any(|key| rewrite.has(key));
+        let originals = [("path", path), ("host", host)].into_iter().filter(|(_, told)| *told);
+        let originals: Vec<Node> = originals.map(|(what, _)| plain(what, action.span)).collect();
+        if !originals.is_empty() {
+            rewrite.list("originals", originals, action.span);
         }
         rule.map("rewrite", rewrite);
     }

@@ -148,7 +148,7 @@ impl Mapping<'_> {
     }
 
     /// The names in a list of which each is exact.
-    fn exact_names(&mut self, list: &ProtoMessage) -> Vec<Node> {
+    pub(super) fn exact_names(&mut self, list: &ProtoMessage) -> Vec<Node> {
         let mut names = Vec::new();
         for matcher in list.messages("patterns") {
             matcher.without_effect(&["ignore_case"]);

@@ -90,6 +90,7 @@ impl Mapping<'_> {
             "StatefulSession" => self.stateful_session(config),
             "RBAC" => self.http_rbac(config),
             "ExtAuthz" => self.ext_authz(config),
+            "ExternalProcessor" => self.ext_proc(config),
             "HeaderMutation" => self.header_mutation(config),
             "ExtensionWithMatcher" => self.matched.remove(&config.path),
             "Lua" => self.script_filter(config),
@@ -187,6 +188,7 @@ impl Mapping<'_> {
                 config.without_effect(&["disabled"]);
                 Some(("sticky", own.map_or_else(skip, inner_of)))
             }
+            "ExtProcPerRoute" => Some(("ext_proc", self.ext_proc_override(config)?)),
             "ExtAuthzPerRoute" => Some(("ext_authz", self.ext_authz_override(config)?)),
             "RBACPerRoute" => match config.message("rbac") {
                 Some(rbac) => self.http_rbac(rbac).map(|node| ("rbac", inner_of(node))),

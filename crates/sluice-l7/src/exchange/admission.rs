@@ -217,8 +217,8 @@ impl RequestTask {
         let host = without_port(authority);
         let port = match redirect.port {
             Some(port) => Some(port.to_string()),
-            // Another scheme has another default port.
-            None if redirect.scheme.is_some() => None,
+            // Another scheme has another default port, and another host a port of its own.
+            None if redirect.scheme.is_some() || redirect.host.is_some() => None,
             None => authority
                 .strip_prefix(host)
                 .and_then(|port| port.strip_prefix(':'))

@@ -55,7 +55,12 @@ impl RequestTask {
         } else {
             let worker = Rc::clone(self.worker());
             let frame = match down.poll_recv(cx, &worker) {
-                Poll::Pending => return self.await_piece(),
+                Poll::Pending => {
+                    return match self.poll_addition::<RequestHooks>(cx) {
+                        Poll::Pending => self.await_piece(),
+                        Poll::Ready(added) => Poll::Ready(added.map_err(FailedSide::Reply)),
+                    };
+                }
                 Poll::Ready(frame) => frame.map_err(FailedSide::Down)?,
             };
             self.deadlines.stop(Deadline::Body);
@@ -339,8 +344,14 @@ impl RequestTask {
             }
             match up.poll_recv(cx, &worker) {
                 Poll::Pending => {
-                    down.push(cx, &worker).map_err(Stop::Downstream)?;
-                    return Ok(Poll::Pending);
+                    let Poll::Ready(added) = self.poll_addition::<ResponseHooks>(cx) else {
+                        down.push(cx, &worker).map_err(Stop::Downstream)?;
+                        return Ok(Poll::Pending);
+                    };
+                    let piece = added.map_err(|why| self.cut_by_filter(why))?;
+                    if self.send_piece(cx, down, piece)? {
+                        return Ok(Poll::Ready(()));
+                    }
                 }
                 Poll::Ready(Err(error)) => {
                     // Send what was received before the client is notified of the failure.

@@ -27,7 +27,7 @@ pub(super) struct Buffered {
     /// The number of filters that have seen the body.
     pub(super) seen: usize,
     /// The most bytes of the body.
-    max: usize,
+    pub(super) max: usize,
 }
 
 impl RequestTask {
@@ -123,12 +123,12 @@ impl RequestTask {
     }
 
     /// Whether what follows the headers is not a body: that of an upgrade or tunnel.
-    fn has_no_body(&self) -> bool {
+    pub(super) fn has_no_body(&self) -> bool {
         self.request.upgrade().is_some() || self.method == Method::Connect
     }
 
     /// Has what was buffered pass the filters from `seen` on, as if it was received again.
-    fn receive_again(&mut self, seen: usize) {
+    pub(super) fn receive_again(&mut self, seen: usize) {
         if let Some((body, trailers)) = self.upload.take_buffered() {
             self.waiting_upload = Some(Box::new(PieceInFilters::buffered(body, trailers, seen)));
         }
@@ -176,7 +176,7 @@ impl RequestTask {
     }
 
     /// Sends `100 Continue` to a client that expects it, since no endpoint has been asked yet.
-    async fn continue_here(&mut self, down: &mut HttpStream) -> Result<(), Stop> {
+    pub(super) async fn continue_here(&mut self, down: &mut HttpStream) -> Result<(), Stop> {
         if !self.request.remove(b"expect") || self.upload.is_received() {
             return Ok(());
         }
@@ -188,14 +188,14 @@ impl RequestTask {
     }
 }
 
-fn too_large() -> Stop {
+pub(super) fn too_large() -> Stop {
     let body = "the request body is too large\n";
     let reply = Reply::new(413, reasons::BODY_TOO_LARGE, "request_payload_too_large", body);
     Stop::reply(reply.closing())
 }
 
 /// The reply if the deadline of the exchange passed before the request was forwarded.
-fn overdue() -> Stop {
+pub(super) fn overdue() -> Stop {
     let body = "the request body was not received in time\n";
     Stop::reply(Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body))
 }

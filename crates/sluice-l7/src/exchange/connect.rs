@@ -5,7 +5,7 @@
 //! after a bounded number of them.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -152,7 +152,11 @@ impl RequestTask {
             }
             PooledConn::Shared(mut client) => {
                 let by = worker.now().after(OPEN_TIME).min(self.deadlines.overall());
-                match self.guarded(down, by, client.open(&self.request, end)).await? {
+                let opened = {
+                    let opening = pin!(client.open(&self.request, end));
+                    self.guarded(down, by, opening).await?
+                };
+                match opened {
                     // What is sent early may come to nothing with its connection, like what is sent on one that was idle.
                     Some(Ok(stream)) => (stream, None, early),
                     Some(Err(error)) => return Err(self.unsendable(&error)),
@@ -206,24 +210,20 @@ impl RequestTask {
         timed_out(name, deadlines.timeout(deadline))
     }
 
-    /// Runs a future until it is ready, `by` passes (`None`), or the client has gone.
-    pub(super) async fn guarded<F: Future>(
+    /// Runs a future until it is ready, `by` passes (`None`), or the client has gone. The future stays where it is pinned:
+    /// passed by value, it would have its memory here several times.
+    pub(super) async fn guarded<F: Future + Unpin>(
         &self,
         down: &mut HttpStream,
         by: Moment,
-        doing: F,
+        mut doing: F,
     ) -> Result<Option<F::Output>, Stop> {
-        let worker = Rc::clone(self.worker());
-        let watched = async {
-            let mut doing = pin!(doing);
-            poll_fn(|cx| {
-                if let Poll::Ready(done) = doing.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(done));
-                }
-                down.poll_gone(cx, &worker).map(|error| Err(Stop::Downstream(error)))
-            })
-            .await
-        };
+        let watched = poll_fn(|cx| {
+            if let Poll::Ready(done) = Pin::new(&mut doing).poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            down.poll_gone(cx, self.worker()).map(|error| Err(Stop::Downstream(error)))
+        });
         match self.timer().until(by, watched).await {
             Ok(done) => done.map(Some),
             Err(_) => Ok(None),

@@ -15,8 +15,10 @@ use sluice_codec::h3::H3Stream;
 use sluice_codec::h3::frame::code;
 use sluice_codec::{Body, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Reason;
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_io::timers::Timer;
+use sluice_l4::metrics::count_limit;
 
 use super::deadlines::Deadline;
 use super::response_buffering::ResponseBody;
@@ -68,6 +70,18 @@ impl RequestTask {
         }
     }
 
+    /// Refuses a request for which the worker has no memory, in such a way that the client may repeat it.
+    pub(super) async fn turn_away(&mut self, stream: &mut HttpStream) {
+        count_limit(self.worker(), Limit::WorkerBuffers);
+        self.summary.detail = Some(NO_MEMORY.into());
+        if stream.is_shared() {
+            self.finish(reasons::MEMORY, "overload");
+            return stream.refuse();
+        }
+        let text = self.failure_body("too many requests in flight", reasons::MEMORY);
+        self.stop(stream, Stop::reply(Reply::new(503, reasons::MEMORY, "overload", text))).await;
+    }
+
     /// Sends a local response.
     async fn answer(&mut self, stream: &mut HttpStream, mut reply: Box<Reply>) {
         // What was received of another response is not sent any more.
@@ -81,6 +95,8 @@ impl RequestTask {
             if !reply.apply_to(&mut self.response, self.grpc) {
                 reply.body.clear();
             }
+            // For the filters, which may replace it.
+            self.summary.status = self.response.status();
             match self.filter_response(stream, ResponseBody::Local(&mut reply)).await {
                 Ok(None) => {}
                 Ok(Some(other)) | Err(Stop::Reply(other)) => {
@@ -90,6 +106,7 @@ impl RequestTask {
                 // The client left while a filter was deciding.
                 Err(Stop::Downstream(error) | Stop::Cut(_, error)) => {
                     self.summary.detail.get_or_insert_with(|| error.detail().into());
+                    self.summary.status = 0;
                     return stream.reset(true);
                 }
             }
@@ -182,7 +199,7 @@ fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
     if reason == reasons::STREAM_IDLE {
         "stream_idle_timeout"
     } else if reason == reasons::ROUTE_TIMEOUT {
-        "upstream_response_timeout"
+        "response_timeout"
     } else if reason == reasons::BODY_TIMEOUT {
         "request_body_timeout"
     } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {
@@ -253,6 +270,10 @@ pub(crate) async fn refuse_stream(
     // An error means that the client has gone; the response is lost with it.
     let _ = Timer::new(&manager.worker.timers).until(by, sending).await;
 }
+
+/// Why a request is turned away.
+const NO_MEMORY: &str =
+    "`limits.worker_buffer_bytes`, or `process_buffer_bytes`, leaves no memory to further requests";
 
 /// How long sending a refusal may take.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);

@@ -16,6 +16,7 @@ use sluice_core::limits::Limit;
 use sluice_io::WorkerCx;
 
 use super::deadlines::Deadline;
+use super::meanwhile::Meanwhile;
 use super::pieces::{PieceHooks, RequestHooks, ResponseHooks};
 use super::reroute::RoutePlace;
 use super::response_buffering::ResponseBody;
@@ -48,6 +49,7 @@ macro_rules! context {
                 log: &mut $task.side_calls,
             },
             reroutes: &mut $task.reroutes,
+            hook: &mut $task.hook,
         }
     };
 }
@@ -74,6 +76,7 @@ impl RequestTask {
                 self.states.push(None);
             }
             self.entered = place + 1;
+            self.hook.ends = buffered.is_none() && self.upload.is_received();
             let mut step = self.with_request(place, |cx, head| filter.request_head(cx, head));
             loop {
                 step = match step {
@@ -96,6 +99,12 @@ impl RequestTask {
                     }
                     HeadStep::Wait(later) => {
                         let resume = self.await_filter(stream, name, later).await?;
+                        self.with_request(place, resume)
+                    }
+                    HeadStep::WaitWithBody(max, later) => {
+                        let asked = Meanwhile { place, name, max };
+                        let waiting = self.receive_while(stream, &mut buffered, asked, later);
+                        let resume = Box::pin(waiting).await?;
                         self.with_request(place, resume)
                     }
                 };
@@ -257,6 +266,11 @@ impl RequestTask {
             let FilterEntry { name, filter, .. } = entry;
             // Should this filter replace the response, or take too long, those behind it see what comes of that.
             self.deciding = NonZeroUsize::new(place + 1);
+            self.hook.ends = match &body {
+                ResponseBody::Endpoint(up) => up.is_received() && self.waiting_download.is_none(),
+                ResponseBody::Local(reply) => reply.body.is_empty() && reply.trailers.is_none(),
+                ResponseBody::Tunnel => true,
+            };
             let mut step = self.with_response(place, |cx, head| filter.response_head(cx, head));
             loop {
                 step = match step {

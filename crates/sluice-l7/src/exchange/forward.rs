@@ -71,6 +71,36 @@ impl RequestTask {
         down: &mut HttpStream,
         target: RouteTarget,
     ) -> Result<ForwardOutcome, Stop> {
+        let mut forwarding = self.begin_forwarding(target)?;
+        if forwarding.pool.handle.cluster.forwards() {
+            // Boxed, so that other requests have no room for it.
+            forwarding.named = Some(Box::pin(self.named_endpoint(down, &forwarding.pool)).await?);
+        }
+        let mut sent = loop {
+            self.upload.begin_attempt();
+            let failed = match self.attempt(down, &mut forwarding).await {
+                Ok(sent) => break sent,
+                Err(AttemptError::Redirected) => return Ok(ForwardOutcome::Redirected),
+                Err(AttemptError::Stop(stop)) => return Err(stop),
+                // Boxed, so that other requests have no room for it.
+                Err(AttemptError::Late(late)) => {
+                    return Box::pin(self.hedge(down, &mut forwarding, late)).await;
+                }
+                Err(AttemptError::Failed(failed) | AttemptError::Unwanted(failed)) => failed,
+            };
+            if !self.retries(&failed, &mut forwarding) {
+                return Err(self.give_up(failed, &forwarding));
+            }
+            if failed.cause.needs_backoff() {
+                self.back_off(down, &forwarding).await?;
+            }
+        };
+        self.accept(down, &forwarding, &mut sent).await?;
+        Ok(self.complete(sent))
+    }
+
+    /// Prepares the attempts of a request. Not a part of the future that calls it, which would keep room for all of this.
+    fn begin_forwarding(&mut self, target: RouteTarget) -> Result<Forwarding, Stop> {
         let rule = target.rule();
         let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
@@ -97,45 +127,20 @@ impl RequestTask {
         self.upload.allow_replay(if retries { options.retry.body_max } else { 0 });
         let mut new_cookie = None;
         let hash = self.hash(&options.hash, &mut new_cookie);
-        // Boxed, so that other requests have no room for it.
-        let named = match pool.handle.cluster.forwards() {
-            true => Some(Box::pin(self.named_endpoint(down, &pool)).await?),
-            false => None,
-        };
-        let attempts = Attempts::default();
-        let mut forwarding = Forwarding {
+        Ok(Forwarding {
             pool,
             in_flight,
             fallbacks: 0,
             options,
             hash,
-            named,
+            named: None,
             subset,
-            attempts,
+            attempts: Attempts::default(),
             has_late: false,
             permit: None,
             asked_wait: None,
             new_cookie,
-        };
-        loop {
-            self.upload.begin_attempt();
-            let failed = match self.attempt(down, &mut forwarding).await {
-                Ok(sent) => return self.accept(down, &forwarding, sent).await,
-                Err(AttemptError::Redirected) => return Ok(ForwardOutcome::Redirected),
-                Err(AttemptError::Stop(stop)) => return Err(stop),
-                // Boxed, so that other requests have no room for it.
-                Err(AttemptError::Late(late)) => {
-                    return Box::pin(self.hedge(down, &mut forwarding, late)).await;
-                }
-                Err(AttemptError::Failed(failed) | AttemptError::Unwanted(failed)) => failed,
-            };
-            if !self.retries(&failed, &mut forwarding) {
-                return Err(self.give_up(failed, &forwarding));
-            }
-            if failed.cause.needs_backoff() {
-                self.back_off(down, &forwarding).await?;
-            }
-        }
+        })
     }
 
     /// The reply to the client for the failure of the last attempt.
@@ -182,7 +187,7 @@ impl RequestTask {
             let awaiting = pin!(self.await_head(down, &mut up, hedges));
             AttemptGuard::unless_cancelled(guard.as_ref(), awaiting).await
         };
-        let mut sent = SentAttempt { up, pool, claim, guard };
+        let mut sent = SentAttempt { up, pool, _claim: claim, guard };
         match awaited.unwrap_or_else(|left| Err(endpoint_left(left).into())) {
             Ok(AwaitedHead::Received) => {}
             Ok(AwaitedHead::Late) => return Err(self.go_on_late(sent, forwarding)),
@@ -288,14 +293,14 @@ impl RequestTask {
         Err(AttemptError::Redirected)
     }
 
-    /// Sends the response of an attempt to the client.
+    /// Sends the response of an attempt to the client. The attempt stays with the caller, because a future that takes it
+    /// keeps its memory several times.
     pub(super) async fn accept(
         &mut self,
         down: &mut HttpStream,
         forwarding: &Forwarding,
-        sent: SentAttempt,
-    ) -> Result<ForwardOutcome, Stop> {
-        let SentAttempt { up, pool, claim: _claim, guard } = sent;
+        sent: &mut SentAttempt,
+    ) -> Result<(), Stop> {
         if let Some(pending) = self.pending.take() {
             self.note(pending.reached(self.worker().now()));
         }
@@ -309,15 +314,22 @@ impl RequestTask {
         if let Some(cookie) = &forwarding.new_cookie {
             self.response.append_known(Known::SetCookie, cookie.as_bytes());
         }
+        let SentAttempt { up, guard, .. } = sent;
         let delivered = {
-            let delivering = pin!(self.deliver(down, &pool, up));
+            let delivering = pin!(self.deliver(down, up));
             AttemptGuard::unless_cancelled(guard.as_ref(), delivering).await
         };
         delivered.unwrap_or_else(|departure| {
             let left = HttpError::new(ErrorKind::Reset, departure.text());
             Err(Stop::Cut(departure.reason(), left))
-        })?;
-        Ok(ForwardOutcome::Done)
+        })
+    }
+
+    /// Ends an attempt whose response the client has.
+    pub(super) fn complete(&self, sent: SentAttempt) -> ForwardOutcome {
+        let SentAttempt { up, pool, .. } = sent;
+        up.finish(self.worker(), &pool, self.upload.is_sent());
+        ForwardOutcome::Done
     }
 
     /// Picks the endpoint of the next attempt; of the clusters that serve in place of this one if it has none that is
@@ -384,12 +396,12 @@ impl RequestTask {
         let worker = Rc::clone(self.worker());
         let handle = &forwarding.pool.handle;
         let affinity = affinity(&self.values, forwarding.hash, forwarding.subset.as_deref());
-        let waiting = async {
+        let waiting = pin!(async {
             match &forwarding.named {
                 Some(endpoint) => handle.wait_for_named_request(&worker, endpoint).await,
                 None => handle.wait_for_request(&worker, affinity).await,
             }
-        };
+        });
         let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
         waited.ok_or_else(|| self.overall_timed_out().into())
     }

@@ -79,8 +79,10 @@ impl RequestTask {
         loop {
             forwarding.has_late = !late.is_empty();
             if !again {
-                let waiting = late.first(&worker, &options.retry);
-                let waited = self.guarded(down, self.deadlines.overall(), waiting).await?;
+                let waited = {
+                    let waiting = pin!(late.first(&worker, &options.retry));
+                    self.guarded(down, self.deadlines.overall(), waiting).await?
+                };
                 failed = late.settle(&mut self.summary.attempts).unwrap_or(failed);
                 let Some(won) = waited.unwrap_or_default() else {
                     return Err(self.give_up_late(failed, forwarding, &late));
@@ -98,10 +100,11 @@ impl RequestTask {
                     *first = "late";
                     return self.deliver_late(down, forwarding, won, late).await;
                 }
-                Ok(Ok(sent)) => {
+                Ok(Ok(mut sent)) => {
                     *first = "retry";
                     late.abandon(&worker, &mut self.summary.attempts, &sent.up.endpoint.name);
-                    return self.accept(down, forwarding, sent).await;
+                    self.accept(down, forwarding, &mut sent).await?;
+                    return Ok(self.complete(sent));
                 }
                 Ok(Err(error)) => error,
             };
@@ -176,12 +179,13 @@ impl RequestTask {
         let took = worker.now().since(sent.up.sent_at);
         self.note_response(&sent.pool, &sent.up, took);
         // It has no other error.
-        let Ok(sent) = self.unless_followed(sent, forwarding) else {
+        let Ok(mut sent) = self.unless_followed(sent, forwarding) else {
             return Ok(ForwardOutcome::Redirected);
         };
         let place = endpoint.place();
         self.pending = Some(Pending::late(Arc::clone(&endpoint.name), place, sent.up.sent_at));
-        self.accept(down, forwarding, sent).await
+        self.accept(down, forwarding, &mut sent).await?;
+        Ok(self.complete(sent))
     }
 
     /// The reply to the client once no attempt is left, or no time.

@@ -3,6 +3,7 @@
 //! Owns: which part of a request names the host, and what the client is told if it cannot be reached. Refuses to know:
 //! which hosts may be named, and how they are looked up. Keeps: a request never goes to a host that it does not name.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ impl RequestTask {
             }
         };
         let by = self.deadlines.overall();
-        let looking = pool.handle.endpoint_of(&worker, &host);
+        let looking = pin!(pool.handle.endpoint_of(&worker, &host));
         match self.guarded(down, by, looking).await? {
             Some(Ok(endpoint)) => Ok(endpoint),
             Some(Err(failure)) => Err(self.unserved(failure)),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sluice_codec::head_pool::PooledHead;
 use sluice_codec::{Body, Frame, Head, Known, Method};
 use sluice_core::{LocalFuture, Reason};
-use sluice_io::buffers::Charge;
+use sluice_io::buffers::{Charge, SCRATCH};
 
 use super::RequestTask;
 use super::deadlines::Deadline;
@@ -67,6 +67,9 @@ pub(super) trait PieceHooks {
         cx: &mut Cx<'_>,
         trailers: &mut Head,
     ) -> PieceStep<Head, Self::End>;
+
+    /// Ready if the filter has something to add to the body.
+    fn poll_addition(filter: &dyn HttpFilter, cx: &Cx<'_>, task: &mut Context<'_>) -> Poll<()>;
 }
 
 /// The request, from the client to the endpoint.
@@ -117,6 +120,10 @@ impl PieceHooks for RequestHooks {
         trailers: &mut Head,
     ) -> PieceStep<Head, Self::End> {
         filter.request_trailers(cx, trailers)
+    }
+
+    fn poll_addition(filter: &dyn HttpFilter, cx: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
+        filter.poll_request_addition(cx, task)
     }
 }
 
@@ -170,6 +177,10 @@ impl PieceHooks for ResponseHooks {
     ) -> PieceStep<Head, Self::End> {
         filter.response_trailers(cx, trailers)
     }
+
+    fn poll_addition(filter: &dyn HttpFilter, cx: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
+        filter.poll_response_addition(cx, task)
+    }
 }
 
 /// A piece and the filters that it has yet to pass.
@@ -215,11 +226,32 @@ impl<E> PieceInFilters<E> {
         Self::Data { body, last: false, trailers: None, from, walk, rest: None, charge }
     }
 
+    /// What has passed `from` filters of a body, before a piece that has not.
+    pub(super) fn start_before(body: Bytes, from: usize, charge: Charge, then: Box<Self>) -> Self {
+        let mut start = Self::start(body, from, charge);
+        if let Self::Data { rest, .. } = &mut start {
+            *rest = Some(then);
+        }
+        start
+    }
+
     /// A whole body that has passed `from` filters.
     pub(super) fn buffered(body: Bytes, trailers: Option<Box<Head>>, from: usize) -> Self {
         let walk = FilterWalk::behind(from);
         let body = Body::Shared(body);
         Self::Data { body, last: true, trailers, from, walk, rest: None, charge: None }
+    }
+
+    /// Takes the first part off data that is larger than a stream takes at once, as that of a filter may be.
+    fn split(&mut self) -> Option<Body> {
+        let Self::Data { body, .. } = self else { return None };
+        if body.len() <= SCRATCH {
+            return None;
+        }
+        let mut bytes = std::mem::replace(body, Body::Shared(Bytes::new())).into_bytes();
+        let first = bytes.split_to(SCRATCH);
+        *body = Body::Shared(bytes);
+        Some(Body::Shared(first))
     }
 
     const fn trailers(trailers: Box<Head>, own: bool, from: usize) -> Self {
@@ -316,6 +348,26 @@ impl RequestTask {
         }
     }
 
+    /// Shows the filters what one of them adds to the body while nothing is received.
+    pub(super) fn poll_addition<D: PieceHooks>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Piece, D::End>> {
+        let (reach, count) = (D::reach(self), self.entered);
+        let adds = |passed: &usize| {
+            self.with_filter(D::index(*passed, count), |filter, hook_cx| {
+                D::access(filter, hook_cx) == BodyAccess::Edit
+                    && D::poll_addition(filter, hook_cx, cx).is_ready()
+            })
+        };
+        let Some(passed) = (0..reach).find(adds) else { return Poll::Pending };
+        let mut piece = PieceInFilters::data(Body::Shared(Bytes::new()), false, None);
+        if let PieceInFilters::Data { walk, .. } = &mut piece {
+            walk.passed = passed;
+        }
+        self.poll_piece_in_filters::<D>(cx, piece)
+    }
+
     fn poll_piece_in_filters<D: PieceHooks>(
         &mut self,
         cx: &mut Context<'_>,
@@ -369,8 +421,12 @@ impl RequestTask {
     fn passed<D: PieceHooks>(
         &mut self,
         cx: &mut Context<'_>,
-        piece: PieceInFilters<D::End>,
+        mut piece: PieceInFilters<D::End>,
     ) -> Poll<Result<Piece, D::End>> {
+        if let Some(first) = piece.split() {
+            *D::waiting(self) = Some(Box::new(piece));
+            return Poll::Ready(Ok(Piece::Data(first, false)));
+        }
         Poll::Ready(Ok(match piece {
             PieceInFilters::Trailers { trailers, own: false, .. } if trailers.is_empty() => {
                 self.manager.shared.head_pool.give(trailers);
@@ -437,24 +493,47 @@ impl RequestTask {
         piece: &mut PieceInFilters<D::End>,
     ) -> Result<Poll<()>, D::End> {
         match piece {
-            PieceInFilters::Data { body, last, walk, .. } => {
-                let last = *last;
-                self.poll_walk_of::<D, _>(cx, walk, body, |filter, cx, body| {
+            PieceInFilters::Data { body, last, trailers, from, walk, rest, charge } => loop {
+                let is_last = *last;
+                self.hook.again = false;
+                self.hook.trailers = trailers.take();
+                let walked = self.poll_walk_of::<D, _>(cx, walk, body, |filter, cx, body| {
                     match D::access(filter, cx) {
                         BodyAccess::None => PieceStep::Continue,
-                        BodyAccess::Read | BodyAccess::Edit => D::body(filter, cx, body, last),
+                        BodyAccess::Read | BodyAccess::Edit => D::body(filter, cx, body, is_last),
                     }
-                })
-            }
+                });
+                *trailers = self.hook.trailers.take();
+                if walked.is_err() || !std::mem::take(&mut self.hook.again) {
+                    return walked;
+                }
+                // The filter that has just been passed is called once more, before what follows of the message.
+                let behind = PieceInFilters::Data {
+                    body: Body::Shared(Bytes::new()),
+                    last: std::mem::take(last),
+                    trailers: trailers.take(),
+                    from: *from,
+                    walk: FilterWalk::behind(walk.passed - 1),
+                    rest: rest.take(),
+                    charge: charge.take(),
+                };
+                *rest = Some(Box::new(behind));
+            },
             PieceInFilters::Trailers { trailers, own, walk } => {
                 let own = *own;
-                self.poll_walk_of::<D, _>(cx, walk, trailers, |filter, cx, trailers| {
-                    // Only a filter that edits the message may be the first to add some.
-                    if !own && trailers.is_empty() && D::access(filter, cx) != BodyAccess::Edit {
-                        return PieceStep::Continue;
+                loop {
+                    self.hook.again = false;
+                    let walked = self.poll_walk_of::<D, _>(cx, walk, trailers, |filter, cx, it| {
+                        // Only a filter that edits the message may be the first to add some.
+                        if !own && it.is_empty() && D::access(filter, cx) != BodyAccess::Edit {
+                            return PieceStep::Continue;
+                        }
+                        D::trailers(filter, cx, it)
+                    });
+                    if walked.is_err() || !self.hook.again {
+                        return walked;
                     }
-                    D::trailers(filter, cx, trailers)
-                })
+                }
             }
         }
     }
@@ -481,7 +560,12 @@ impl RequestTask {
                 }
             };
             match step {
-                PieceStep::Continue => walk.passed += 1,
+                PieceStep::Continue => {
+                    walk.passed += 1;
+                    if self.hook.again {
+                        return Ok(Poll::Ready(()));
+                    }
+                }
                 PieceStep::Stop(end) => {
                     let name = self.filters[place].name;
                     self.manager.count_filter_reply(name);

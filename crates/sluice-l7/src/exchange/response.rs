@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use sluice_codec::grpc::status_number;
+use sluice_codec::request_memory::charge_head;
 use sluice_codec::{ErrorKind, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Moment;
 
@@ -18,7 +19,6 @@ use super::response_buffering::ResponseBody;
 use super::upload::Upload;
 use super::{RequestTask, Stop};
 use crate::failed_attempt::{attempt_timed_out, failed_attempt};
-use crate::pools::ClusterPool;
 use crate::reasons;
 use crate::reply::Reply;
 use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream};
@@ -150,8 +150,7 @@ impl RequestTask {
     pub(super) async fn deliver(
         &mut self,
         down: &mut HttpStream,
-        pool: &Rc<ClusterPool>,
-        mut up: UpstreamStream,
+        up: &mut UpstreamStream,
     ) -> Result<(), Stop> {
         let worker = Rc::clone(self.worker());
         self.deadlines.response_began();
@@ -174,13 +173,22 @@ impl RequestTask {
             let body = self.failure_body("the upgrade failed", why);
             return Err(Stop::reply(Reply::new(502, why, "upgrade_failed", body)));
         }
+        if let Some(charge) = &mut self.charge
+            && charge_head(charge, &self.response).is_err()
+        {
+            up.stream.reset(true);
+            return Err(Stop::Cut(sluice_l4::reasons::BUFFERS, HttpError::buffers()));
+        }
         self.note_grpc_status_of_head();
         self.has_response = true;
+        // For the filters, which may replace it.
+        self.summary.status = self.response.status();
         let body =
             if tunnel { ResponseBody::Tunnel } else { ResponseBody::Endpoint(&mut up.stream) };
         let filtered = self.filter_response(down, body).await;
         if let Some(stop) = filtered.map_or_else(Some, |reply| reply.map(Stop::Reply)) {
             up.stream.reset(true);
+            self.summary.status = 0;
             return Err(stop);
         }
         if tunnel {
@@ -219,7 +227,6 @@ impl RequestTask {
             return Err(stop);
         }
         self.finish(reasons::VIA_UPSTREAM, "via_upstream");
-        up.finish(&worker, pool, self.upload.is_sent());
         Ok(())
     }
 

@@ -194,9 +194,14 @@ impl RequestTask {
         let passed = if self.is_in_filters::<ResponseHooks>() {
             ready!(self.poll_waiting::<ResponseHooks>(cx))
         } else {
-            let frame = ready!(up.poll_recv(cx, &worker)).map_err(cut)?;
-            self.deadlines.start(Deadline::Idle, worker.now());
-            ready!(self.poll_filters::<ResponseHooks>(cx, frame))
+            match up.poll_recv(cx, &worker) {
+                Poll::Pending => ready!(self.poll_addition::<ResponseHooks>(cx)),
+                Poll::Ready(frame) => {
+                    let frame = frame.map_err(cut)?;
+                    self.deadlines.start(Deadline::Idle, worker.now());
+                    ready!(self.poll_filters::<ResponseHooks>(cx, frame))
+                }
+            }
         };
         Poll::Ready(passed.map_err(|why| self.cut_by_filter(why)))
     }

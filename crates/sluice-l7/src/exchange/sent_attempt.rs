@@ -15,7 +15,7 @@ use crate::upstream_stream::UpstreamStream;
 pub(super) struct SentAttempt {
     pub(super) up: UpstreamStream,
     pub(super) pool: Rc<ClusterPool>,
-    pub(super) claim: RequestClaim,
+    pub(super) _claim: RequestClaim,
     /// Its entry in the table of attempts, if its endpoint may be withdrawn from it.
     pub(super) guard: Option<AttemptGuard>,
 }

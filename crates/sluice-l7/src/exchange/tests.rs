@@ -15,6 +15,7 @@ use crate::attempts::Departure;
 use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 
+mod additions;
 mod admission;
 mod attempts;
 mod bodies;

@@ -67,15 +67,18 @@ impl RequestTask {
     /// Rewrites the path and host to those for the endpoint.
     pub(super) fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
         let Originals { path: tell_path, host: tell_host } = rule.options.originals;
-        if tell_host {
-            let host = self.request.authority().as_bytes().to_vec();
-            self.request.set(ORIGINAL_HOST, &host);
-        }
         if tell_path {
             self.request.remove(ORIGINAL_PATH);
         }
         // The host may be made of the path that the client sent.
         let host = self.rewritten_host(&rule.options.host)?;
+        if tell_host {
+            self.request.remove(ORIGINAL_HOST);
+            if host.is_some() || matches!(rule.options.host, HostRewrite::Endpoint) {
+                let original = self.request.authority().as_bytes().to_vec();
+                self.request.set(ORIGINAL_HOST, &original);
+            }
+        }
         // `*` and the target of a tunnel are not paths.
         if let Some(rewrite) = &rule.options.path
             && self.request.path().starts_with('/')

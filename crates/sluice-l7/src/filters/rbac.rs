@@ -23,7 +23,7 @@ use super::{
 use crate::reasons;
 use crate::reply::Reply;
 
-mod request;
+pub(super) mod request;
 #[cfg(test)]
 mod tests;
 

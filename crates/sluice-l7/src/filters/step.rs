@@ -27,6 +27,9 @@ pub enum HeadStep {
     Peek(usize, PeekResume),
     /// Continue after something else has happened. Only this request waits.
     Wait(LocalFuture<HeadResume>),
+    /// As `Wait`, but the body is received meanwhile, and passes the hooks of the filters up to this one. What comes out of
+    /// them is held; respond with 413 if it is more than this many bytes.
+    WaitWithBody(usize, LocalFuture<HeadResume>),
 }
 
 /// The decision on a response, with its head.
@@ -187,6 +190,110 @@ impl ResponseStep {
     }
 }
 
+/// The decision of a hook for heads, of requests or responses: for filters that treat both alike.
+pub trait HeadDecision: Sized + 'static {
+    /// Whether it is about a response.
+    const RESPONSE: bool;
+
+    /// The message continues.
+    fn go_on() -> Self;
+
+    /// Respond with this.
+    fn reply(reply: Box<Reply>) -> Self;
+
+    /// Receive the whole body, of at most `max` bytes; `then` decides on the message.
+    fn buffer(
+        max: usize,
+        then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
+    ) -> Self;
+
+    /// Wait for something; `then` decides with what came of it.
+    fn wait<T: 'static>(
+        later: impl Future<Output = T> + 'static,
+        then: impl FnOnce(T, &mut Cx<'_>, &mut Head) -> Self + 'static,
+    ) -> Self;
+
+    /// Wait, and receive the body meanwhile ([`HeadStep::WaitWithBody`]); that of a response is not received before.
+    fn wait_with_body<T: 'static>(
+        max: usize,
+        later: impl Future<Output = T> + 'static,
+        then: impl FnOnce(T, &mut Cx<'_>, &mut Head) -> Self + 'static,
+    ) -> Self;
+}
+
+macro_rules! head_decision {
+    ($step:ident, $response:literal, $with_body:expr) => {
+        impl HeadDecision for $step {
+            const RESPONSE: bool = $response;
+
+            fn go_on() -> Self {
+                Self::Continue
+            }
+
+            fn reply(reply: Box<Reply>) -> Self {
+                Self::Reply(reply)
+            }
+
+            fn buffer(
+                max: usize,
+                then: impl FnOnce(&mut Cx<'_>, &mut WholeMessage) -> WholeStep + 'static,
+            ) -> Self {
+                Self::Buffer(max, Box::new(then))
+            }
+
+            fn wait<T: 'static>(
+                later: impl Future<Output = T> + 'static,
+                then: impl FnOnce(T, &mut Cx<'_>, &mut Head) -> Self + 'static,
+            ) -> Self {
+                Self::wait(async move {
+                    let done = later.await;
+                    move |cx: &mut Cx<'_>, head: &mut Head| then(done, cx, head)
+                })
+            }
+
+            fn wait_with_body<T: 'static>(
+                max: usize,
+                later: impl Future<Output = T> + 'static,
+                then: impl FnOnce(T, &mut Cx<'_>, &mut Head) -> Self + 'static,
+            ) -> Self {
+                $with_body(max, HeadDecision::wait(later, then))
+            }
+        }
+    };
+}
+
+head_decision!(HeadStep, false, |max, step| match step {
+    HeadStep::Wait(later) => HeadStep::WaitWithBody(max, later),
+    other => other,
+});
+head_decision!(ResponseStep, true, |_, step| step);
+
+/// What a message ends with, for filters that treat requests and responses alike: the reply, or its reason if the
+/// headers of the response have been sent.
+pub trait MessageEnd: 'static {
+    /// Whether it is about a response.
+    const RESPONSE: bool;
+
+    /// The end for this reply.
+    fn of(reply: Box<Reply>) -> Self;
+}
+
+impl MessageEnd for Box<Reply> {
+    const RESPONSE: bool = false;
+
+    fn of(reply: Self) -> Self {
+        reply
+    }
+}
+
+impl MessageEnd for Reason {
+    const RESPONSE: bool = true;
+
+    fn of(reply: Box<Reply>) -> Self {
+        reply.reason
+    }
+}
+
 impl fmt::Debug for HeadStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -195,6 +302,7 @@ impl fmt::Debug for HeadStep {
             Self::Buffer(max, _) => write!(f, "Buffer({max})"),
             Self::Peek(max, _) => write!(f, "Peek({max})"),
             Self::Wait(_) => f.write_str("Wait"),
+            Self::WaitWithBody(max, _) => write!(f, "WaitWithBody({max})"),
         }
     }
 }

@@ -10,10 +10,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use sluice_codec::h1::H1Stream;
+use sluice_codec::request_memory::{charge_head, charge_request};
 use sluice_codec::{ErrorKind, Head, HttpError, HttpStream};
 use sluice_core::reason::end;
 use sluice_core::value::show_duration;
 use sluice_core::{Moment, Reason};
+use sluice_io::buffers::Charge;
 use sluice_io::{Conn, WorkerCx};
 
 use super::{HttpHandler, Turn, end_reason, serve_h2};
@@ -113,8 +115,9 @@ pub(super) fn serve_h1(
                     manager: Rc::clone(&handler.manager),
                     downstream: Rc::clone(&downstream),
                     stream: HttpStream::H1(h1),
-                    request: head,
                     timer: None,
+                    charge: charge_whole(&handler.manager.worker, &head),
+                    request: head,
                 })
                 .await
             else {
@@ -128,6 +131,12 @@ pub(super) fn serve_h1(
             }
         }
     }
+}
+
+/// Charges a request with its head; `None` if the worker has no memory for it.
+fn charge_whole(worker: &WorkerCx, head: &Head) -> Option<Charge> {
+    let mut charge = charge_request(&worker.buffers, true).ok()?;
+    charge_head(&mut charge, head).ok().map(|()| charge)
 }
 
 /// Responds to what could not be parsed as a request, and ends the connection.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use sluice_codec::h2::{Accepted, H2Event, H2Server};
-use sluice_codec::{ErrorKind, HttpStream};
+use sluice_codec::{ErrorKind, HttpStream, Version};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::Stream;
@@ -112,7 +112,7 @@ impl ConnectionCare {
         downstream: &Rc<DownstreamConn>,
         server: &mut H2Server,
     ) -> Option<Reason> {
-        let Accepted { head, stream } = match event {
+        let Accepted { head, stream, charge } = match event {
             Event::Request(accepted) => accepted,
             Event::End(reason) => return Some(reason),
         };
@@ -127,6 +127,7 @@ impl ConnectionCare {
             manager: Rc::clone(&handler.manager),
             downstream: Rc::clone(downstream),
             stream: HttpStream::H2(stream),
+            charge,
             request: head,
             timer: Some(Timer::new(&worker.timers)),
         };
@@ -153,7 +154,11 @@ impl ConnectionCare {
                 conn.deadline.set(Moment::NEVER);
             }
         }
-        match server.poll_accept(cx) {
+        let accepted = server.poll_accept(cx);
+        for _ in 0..server.take_starved() {
+            handler.manager.count_starved(Version::Http2);
+        }
+        match accepted {
             Poll::Ready(Some(Ok(H2Event::Request(accepted)))) => {
                 return Poll::Ready(Event::Request(accepted));
             }

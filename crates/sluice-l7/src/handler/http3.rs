@@ -8,10 +8,13 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use sluice_codec::h3::frame::code;
 use sluice_codec::h3::{H3Server, H3Stream};
-use sluice_codec::{ErrorKind, HttpError, HttpStream};
+use sluice_codec::request_memory::{charge_head, charge_request};
+use sluice_codec::{ErrorKind, HttpError, HttpStream, Version};
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason};
+use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_io::{Conn, WorkerCx};
 use sluice_quic::{Connection, QuicHandler, QuicHandlerPlan};
@@ -97,10 +100,16 @@ impl HttpHandler {
             conn.deadline.set(Moment::NEVER);
             count_bytes(&conn, &server);
             match accepted {
-                Ok(Ok(stream)) => {
+                Ok(Ok(mut stream)) => {
                     served += 1;
+                    let only = server.open_requests() == 1;
+                    let Ok(charge) = charge_request(&worker.buffers, only) else {
+                        self.manager.count_starved(Version::Http3);
+                        stream.reset(code::REQUEST_REJECTED);
+                        continue;
+                    };
                     let (handler, downstream) = (Rc::clone(&self), Rc::clone(&downstream));
-                    worker.spawn(handler.serve_h3(downstream, stream));
+                    worker.spawn(handler.serve_h3(downstream, stream, charge));
                 }
                 Ok(Err(error)) => {
                     if matches!(error.kind(), ErrorKind::Malformed(_) | ErrorKind::Flood) {
@@ -121,7 +130,12 @@ impl HttpHandler {
     }
 
     /// Reads the request headers from a stream and serves the request.
-    async fn serve_h3(self: Rc<Self>, downstream: Rc<DownstreamConn>, mut stream: H3Stream) {
+    async fn serve_h3(
+        self: Rc<Self>,
+        downstream: Rc<DownstreamConn>,
+        mut stream: H3Stream,
+        mut charge: Charge,
+    ) {
         let (options, worker) = (&self.manager.plan.options, &self.manager.worker);
         let timer = Timer::new(&worker.timers);
         let mut head = self.manager.shared.head_pool.take();
@@ -133,6 +147,7 @@ impl HttpHandler {
                     manager: Rc::clone(&self.manager),
                     downstream,
                     stream: HttpStream::H3(Box::new(stream)),
+                    charge: charge_head(&mut charge, &head).is_ok().then_some(charge),
                     request: head,
                     timer: Some(timer),
                 };

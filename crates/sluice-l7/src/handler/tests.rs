@@ -7,11 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_codec::request_memory::REQUEST_BYTES;
 use sluice_codec::scripted::ScriptedPeer;
 use sluice_core::Facts;
 use sluice_core::connection::{ConnInfo, Peer};
+use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_io::RawStream;
+use sluice_io::buffers::Charge;
 use sluice_telemetry::Registry;
 
 use super::*;
@@ -127,6 +130,18 @@ impl Bench {
             Poll::Pending
         });
         tokio::task::spawn_local(other).await.unwrap()
+    }
+
+    /// Takes the memory that requests may have, but for so many bytes.
+    fn fill_memory(&self, left: usize) -> Charge {
+        let (buffers, all) = (&self.worker.buffers, self.worker.limits.size(Limit::WorkerBuffers));
+        buffers.charge_request(all - all / 16 - buffers.bytes_out() - left, true).unwrap()
+    }
+
+    /// The number of requests for which there was no memory.
+    fn ended_for_memory(&self) -> i64 {
+        let labels = ["web", reasons::MEMORY.code()];
+        self.registry.value(metrics::ENDED.name, &labels).unwrap_or_default()
     }
 
     /// The number of messages that were refused with this code.

@@ -73,8 +73,10 @@ impl HostIndex {
             return Some(*place);
         }
         let dots = || host.bytes().enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| at);
+        // A wildcard stands for at least one character.
+        let inner = || dots().filter(|at| *at > 0);
         if !self.suffix.is_empty()
-            && let Some(place) = dots().find_map(|at| self.suffix.get(&host[at + 1..]))
+            && let Some(place) = inner().find_map(|at| self.suffix.get(&host[at + 1..]))
         {
             return Some(*place);
         }

@@ -46,6 +46,15 @@ impl<Req, Res> fmt::Debug for GrpcStream<Req, Res> {
     }
 }
 
+/// What is sent in an open call while messages are received.
+pub trait GrpcConversation<Req> {
+    /// The next message to send; `None` ends those to the service, and nothing is asked for after it.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<Option<Req>>;
+
+    /// Ready if there is room for another message of the service.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
 impl SideCalls {
     /// Opens a call of a method that takes or returns several messages, as [`SideCalls::call_grpc`] does otherwise: a
     /// path, or a [`GrpcMethod`] with metadata. All of it must be over in the time that [`SideCalls::call`] has. Once
@@ -117,13 +126,40 @@ impl<Req: Message, Res: Message + Default> GrpcStream<Req, Res> {
         self.call.send(None).await
     }
 
+    /// Receives the next message, as [`GrpcStream::message`] does, and sends meanwhile what there is to send.
+    ///
+    /// # Errors
+    /// As [`GrpcStream::message`].
+    pub async fn converse(
+        &mut self,
+        with: &mut impl GrpcConversation<Req>,
+    ) -> Result<Option<Res>, GrpcCallError> {
+        let mut talk = |call: &mut OpenCall, worker: &WorkerCx, cx: &mut Context<'_>| {
+            call.send_all(worker, cx, |cx| {
+                with.poll_outgoing(cx).map(|message| message.map(|message| framed(&message)))
+            });
+            with.poll_room(cx)
+        };
+        let message = self.call.message(&mut talk).await?;
+        self.decoded(message)
+    }
+
     /// Receives the next message; `None` if the call has ended with the status OK. A message has at most
     /// `limits.side_call_bytes`, or what [`GrpcMethod::message_max`] says. Dropping the future loses nothing.
     ///
     /// # Errors
     /// How the call ended, if not well.
     pub async fn message(&mut self) -> Result<Option<Res>, GrpcCallError> {
-        let Some(message) = self.call.message().await? else { return Ok(None) };
+        let mut talk = |call: &mut OpenCall, worker: &WorkerCx, cx: &mut Context<'_>| {
+            call.flush(worker, cx);
+            Poll::Ready(())
+        };
+        let message = self.call.message(&mut talk).await?;
+        self.decoded(message)
+    }
+
+    fn decoded(&mut self, message: Option<Bytes>) -> Result<Option<Res>, GrpcCallError> {
+        let Some(message) = message else { return Ok(None) };
         match Res::decode(message) {
             Ok(message) => Ok(Some(message)),
             Err(_) => self.call.ends(Err(GrpcCallError::Malformed(GrpcFault::Undecodable))),
@@ -156,6 +192,9 @@ impl Opened {
         }
     }
 }
+
+/// Sends, and says whether to receive.
+type Talk<'t> = dyn FnMut(&mut OpenCall, &WorkerCx, &mut Context<'_>) -> Poll<()> + 't;
 
 /// An open call, whatever its messages are.
 struct OpenCall {
@@ -204,8 +243,8 @@ impl OpenCall {
         }
     }
 
-    /// Receives a message, without its frame.
-    async fn message(&mut self) -> Result<Option<Bytes>, GrpcCallError> {
+    /// Receives a message, without its frame; `talk` sends what there is to send, and says whether to receive.
+    async fn message(&mut self, talk: &mut Talk<'_>) -> Result<Option<Bytes>, GrpcCallError> {
         loop {
             if let Some(ended) = &self.ended {
                 return ended.clone().map(|()| None);
@@ -216,7 +255,7 @@ impl OpenCall {
                 Err(fault) => return self.ends(Err(GrpcCallError::Malformed(fault))),
             }
             let Some(head) = &self.head else {
-                match self.receive_head().await {
+                match self.receive_head(talk).await {
                     Ok(head) => self.head = Some(head),
                     Err(error) => return self.ends(Err(error)),
                 }
@@ -226,7 +265,7 @@ impl OpenCall {
             if head.status() != 200 || self.opened.up.stream.is_received() {
                 return self.ends_with_status(None);
             }
-            match self.receive().await {
+            match self.receive(talk).await {
                 Ok(Frame::Data { body, .. }) if self.hold(&body) => {}
                 Ok(Frame::Data { .. }) => {
                     let error = SideCallError { why: sluice_l4::reasons::BUFFERS, detail: None };
@@ -239,11 +278,12 @@ impl OpenCall {
         }
     }
 
-    async fn receive_head(&mut self) -> Result<Head, GrpcCallError> {
+    async fn receive_head(&mut self, talk: &mut Talk<'_>) -> Result<Head, GrpcCallError> {
         let mut head = Head::default();
         let received = self.step(|call, worker, cx| {
             for _ in 0..RESPONSE_HEADS_MAX {
-                call.flush(worker, cx);
+                // What has no room waits once there is a message.
+                let _ = talk(call, worker, cx);
                 let up = &mut call.opened.up;
                 match std::task::ready!(up.stream.poll_recv_head(cx, worker, &mut head)) {
                     Ok(()) if head.status() < 200 => {}
@@ -262,9 +302,9 @@ impl OpenCall {
         Ok(head)
     }
 
-    async fn receive(&mut self) -> Result<Frame, GrpcCallError> {
+    async fn receive(&mut self, talk: &mut Talk<'_>) -> Result<Frame, GrpcCallError> {
         let frame = self.step(|call, worker, cx| {
-            call.flush(worker, cx);
+            std::task::ready!(talk(call, worker, cx));
             let up = &mut call.opened.up.stream;
             up.poll_recv(cx, worker).map_err(|error| failed_attempt(&error, false))
         });
@@ -278,6 +318,33 @@ impl OpenCall {
             self.frames.push(piece);
         }
         has_room
+    }
+
+    /// Sends what `next` has to send as far as there is room for it.
+    fn send_all(
+        &mut self,
+        worker: &WorkerCx,
+        cx: &mut Context<'_>,
+        mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<Bytes>>,
+    ) {
+        loop {
+            let up = &mut self.opened.up.stream;
+            if self.broken.is_some() || up.is_sent() {
+                return;
+            }
+            let sent = match up.poll_flushed(cx, worker) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => Err(error),
+                Poll::Ready(Ok(())) => match next(cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(Some(bytes)) => {
+                        up.send_data(cx, worker, Body::Shared(bytes), false)
+                    }
+                    Poll::Ready(None) => up.send_end(cx, worker, None),
+                },
+            };
+            self.broken = sent.err();
+        }
     }
 
     /// Lets what was sent leave while something is awaited.

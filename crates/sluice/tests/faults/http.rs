@@ -1,12 +1,13 @@
 //! HTTP clients, and their refusals by rules and filters.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 
 use sluice_testkit::frames::{H2, frame, get, kind};
 use sluice_testkit::origin::Client;
+use sluice_testkit::peers::{Server, connect};
 use sluice_testkit::{Authority, Origin, Running, Sluice, tls, wait};
 
-use crate::kit::{Fault, Seen, nobody, send, start, told, web_with};
+use crate::kit::{Fault, Seen, nobody, send, start, told, web, web_with};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault {
@@ -57,6 +58,11 @@ pub(crate) const CASES: &[Fault] = &[
             let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n", "x".repeat(3000));
             turned_away(", head_bytes: 1KiB", request, "http.head_too_large")
         },
+    },
+    Fault {
+        name: "Requests in flight take the memory of the worker",
+        reason: "http.memory",
+        inject: memory,
     },
     Fault {
         name: "The body of a request does not come in time",
@@ -163,6 +169,24 @@ fn broken_http2() -> Seen {
     let goaway = client.until("GOAWAY", |frame| frame.kind == kind::GOAWAY);
     drop(client);
     Seen::of(&sluice, "http.malformed").heard(format!("GOAWAY {}", goaway.code())).at("\"web\"")
+}
+
+/// More requests than a small account has room for, to an endpoint that does not respond.
+fn memory() -> Seen {
+    let silent = Server::start(|mut stream| io::copy(&mut stream, &mut io::sink()).map(drop));
+    let yaml = web(&[silent.addr().to_string()], "", "");
+    let sluice = start(&format!("{yaml}limits: {{ worker_buffer_bytes: 1MiB }}\n"));
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut clients: Vec<_> = (0..150).map(|_| connect(sluice.addr("web"))).collect();
+    clients.iter_mut().for_each(|client| client.write_all(request).unwrap());
+    let labels = "reason=\"http.memory\"";
+    wait::until("a request without memory", || {
+        (sluice.metric("sluice_http_requests_ended_total", labels) > 0).then_some(())
+    });
+    let heard = send(&sluice, request);
+    let seen = Seen::request(&sluice, "http.memory").heard(heard);
+    drop(clients);
+    seen.at("\"web\"").at("127.0.0.1:")
 }
 
 fn rate() -> Seen {

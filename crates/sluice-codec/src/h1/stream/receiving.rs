@@ -220,7 +220,8 @@ impl H1Stream {
         }
         let pool = &worker.buffers;
         let max = self.read_max as usize;
-        let room = pool.room_for_read(self.input.take(), max);
+        let is_head = matches!(self.receiving, H1Receiving::Head);
+        let room = pool.room_for_read(self.input.take(), max, is_head);
         let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();
         let room = spare.len().min(max);

@@ -137,6 +137,7 @@ impl H2Machine {
     /// Releases a stream: its user has no more interest in it. One that is not closed is reset, or lingers if it was
     /// responded to.
     pub fn release(&mut self, key: usize) {
+        self.streams.get_mut(key).charge = None;
         if self.role == Role::Server && self.streams.get(key).state == StreamState::HalfClosedLocal
         {
             return self.linger(key);

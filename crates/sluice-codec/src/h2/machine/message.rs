@@ -16,6 +16,7 @@ use crate::h2::state::{RecvPhase, StreamEnd, StreamState};
 use crate::h2::window::{RecvWindow, SendWindow};
 use crate::head::{Head, Method};
 use crate::hpack::{BlockRefusal, HpackEncoder};
+use crate::request_memory::{charge_head, charge_request};
 
 /// A header block that continues in the next frame.
 #[derive(Debug)]
@@ -115,16 +116,19 @@ impl H2Machine {
     /// Handles the block that opens a stream of a client.
     fn request(&mut self, id: u32, ends: bool, block: &[u8]) -> Result<(), H2Violation> {
         self.last_peer = id;
-        let refused = self.streams.active() >= self.options.streams_max as usize;
-        if refused || self.is_beyond_drain(id) {
+        let active = self.streams.active();
+        if active >= self.options.streams_max as usize || self.is_beyond_drain(id) {
             // Before our SETTINGS are acknowledged a client cannot know the limit; it may try again in any case.
             self.ignore(block)?;
-            frame::write_reset(&mut self.out, id, H2Code::REFUSED_STREAM);
-            if !ends {
-                self.streams.remember_reset(id);
-            }
+            self.turn_away(id, ends);
             return Ok(());
         }
+        let Ok(mut charge) = charge_request(&self.supply.buffers, active == 0) else {
+            self.starved += 1;
+            self.ignore(block)?;
+            self.turn_away(id, ends);
+            return Ok(());
+        };
         let mut head = self.supply.heads.take();
         match self.decoder.request(block, self.bounds(), &mut head) {
             Ok(()) => {}
@@ -139,7 +143,14 @@ impl H2Machine {
             let error = HttpError::coded(crate::ErrorKind::Malformed(400), LENGTH);
             return self.refuse(id, ends, BlockRefusal::Malformed(error));
         }
+        if charge_head(&mut charge, &head).is_err() {
+            self.supply.heads.give(head);
+            self.starved += 1;
+            self.turn_away(id, ends);
+            return self.spend(cost::FRAME);
+        }
         let mut entry = self.new_entry(id, StreamState::Open);
+        entry.charge = Some(charge);
         entry.length_left = length;
         entry.pending = true;
         if let Some(priority) = head.get_named(b"priority") {
@@ -153,6 +164,14 @@ impl H2Machine {
         let key = self.insert(entry);
         self.events.push_back(MachineEvent::Request(key, head));
         Ok(())
+    }
+
+    /// Refuses a request of which nothing has been processed: the client may repeat it, RFC 9113 §8.7.
+    fn turn_away(&mut self, id: u32, ends: bool) {
+        frame::write_reset(&mut self.out, id, H2Code::REFUSED_STREAM);
+        if !ends {
+            self.streams.remember_reset(id);
+        }
     }
 
     /// Refuses a request: malformed ones with a reset, others with a response (RFC 9113 §8.1.1 allows both).

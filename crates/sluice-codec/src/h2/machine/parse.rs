@@ -152,7 +152,8 @@ impl H2Machine {
                     let payload = take(bytes, len);
                     return self.handle(head, payload);
                 }
-                let mut held = self.supply.buffers.take(len).map_err(|_| H2Violation::Buffers)?;
+                let held = self.supply.buffers.take_for_head(len);
+                let mut held = held.map_err(|_| H2Violation::Buffers)?;
                 held.append(take(bytes, len));
                 self.reading = Reading::Payload(head, Some(held));
                 Ok(())

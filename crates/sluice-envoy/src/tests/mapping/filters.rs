@@ -87,6 +87,117 @@ fn filters_of_requests() {
 }
 
 #[test]
+fn external_processing() {
+    let with = |fields: &str| {
+        hcm(
+            &format!(
+                "http_filters: [{{ name: f, typed_config: {{ '@type': t/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, {fields} }} }}, ROUTER]"
+            ),
+            "{ match: { prefix: / }, route: { cluster: a } }",
+        )
+    };
+    let service = "grpc_service: { envoy_grpc: { cluster_name: a }, initial_metadata: [{ key: X-Shop, value: b }] }";
+    let at = |path: &str| format!("listeners/0/chains/0/http/filters/2/ext_proc/{path}");
+    for (fields, path, value) in [
+        ("failure_mode_allow: true", "allow_on_error", "true"),
+        ("message_timeout: 1s", "timeout", "1s"),
+        ("max_message_timeout: 5s", "timeout_max", "5s"),
+        ("processing_mode: { request_header_mode: SKIP }", "send/request_headers", "false"),
+        ("processing_mode: { request_body_mode: BUFFERED }", "send/request_body", "buffered"),
+        (
+            "processing_mode: { response_body_mode: BUFFERED_PARTIAL }",
+            "send/response_body",
+            "partial",
+        ),
+        (
+            "processing_mode: { response_body_mode: FULL_DUPLEX_STREAMED, response_trailer_mode: SEND }",
+            "send/response_body",
+            "duplex",
+        ),
+        ("processing_mode: { request_trailer_mode: SEND }", "send/request_trailers", "true"),
+        ("allow_mode_override: true", "allow_override", "true"),
+        ("mutation_rules: { allow_all_routing: true }", "changes/routing", "true"),
+        (
+            "mutation_rules: { disallow_all: true, allow_expression: { regex: 'x-.*' } }",
+            "changes/allow",
+            "x-.*",
+        ),
+        ("mutation_rules: { disallow_all: true }", "changes/others", "false"),
+        ("mutation_rules: { disallow_is_error: true }", "changes/strict", "true"),
+        ("request_attributes: [request.path]", "attributes/0", "request.path"),
+        (
+            "forward_rules: { disallowed_headers: { patterns: [{ exact: Cookie }] } }",
+            "except_headers/0",
+            "cookie",
+        ),
+        (
+            "forward_rules: { allowed_headers: { patterns: [{ exact: ':path' }, { exact: accept }] } }",
+            "headers/0",
+            "accept",
+        ),
+        ("disable_immediate_response: true", "responds", "false"),
+        ("route_cache_action: CLEAR", "reroute", "always"),
+        ("disable_clear_route_cache: true", "reroute", "never"),
+        ("status_on_error: { code: 503 }", "error_status", "503"),
+        (
+            "metadata_options: { receiving_namespaces: { untyped: [shop] } }",
+            "receive_metadata/0",
+            "shop",
+        ),
+        ("observability_mode: true", "observe", "true"),
+        ("deferred_close_timeout: 2s", "close_timeout", "2s"),
+        ("stat_prefix: p", "call_metadata/x-shop", "b"),
+    ] {
+        expect(
+            &with(&format!("{service}, {fields}")),
+            &[(&at(path), value), (&at("cluster"), "a")],
+        );
+    }
+    for (fields, expected) in [
+        (
+            "http_service: { http_service: { http_uri: { uri: 'http://a/', cluster: a, timeout: 1s } } }",
+            "a service over gRPC is required",
+        ),
+        ("grpc_service: { google_grpc: { target_uri: a, stat_prefix: a } }", "name a cluster"),
+        (
+            "grpc_service: { envoy_grpc: { cluster_name: a } }, processing_mode: { request_body_mode: GRPC }",
+            "messages of gRPC are not taken apart",
+        ),
+        (
+            "grpc_service: { envoy_grpc: { cluster_name: a } }, metadata_options: { forwarding_namespaces: { untyped: [b] } }",
+            "the service is sent attributes",
+        ),
+        (
+            "grpc_service: { envoy_grpc: { cluster_name: a } }, allowed_override_modes: [{ request_body_mode: NONE }]",
+            "an answer may ask for any mode",
+        ),
+    ] {
+        refused(&with(fields), expected);
+    }
+    let of_route = |own: &str| {
+        hcm(
+            &format!(
+                "http_filters: [{{ name: f, typed_config: {{ '@type': t/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor, {service} }} }}, ROUTER]"
+            ),
+            &format!(
+                "{{ match: {{ prefix: / }}, route: {{ cluster: a }}, typed_per_filter_config: {{ f: {{ '@type': t/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute, {own} }} }} }}"
+            ),
+        )
+    };
+    let own = "routes/t/0/rules/0/filters/ext_proc";
+    expect(&of_route("disabled: true"), &[(own, "skip")]);
+    expect(
+        &of_route(
+            "overrides: { processing_mode: { request_body_mode: STREAMED }, failure_mode_allow: true }",
+        ),
+        &[
+            (&format!("{own}/send/request_body"), "streamed"),
+            (&format!("{own}/allow_on_error"), "true"),
+        ],
+    );
+}
+
+#[test]
 fn cors_is_on_only_where_a_host_or_route_says_so() {
     let cors =
         "{ name: c, typed_config: { '@type': t/envoy.extensions.filters.http.cors.v3.Cors } }";

@@ -91,6 +91,8 @@ pub(crate) struct Hooks {
     pub(super) response_body: fn(&mut Cx<'_>, &mut Body, bool) -> ResponseBodyStep,
     pub(super) request_trailers: fn(&mut Cx<'_>, &mut Head) -> TrailersStep,
     pub(super) response_trailers: fn(&mut Cx<'_>, &mut Head) -> ResponseTrailersStep,
+    /// Whether it adds to bodies, both ways.
+    pub(super) addition: fn(&mut Context<'_>) -> Poll<()>,
 }
 
 impl Hooks {
@@ -105,6 +107,7 @@ impl Hooks {
         response_body: |_, _, _| ResponseBodyStep::Continue,
         request_trailers: |_, _| TrailersStep::Continue,
         response_trailers: |_, _| ResponseTrailersStep::Continue,
+        addition: |_| Poll::Pending,
     };
 }
 
@@ -153,6 +156,14 @@ impl HttpFilter for Hooks {
 
     fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
         (self.response_trailers)(cx, trailers)
+    }
+
+    fn poll_request_addition(&self, _: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
+        (self.addition)(task)
+    }
+
+    fn poll_response_addition(&self, _: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
+        (self.addition)(task)
     }
 }
 
@@ -266,6 +277,7 @@ impl Bench {
             stream,
             request,
             timer: None,
+            charge: None,
         }))
     }
 

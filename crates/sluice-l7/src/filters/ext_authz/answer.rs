@@ -40,15 +40,15 @@ pub(super) struct AuthzEdits {
 
 /// A header that is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HeaderEdit {
-    pub(super) name: String,
-    pub(super) value: Bytes,
-    pub(super) action: EditAction,
+pub(in crate::filters) struct HeaderEdit {
+    pub(in crate::filters) name: String,
+    pub(in crate::filters) value: Bytes,
+    pub(in crate::filters) action: EditAction,
 }
 
 /// What becomes of the headers of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EditAction {
+pub(in crate::filters) enum EditAction {
     /// They stay.
     Append,
     /// They are replaced.
@@ -61,7 +61,7 @@ pub(super) enum EditAction {
 
 impl HeaderEdit {
     /// Applies the edit to a head.
-    pub(super) fn apply(&self, head: &mut Head) {
+    pub(in crate::filters) fn apply(&self, head: &mut Head) {
         let name = self.name.as_bytes();
         let there = head.get_named(name).is_some();
         match self.action {
@@ -124,13 +124,21 @@ pub(super) fn of_grpc(answer: CheckResponse) -> Result<AuthzAnswer, AnswerFault>
 
 /// Reads a header; without `append` and an action, `default` becomes of the others of its name.
 fn edit(option: HeaderValueOption, default: EditAction) -> Result<HeaderEdit, AnswerFault> {
-    let header = option.header.ok_or("a header has no name")?;
-    let name = header.key;
+    let edit = unchecked_edit(option, default);
+    if !is_editable(&edit.name) || !is_field_value(&edit.value) {
+        return Err(format!("it sets the header {:?}", edit.name));
+    }
+    Ok(edit)
+}
+
+/// Reads a header as [`edit`] does, whether it may be set or not.
+pub(in crate::filters) fn unchecked_edit(
+    option: HeaderValueOption,
+    default: EditAction,
+) -> HeaderEdit {
+    let header = option.header.unwrap_or_default();
     let value =
         if header.raw_value.is_empty() { Bytes::from(header.value) } else { header.raw_value };
-    if !is_editable(&name) || !is_field_value(&value) {
-        return Err(format!("it sets the header {name:?}"));
-    }
     let action = match (option.append, option.append_action) {
         (Some(true), _) => EditAction::Append,
         (None, 1) => EditAction::AddIfAbsent,
@@ -138,7 +146,7 @@ fn edit(option: HeaderValueOption, default: EditAction) -> Result<HeaderEdit, An
         (Some(false), _) | (None, 2) => EditAction::Overwrite,
         (None, _) => default,
     };
-    Ok(HeaderEdit { name: name.to_ascii_lowercase(), value, action })
+    HeaderEdit { name: header.key.to_ascii_lowercase(), value, action }
 }
 
 fn denied(response: DeniedHttpResponse) -> Result<Reply, AnswerFault> {
@@ -158,7 +166,7 @@ pub(super) fn refusal(status: u16, body: impl Into<Bytes>) -> Reply {
 }
 
 /// Adds a header to a reply. A type is that of its body.
-pub(super) fn add(reply: &mut Reply, name: &str, value: &[u8]) {
+pub(in crate::filters) fn add(reply: &mut Reply, name: &str, value: &[u8]) {
     let value = String::from_utf8_lossy(value).into_owned();
     if Known::of(name.as_bytes()) == Some(Known::ContentType) {
         reply.content_type = value.into();

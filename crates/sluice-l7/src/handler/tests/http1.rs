@@ -1,5 +1,8 @@
 //! HTTP/1: from request to request, and how a connection ends.
 
+use sluice_codec::Head;
+use sluice_codec::scripted::PeerEvent;
+
 use super::*;
 use crate::pools::scripted::ScriptedConnect;
 
@@ -389,3 +392,31 @@ const LARGE: &str = {
         Err(_) => unreachable!(),
     }
 };
+
+#[test]
+fn a_request_without_memory_gets_503_and_the_connection_stays() {
+    on_http1(None, async |bench| {
+        let buffers = &bench.worker.buffers;
+        let mut client = bench.connect().await;
+        let held = bench.fill_memory(0);
+        client.send(REQUEST).await;
+        check(&mut client, &[503], false);
+        assert_eq!(bench.ended_for_memory(), 1);
+        drop(held);
+        let endpoint = bench.endpoint();
+        client.send(REQUEST).await;
+        assert_eq!(buffers.bytes_out(), REQUEST_BYTES);
+        // Large headers of a response take more.
+        let mut response = Head::response(200);
+        response.append(b"x-large", &[b'x'; 100_000]);
+        let held = bench.fill_memory(0);
+        endpoint.does(PeerEvent::Head(response, true));
+        turns().await;
+        check(&mut client, &[502], false);
+        drop(held);
+        bench.responds(200);
+        client.send(REQUEST).await;
+        check(&mut client, &[200], false);
+        assert_eq!(buffers.bytes_out(), 0);
+    });
+}

@@ -472,3 +472,35 @@ fn the_last_request_of_a_connection_is_followed_by_goaway() {
         },
     );
 }
+
+#[test]
+fn a_stream_without_memory_is_refused_and_the_only_one_last() {
+    const RST_STREAM: u8 = 3;
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    on_http2(
+        |_| {},
+        async |bench| {
+            let mut client = FrameClient::on(&bench).await;
+            let held = bench.fill_memory(2 * REQUEST_BYTES);
+            let endpoint = bench.endpoint();
+            let served = client.requests().await;
+            let refused = client.requests().await;
+            let frames = client.frames().await;
+            let reset = frames.iter().find(|frame| frame.kind == RST_STREAM).unwrap();
+            assert_eq!((reset.stream, &*reset.payload), (refused, &REFUSED_STREAM[..]));
+            assert_eq!(bench.ended_for_memory(), 1);
+            endpoint.does(kit::response(200, true));
+            turns().await;
+            client.check_response(served).await;
+            // There is less now than a request takes.
+            let more = bench.worker.buffers.charge_request(REQUEST_BYTES + 1, true).unwrap();
+            client.requests().await;
+            assert_eq!(client.count(RST_STREAM).await, 1);
+            drop((held, more));
+            assert_eq!(bench.worker.buffers.bytes_out(), 0);
+            bench.responds(200);
+            let served = client.requests().await;
+            client.check_response(served).await;
+        },
+    );
+}

@@ -24,6 +24,7 @@ const GOAWAY: u64 = 7;
 // RFC 9114 §8.1.
 const NO_ERROR: u32 = 0x100;
 const FRAME_UNEXPECTED: u32 = 0x105;
+const REQUEST_REJECTED: u32 = 0x10b;
 const REQUEST_CANCELLED: u32 = 0x10c;
 
 /// The preface of the client's control stream: its type, and an empty SETTINGS frame.
@@ -363,6 +364,31 @@ fn the_last_request_of_a_connection_is_followed_by_goaway() {
             assert_eq!(client.goaway().await, 8);
             client.quic.close(NO_ERROR.into(), b"");
             client.check_end(end::DRAIN).await;
+        },
+    );
+}
+
+#[test]
+fn a_stream_without_memory_is_rejected_before_its_request_is_read() {
+    on_bench(
+        |_| {},
+        async |bench| {
+            let client = QuicClient::on(&bench).await;
+            let held = bench.fill_memory(2 * REQUEST_BYTES);
+            let endpoint = bench.endpoint();
+            let mut served = client.requests().await;
+            until(|| !endpoint.sent().is_empty()).await;
+            let (mut send, mut recv) = client.quic.open_bi().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            match recv.read(&mut [0]).await.unwrap_err() {
+                quinn::ReadError::Reset(code) => assert_eq!(code, REQUEST_REJECTED.into()),
+                other => panic!("{other}"),
+            }
+            assert_eq!(bench.ended_for_memory(), 1);
+            endpoint.does(kit::response(200, true));
+            assert_eq!(served.response().await, 200);
+            drop((held, served));
+            until(|| bench.worker.buffers.bytes_out() == 0).await;
         },
     );
 }

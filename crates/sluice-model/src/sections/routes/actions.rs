@@ -28,7 +28,7 @@ section! {
         pub status: u16 = "301",
         /// The new scheme.
         pub scheme: Option<Scheme>,
-        /// The new host.
+        /// The new host; the port of the request is dropped.
         pub host: Option<Authority>,
         /// The new port.
         pub port: Option<u16>,

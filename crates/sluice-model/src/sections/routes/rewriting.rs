@@ -37,7 +37,7 @@ section! {
         /// Use the endpoint's own name as host.
         pub host_of_endpoint: bool = "false",
         /// What endpoints are told of the request before these rewrites: path in `x-envoy-original-path`, host in
-        /// `x-envoy-original-host`, or both. Headers of clients by these names are removed.
+        /// `x-envoy-original-host`, or both, if it is another afterwards. Headers of clients by these names are removed.
         pub originals: Vec<Original>,
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::h2::budget::BURST;
 use crate::h2::frame::FRAME_MAX;
+use crate::request_memory::REQUEST_BYTES;
 
 /// Feeds a server until it ends the connection, at most `max` times; returns how often.
 fn attack(server: &mut Scripted, max: u32, mut round: impl FnMut(&mut Scripted, u32)) -> u32 {
@@ -158,7 +159,7 @@ fn responses_that_nobody_reads_hold_one_piece_each() {
         assert!(server.0.poll_flushed(*key, &cx()).is_pending(), "no more is asked for");
     }
     output(&mut server.0);
-    assert!(buffers.bytes_out() <= keys.len() * (17 << 10), "{}", buffers.bytes_out());
+    assert!(buffers.bytes_out() <= keys.len() * (24 << 10), "{}", buffers.bytes_out());
     // More streams than that are refused.
     server.request(2 * options.streams_max + 1, true);
     let refused = (2 * options.streams_max + 1, H2Code::REFUSED_STREAM);
@@ -288,4 +289,22 @@ fn what_an_endpoint_sends_and_nobody_takes_is_in_the_account() {
     assert!(charged >= held / 2, "{charged} of about {held} bytes are in the account");
     keys.iter().for_each(|key| client.0.release(*key));
     assert_eq!(client.0.supply.buffers.bytes_out(), 0);
+}
+
+#[test]
+fn a_client_that_repeats_what_was_refused_without_end_is_a_flood() {
+    let mut server = Scripted::new(Role::Server);
+    // All that requests may have, but for one.
+    let buffers = server.0.supply.buffers.clone();
+    let held = buffers.charge_request((60 << 20) - REQUEST_BYTES, true).unwrap();
+    server.request(1, true);
+    server.request(3, true);
+    assert_eq!((handed_out(&mut server).len(), server.0.take_starved()), (1, 1));
+    assert_eq!(server.codes(), (None, vec![(3, H2Code::REFUSED_STREAM)]));
+    let rounds = attack(&mut server, 10_000, |server, n| server.request(2 * n + 5, true));
+    assert!(rounds <= BURST, "{rounds} requests");
+    assert_flood(&server.0);
+    assert!(server.0.take_starved() >= rounds);
+    drop((server, held));
+    assert_eq!(buffers.bytes_out(), 0);
 }

@@ -1,0 +1,110 @@
+//! The bootstrap of an area: the blocks of its file with what surrounds them, and with the placeholders replaced.
+//!
+//! Owns: the text that both proxies read. Refuses to know: what it means. Keeps: both get the same text, with port 0 for
+//! every listener.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::script::Area;
+
+/// The name of the access log, in the folder of each proxy.
+pub(crate) const LOG: &str = "access.log";
+
+/// The fields of a line of the access log, unless the file has a `log` block.
+const LOG_FORMAT: &str = r#"json_format: { method: "%REQ(:METHOD)%", host: "%REQ(:AUTHORITY)%", path: "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", protocol: "%PROTOCOL%", status: "%RESPONSE_CODE%", flags: "%RESPONSE_FLAGS%", details: "%RESPONSE_CODE_DETAILS%", route: "%ROUTE_NAME%", cluster: "%UPSTREAM_CLUSTER%", endpoint: "%UPSTREAM_HOST%", received: "%BYTES_RECEIVED%", sent: "%BYTES_SENT%" }"#;
+
+const ROUTER: &str = r#"{ name: envoy.filters.http.router, typed_config: { "@type": t/envoy.extensions.filters.http.router.v3.Router } }"#;
+
+const MANAGER: &str =
+    "t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// The whole text. Clusters `a`, `b`, `c`, `d` and `nobody` with one endpoint each are always there.
+pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
+    let mut text = String::from(
+        "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n",
+    );
+    text += &area.bootstrap;
+    text += "static_resources:\n  listeners:\n";
+    for block in &area.listeners {
+        let head = format!(
+            "  - name: {0}\n    stat_prefix: {0}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n",
+            block.name
+        );
+        // Listeners for datagrams say their address themselves.
+        let head = match block.yaml.contains("protocol: UDP") {
+            true => format!("  - name: {}\n", block.name),
+            false => head,
+        };
+        text += &(head + &indent(&block.yaml, 4));
+    }
+    for block in &area.http {
+        text += &format!(
+            "  - name: {0}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        typed_config:\n          \"@type\": {MANAGER}\n          stat_prefix: {0}\n          access_log: @log@\n",
+            block.name
+        );
+        text += &indent(&block.yaml, 10);
+        if !block.yaml.contains("http_filters:") {
+            text += "          http_filters: [@router@]\n";
+        }
+        if !block.yaml.contains("route_config:") {
+            text += "          route_config: { name: r, virtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: a } }] }] }\n";
+        }
+    }
+    text += "  clusters:\n";
+    for name in ["a", "b", "c", "d", "nobody"] {
+        text += &format!("  - {{ name: {name}, load_assignment: @endpoints {name}@ }}\n");
+    }
+    text += &indent(&area.clusters, 2);
+    let format = if area.log_format.is_empty() { LOG_FORMAT } else { area.log_format.trim_end() };
+    let log = format!(
+        r#"[{{ name: envoy.access_loggers.file, typed_config: {{ "@type": t/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {LOG}, log_format: {{ {format} }} }} }}]"#
+    );
+    places.fill(&text.replace("@log@", &log))
+}
+
+fn indent(yaml: &str, by: usize) -> String {
+    let lines = yaml.lines().filter(|line| !line.is_empty());
+    lines.map(|line| format!("{:by$}{line}\n", "")).collect()
+}
+
+/// What stands for placeholders.
+#[derive(Debug)]
+pub(crate) struct Places<'a> {
+    pub(crate) endpoints: &'a BTreeMap<&'static str, SocketAddr>,
+    /// The folder with certificates.
+    pub(crate) folder: &'a Path,
+    /// Texts by name.
+    pub(crate) texts: &'a BTreeMap<&'static str, String>,
+}
+
+impl Places<'_> {
+    /// The text with `@NAME@` (an endpoint or a text), `@endpoints NAME NAME@` (a load assignment), `@folder@` and
+    /// `@router@` replaced.
+    pub(crate) fn fill(&self, text: &str) -> String {
+        let mut out = text
+            .replace("@router@", ROUTER)
+            .replace("@folder@", &self.folder.display().to_string());
+        while let Some((before, rest)) = out.split_once("@endpoints ") {
+            let (names, after) = rest.split_once('@').expect("`@endpoints NAME ...@`");
+            let all: Vec<String> =
+                names.split(' ').map(|name| format!("{{ endpoint: @{name}@ }}")).collect();
+            let list = all.join(", ");
+            out = format!(
+                "{before}{{ cluster_name: c, endpoints: [{{ lb_endpoints: [{list}] }}] }}{after}"
+            );
+        }
+        for (name, address) in self.endpoints {
+            let (ip, port) = (address.ip(), address.port());
+            let endpoint = format!(
+                "{{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }}"
+            );
+            out = out.replace(&format!("@{name}@"), &endpoint);
+        }
+        for (name, text) in self.texts {
+            out = out.replace(&format!("@{name}@"), text);
+        }
+        out
+    }
+}
