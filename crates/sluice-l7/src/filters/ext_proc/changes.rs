@@ -12,8 +12,8 @@ use sluice_core::{Diags, Node, Path, Setting, Shape};
 
 use super::messages::HeaderMutation;
 use crate::filters::ext_authz::answer::{EditAction, HeaderEdit, unchecked_edit};
-use crate::regexes;
 use crate::words::is_editable;
+use sluice_l4::regexes;
 
 sluice_core::section! {
     /// Which headers a service may change. Others stay as they are, and the attempt is counted.
