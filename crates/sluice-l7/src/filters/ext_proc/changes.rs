@@ -9,11 +9,11 @@ use sluice_codec::Head;
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_core::settings::{Plain, bind_verbatim};
 use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_l4::regexes;
 
 use super::messages::HeaderMutation;
 use crate::filters::ext_authz::answer::{EditAction, HeaderEdit, unchecked_edit};
 use crate::words::is_editable;
-use sluice_l4::regexes;
 
 sluice_core::section! {
     /// Which headers a service may change. Others stay as they are, and the attempt is counted.
