@@ -5,7 +5,9 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use sluice_core::{Diags, Moment};
+use sluice_envoy::delivered::DeliveredSecrets;
 use sluice_envoy::map::{PlaneNames, UnitSurroundings, unit};
+use sluice_envoy::parts::GivenParts;
 use sluice_envoy::{descriptors, parts, wire};
 use sluice_xds::{DiscoveryForm, StreamMachine, WantedNames, XdsMessage, XdsType};
 
@@ -33,12 +35,12 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(diags.has_errors(), "nothing is dropped without a word");
             continue;
         };
-        let whole = match response.kind {
-            XdsType::Cluster => parts::with_endpoints(&message, None, &mut diags),
-            XdsType::Listener => parts::with_routes(&message, &Default::default()),
-            XdsType::Assignment | XdsType::Routes => continue,
-        };
-        let around = UnitSurroundings { resources: None, node: None };
+        if XdsType::PARTS.contains(&response.kind) {
+            continue;
+        }
+        let whole = parts::whole(&message, &GivenParts::default(), &mut diags);
+        let secrets = DeliveredSecrets::default();
+        let around = UnitSurroundings { resources: None, node: None, secrets: &secrets };
         unit(&whole, &around, &mut PlaneNames::default(), &mut diags);
     }
     machine.answer(response.kind, &response.faults);

@@ -1,11 +1,13 @@
 """A control plane for tests (envoy.service.discovery.v3 and the services of each type), by the rules of go-control-plane.
 
 It speaks both forms. What it serves is told on its standard input, one JSON object a line:
-  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds)
+  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds, sds, ecds, rtds)
+  {"put": TYPE, "resources": {NAME: RESOURCE, ...}}                 some resources of a type, beside the others
   {"say": TYPE, "nonce": N, "type_url": U, "hex": BYTES}             a response of these very bytes, on every stream
   {"cut": true}                                                      ends every stream
   {"max_age": SECONDS}                                               ends every stream that is older
 What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}. Its port is the first line.
+The arguments are its port and the path of a unix socket that it listens on, too.
 
 State of the world: EDS and RDS are answered only if the request names all there are (the superset rule), a request with
 a stale nonce is ignored, and types are sent in order: clusters, endpoints, listeners, routes.
@@ -22,18 +24,25 @@ from google.protobuf import json_format
 
 # Every type that a resource may contain must be known before it is made of JSON.
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2  # noqa: F401
+from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2  # noqa: F401
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
 from envoy.service.cluster.v3 import cds_pb2_grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from envoy.service.endpoint.v3 import eds_pb2_grpc
+from envoy.service.extension.v3 import config_discovery_pb2_grpc
 from envoy.service.listener.v3 import lds_pb2_grpc
 from envoy.service.route.v3 import rds_pb2_grpc
+from envoy.service.runtime.v3 import rtds_pb2, rtds_pb2_grpc
+from envoy.service.secret.v3 import sds_pb2_grpc
 
 PREFIX = "type.googleapis.com/"
 TYPES = {
@@ -41,6 +50,9 @@ TYPES = {
     "eds": endpoint_pb2.ClusterLoadAssignment,
     "lds": listener_pb2.Listener,
     "rds": route_pb2.RouteConfiguration,
+    "sds": secret_pb2.Secret,
+    "ecds": extension_pb2.TypedExtensionConfig,
+    "rtds": rtds_pb2.Runtime,
 }
 URLS = {kind: PREFIX + message.DESCRIPTOR.full_name for kind, message in TYPES.items()}
 KINDS = {url: kind for kind, url in URLS.items()}
@@ -184,17 +196,25 @@ def service(base, name):
     return type(name, (base,), {f"Stream{name}": sotw, f"Delta{name}": delta})()
 
 
+def encoded(kind, resources):
+    found = {}
+    for name, resource in resources.items():
+        if "hex" in resource:
+            found[name] = bytes.fromhex(resource["hex"])
+        else:
+            found[name] = json_format.ParseDict(resource, TYPES[kind]()).SerializeToString()
+    return found
+
+
 def command(line):
     with lock:
         if "set" in line:
-            message = TYPES[line["set"]]
-            found = {}
-            for name, resource in line["resources"].items():
-                if "hex" in resource:
-                    found[name] = bytes.fromhex(resource["hex"])
-                else:
-                    found[name] = json_format.ParseDict(resource, message()).SerializeToString()
-            snapshot[line["set"]] = (line["version"], found)
+            snapshot[line["set"]] = (line["version"], encoded(line["set"], line["resources"]))
+            for stream in list(streams):
+                stream.push()
+        elif "put" in line:
+            version, resources = snapshot[line["put"]]
+            snapshot[line["put"]] = (version + "+", {**resources, **encoded(line["put"], line["resources"])})
             for stream in list(streams):
                 stream.push()
         elif "say" in line:
@@ -223,6 +243,14 @@ def main():
         service(lds_pb2_grpc.ListenerDiscoveryServiceServicer, "Listeners"), server)
     rds_pb2_grpc.add_RouteDiscoveryServiceServicer_to_server(
         service(rds_pb2_grpc.RouteDiscoveryServiceServicer, "Routes"), server)
+    sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(
+        service(sds_pb2_grpc.SecretDiscoveryServiceServicer, "Secrets"), server)
+    config_discovery_pb2_grpc.add_ExtensionConfigDiscoveryServiceServicer_to_server(
+        service(config_discovery_pb2_grpc.ExtensionConfigDiscoveryServiceServicer, "ExtensionConfigs"), server)
+    rtds_pb2_grpc.add_RuntimeDiscoveryServiceServicer_to_server(
+        service(rtds_pb2_grpc.RuntimeDiscoveryServiceServicer, "Runtime"), server)
+    if len(sys.argv) > 2:
+        server.add_insecure_port(f"unix:{sys.argv[2]}")
     wanted = sys.argv[1] if len(sys.argv) > 1 else "0"
     port = server.add_insecure_port(f"127.0.0.1:{wanted}")
     if port == 0:

@@ -6,6 +6,7 @@ pub mod h2_cases;
 pub mod h3;
 pub mod logins;
 pub mod messages;
+pub mod planes;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -566,6 +566,6 @@ fn unread_responses_are_buffered_up_to_the_limit() {
         let answer = Client::connect(sluice.addr("web")).get("b", "/bytes/1000000");
         (answer.body.len() == 1_000_000).then_some(())
     });
-    let refused = sluice.metric("sluice_http_requests_ended_total", "reason=\"http.memory\"");
+    let refused = sluice.metric("sluice_limits_reached_total", "limit=\"worker_buffer_bytes\"");
     assert!(refused > 500, "{refused} streams were refused");
 }

@@ -45,8 +45,9 @@ fn resident(pid: u32) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn ended(sluice: &Running, reason: &str) -> i64 {
-    sluice.metric("sluice_http_requests_ended_total", &format!("reason=\"{reason}\""))
+/// The number of requests for which there was no memory.
+fn refused(sluice: &Running) -> i64 {
+    sluice.metric("sluice_limits_reached_total", "limit=\"worker_buffer_bytes\"")
 }
 
 fn active(sluice: &Running) -> i64 {
@@ -81,15 +82,16 @@ fn unread_streams_take_the_account_and_no_more() {
         let page = sluice.page("/metrics").1;
         let sum = |name: &str| sum_metric(&page, name, "");
         let accepted = sum("sluice_listener_connections_accepted_total");
-        let now = (sum("sluice_http_requests_ended_total"), sum("sluice_http_requests_active"));
+        let ended = sum("sluice_http_requests_ended_total");
+        let now = (ended, sum("sluice_http_requests_active"), sum("sluice_limits_reached_total"));
         let quiet = last.replace(now) == Some(now);
         (quiet && accepted > i64::try_from(connections).unwrap()).then_some(())
     });
     let grown = resident(sluice.pid()).saturating_sub(before);
     let most = ACCOUNT + connections * CONNECTION + WORKER;
-    let refused = ended(&sluice, "http.memory");
-    assert!(grown <= most, "{grown} KiB more, above {most}; {refused} requests were refused");
-    assert!(refused > 0 && active(&sluice) > 0, "{refused} refused");
+    let turned_away = refused(&sluice);
+    assert!(grown <= most, "{grown} KiB more, above {most}; {turned_away} requests were refused");
+    assert!(turned_away > 0 && active(&sluice) > 0, "{turned_away} refused");
     wait::until("a client with one request to be served", || {
         let mut client = Client::connect(address);
         client.send("GET /small HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -101,7 +103,7 @@ fn unread_streams_take_the_account_and_no_more() {
     drop(clients);
     wait::until("their requests to end", || (active(&sluice) == 0).then_some(()));
     // All of the account is there again, for as many requests of one connection as it has streams.
-    let refused = ended(&sluice, "http.memory");
+    let turned_away = refused(&sluice);
     let mut client = H2::connect(address);
     let numbers = || (1..).step_by(2).take(STREAMS as usize);
     numbers().for_each(|number| client.headers(number, &frames::get("a", "/small"), true));
@@ -111,5 +113,5 @@ fn unread_streams_take_the_account_and_no_more() {
         write!(text, "{}", String::from_utf8_lossy(&data.payload)).unwrap();
     });
     assert_eq!(text, "hello".repeat(STREAMS as usize));
-    assert_eq!(ended(&sluice, "http.memory"), refused);
+    assert_eq!(refused(&sluice), turned_away);
 }

@@ -89,13 +89,13 @@ impl Coverage {
 
 /// How many files there are, and how many load; of all, and of those that need no type which there is not.
 #[derive(Clone, Copy, Debug, Default)]
-struct Shares {
+struct LoadCounts {
     files: usize,
     native: usize,
     loading: usize,
 }
 
-impl Shares {
+impl LoadCounts {
     fn add(&mut self, file: &CoveredFile) {
         self.files += 1;
         self.native += usize::from(!file.foreign);
@@ -103,19 +103,19 @@ impl Shares {
         self.loading += usize::from(file.loads());
     }
 
-    /// The share of files that load, and of those that could: `n of n files load (n %)`.
+    /// How many files load, of all and of those that could: `n of n files load (n %)`.
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { files, native, loading } = *self;
-        writeln!(f, "{loading} of {files} files load ({})", LoadedShare(loading, files))?;
-        let of_native = LoadedShare(loading, native);
+        writeln!(f, "{loading} of {files} files load ({})", PartInPercent(loading, files))?;
+        let of_native = PartInPercent(loading, native);
         writeln!(f, "{loading} of {native} that need only types which Sluice has ({of_native})")
     }
 }
 
 /// A share in percent with one decimal, rounded down.
-struct LoadedShare(usize, usize);
+struct PartInPercent(usize, usize);
 
-impl fmt::Display for LoadedShare {
+impl fmt::Display for PartInPercent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.1 == 0 {
             return f.write_str("-");
@@ -142,8 +142,8 @@ impl CoveredFile {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all = Shares::default();
-        let mut by_source: BTreeMap<&str, Shares> = BTreeMap::new();
+        let mut all = LoadCounts::default();
+        let mut by_source: BTreeMap<&str, LoadCounts> = BTreeMap::new();
         for file in &self.files {
             file.write(f)?;
             all.add(file);
@@ -153,7 +153,7 @@ impl fmt::Display for Coverage {
         // A table of single files would say nothing new.
         if by_source.len() > 1 && by_source.len() < self.files.len() {
             writeln!(f, "\n{:>6} {:>6} {:>6}  source", "files", "native", "load")?;
-            for (source, Shares { files, native, loading }) in by_source {
+            for (source, LoadCounts { files, native, loading }) in by_source {
                 writeln!(f, "{files:>6} {native:>6} {loading:>6}  {source}")?;
             }
         }

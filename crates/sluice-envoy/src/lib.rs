@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coverage;
+pub mod delivered;
 pub mod descriptors;
 pub mod load;
 pub mod map;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use sluice_core::{Diags, Node, Span};
 
+use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoDuration, ProtoMessage};
 use crate::native::{NativeMap, plain};
 use crate::secret_files::SecretFiles;
@@ -76,8 +77,12 @@ struct Mapping<'a> {
     used_secrets: HashSet<Arc<str>>,
     /// Files of secrets that the file names.
     secret_files: &'a SecretFiles,
-    /// The secrets of those that something names.
-    used_of_files: Vec<&'a ProtoMessage>,
+    /// Secrets that control planes have sent.
+    delivered: &'a DeliveredSecrets<'a>,
+    /// The secrets of files and planes that something names.
+    used_of_others: Vec<&'a ProtoMessage>,
+    /// Whether something of the chain that is mapped has not come.
+    chain_waits: bool,
     /// The route tables by their native names.
     routes: NativeMap,
     route_names: UniqueNames,
@@ -123,7 +128,12 @@ const REPLACEMENT: char = '_';
 const NAME_MAX: usize = 128;
 
 impl<'a> Mapping<'a> {
-    fn new(secret_files: &'a SecretFiles, span: Span, diags: &'a mut Diags) -> Self {
+    fn new(
+        secret_files: &'a SecretFiles,
+        delivered: &'a DeliveredSecrets<'a>,
+        span: Span,
+        diags: &'a mut Diags,
+    ) -> Self {
         Self {
             diags,
             clusters: HashMap::new(),
@@ -131,7 +141,9 @@ impl<'a> Mapping<'a> {
             secrets: HashMap::new(),
             used_secrets: HashSet::new(),
             secret_files,
-            used_of_files: Vec::new(),
+            delivered,
+            used_of_others: Vec::new(),
+            chain_waits: false,
             routes: NativeMap::new(span),
             route_names: UniqueNames::default(),
             rule_names: UniqueNames::default(),

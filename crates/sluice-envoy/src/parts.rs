@@ -1,4 +1,4 @@
-//! Clusters and listeners whose endpoints and route tables come on their own.
+//! Clusters and listeners of which parts come on their own: endpoints, route tables, secrets, settings of filters.
 //!
 //! Owns: what a resource needs of others, and how it is put together with them. Refuses to know: where they come from, and
 //! what they are in the native form. Keeps: a resource that is put together is like one that was written as a whole.
@@ -8,64 +8,125 @@ use std::sync::Arc;
 
 use sluice_core::{Diags, Span};
 
-use crate::descriptors;
 use crate::message::{ProtoMessage, ProtoValue};
+use crate::secret_files::path_of;
+use crate::{descriptors, rules};
 
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
+const NETWORK_FILTER: &str = "envoy.config.listener.v3.Filter";
+const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig";
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const ASSIGNMENT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 const TABLE: &str = "envoy.config.route.v3.RouteConfiguration";
+
+/// What a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartKind {
+    /// The endpoints of a cluster.
+    Endpoints,
+    /// A route table.
+    Routes,
+    /// A secret.
+    Secret,
+    /// The settings of a filter.
+    Extension,
+}
 
 /// Something that a resource needs.
 #[derive(Debug)]
 pub struct NeededPart<'m> {
+    /// What it is.
+    pub kind: PartKind,
     /// Its name.
     pub name: Arc<str>,
     /// Where it comes from: a `ConfigSource`; `None` if that is not said.
     pub source: Option<&'m ProtoMessage>,
+    /// Whether it is not waited for.
+    pub at_once: bool,
 }
 
-/// The name of a cluster or listener.
+/// Parts that have come. Secrets are looked up where they are used.
+#[derive(Debug, Default)]
+pub struct GivenParts<'m> {
+    /// The endpoints of the cluster.
+    pub endpoints: Option<&'m ProtoMessage>,
+    /// Route tables by name.
+    pub routes: HashMap<Arc<str>, &'m ProtoMessage>,
+    /// Settings of filters by name.
+    pub extensions: HashMap<Arc<str>, &'m ProtoMessage>,
+}
+
+/// The name of a resource.
 pub fn name_of(message: &ProtoMessage) -> Arc<str> {
     text(message, "name").unwrap_or_else(|| "".into())
 }
 
+/// What a cluster or listener needs that comes on its own.
+pub fn needed(owner: &ProtoMessage) -> Vec<NeededPart<'_>> {
+    let mut found: Vec<NeededPart<'_>> = endpoints(owner).into_iter().collect();
+    collect(owner, &mut found);
+    found
+}
+
 /// The endpoints that a cluster needs.
-pub fn of_cluster(cluster: &ProtoMessage) -> Option<NeededPart<'_>> {
-    let kind = cluster.peek("type")?;
-    if !matches!(&kind.value, ProtoValue::Enum(_, Some(word)) if &**word == "EDS") {
+fn endpoints(cluster: &ProtoMessage) -> Option<NeededPart<'_>> {
+    if cluster.type_name() != CLUSTER || !is_of_eds(cluster) {
         return None;
     }
     let config = inner(cluster, "eds_cluster_config");
     let named = config.and_then(|config| text(config, "service_name"));
     let name = named.or_else(|| text(cluster, "name"))?;
-    Some(NeededPart { name, source: config.and_then(|config| inner(config, "eds_config")) })
+    let source = config.and_then(|config| inner(config, "eds_config"));
+    Some(NeededPart { kind: PartKind::Endpoints, name, source, at_once: false })
 }
 
-/// The route tables that a listener needs.
-pub fn of_listener(listener: &ProtoMessage) -> Vec<NeededPart<'_>> {
-    let mut found = Vec::new();
-    collect(listener, &mut found);
-    found
+fn is_of_eds(cluster: &ProtoMessage) -> bool {
+    let kind = cluster.peek("type").map(|field| &field.value);
+    matches!(kind, Some(ProtoValue::Enum(_, Some(word))) if &**word == "EDS")
 }
 
 fn collect<'m>(message: &'m ProtoMessage, found: &mut Vec<NeededPart<'m>>) {
-    if message.type_name() == MANAGER {
-        if let Some(rds) = inner(message, "rds")
-            && let Some(name) = text(rds, "route_config_name")
-            && !found.iter().any(|part: &NeededPart<'_>| part.name == name)
-        {
-            found.push(NeededPart { name, source: inner(rds, "config_source") });
-        }
-        return;
+    let part = match message.type_name() {
+        MANAGER => inner(message, "rds").and_then(|rds| {
+            let (kind, source) = (PartKind::Routes, inner(rds, "config_source"));
+            let name = text(rds, "route_config_name")?;
+            Some(NeededPart { kind, name, source, at_once: false })
+        }),
+        HTTP_FILTER | NETWORK_FILTER => inner(message, "config_discovery").and_then(|config| {
+            let (kind, source) = (PartKind::Extension, inner(config, "config_source"));
+            let at_once = is_true(config, "apply_default_config_without_warming");
+            Some(NeededPart { kind, name: text(message, "name")?, source, at_once })
+        }),
+        SECRET => inner(message, "sds_config").filter(|of| path_of(of).is_none()).and_then(|of| {
+            let name = text(message, "name")?;
+            Some(NeededPart { kind: PartKind::Secret, name, source: Some(of), at_once: false })
+        }),
+        _ => None,
+    };
+    if let Some(part) = part
+        && !found.iter().any(|other| other.kind == part.kind && other.name == part.name)
+    {
+        found.push(part);
     }
     for field in &message.fields {
         field.value.messages(&mut |inner| collect(inner, found));
     }
 }
 
+/// A cluster or listener with the parts that have come.
+pub fn whole(owner: &ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) -> ProtoMessage {
+    if owner.type_name() != CLUSTER {
+        let mut whole = owner.clone();
+        insert(&mut whole, parts, diags);
+        return whole;
+    }
+    if is_of_eds(owner) { with_endpoints(owner, parts.endpoints, diags) } else { owner.clone() }
+}
+
 /// A cluster with its endpoints; without any if there are none yet.
-pub fn with_endpoints(
+fn with_endpoints(
     cluster: &ProtoMessage,
     assignment: Option<&ProtoMessage>,
     diags: &mut Diags,
@@ -80,36 +141,63 @@ pub fn with_endpoints(
     whole
 }
 
-/// A listener with its route tables; one that is not there yet has no hosts.
-pub fn with_routes(
-    listener: &ProtoMessage,
-    tables: &HashMap<Arc<str>, &ProtoMessage>,
-) -> ProtoMessage {
-    let mut whole = listener.clone();
-    insert(&mut whole, tables);
-    whole
-}
-
-fn insert(message: &mut ProtoMessage, tables: &HashMap<Arc<str>, &ProtoMessage>) {
-    if message.type_name() == MANAGER {
-        let span = message.place("rds");
-        let name = inner(message, "rds").and_then(|rds| text(rds, "route_config_name"));
-        let Some(name) = name else { return };
-        let table = tables.get(&name).map(|table| (*table).clone());
-        let Some(mut table) = table.or_else(|| nothing(TABLE, span)) else { return };
-        if table.peek("name").is_none() {
-            table.set("name", span, ProtoValue::Text(name));
-        }
-        // Routes that come on their own may name clusters that come later.
-        if table.peek("validate_clusters").is_none() {
-            table.set("validate_clusters", span, ProtoValue::Bool(false));
-        }
-        message.set("route_config", span, ProtoValue::Message(table));
-        return;
+/// Adds route tables and settings of filters; a table that is not there yet has no hosts.
+fn insert(message: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) {
+    match message.type_name() {
+        MANAGER => insert_table(message, parts),
+        HTTP_FILTER | NETWORK_FILTER => insert_settings(message, parts, diags),
+        _ => {}
     }
     for field in &mut message.fields {
-        field.value.messages_mut(&mut |inner| insert(inner, tables));
+        field.value.messages_mut(&mut |inner| insert(inner, parts, diags));
     }
+}
+
+fn insert_table(manager: &mut ProtoMessage, parts: &GivenParts<'_>) {
+    let span = manager.place("rds");
+    let name = inner(manager, "rds").and_then(|rds| text(rds, "route_config_name"));
+    let Some(name) = name else { return };
+    let table = parts.routes.get(&name).map(|table| (*table).clone());
+    let Some(mut table) = table.or_else(|| nothing(TABLE, span)) else { return };
+    if table.peek("name").is_none() {
+        table.set("name", span, ProtoValue::Text(name));
+    }
+    // Routes that come on their own may name clusters that come later.
+    if table.peek("validate_clusters").is_none() {
+        table.set("validate_clusters", span, ProtoValue::Bool(false));
+    }
+    manager.set("route_config", span, ProtoValue::Message(table));
+}
+
+/// The settings that have come, or else the default ones. Without either, the filter stays as it is, and its chain serves
+/// nobody.
+fn insert_settings(filter: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) {
+    let Some(config) = inner(filter, "config_discovery") else { return };
+    let Some(name) = text(filter, "name") else { return };
+    let given = parts.extensions.get(&name).and_then(|of| inner(of, "typed_config"));
+    let Some(settings) = given.or_else(|| inner(config, "default_config")) else { return };
+    let types: Vec<Arc<str>> = match config.peek("type_urls").map(|field| &field.value) {
+        Some(ProtoValue::List(items)) => {
+            let texts = items.iter().filter_map(|item| match &item.value {
+                ProtoValue::Text(text) => Some(Arc::clone(text)),
+                _ => None,
+            });
+            texts.collect()
+        }
+        _ => Vec::new(),
+    };
+    let own = settings.type_name();
+    let fits = |url: &Arc<str>| descriptors::name_of(url) == Some(own);
+    if !types.iter().any(fits) {
+        let message = format!(
+            "the settings are of the type {own}; the filter `{name}` takes {}",
+            types.join(", ")
+        );
+        let finding = diags.error("bad-value", settings.span, &*settings.path, message);
+        finding.help("list the type among the `type_urls` of the filter, or send another");
+    }
+    let (span, settings) = (settings.span, settings.clone());
+    filter.set("typed_config", span, ProtoValue::Message(settings));
 }
 
 /// Refuses what endpoints from a plane say and has no counterpart.
@@ -142,6 +230,32 @@ pub(crate) fn inner<'m>(of: &'m ProtoMessage, field: &str) -> Option<&'m ProtoMe
         ProtoValue::Message(message) => Some(message),
         _ => None,
     }
+}
+
+/// Whether a resource contains a secret: a field that its definition calls sensitive, other than by the name of a file.
+pub fn has_secret(of: &ProtoMessage) -> bool {
+    of.fields.iter().any(|field| {
+        let is_secret = rules::is_sensitive(&field.descriptor) && !is_elsewhere(&field.value);
+        let mut inner = false;
+        field.value.messages(&mut |message| inner |= has_secret(message));
+        is_secret || inner
+    })
+}
+
+/// Whether every value is in a file or in the environment.
+fn is_elsewhere(value: &ProtoValue) -> bool {
+    match value {
+        ProtoValue::Message(of) if of.descriptor.name() == "DataSource" => {
+            of.has("filename") || of.has("environment_variable")
+        }
+        ProtoValue::List(items) => items.iter().all(|item| is_elsewhere(&item.value)),
+        ProtoValue::Map(entries) => entries.iter().all(|(_, item)| is_elsewhere(&item.value)),
+        _ => false,
+    }
+}
+
+fn is_true(of: &ProtoMessage, field: &str) -> bool {
+    matches!(of.peek(field).map(|field| &field.value), Some(ProtoValue::Bool(true)))
 }
 
 pub(crate) fn text(of: &ProtoMessage, field: &str) -> Option<Arc<str>> {

@@ -131,6 +131,11 @@ fn extension<'a>(options: &'a DynamicMessage, name: &str) -> Option<std::borrow:
         .then(|| options.get_extension(&extension))
 }
 
+/// Whether a field is a secret.
+pub(crate) fn is_sensitive(field: &FieldDescriptor) -> bool {
+    flag(&field.options(), "udpa.annotations.sensitive")
+}
+
 fn flag(options: &DynamicMessage, name: &str) -> bool {
     extension(options, name).is_some_and(|value| matches!(&*value, Value::Bool(true)))
 }

@@ -11,7 +11,7 @@ use sluice_core::{Diags, Node};
 
 use crate::coverage::UNSUPPORTED;
 use crate::message::{ProtoMessage, ProtoValue};
-use crate::parts::{self, NeededPart, inner, text};
+use crate::parts::{self, GivenParts, NeededPart, PartKind, inner, text};
 use crate::wire;
 
 /// How long a resource waits for what it needs if its source does not say.
@@ -63,7 +63,9 @@ pub struct DynamicResources {
     pub clusters: Option<ResourceSource>,
     /// Where listeners come from.
     pub listeners: Option<ResourceSource>,
-    /// The listeners of the file, and its clusters whose endpoints come on their own.
+    /// The layers of runtime values that come from planes: their names, in order, and where from.
+    pub runtime: Vec<(Arc<str>, ResourceSource)>,
+    /// The listeners of the file, and its clusters of which a part comes on its own.
     pub fixed: Vec<ProtoMessage>,
     /// The clusters that are whole in the file, in order.
     pub file_clusters: Vec<Arc<str>>,
@@ -122,7 +124,7 @@ pub fn take(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> Option<DynamicRe
                 let ProtoValue::Message(message) = &item.value else { return true };
                 let goes = is_listener
                     || (field.descriptor.name() == "clusters"
-                        && parts::of_cluster(message).is_some());
+                        && !parts::needed(message).is_empty());
                 if goes {
                     let mut fixed = message.clone();
                     if is_listener
@@ -166,17 +168,13 @@ pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
             for field in &mut resources.fields {
                 let kind = field.descriptor.name().to_owned();
                 field.value.messages_mut(&mut |message| {
-                    if kind == "clusters"
-                        && let Some(part) = parts::of_cluster(message)
-                    {
-                        of_part(message, &part, has_ads, diags);
-                        *message = parts::with_endpoints(message, None, diags);
-                    } else if kind == "listeners" {
-                        for part in parts::of_listener(message) {
-                            of_part(message, &part, has_ads, diags);
-                        }
-                        *message = parts::with_routes(message, &Default::default());
+                    if kind != "clusters" && kind != "listeners" {
+                        return;
                     }
+                    for part in parts::needed(message) {
+                        of_part(message, &part, has_ads, diags);
+                    }
+                    *message = parts::whole(message, &GivenParts::default(), diags);
                 });
             }
         });
@@ -192,12 +190,23 @@ pub fn of_part(
     diags: &mut Diags,
 ) -> Option<ResourceSource> {
     let Some(config) = part.source else {
-        let at = of.at("eds_cluster_config");
-        let message = "a cluster of the type EDS needs `eds_config`, which says where from";
+        let (at, message) = match part.kind {
+            PartKind::Endpoints => (
+                of.at("eds_cluster_config"),
+                "a cluster of the type EDS needs `eds_config`, which says where from".to_owned(),
+            ),
+            _ => (
+                of.path.to_string(),
+                format!("`{}` comes on its own; say where from in `config_source`", part.name),
+            ),
+        };
         diags.error("missing-field", of.span, at, message);
         return None;
     };
-    let found = source(config, diags)?;
+    let mut found = source(config, diags)?;
+    if part.at_once {
+        found.fetch_timeout = Some(Duration::ZERO);
+    }
     if found.from == SourceKind::Ads && !has_ads {
         let message = format!("`{}` comes over `ads`, but there is no `ads_config`", part.name);
         let finding = diags.error("missing-field", config.span, &*config.path, message);
@@ -211,15 +220,15 @@ fn has_dynamic(bootstrap: &ProtoMessage) -> bool {
     if dynamic.is_some_and(|of| of.has("lds_config") || of.has("cds_config")) {
         return true;
     }
-    let Some(resources) = inner(bootstrap, "static_resources") else { return false };
     let mut found = false;
+    if let Some(layers) = inner(bootstrap, "layered_runtime").and_then(|of| of.peek("layers")) {
+        layers.value.messages(&mut |layer| found |= layer.has("rtds_layer"));
+    }
+    let Some(resources) = inner(bootstrap, "static_resources") else { return found };
     for field in &resources.fields {
         field.value.messages(&mut |message| {
-            found |= match field.descriptor.name() {
-                "clusters" => parts::of_cluster(message).is_some(),
-                "listeners" => !parts::of_listener(message).is_empty(),
-                _ => false,
-            };
+            let is_owner = ["clusters", "listeners"].contains(&field.descriptor.name());
+            found |= is_owner && !parts::needed(message).is_empty();
         });
     }
     found
@@ -232,26 +241,71 @@ fn sources(bootstrap: &ProtoMessage, diags: &mut Diags) -> DynamicResources {
         ads: None,
         clusters: None,
         listeners: None,
+        runtime: Vec::new(),
         fixed: Vec::new(),
         file_clusters: Vec::new(),
         resources: None,
         node_section: None,
     };
-    let Some(dynamic) = inner(bootstrap, "dynamic_resources") else { return found };
-    only(dynamic, &["lds_config", "cds_config", "ads_config"], diags);
-    found.ads = inner(dynamic, "ads_config").and_then(|of| api(of, diags));
-    found.clusters = inner(dynamic, "cds_config").and_then(|of| source(of, diags));
-    found.listeners = inner(dynamic, "lds_config").and_then(|of| source(of, diags));
-    for (field, source) in [("cds_config", &found.clusters), ("lds_config", &found.listeners)] {
-        // One that cannot be used is reported.
-        if !dynamic.has("ads_config")
-            && source.as_ref().is_some_and(|of| of.from == SourceKind::Ads)
-        {
-            let message = format!("`{field}` comes over `ads`, but there is no `ads_config`");
-            let finding =
-                diags.error("missing-field", dynamic.place(field), dynamic.at(field), message);
-            finding.help("add `ads_config` to `dynamic_resources`");
-        }
+    if let Some(dynamic) = inner(bootstrap, "dynamic_resources") {
+        only(dynamic, &["lds_config", "cds_config", "ads_config"], diags);
+        let has_ads = dynamic.has("ads_config");
+        found.ads = inner(dynamic, "ads_config").and_then(|of| api(of, diags));
+        found.clusters = source_in(dynamic, "cds_config", has_ads, diags);
+        found.listeners = source_in(dynamic, "lds_config", has_ads, diags);
+    }
+    let has_ads = inner(bootstrap, "dynamic_resources").is_some_and(|of| of.has("ads_config"));
+    found.runtime = layers(bootstrap, has_ads, diags);
+    found
+}
+
+/// The source in a field. One over `ads` needs the stream for all types.
+fn source_in(
+    of: &ProtoMessage,
+    field: &str,
+    has_ads: bool,
+    diags: &mut Diags,
+) -> Option<ResourceSource> {
+    let found = source(inner(of, field)?, diags)?;
+    if found.from == SourceKind::Ads && !has_ads {
+        let message = format!("`{field}` comes over `ads`, but there is no `ads_config`");
+        let finding = diags.error("missing-field", of.place(field), of.at(field), message);
+        finding.help("add `ads_config` to `dynamic_resources`");
+    }
+    Some(found)
+}
+
+/// The layers of runtime values that come from planes. They win over those of the file, so these must come first.
+fn layers(
+    bootstrap: &ProtoMessage,
+    has_ads: bool,
+    diags: &mut Diags,
+) -> Vec<(Arc<str>, ResourceSource)> {
+    let mut found: Vec<(Arc<str>, ResourceSource)> = Vec::new();
+    let Some(runtime) = inner(bootstrap, "layered_runtime") else { return found };
+    for field in runtime.fields.iter().filter(|of| of.descriptor.name() == "layers") {
+        field.value.messages(&mut |layer| {
+            let Some(of) = inner(layer, "rtds_layer") else {
+                if !found.is_empty() && layer.has("static_layer") {
+                    let message = "a `static_layer` after a layer of a control plane is not supported: values of control planes win";
+                    let at = layer.at("static_layer");
+                    let finding = diags.error(UNSUPPORTED, layer.place("static_layer"), at, message);
+                    finding.help("write the static layers first");
+                }
+                return;
+            };
+            only(of, &["name", "rtds_config"], diags);
+            let name = text(of, "name").or_else(|| text(layer, "name"));
+            let source = source_in(of, "rtds_config", has_ads, diags);
+            match name.zip(source) {
+                Some((name, _)) if found.iter().any(|(known, _)| *known == name) => {
+                    let message = format!("two layers are the resource `{name}`; leave one out");
+                    diags.error("duplicate-name", of.place("name"), of.at("name"), message);
+                }
+                Some(found_one) => found.push(found_one),
+                None => {}
+            }
+        });
     }
     found
 }

@@ -1,9 +1,11 @@
-//! Regexes in routes.
+//! Regexes in settings.
 //!
 //! Owns: anchoring match regexes to the whole value, and the size limit of a compiled regex. Refuses to know: what is
 //! matched. Keeps: a regex is shown as it was written.
 
 use regex::{Regex, RegexBuilder};
+use sluice_core::settings::{Plain, bind_verbatim};
+use sluice_core::{Diags, Node, Path, Setting, Shape};
 
 /// The largest size of a compiled regex, in bytes.
 pub const COMPILED_BYTES_MAX: usize = 1 << 20;
@@ -36,6 +38,40 @@ pub fn whole(text: &str) -> Result<String, String> {
 pub fn written(whole: &str) -> &str {
     let inner = whole.strip_prefix(START).and_then(|rest| rest.strip_suffix(END));
     inner.unwrap_or(whole)
+}
+
+/// A regex that matches all of a text, as a setting.
+#[derive(Clone, Debug)]
+pub struct WholeRegex(pub Regex);
+
+impl WholeRegex {
+    /// Compiles a regex.
+    ///
+    /// # Errors
+    /// A sentence that describes what is wrong with it.
+    pub fn of(text: &str) -> Result<Self, String> {
+        anywhere(&whole(text)?).map(Self)
+    }
+}
+
+impl PartialEq for WholeRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Setting for WholeRegex {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        bind_verbatim(node, at, diags, "a regex", Self::of)
+    }
+
+    fn shape() -> Shape {
+        Shape::Text { what: "a regex", example: "x-shop-(.+)" }
+    }
+
+    fn show(&self) -> Plain {
+        Plain::Text(written(self.0.as_str()).to_owned())
+    }
 }
 
 /// Formats the last line of the library's message, and the part of the regex that its caret points at.

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_codec::HttpError;
 use sluice_codec::h1::stream::H1Options;
-use sluice_codec::{HttpError, Version};
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
@@ -23,7 +23,6 @@ use crate::filters::{HttpFilter, HttpFilterPlan};
 use crate::metrics;
 use crate::plan::HttpPlan;
 use crate::pools::counters::class_word;
-use crate::reasons;
 use crate::record::ConnFacts;
 use crate::routes::RouteTable;
 use crate::worker::HttpWorker;
@@ -253,10 +252,9 @@ impl ConnectionManager {
         }
     }
 
-    /// Counts a request that was refused before it was read, because the worker had no memory for it.
-    pub(crate) fn count_starved(&self, version: Version) {
+    /// Counts a request that was refused before it was read, because the worker had no memory for it. It leaves no record.
+    pub(crate) fn count_starved(&self) {
         count_limit(&self.worker, Limit::WorkerBuffers);
-        self.count_end(version.word(), 0, reasons::MEMORY, None);
     }
 
     /// Counts a request that a filter replied to.

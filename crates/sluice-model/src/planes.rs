@@ -13,7 +13,7 @@ use sluice_telemetry::log::SinkPlan;
 
 use crate::check;
 use crate::inline;
-use crate::model::Kind;
+use crate::model::{Kind, Resource};
 use crate::process::Process;
 use crate::provenance::Provenance;
 use crate::sections::{AccessLog, Config};
@@ -30,6 +30,8 @@ pub struct PlaneInput<'a> {
     pub folder: &'a FilePath,
     /// Its version.
     pub version: &'a Arc<str>,
+    /// The layer that its runtime values are; `None` if it is no layer.
+    pub layer: Option<&'a Name>,
 }
 
 /// A resource of a plane, and what it brings along.
@@ -65,7 +67,7 @@ pub fn translate_plane(
     input: PlaneInput<'_>,
     diags: &mut Diags,
 ) -> Option<PlaneUpdates> {
-    let PlaneInput { root, folder, version } = input;
+    let PlaneInput { root, folder, version, layer } = input;
     let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
@@ -92,7 +94,15 @@ pub fn translate_plane(
         }
         Update::Remove { .. } => update,
     });
-    let updates = updates.collect();
+    let mut updates: Vec<Update> = updates.collect();
+    if let Some(name) = layer {
+        let values = config.runtime.values.0.iter();
+        let values = values.map(|(key, value)| (key.clone(), value.value.clone())).collect();
+        let (name, resource) = (Arc::clone(name), Resource::Runtime(Arc::new(values)));
+        let place = Arc::new(Provenance::section("runtime"));
+        places.insert((Kind::Runtime, Arc::clone(&name)), place);
+        updates.push(Update::Set { name, resource, from });
+    }
     let Process { access_log, sinks, .. } = process;
     Some(PlaneUpdates { updates, access_log, sinks, places })
 }

@@ -5,131 +5,51 @@
 //! until then, what was applied before stays; a resource that is not accepted changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 use sluice_core::Moment;
 
 use crate::XdsType;
 
+mod versions;
+
 #[cfg(test)]
 mod tests;
 
-/// The name of a cluster or listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OwnerKind {
-    /// A cluster, which may need endpoints.
-    Cluster,
-    /// A listener, which may need route tables.
-    Listener,
-}
+use versions::HeldVersions;
+pub use versions::{OwnerKey, OwnerKind, PartKey, RefusedVersion, Versioned};
 
-/// A cluster or listener.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OwnerKey {
-    /// Which of the two.
-    pub kind: OwnerKind,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
-/// Endpoints or a route table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartKey {
-    /// `Assignment` or `Routes`.
-    pub kind: XdsType,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
-impl fmt::Display for PartKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`", self.kind, self.name)
-    }
-}
-
-impl OwnerKind {
-    /// The type of its resources.
-    pub const fn xds_type(self) -> XdsType {
-        match self {
-            Self::Cluster => XdsType::Cluster,
-            Self::Listener => XdsType::Listener,
-        }
-    }
-}
-
-/// A version of a resource.
-#[derive(Debug)]
-pub struct Versioned<T> {
-    /// Its version.
-    pub version: Arc<str>,
-    /// When it was received.
-    pub since: Moment,
-    /// What it says.
-    pub content: T,
-}
-
-/// Why the newest version of a resource is not in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedVersion {
-    /// Its version.
-    pub version: Arc<str>,
-    /// When it was refused.
-    pub since: Moment,
-    /// Why.
-    pub problem: String,
-}
-
-/// A resource in its versions.
-#[derive(Debug)]
-struct HeldVersions<T> {
-    /// The one in use.
-    good: Option<Arc<Versioned<T>>>,
-    /// The newest one, which was neither applied nor refused.
-    newest: Option<Arc<Versioned<T>>>,
-    refused: Option<RefusedVersion>,
-}
-
-impl<T> Default for HeldVersions<T> {
-    fn default() -> Self {
-        Self { good: None, newest: None, refused: None }
-    }
-}
-
-impl<T> HeldVersions<T> {
-    fn current(&self) -> Option<&Arc<Versioned<T>>> {
-        self.newest.as_ref().or(self.good.as_ref())
-    }
-
-    fn accept(&mut self) {
-        if let Some(newest) = self.newest.take() {
-            self.good = Some(newest);
-            self.refused = None;
-        }
-    }
-
-    fn refuse(&mut self, problem: String, since: Moment) {
-        let version = self.newest.take().map_or_else(|| "".into(), |of| Arc::clone(&of.version));
-        self.refused = Some(RefusedVersion { version, since, problem });
-    }
+/// A part that is needed, and when it is waited for no longer.
+#[derive(Clone, Debug)]
+struct NeedUntil {
+    part: PartKey,
+    until: Moment,
 }
 
 #[derive(Debug)]
 struct XdsOwner<T> {
     versions: HeldVersions<T>,
     /// What the current version needs.
-    needs: Vec<PartKey>,
+    needs: Vec<NeedUntil>,
     /// What the one in use needs.
-    good_needs: Vec<PartKey>,
-    /// When it is applied without what is still missing.
-    deadline: Moment,
+    good_needs: Vec<NeedUntil>,
     /// Whether no plane may change or remove it.
     fixed: bool,
 }
 
 impl<T> XdsOwner<T> {
     fn all_needs(&self) -> BTreeSet<PartKey> {
-        self.needs.iter().chain(&self.good_needs).cloned().collect()
+        let all = self.needs.iter().chain(&self.good_needs);
+        all.map(|need| need.part.clone()).collect()
+    }
+
+    fn needs(&self, part: &PartKey) -> bool {
+        self.needs.iter().any(|need| need.part == *part)
+    }
+
+    fn new(fixed: bool) -> Self {
+        let (needs, good_needs) = (Vec::new(), Vec::new());
+        Self { versions: HeldVersions::default(), needs, good_needs, fixed }
     }
 }
 
@@ -172,6 +92,8 @@ pub struct Inventory<T> {
     users: BTreeMap<PartKey, BTreeSet<OwnerKey>>,
     /// Those to be applied once they are complete.
     dirty: BTreeSet<OwnerKey>,
+    /// How often what is needed has changed.
+    changes: u64,
 }
 
 impl<T> Default for Inventory<T> {
@@ -181,35 +103,28 @@ impl<T> Default for Inventory<T> {
             parts: BTreeMap::new(),
             users: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            changes: 0,
         }
     }
 }
 
 impl<T> Inventory<T> {
-    /// A new version of a cluster or listener, which needs these and waits for them until `deadline`. `false` if it is
-    /// one of the bootstrap, which stays as it is.
+    /// A new version of what is applied on its own, which waits for each of `needs` until some time. `false` if it is one
+    /// of the bootstrap, which stays as it is.
     pub fn offer(
         &mut self,
         key: OwnerKey,
         version: Versioned<T>,
-        needs: Vec<PartKey>,
-        deadline: Moment,
+        needs: Vec<(PartKey, Moment)>,
         fixed: bool,
     ) -> bool {
-        let owner = self.owners.entry(key.clone()).or_insert_with(|| XdsOwner {
-            versions: HeldVersions::default(),
-            needs: Vec::new(),
-            good_needs: Vec::new(),
-            deadline,
-            fixed,
-        });
+        let owner = self.owners.entry(key.clone()).or_insert_with(|| XdsOwner::new(fixed));
         if owner.fixed != fixed {
             return false;
         }
         let before = owner.all_needs();
         owner.versions.newest = Some(Arc::new(version));
-        owner.needs = needs;
-        owner.deadline = deadline;
+        owner.needs = needs.into_iter().map(|(part, until)| NeedUntil { part, until }).collect();
         self.relink(&key, before);
         self.dirty.insert(key);
         true
@@ -224,14 +139,12 @@ impl<T> Inventory<T> {
         same: impl FnOnce(&T) -> bool,
     ) -> bool {
         let name: Arc<str> = name.into();
-        let versions = match kind {
-            XdsType::Cluster | XdsType::Listener => {
-                let kind =
-                    if kind == XdsType::Cluster { OwnerKind::Cluster } else { OwnerKind::Listener };
+        let versions = match OwnerKind::of(kind) {
+            Some(kind) => {
                 let owner = self.owners.get_mut(&OwnerKey { kind, name });
                 owner.filter(|owner| !owner.fixed).map(|owner| &mut owner.versions)
             }
-            XdsType::Assignment | XdsType::Routes => self.parts.get_mut(&PartKey { kind, name }),
+            None => self.parts.get_mut(&PartKey { kind, name }),
         };
         let Some(versions) = versions.filter(|versions| versions.refused.is_none()) else {
             return false;
@@ -265,8 +178,9 @@ impl<T> Inventory<T> {
         }
         for user in self.users.get(key).into_iter().flatten() {
             let Some(owner) = self.owners.get_mut(user) else { continue };
-            if owner.versions.good.is_none() && owner.needs.contains(key) {
-                owner.deadline = owner.deadline.min(now);
+            if owner.versions.good.is_none() {
+                let needs = owner.needs.iter_mut().filter(|need| need.part == *key);
+                needs.for_each(|need| need.until = need.until.min(now));
             }
         }
     }
@@ -274,7 +188,7 @@ impl<T> Inventory<T> {
     /// Those that need a part are to be applied again.
     fn touch(&mut self, key: &PartKey) {
         for user in self.users.get(key).into_iter().flatten() {
-            if self.owners.get(user).is_some_and(|owner| owner.needs.contains(key)) {
+            if self.owners.get(user).is_some_and(|owner| owner.needs(key)) {
                 self.dirty.insert(user.clone());
             }
         }
@@ -284,12 +198,14 @@ impl<T> Inventory<T> {
     fn relink(&mut self, key: &OwnerKey, before: BTreeSet<PartKey>) {
         let after = self.owners.get(key).map(XdsOwner::all_needs).unwrap_or_default();
         for part in after.difference(&before) {
+            self.changes += u64::from(!self.users.contains_key(part));
             self.users.entry(part.clone()).or_default().insert(key.clone());
         }
         for part in before.difference(&after) {
             let Some(users) = self.users.get_mut(part) else { continue };
             users.remove(key);
             if users.is_empty() {
+                self.changes += 1;
                 self.users.remove(part);
                 self.parts.remove(part);
             }
@@ -301,30 +217,20 @@ impl<T> Inventory<T> {
         let refusal =
             RefusedVersion { version: version.into(), since: now, problem: problem.to_owned() };
         let name: Arc<str> = name.into();
-        let owner = match kind {
-            XdsType::Cluster => OwnerKind::Cluster,
-            XdsType::Listener => OwnerKind::Listener,
-            XdsType::Assignment | XdsType::Routes => {
-                let key = PartKey { kind, name };
-                if !self.users.contains_key(&key) {
-                    return;
-                }
+        let Some(owner) = OwnerKind::of(kind) else {
+            let key = PartKey { kind, name };
+            if self.users.contains_key(&key) {
                 self.parts.entry(key.clone()).or_default().refused = Some(refusal);
                 self.give_up(&key, now);
-                return;
             }
+            return;
         };
-        let owner = self.owners.entry(OwnerKey { kind: owner, name }).or_insert_with(|| XdsOwner {
-            versions: HeldVersions::default(),
-            needs: Vec::new(),
-            good_needs: Vec::new(),
-            deadline: now,
-            fixed: false,
-        });
+        let key = OwnerKey { kind: owner, name };
+        let owner = self.owners.entry(key).or_insert_with(|| XdsOwner::new(false));
         owner.versions.refused = Some(refusal);
     }
 
-    /// Removes a cluster or listener; whether it was in use.
+    /// Removes what is applied on its own; whether it was in use.
     pub fn remove(&mut self, key: &OwnerKey) -> bool {
         if self.owners.get(key).is_none_or(|owner| owner.fixed) {
             return false;
@@ -337,13 +243,22 @@ impl<T> Inventory<T> {
         owner.is_some_and(|owner| owner.versions.good.is_some())
     }
 
-    /// The names of a type that something needs.
-    pub fn wanted(&self, kind: XdsType) -> BTreeSet<String> {
-        let needed = self.users.keys().filter(|key| key.kind == kind);
-        needed.map(|key| key.name.to_string()).collect()
+    /// What something needs.
+    pub fn needed(&self) -> impl Iterator<Item = &PartKey> {
+        self.users.keys()
     }
 
-    /// The names of the clusters or listeners that planes have sent and may remove.
+    /// Whether something needs this.
+    pub fn is_needed(&self, part: &PartKey) -> bool {
+        self.users.contains_key(part)
+    }
+
+    /// A number that changes whenever [`Inventory::needed`] does.
+    pub const fn changes_of_need(&self) -> u64 {
+        self.changes
+    }
+
+    /// The names of those of a kind that planes have sent and may remove.
     pub fn names(&self, kind: OwnerKind) -> impl Iterator<Item = &Arc<str>> {
         let of = self.owners.iter().filter(move |(key, owner)| key.kind == kind && !owner.fixed);
         of.map(|(key, _)| &key.name)
@@ -357,18 +272,21 @@ impl<T> Inventory<T> {
         for key in dirty {
             let Some(owner) = self.owners.get(&key) else { continue };
             let Some(current) = owner.versions.current() else { continue };
-            let late = now >= owner.deadline;
-            let parts: Vec<_> = owner
-                .needs
-                .iter()
-                .map(|need| {
-                    (need.clone(), self.parts.get(need).and_then(HeldVersions::current).cloned())
-                })
-                .collect();
-            if !late && parts.iter().any(|(_, part)| part.is_none()) {
+            if self.missing(owner).any(|need| now < need.until) {
                 self.dirty.insert(key);
                 continue;
             }
+            // It stays as it is until the part comes, which marks it again.
+            if self.missing(owner).any(|need| !key.kind.can_lack(need.part.kind)) {
+                continue;
+            }
+            let parts = owner.needs.iter().map(|need| {
+                (
+                    need.part.clone(),
+                    self.parts.get(&need.part).and_then(HeldVersions::current).cloned(),
+                )
+            });
+            let parts = parts.collect();
             units.push(ReadyUnit { owner: Arc::clone(current), key, parts });
         }
         units
@@ -430,15 +348,42 @@ impl<T> Inventory<T> {
         Some((unit.key.kind.xds_type(), Arc::clone(&unit.key.name)))
     }
 
-    /// Whether no cluster or listener of a kind waits for anything.
+    /// Every version of planes that is in use: owners first.
+    pub fn in_use(&self) -> impl Iterator<Item = (XdsType, &Arc<str>, &Versioned<T>)> {
+        let owners = self.owners.iter().filter(|(_, owner)| !owner.fixed);
+        let owners =
+            owners.map(|(key, owner)| (key.kind.xds_type(), &key.name, &owner.versions.good));
+        let parts = self.parts.iter().map(|(key, of)| (key.kind, &key.name, &of.good));
+        owners.chain(parts).filter_map(|(kind, name, good)| Some((kind, name, &**good.as_ref()?)))
+    }
+
+    /// Whether a version of a resource has come, of the bootstrap or of a plane.
+    pub fn has(&self, kind: XdsType, name: &str) -> bool {
+        let name: Arc<str> = name.into();
+        match OwnerKind::of(kind) {
+            Some(kind) => self.owners.contains_key(&OwnerKey { kind, name }),
+            None => {
+                self.parts.get(&PartKey { kind, name }).is_some_and(|of| of.current().is_some())
+            }
+        }
+    }
+
+    /// Whether nothing of a kind is waited for any more.
     pub fn is_settled(&self, kind: OwnerKind) -> bool {
         !self.dirty.iter().any(|key| key.kind == kind)
     }
 
-    /// When the next one is applied without what it waits for.
+    /// When the next one is waited for no longer.
     pub fn next_deadline(&self) -> Option<Moment> {
         let waiting = self.dirty.iter().filter_map(|key| self.owners.get(key));
-        waiting.map(|owner| owner.deadline).min().filter(|at| *at != Moment::NEVER)
+        let complete = waiting.filter_map(|of| self.missing(of).map(|need| need.until).max());
+        complete.min().filter(|at| *at != Moment::NEVER)
+    }
+
+    /// What has not come of what the current version needs.
+    fn missing<'a>(&'a self, owner: &'a XdsOwner<T>) -> impl Iterator<Item = &'a NeedUntil> {
+        let part = |need: &&NeedUntil| self.parts.get(&need.part).and_then(HeldVersions::current);
+        owner.needs.iter().filter(move |need| part(need).is_none())
     }
 
     /// Every resource, for people.
@@ -449,14 +394,9 @@ impl<T> Inventory<T> {
             name: Arc::clone(&key.name),
             good: owner.versions.good.as_ref().map(at),
             newest: owner.versions.newest.as_ref().map(at),
-            waits_for: if self.dirty.contains(key) {
-                let missing = owner
-                    .needs
-                    .iter()
-                    .filter(|need| self.parts.get(need).and_then(HeldVersions::current).is_none());
-                missing.cloned().collect()
-            } else {
-                Vec::new()
+            waits_for: match &owner.versions.newest {
+                Some(_) => self.missing(owner).map(|need| need.part.clone()).collect(),
+                None => Vec::new(),
             },
             refused: owner.versions.refused.clone(),
             fixed: owner.fixed,

@@ -16,11 +16,28 @@ pub enum XdsType {
     Listener,
     /// Route tables (RDS).
     Routes,
+    /// Certificates, authorities and other secrets (SDS).
+    Secret,
+    /// Settings of filters (ECDS).
+    Extension,
+    /// Runtime values (RTDS).
+    Runtime,
 }
 
 impl XdsType {
     /// Every type, in order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Assignment, Self::Listener, Self::Routes];
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Assignment,
+        Self::Listener,
+        Self::Routes,
+        Self::Secret,
+        Self::Extension,
+        Self::Runtime,
+    ];
+
+    /// Those that others need, in order.
+    pub const PARTS: [Self; 4] = [Self::Assignment, Self::Routes, Self::Secret, Self::Extension];
 
     /// The URL that names it on the wire.
     pub const fn url(self) -> &'static str {
@@ -31,6 +48,9 @@ impl XdsType {
             }
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
         }
     }
 
@@ -46,6 +66,9 @@ impl XdsType {
             Self::Assignment => "endpoints",
             Self::Listener => "listener",
             Self::Routes => "routes",
+            Self::Secret => "secret",
+            Self::Extension => "extension",
+            Self::Runtime => "runtime",
         }
     }
 
@@ -56,6 +79,9 @@ impl XdsType {
             Self::Assignment => "eds",
             Self::Listener => "lds",
             Self::Routes => "rds",
+            Self::Secret => "sds",
+            Self::Extension => "ecds",
+            Self::Runtime => "rtds",
         }
     }
 

@@ -11,6 +11,7 @@
 
 pub mod backoff;
 pub mod inventory;
+pub mod last_good;
 pub mod messages;
 pub mod stream;
 
@@ -22,6 +23,7 @@ pub use inventory::{
     Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, ReadyUnit, RefusedVersion, Versioned,
 };
 pub use kinds::XdsType;
+pub use last_good::{Keeper, KeptVersion};
 pub use nack::ResourceFault;
 pub use stream::{
     DiscoveryForm, StreamMachine, WantedNames, XdsMessage, XdsRequest, XdsResource, XdsResponse,

@@ -123,3 +123,43 @@ pub struct NamedMessage {
     #[prost(string, tag = "1")]
     pub name: String,
 }
+
+/// What a node begins with.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NodeMessage {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+}
+
+/// What is kept beyond the process: a message of this program alone.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeptMessage {
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    #[prost(string, tag = "2")]
+    pub node_cluster: String,
+    #[prost(string, tag = "3")]
+    pub program: String,
+    #[prost(uint64, tag = "4")]
+    pub saved: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub resources: Vec<KeptResource>,
+    /// The last field: it is missing if the end is.
+    #[prost(bool, tag = "15")]
+    pub whole: bool,
+}
+
+/// A resource that is kept.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeptResource {
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub version: String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub body: Bytes,
+}

@@ -8,20 +8,21 @@
 //! Source: "xDS REST and gRPC protocol" of Envoy's documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use sluice_core::Moment;
 
 use crate::messages::{
-    AnyMessage, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    ENVELOPE, ErrorDetail, NamedMessage, ResourceEnvelope, TtlMessage,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, ErrorDetail,
 };
 use crate::{ResourceFault, XdsType, nack};
 
+mod taking;
+
 #[cfg(test)]
 mod tests;
+
+use taking::Taking;
 
 /// `INVALID_ARGUMENT`: what was sent cannot be used.
 const REFUSED: i32 = 3;
@@ -154,6 +155,24 @@ impl StreamMachine {
             subscription.expiries.retain(|name, _| names.contains(name));
         }
         subscription.wanted = Some(wanted);
+    }
+
+    /// Notes that a resource which was asked for is there already, before the plane is told.
+    pub fn remember(&mut self, kind: XdsType, name: &str, version: &str) {
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return };
+        let is_wanted = match &subscription.wanted {
+            Some(WantedNames::All) => true,
+            Some(WantedNames::These(names)) => names.contains(name),
+            None => false,
+        };
+        if is_wanted && subscription.told.is_none() {
+            subscription.versions.insert(name.to_owned(), version.to_owned());
+        }
+    }
+
+    /// Whether a resource lives only as long as it is renewed.
+    pub fn expires(&self, kind: XdsType, name: &str) -> bool {
+        self.subscriptions.get(&kind).is_some_and(|of| of.expiries.contains_key(name))
     }
 
     /// The version of a type that was accepted last; empty if none was.
@@ -345,10 +364,9 @@ impl XdsSubscription {
         let versions = resources.iter().map(|of| (of.name.clone(), of.version.clone())).collect();
         let faults: Vec<ResourceFault> = faults.into_iter().map(|of| of.fault).collect();
         if complete {
-            let is_there = |name: &String| {
-                resources.iter().any(|of| of.name == *name)
-                    || faults.iter().any(|of| of.name == *name)
-            };
+            let there: BTreeSet<&str> = resources.iter().map(|of| &*of.name).collect();
+            let is_there =
+                |name: &str| there.contains(name) || faults.iter().any(|of| of.name == name);
             removed = self.versions.keys().filter(|name| !is_there(name)).cloned().collect();
         }
         self.pending = Some(PendingResponse {
@@ -360,96 +378,4 @@ impl XdsSubscription {
         self.answer = None;
         XdsResponse { kind, version, resources, removed, complete, faults }
     }
-}
-
-/// A response as it is taken apart.
-#[derive(Debug, Default)]
-struct Taking {
-    resources: Vec<XdsResource>,
-    removed: Vec<String>,
-    ttls: Vec<(String, Option<Duration>)>,
-    faults: Vec<TakenFault>,
-    names: BTreeSet<String>,
-}
-
-#[derive(Debug)]
-struct TakenFault {
-    fault: ResourceFault,
-    /// Whether the resource has a name.
-    named: bool,
-}
-
-impl Taking {
-    fn fault(&mut self, name: Option<String>, place: usize, problem: String) {
-        let named = name.is_some();
-        let name = name.unwrap_or_else(|| format!("resources[{place}]"));
-        self.faults.push(TakenFault { fault: ResourceFault { name, problem }, named });
-    }
-
-    fn sotw(&mut self, kind: XdsType, place: usize, any: AnyMessage, version: &str) {
-        if any.type_url != ENVELOPE {
-            return self.resource(kind, place, None, version.to_owned(), any);
-        }
-        match ResourceEnvelope::decode(any.value) {
-            Ok(envelope) => self.delta(
-                kind,
-                place,
-                ResourceEnvelope { version: version.to_owned(), ..envelope },
-            ),
-            Err(error) => self.fault(None, place, format!("it cannot be decoded: {error}")),
-        }
-    }
-
-    fn delta(&mut self, kind: XdsType, place: usize, envelope: ResourceEnvelope) {
-        let ResourceEnvelope { version, resource, name, ttl } = envelope;
-        let ttl = ttl.and_then(duration);
-        match resource {
-            // A resource without content renews the time to live of what is there.
-            None if !name.is_empty() && ttl.is_some() => self.ttls.push((name, ttl)),
-            None => self.fault((!name.is_empty()).then_some(name), place, "it is empty".to_owned()),
-            Some(any) => {
-                let before = self.resources.len();
-                self.resource(kind, place, Some(name), version, any);
-                if let Some(taken) = self.resources.get(before) {
-                    self.ttls.push((taken.name.clone(), ttl));
-                }
-            }
-        }
-    }
-
-    fn resource(
-        &mut self,
-        kind: XdsType,
-        place: usize,
-        name: Option<String>,
-        version: String,
-        any: AnyMessage,
-    ) {
-        let name = name.filter(|name| !name.is_empty());
-        if any.type_url != kind.url() {
-            let problem = format!("it is of the type `{}`, not {}", any.type_url, kind.url());
-            return self.fault(name, place, problem);
-        }
-        let inner = match NamedMessage::decode(any.value.clone()) {
-            Ok(message) => message.name,
-            Err(error) => return self.fault(name, place, format!("it cannot be decoded: {error}")),
-        };
-        if inner.is_empty() && name.is_none() {
-            return self.fault(None, place, "it has no name".to_owned());
-        }
-        let name = name.unwrap_or(inner);
-        if !self.names.insert(name.clone()) {
-            self.resources.retain(|other| other.name != name);
-            let problem = "the response has two resources of this name; send one".to_owned();
-            return self.fault(Some(name), place, problem);
-        }
-        self.resources.push(XdsResource { name, version, body: any.value });
-    }
-}
-
-/// A time to live; `None` if it is not a positive time.
-fn duration(ttl: TtlMessage) -> Option<Duration> {
-    let seconds = u64::try_from(ttl.seconds).ok()?;
-    let nanos = u32::try_from(ttl.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(seconds, nanos)).filter(|ttl| !ttl.is_zero())
 }

@@ -341,6 +341,12 @@ pub(crate) struct EnvoyCommand {
     /// Write events to this file, as `run --report` does.
     #[arg(long, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,
+    /// Keep what control planes said last in this file, so that a restart comes up without them.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) last_good: Option<PathBuf>,
+    /// Keep secrets as well, in plain text, for every reader of the file.
+    #[arg(long, requires = "last_good")]
+    pub(crate) last_good_secrets: bool,
     /// Envoy's own flags.
     #[arg(last = true, value_name = "FLAGS")]
     pub(crate) flags: Vec<String>,

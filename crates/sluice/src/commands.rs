@@ -59,7 +59,7 @@ pub(crate) fn run_as_envoy(
     program: &str,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
-    envoy::with_flags(flags, program, None, extensions)
+    envoy::with_flags(flags, program, envoy::EnvoyFiles::of_environment(), extensions)
 }
 
 /// Prints the result of a command. A closed pipe is ignored: the reader has seen enough.

@@ -73,7 +73,7 @@ pub(crate) use form::ConfigForm;
 use log_level::LogOverride;
 use pauses::Pauses;
 #[cfg(feature = "envoy")]
-pub(crate) use planes::{Planes, PlanesPlan};
+pub(crate) use planes::{LastGoodPlan, Planes, PlanesPlan};
 use reload::ReloadFailure;
 use report::Report;
 use sockets::Sockets;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_core::{Diags, Node};
 
 use super::{Mapping, native_name};
+use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
 use crate::secret_files::SecretFiles;
@@ -36,7 +37,8 @@ pub fn map(
     diags: &mut Diags,
 ) -> Node {
     let mut root = NativeMap::new(bootstrap.span);
-    let mut mapping = Mapping::new(files, bootstrap.span, diags);
+    let delivered = DeliveredSecrets::default();
+    let mut mapping = Mapping::new(files, &delivered, bootstrap.span, diags);
     bootstrap.without_effect(&WITHOUT_EFFECT);
     for field in WITHOUT_EFFECT {
         if let Some(ProtoValue::Message(message)) = bootstrap.field(field).map(|field| &field.value)
@@ -69,7 +71,7 @@ pub fn map(
     }
     mapping.forget_unused_secrets();
     mapping.report_unread(bootstrap);
-    for secret in std::mem::take(&mut mapping.used_of_files) {
+    for secret in std::mem::take(&mut mapping.used_of_others) {
         mapping.report_unread(secret);
     }
     root.node()
@@ -211,10 +213,12 @@ impl<'a> Mapping<'a> {
         let mut values = NativeMap::new(runtime.span);
         for layer in runtime.messages("layers") {
             layer.without_effect(&["name", "admin_layer"]);
-            for field in ["disk_layer", "rtds_layer"] {
-                if layer.has(field) {
-                    self.unsupported(layer, field, "write the values as a `static_layer`");
-                }
+            if layer.has("disk_layer") {
+                self.unsupported(layer, "disk_layer", "write the values as a `static_layer`");
+            }
+            // Its source is read before anything else, and its values come later.
+            if let Some(of) = layer.message("rtds_layer") {
+                of.all_without_effect();
             }
             if let Some(found) = layer.json("static_layer") {
                 self.runtime_values(found, "", &mut values);
@@ -226,7 +230,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Adds values by their whole names: `{ a: { b: 5 } }` is `a.b`.
-    fn runtime_values(&mut self, node: &Node, prefix: &str, values: &mut NativeMap) {
+    pub(super) fn runtime_values(&mut self, node: &Node, prefix: &str, values: &mut NativeMap) {
         for entry in node.entries().unwrap_or_default() {
             let key = if prefix.is_empty() {
                 entry.key.to_string()

@@ -3,7 +3,7 @@
 //! Owns: what a chain matches, its network filters, its TLS. Refuses to know: HTTP. Keeps: a chain has one terminal
 //! filter, and it is the last.
 
-use sluice_core::Node;
+use sluice_core::{Node, Span, Value};
 
 use super::metadata::KnownMetadata;
 use super::{Mapping, native_name};
@@ -22,6 +22,7 @@ impl Mapping<'_> {
         udp: bool,
     ) -> Option<Node> {
         let mut native = NativeMap::new(chain.span);
+        self.chain_waits = false;
         if let Some(metadata) = chain.message("metadata") {
             metadata.all_without_effect();
         }
@@ -42,9 +43,7 @@ impl Mapping<'_> {
         for (index, filter) in filters.iter().enumerate() {
             filter.without_effect(&["name"]);
             let Some(config) = filter.message("typed_config") else {
-                if !filter.has("config_discovery") {
-                    self.unsupported(filter, "name", "a filter needs its `typed_config`");
-                }
+                self.filter_without_settings(filter);
                 continue;
             };
             let last = index + 1 == filters.len();
@@ -65,8 +64,22 @@ impl Mapping<'_> {
             self.unsupported(chain, "filters", "a chain without filters closes every connection");
             return None;
         }
+        if self.chain_waits {
+            before.insert(0, nobody(chain.span));
+        }
         native.list("filters", before, chain.place("filters"));
         Some(native.node())
+    }
+
+    /// A filter without settings: they come on their own, or it is a mistake.
+    pub(super) fn filter_without_settings(&mut self, filter: &ProtoMessage) {
+        match filter.message("config_discovery") {
+            Some(config) => {
+                config.all_without_effect();
+                self.chain_waits = true;
+            }
+            None => self.unsupported(filter, "name", "a filter needs its `typed_config`"),
+        }
     }
 
     fn chain_match(&mut self, of: &ProtoMessage, listener: &ProtoMessage) -> NativeMap {
@@ -217,4 +230,13 @@ impl Mapping<'_> {
             }
         }
     }
+}
+
+/// What a chain begins with if something of it has not come: it serves nobody, with an address or without one.
+fn nobody(span: Span) -> Node {
+    let all = ["0.0.0.0/0", "::/0"].map(|block| quoted(block, span)).to_vec();
+    let by_address = single("source", Node { value: Value::List(all), span });
+    let principals = vec![by_address.clone(), single("not", by_address)];
+    let policy = single("principals", Node { value: Value::List(principals), span });
+    single("rbac", single("deny", single("incomplete", policy)))
 }

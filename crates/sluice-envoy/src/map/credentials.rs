@@ -66,11 +66,7 @@ impl Mapping<'_> {
         let secret = self.secret(config)?;
         let Some(source) = secret.message("generic_secret").and_then(|of| of.message("secret"))
         else {
-            self.unsupported(
-                config,
-                "name",
-                "the secret has no `generic_secret` with one `secret`",
-            );
+            self.unfit_secret(config, secret, "`generic_secret` with one `secret`");
             return None;
         };
         let text = self.inline_text(source)?;

@@ -21,9 +21,7 @@ impl Mapping<'_> {
         for (index, filter) in all.iter().enumerate() {
             filter.without_effect(&["name", "is_optional"]);
             let Some(config) = filter.message("typed_config") else {
-                if !filter.has("config_discovery") {
-                    self.unsupported(filter, "name", "a filter needs its `typed_config`");
-                }
+                self.filter_without_settings(filter);
                 continue;
             };
             let is_router = config.descriptor.name() == "Router";

@@ -2,11 +2,15 @@
 //!
 //! Owns: `HeaderValueOption`, removals, and the operators in values. Refuses to know: what has them.
 
-use sluice_core::Node;
+use sluice_core::tree::MapEntry;
+use sluice_core::{Node, Value};
 
 use super::Mapping;
 use crate::message::ProtoMessage;
-use crate::native::{NativeMap, quoted};
+use crate::native::{NativeMap, quoted, single};
+
+/// The filter that edits headers.
+const FILTER: &str = "set_headers";
 
 impl Mapping<'_> {
     /// Adds the edits of a route table, host, route or weighted cluster, as settings of `set_headers`.
@@ -21,6 +25,30 @@ impl Mapping<'_> {
                 of.texts(remove).map(|(name, span)| quoted(name, span)).collect();
             edits.list(&format!("remove_{side}"), removed, of.place(remove));
         }
+    }
+
+    /// Makes one filter of all that edit headers. It comes last, where the router edits them.
+    pub(super) fn join_edits(&mut self, filters: &mut Vec<Node>, hcm: &ProtoMessage) {
+        let edits = |filter: &Node| filter.get(FILTER).map(|entry| entry.node.clone());
+        let all: Vec<Node> = filters.iter().filter_map(edits).collect();
+        if all.len() < 2 {
+            return;
+        }
+        let mut joined = NativeMap::new(all[0].span);
+        for one in &all {
+            if let Err(header) = join(one, &mut joined) {
+                let how = format!("two filters, or a filter and a route table, edit `{header}`");
+                self.unsupported(hcm, "http_filters", &how);
+                return;
+            }
+        }
+        let is_edit = |filter: &Node| filter.get(FILTER).is_some();
+        if filters.iter().skip_while(|of| !is_edit(of)).any(|of| !is_edit(of)) {
+            let how = "headers are edited behind all other filters, which see them as they were";
+            self.differs(hcm, "http_filters", how);
+        }
+        filters.retain(|filter| !is_edit(filter));
+        filters.push(single(FILTER, joined.node()));
     }
 
     /// Adds `HeaderValueOption`s on one side.
@@ -70,6 +98,38 @@ impl Mapping<'_> {
         }
         edits.map(side, set);
         edits.map(&format!("add_{side}"), add);
+    }
+}
+
+/// Adds the edits of a filter to others; `Err` is a header that both edit.
+fn join(edits: &Node, joined: &mut NativeMap) -> Result<(), String> {
+    let edits = edits.entries().unwrap_or_default();
+    for side in ["request", "response"] {
+        let of_side = |all: &[MapEntry]| -> Vec<String> {
+            let parts = all.iter().filter(|part| part.key.ends_with(side));
+            parts.flat_map(|part| names(&part.node)).collect()
+        };
+        let known = of_side(joined.entries());
+        if let Some(twice) = of_side(edits).into_iter().find(|name| known.contains(name)) {
+            return Err(twice);
+        }
+    }
+    for MapEntry { key, node, .. } in edits {
+        let value = match (joined.take(key).map(|node| node.value), node.value.clone()) {
+            (Some(Value::Map(all)), Value::Map(more)) => Value::Map([all, more].concat()),
+            (Some(Value::List(all)), Value::List(more)) => Value::List([all, more].concat()),
+            (_, own) => own,
+        };
+        joined.set(key, Node { value, span: node.span });
+    }
+    Ok(())
+}
+
+/// The headers of a list or map.
+fn names(node: &Node) -> Vec<String> {
+    match &node.value {
+        Value::Map(entries) => entries.iter().map(|entry| entry.key.to_string()).collect(),
+        _ => node.items().iter().filter_map(|item| item.text().map(str::to_owned)).collect(),
     }
 }
 

@@ -79,6 +79,7 @@ impl Mapping<'_> {
                 filters.push(routes.headers);
             }
         }
+        self.join_edits(&mut filters, hcm);
         http.list("filters", filters, hcm.place("http_filters"));
         self.logs_of(hcm, "request");
         native.set("http", http.node());

@@ -31,15 +31,14 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// The secret that a `SdsSecretConfig` names: one of the file, or of a file that it names.
+    /// The secret that a `SdsSecretConfig` names: one of the file, of a file that it names, or of a control plane.
     pub(super) fn secret(&mut self, config: &ProtoMessage) -> Option<&'a ProtoMessage> {
         let name = config.text("name");
         let from = config.message("sds_config");
         let path = from.and_then(path_of);
         if let (Some(from), None) = (from, path) {
             from.all_without_effect();
-            self.unsupported(config, "sds_config", "list the secret under `static_resources`");
-            return None;
+            return self.secret_of_plane(name.map_or("", |name| name));
         }
         let found = match (from, path) {
             (Some(from), Some(path)) => {
@@ -61,7 +60,7 @@ impl<'a> Mapping<'a> {
         if let Some(secret) = found {
             secret.without_effect(&["name"]);
             if path.is_some() {
-                self.used_of_files.push(secret);
+                self.used_of_others.push(secret);
             }
             return Some(secret);
         }
@@ -71,6 +70,37 @@ impl<'a> Mapping<'a> {
         let message = format!("there is no secret `{name}` {place}");
         self.diags.error("unknown-name", config.span, config.at("name"), message);
         None
+    }
+
+    /// A secret that a control plane sends. One that has not come makes its chain serve nobody.
+    fn secret_of_plane(&mut self, name: &str) -> Option<&'a ProtoMessage> {
+        let Some(secret) = self.delivered.get(name) else {
+            self.chain_waits = true;
+            return self.delivered.stand_in();
+        };
+        secret.without_effect(&["name"]);
+        if !self.used_of_others.iter().any(|used| std::ptr::eq(*used, secret)) {
+            self.used_of_others.push(secret);
+        }
+        Some(secret)
+    }
+
+    /// Reports that a secret is not of the kind that is needed: where it is, if it came on its own.
+    pub(super) fn unfit_secret(
+        &mut self,
+        config: &ProtoMessage,
+        secret: &ProtoMessage,
+        field: &str,
+    ) {
+        secret.all_without_effect();
+        if !config.has("sds_config") {
+            self.unsupported(config, "name", &format!("the secret has no {field}"));
+            return;
+        }
+        let message =
+            format!("the secret has no {field}, for which `{}` is to be used", config.path);
+        let finding = self.diags.error("bad-value", secret.span, &*secret.path, message);
+        finding.help("send one of that kind under this name");
     }
 
     /// PEM, from a `DataSource`: the path of a file, or the text itself.

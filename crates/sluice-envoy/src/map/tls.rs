@@ -100,7 +100,7 @@ impl Mapping<'_> {
             let Some(secret) = self.secret(config) else { continue };
             match secret.message("tls_certificate") {
                 Some(certificate) => found.extend(self.certificate(certificate)),
-                None => self.unsupported(config, "name", "the secret has no `tls_certificate`"),
+                None => self.unfit_secret(config, secret, "`tls_certificate`"),
             }
         }
         found

@@ -11,8 +11,9 @@ use sluice_config::Sources;
 use sluice_core::{Diags, Node, Value};
 
 use super::{Mapping, UniqueNames, native_name};
+use crate::delivered::DeliveredSecrets;
 use crate::message::ProtoMessage;
-use crate::native::NativeMap;
+use crate::native::{NativeMap, single};
 use crate::read::UnknownFields;
 use crate::secret_files::SecretFiles;
 
@@ -94,6 +95,8 @@ pub struct UnitSurroundings<'a> {
     pub resources: Option<&'a ProtoMessage>,
     /// The section `node` of the native form.
     pub node: Option<&'a Node>,
+    /// The secrets that it needs.
+    pub secrets: &'a DeliveredSecrets<'a>,
 }
 
 /// A resource in the native form.
@@ -114,33 +117,31 @@ pub fn unit(
 ) -> MappedUnit {
     let mut root = NativeMap::new(message.span);
     let files = SecretFiles::read(message, UnknownFields::Refuse, &mut Sources::default(), diags);
-    let mut mapping = Mapping::new(&files, message.span, diags);
+    let mut mapping = Mapping::new(&files, around.secrets, message.span, diags);
     mapping.plane = Some(std::mem::take(names));
     if let Some(resources) = around.resources {
         mapping.secrets(resources);
     }
-    if message.descriptor.name() == "Cluster" {
-        let mut clusters = NativeMap::new(message.span);
-        if let Some((name, native)) = mapping.cluster_resource(message) {
-            clusters.push(&name, native);
+    match message.descriptor.name() {
+        "Cluster" => {
+            let mut clusters = NativeMap::new(message.span);
+            if let Some((name, native)) = mapping.cluster_resource(message) {
+                clusters.push(&name, native);
+            }
+            root.map("clusters", clusters);
         }
-        root.map("clusters", clusters);
-    } else {
-        let name = message.text("name").cloned().unwrap_or_default();
-        if let Some(names) = &mut mapping.plane {
-            names.listener(message, &name, mapping.diags);
+        "Runtime" => {
+            let mut values = NativeMap::new(message.span);
+            message.without_effect(&["name"]);
+            if let Some(layer) = message.json("layer") {
+                mapping.runtime_values(layer, "", &mut values);
+            }
+            root.set("runtime", single("values", values.node()));
         }
-        mapping.routes_of = Arc::clone(&name);
-        if let Some(native) = mapping.listener(message) {
-            root.set("listeners", Node { value: Value::List(vec![native]), span: message.span });
-        }
-        let routes = std::mem::replace(&mut mapping.routes, NativeMap::new(message.span));
-        root.map("routes", routes);
-        let logs = std::mem::take(&mut mapping.logs);
-        root.list("access_log", logs.into_native(), message.span);
+        _ => mapping.listener_resource(message, &mut root),
     }
     mapping.report_unread(message);
-    for secret in std::mem::take(&mut mapping.used_of_files) {
+    for secret in std::mem::take(&mut mapping.used_of_others) {
         mapping.report_unread(secret);
     }
     *names = mapping.plane.take().unwrap_or_default();
@@ -152,6 +153,22 @@ pub fn unit(
 }
 
 impl Mapping<'_> {
+    /// Adds a listener with its route tables and access logs.
+    fn listener_resource(&mut self, message: &ProtoMessage, root: &mut NativeMap) {
+        let name = message.text("name").cloned().unwrap_or_default();
+        if let Some(names) = &mut self.plane {
+            names.listener(message, &name, self.diags);
+        }
+        self.routes_of = Arc::clone(&name);
+        if let Some(native) = self.listener(message) {
+            root.set("listeners", Node { value: Value::List(vec![native]), span: message.span });
+        }
+        let routes = std::mem::replace(&mut self.routes, NativeMap::new(message.span));
+        root.map("routes", routes);
+        let logs = std::mem::take(&mut self.logs);
+        root.list("access_log", logs.into_native(), message.span);
+    }
+
     /// The native name of a cluster of a plane, which may come later.
     pub(super) fn plane_cluster(&mut self, name: &str) -> Option<Arc<str>> {
         let native = self.plane.as_mut()?.cluster(name);

@@ -62,7 +62,7 @@ impl<'a> Mapping<'a> {
                     parts.iter().for_each(|part| part.all_without_effect());
                 })?;
             let Some(found) = secret.message("validation_context") else {
-                self.unsupported(config, "name", "the secret has no `validation_context`");
+                self.unfit_secret(config, secret, "`validation_context`");
                 return Err(Unknown);
             };
             parts.push(found);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use sluice_core::{Diags, Severity};
 
 use super::taken;
+use crate::delivered::DeliveredSecrets;
 use crate::map::{PlaneNames, UnitSurroundings, unit};
 use crate::message::ProtoMessage;
+use crate::parts::{GivenParts, PartKind};
 use crate::wire::{decode, encode, response_of_text};
 use crate::{parts, sources};
 
@@ -39,8 +41,16 @@ const ONE: &str =
 
 /// The findings of one unit, as `path: message`.
 fn found(message: &ProtoMessage, names: &mut PlaneNames) -> (String, Vec<String>) {
+    found_with(message, &DeliveredSecrets::default(), names)
+}
+
+fn found_with(
+    message: &ProtoMessage,
+    secrets: &DeliveredSecrets<'_>,
+    names: &mut PlaneNames,
+) -> (String, Vec<String>) {
     let mut diags = Diags::new();
-    let around = UnitSurroundings { resources: None, node: None };
+    let around = UnitSurroundings { resources: None, node: None, secrets };
     let mapped = unit(message, &around, names, &mut diags);
     let errors = diags.iter().filter(|found| found.severity == Severity::Error);
     (
@@ -147,11 +157,16 @@ fn a_response_may_be_written_as_text() {
     }
 }
 
+fn endpoints(assignment: Option<&ProtoMessage>) -> GivenParts<'_> {
+    GivenParts { endpoints: assignment, ..GivenParts::default() }
+}
+
 #[test]
 fn a_cluster_is_put_together_with_its_endpoints() {
     let cluster = taken(CLUSTER, ONE);
-    let part = parts::of_cluster(&cluster).expect("it needs endpoints");
-    assert_eq!(&*part.name, "s");
+    let needed = parts::needed(&cluster);
+    let [part] = needed.as_slice() else { panic!("it needs endpoints: {needed:?}") };
+    assert_eq!((part.kind, &*part.name), (PartKind::Endpoints, "s"));
     let source = sources::source(part.source.expect("a source"), &mut Diags::new()).expect("one");
     assert_eq!(source.from, sources::SourceKind::Ads);
     assert_eq!(source.fetch_timeout.map(|time| time.as_secs()), Some(15));
@@ -170,7 +185,7 @@ fn a_cluster_is_put_together_with_its_endpoints() {
     let mut names = PlaneNames::default();
     let with = |assignment: Option<&ProtoMessage>, names: &mut PlaneNames| {
         let mut diags = Diags::new();
-        let whole = parts::with_endpoints(&cluster, assignment, &mut diags);
+        let whole = parts::whole(&cluster, &endpoints(assignment), &mut diags);
         assert!(!diags.has_errors(), "{diags:?}");
         found(&whole, names)
     };
@@ -186,14 +201,14 @@ fn a_cluster_is_put_together_with_its_endpoints() {
         "{ cluster_name: s, policy: { drop_overloads: [{ category: x, drop_percentage: { numerator: 1 } }] } }",
     );
     let mut diags = Diags::new();
-    parts::with_endpoints(&cluster, Some(&drops), &mut diags);
+    parts::whole(&cluster, &endpoints(Some(&drops)), &mut diags);
     assert!(diags.iter().next().is_some_and(|of| of.path == "policy.drop_overloads"), "{diags:?}");
 }
 
 #[test]
 fn a_listener_is_put_together_with_its_routes() {
     let listener = taken(LISTENER, WEB);
-    let needed = parts::of_listener(&listener);
+    let needed = parts::needed(&listener);
     assert_eq!(needed.iter().map(|part| &*part.name).collect::<Vec<_>>(), ["main"]);
     let table = taken(
         TABLE,
@@ -201,20 +216,97 @@ fn a_listener_is_put_together_with_its_routes() {
     );
     let mut names = PlaneNames::default();
     assert_eq!(&*names.cluster("x_y"), "x_y");
-    let tables: HashMap<Arc<str>, &ProtoMessage> = HashMap::from([("main".into(), &table)]);
-    let (root, errors) = found(&parts::with_routes(&listener, &tables), &mut names);
+    let tables =
+        GivenParts { routes: HashMap::from([("main".into(), &table)]), ..GivenParts::default() };
+    let with = |listener: &ProtoMessage, given: &GivenParts<'_>| {
+        parts::whole(listener, given, &mut Diags::new())
+    };
+    let (root, errors) = found(&with(&listener, &tables), &mut names);
     assert_eq!(errors, Vec::<String>::new());
     assert!(root.contains("x_y-2") && root.contains("web.main"), "{root}");
-    let again = found(&parts::with_routes(&listener, &tables), &mut names).0;
+    let again = found(&with(&listener, &tables), &mut names).0;
     assert_eq!(root, again, "names stay");
-    let (_, errors) = found(&parts::with_routes(&listener, &HashMap::new()), &mut names);
+    let (_, errors) = found(&with(&listener, &GivenParts::default()), &mut names);
     assert_eq!(errors, Vec::<String>::new(), "it may have none yet");
     // Two listeners must not be one in the native form.
     let other = taken(LISTENER, &WEB.replace("name: web\n", "name: 'w?b'\n"));
     let third = taken(LISTENER, &WEB.replace("name: web\n", "name: 'w!b'\n"));
-    assert_eq!(found(&parts::with_routes(&other, &tables), &mut names).1, Vec::<String>::new());
-    let errors = found(&parts::with_routes(&third, &tables), &mut names).1;
+    assert_eq!(found(&with(&other, &tables), &mut names).1, Vec::<String>::new());
+    let errors = found(&with(&third, &tables), &mut names).1;
     assert!(errors[0].contains("has the same name"), "{errors:?}");
     names.forget_listener("w?b");
-    assert_eq!(found(&parts::with_routes(&third, &tables), &mut names).1, Vec::<String>::new());
+    assert_eq!(found(&with(&third, &tables), &mut names).1, Vec::<String>::new());
+}
+
+#[test]
+fn a_chain_without_a_part_serves_nobody() {
+    let source = "{ ads: {} }";
+    let socket = format!(
+        "{{ name: tls, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {{ tls_certificate_sds_secret_configs: [{{ name: site, sds_config: {source} }}], validation_context_sds_secret_config: {{ name: clients, sds_config: {source} }} }} }} }}"
+    );
+    let text = WEB.replace("- filters:", &format!("- transport_socket: {socket}\n  filters:"));
+    let filter = format!(
+        "- name: later\n        config_discovery: {{ config_source: {source}, type_urls: [type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors] }}\n      - name: router"
+    );
+    let listener = taken(LISTENER, &text.replace("- name: router", &filter));
+    let needed = parts::needed(&listener);
+    let names: Vec<_> = needed.iter().map(|part| (part.kind, &*part.name)).collect();
+    let all = [
+        (PartKind::Secret, "site"),
+        (PartKind::Secret, "clients"),
+        (PartKind::Routes, "main"),
+        (PartKind::Extension, "later"),
+    ];
+    assert!(all.iter().all(|part| names.contains(part)) && names.len() == 4, "{names:?}");
+    let secret = |text: &str| taken("envoy.extensions.transport_sockets.tls.v3.Secret", text);
+    let site = secret(
+        "{ name: site, tls_certificate: { certificate_chain: { inline_string: cert }, private_key: { inline_string: key } } }",
+    );
+    let clients =
+        secret("{ name: clients, validation_context: { trusted_ca: { inline_string: ca } } }");
+    let settings = taken(
+        "envoy.config.core.v3.TypedExtensionConfig",
+        "{ name: later, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors } }",
+    );
+    let mut names = PlaneNames::default();
+    for (has_secrets, has_settings) in [(false, true), (true, false), (true, true)] {
+        let of = |name: &str, of: &'_ ProtoMessage| (Arc::<str>::from(name), of.clone());
+        let given = [of("site", &site), of("clients", &clients)];
+        let given = given.iter().filter(|_| has_secrets);
+        let secrets = DeliveredSecrets::new(given.map(|(name, of)| (name.clone(), of)).collect());
+        let extensions = has_settings.then(|| ("later".into(), &settings)).into_iter().collect();
+        let parts = GivenParts { extensions, ..GivenParts::default() };
+        let whole = parts::whole(&listener, &parts, &mut Diags::new());
+        let (root, errors) = found_with(&whole, &secrets, &mut names);
+        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(root.contains("incomplete"), !(has_secrets && has_settings), "{root}");
+        assert!(root.contains("client_auth"), "who is let in is the same: {root}");
+    }
+    // Settings of another type than the filter takes.
+    let other = taken(
+        "envoy.config.core.v3.TypedExtensionConfig",
+        "{ name: later, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }",
+    );
+    let extensions = HashMap::from([("later".into(), &other)]);
+    let mut diags = Diags::new();
+    parts::whole(&listener, &GivenParts { extensions, ..GivenParts::default() }, &mut diags);
+    let finding = diags.iter().next().expect("a finding");
+    assert!(
+        finding.message.contains("takes type.googleapis.com/envoy.extensions.filters.http.cors")
+    );
+}
+
+#[test]
+fn a_secret_in_a_resource_is_found_and_the_name_of_a_file_is_none() {
+    let cluster = |certificate: &str| {
+        let text = format!(
+            "{{ name: a, transport_socket: {{ name: tls, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{ tls_certificates: [{certificate}] }} }} }} }}"
+        );
+        parts::has_secret(&taken(CLUSTER, &text))
+    };
+    let chain = "certificate_chain: { inline_string: public }";
+    assert!(cluster(&format!("{{ {chain}, private_key: {{ inline_string: key }} }}")));
+    assert!(cluster(&format!("{{ {chain}, private_key: {{ inline_bytes: a2V5 }} }}")));
+    assert!(!cluster(&format!("{{ {chain}, private_key: {{ filename: /key.pem }} }}")));
+    assert!(!cluster(&format!("{{ {chain} }}")));
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use sluice_codec::h2::{Accepted, H2Event, H2Server};
-use sluice_codec::{ErrorKind, HttpStream, Version};
+use sluice_codec::{ErrorKind, HttpStream};
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::Stream;
@@ -156,7 +156,7 @@ impl ConnectionCare {
         }
         let accepted = server.poll_accept(cx);
         for _ in 0..server.take_starved() {
-            handler.manager.count_starved(Version::Http2);
+            handler.manager.count_starved();
         }
         match accepted {
             Poll::Ready(Some(Ok(H2Event::Request(accepted)))) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sluice_codec::h3::frame::code;
 use sluice_codec::h3::{H3Server, H3Stream};
 use sluice_codec::request_memory::{charge_head, charge_request};
-use sluice_codec::{ErrorKind, HttpError, HttpStream, Version};
+use sluice_codec::{ErrorKind, HttpError, HttpStream};
 use sluice_core::reason::end;
 use sluice_core::{LocalFuture, Moment, Reason};
 use sluice_io::buffers::Charge;
@@ -104,7 +104,7 @@ impl HttpHandler {
                     served += 1;
                     let only = server.open_requests() == 1;
                     let Ok(charge) = charge_request(&worker.buffers, only) else {
-                        self.manager.count_starved(Version::Http3);
+                        self.manager.count_starved();
                         stream.reset(code::REQUEST_REJECTED);
                         continue;
                     };

@@ -140,8 +140,8 @@ impl Bench {
 
     /// The number of requests for which there was no memory.
     fn ended_for_memory(&self) -> i64 {
-        let labels = ["web", reasons::MEMORY.code()];
-        self.registry.value(metrics::ENDED.name, &labels).unwrap_or_default()
+        let name = sluice_l4::metrics::LIMIT_REACHED.name;
+        self.registry.value(name, &["worker_buffer_bytes"]).unwrap_or_default()
     }
 
     /// The number of messages that were refused with this code.

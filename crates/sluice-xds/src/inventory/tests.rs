@@ -32,6 +32,23 @@ fn said(version: &str) -> Versioned<String> {
     Versioned { version: version.into(), since: at(0), content: version.to_owned() }
 }
 
+fn offer(
+    inventory: &mut Inventory<String>,
+    key: OwnerKey,
+    version: Versioned<String>,
+    needs: Vec<PartKey>,
+    until: Moment,
+    fixed: bool,
+) -> bool {
+    inventory.offer(key, version, needs.into_iter().map(|need| (need, until)).collect(), fixed)
+}
+
+/// The names of a type that are needed.
+fn wanted(inventory: &Inventory<String>, kind: XdsType) -> Vec<&str> {
+    let of_kind = inventory.needed().filter(|key| key.kind == kind);
+    of_kind.map(|key| &*key.name).collect()
+}
+
 /// What is ready, as `name@version(part@version ...)`, applied.
 fn apply(inventory: &mut Inventory<String>, now: u64) -> Vec<String> {
     let units = inventory.ready(at(now));
@@ -51,9 +68,9 @@ fn shown(unit: &ReadyUnit<String>) -> String {
 #[test]
 fn a_cluster_waits_for_its_endpoints_and_then_follows_them() {
     let mut inventory = Inventory::default();
-    assert!(inventory.offer(cluster("a"), said("1"), vec![eds("a")], at(15), false));
-    assert!(inventory.offer(cluster("plain"), said("1"), vec![], at(15), false));
-    assert_eq!(inventory.wanted(XdsType::Assignment), BTreeSet::from(["a".to_owned()]));
+    assert!(offer(&mut inventory, cluster("a"), said("1"), vec![eds("a")], at(15), false));
+    assert!(offer(&mut inventory, cluster("plain"), said("1"), vec![], at(15), false));
+    assert_eq!(wanted(&inventory, XdsType::Assignment), ["a"]);
     assert_eq!(apply(&mut inventory, 0), ["plain@1()"]);
     assert!(!inventory.is_settled(OwnerKind::Cluster));
     assert_eq!(inventory.next_deadline(), Some(at(15)));
@@ -64,18 +81,18 @@ fn a_cluster_waits_for_its_endpoints_and_then_follows_them() {
     inventory.offer_part(eds("a"), said("e2"));
     assert_eq!(apply(&mut inventory, 2), ["a@1(a@e2)"]);
     // A new version of the cluster uses the endpoints that are there.
-    inventory.offer(cluster("a"), said("2"), vec![eds("a")], at(30), false);
+    offer(&mut inventory, cluster("a"), said("2"), vec![eds("a")], at(30), false);
     assert_eq!(apply(&mut inventory, 3), ["a@2(a@e2)"]);
     assert!(inventory.remove(&cluster("a")));
-    assert!(inventory.wanted(XdsType::Assignment).is_empty());
+    assert!(wanted(&inventory, XdsType::Assignment).is_empty());
     assert!(!inventory.remove(&cluster("a")), "it is gone");
 }
 
 #[test]
 fn what_does_not_come_in_time_is_applied_without() {
     let mut inventory = Inventory::default();
-    inventory.offer(listener("web"), said("1"), vec![rds("r")], at(15), false);
-    inventory.offer(listener("slow"), said("1"), vec![rds("r")], Moment::NEVER, false);
+    offer(&mut inventory, listener("web"), said("1"), vec![rds("r")], at(15), false);
+    offer(&mut inventory, listener("slow"), said("1"), vec![rds("r")], Moment::NEVER, false);
     assert!(apply(&mut inventory, 14).is_empty());
     assert_eq!(apply(&mut inventory, 15), ["web@1(r@nothing)"]);
     assert_eq!(inventory.next_deadline(), None, "the other one waits for ever");
@@ -86,13 +103,12 @@ fn what_does_not_come_in_time_is_applied_without() {
 #[test]
 fn a_new_version_that_waits_leaves_the_old_one_in_use() {
     let mut inventory = Inventory::default();
-    inventory.offer(listener("web"), said("1"), vec![rds("old")], at(15), false);
+    offer(&mut inventory, listener("web"), said("1"), vec![rds("old")], at(15), false);
     inventory.offer_part(rds("old"), said("o1"));
     apply(&mut inventory, 0);
-    inventory.offer(listener("web"), said("2"), vec![rds("new")], at(30), false);
+    offer(&mut inventory, listener("web"), said("2"), vec![rds("new")], at(30), false);
     assert!(apply(&mut inventory, 1).is_empty());
-    let both = ["new", "old"].map(ToOwned::to_owned).into();
-    assert_eq!(inventory.wanted(XdsType::Routes), both, "the old one is still in use");
+    assert_eq!(wanted(&inventory, XdsType::Routes), ["new", "old"], "the old one is in use");
     let entries = inventory.entries();
     let web = entries.iter().find(|entry| &*entry.name == "web").unwrap();
     assert_eq!(web.good.as_ref().map(|(version, _)| &**version), Some("1"));
@@ -100,13 +116,13 @@ fn a_new_version_that_waits_leaves_the_old_one_in_use() {
     assert_eq!(web.waits_for, [rds("new")]);
     inventory.offer_part(rds("new"), said("n1"));
     assert_eq!(apply(&mut inventory, 2), ["web@2(new@n1)"]);
-    assert_eq!(inventory.wanted(XdsType::Routes), BTreeSet::from(["new".to_owned()]));
+    assert_eq!(wanted(&inventory, XdsType::Routes), ["new"]);
 }
 
 #[test]
 fn a_part_that_is_refused_returns_to_its_last_good_version() {
     let mut inventory = Inventory::default();
-    inventory.offer(listener("web"), said("1"), vec![rds("r")], at(15), false);
+    offer(&mut inventory, listener("web"), said("1"), vec![rds("r")], at(15), false);
     inventory.offer_part(rds("r"), said("bad"));
     let units = inventory.ready(at(0));
     let refused = inventory.refused(&units[0], Some(&rds("r")), "wrong", at(0));
@@ -131,9 +147,9 @@ fn a_part_that_is_refused_returns_to_its_last_good_version() {
 #[test]
 fn a_new_version_does_not_begin_with_a_part_that_is_refused() {
     let mut inventory = Inventory::default();
-    inventory.offer(listener("web"), said("1"), vec![], at(0), false);
+    offer(&mut inventory, listener("web"), said("1"), vec![], at(0), false);
     apply(&mut inventory, 0);
-    inventory.offer(listener("web"), said("2"), vec![rds("r")], at(15), false);
+    offer(&mut inventory, listener("web"), said("2"), vec![rds("r")], at(15), false);
     inventory.refuse(XdsType::Routes, "r", "1", "wrong", at(1));
     assert!(apply(&mut inventory, 1).is_empty(), "the old one serves");
 }
@@ -141,9 +157,9 @@ fn a_new_version_does_not_begin_with_a_part_that_is_refused() {
 #[test]
 fn an_owner_that_is_refused_returns_to_its_last_good_version() {
     let mut inventory = Inventory::default();
-    inventory.offer(cluster("a"), said("1"), vec![], at(15), false);
+    offer(&mut inventory, cluster("a"), said("1"), vec![], at(15), false);
     apply(&mut inventory, 0);
-    inventory.offer(cluster("a"), said("2"), vec![eds("a")], at(15), false);
+    offer(&mut inventory, cluster("a"), said("2"), vec![eds("a")], at(15), false);
     inventory.offer_part(eds("a"), said("e"));
     let units = inventory.ready(at(1));
     let refused = inventory.refused(&units[0], None, "wrong", at(1));
@@ -159,8 +175,8 @@ fn an_owner_that_is_refused_returns_to_its_last_good_version() {
 #[test]
 fn planes_do_not_touch_what_the_bootstrap_has() {
     let mut inventory = Inventory::default();
-    assert!(inventory.offer(cluster("a"), said("1"), vec![], at(0), true));
-    assert!(!inventory.offer(cluster("a"), said("2"), vec![], at(0), false));
+    assert!(offer(&mut inventory, cluster("a"), said("1"), vec![], at(0), true));
+    assert!(!offer(&mut inventory, cluster("a"), said("2"), vec![], at(0), false));
     assert!(!inventory.remove(&cluster("a")));
     assert_eq!(inventory.names(OwnerKind::Cluster).count(), 0);
     assert_eq!(apply(&mut inventory, 0), ["a@1()"]);
@@ -169,7 +185,7 @@ fn planes_do_not_touch_what_the_bootstrap_has() {
 #[test]
 fn a_version_that_says_the_same_is_not_applied_again() {
     let mut inventory = Inventory::default();
-    inventory.offer(cluster("a"), said("1"), vec![], at(0), false);
+    offer(&mut inventory, cluster("a"), said("1"), vec![], at(0), false);
     apply(&mut inventory, 0);
     let (version, other) = ("2".into(), "3".into());
     assert!(inventory.renew(CDS, "a", &version, |content| content == "1"));
@@ -182,3 +198,51 @@ fn a_version_that_says_the_same_is_not_applied_again() {
 }
 
 const CDS: XdsType = XdsType::Cluster;
+
+#[test]
+fn a_listener_does_not_wait_for_ever_for_a_secret_and_a_cluster_is_not_used_without() {
+    let sds = |name: &str| part(XdsType::Secret, name);
+    let mut inventory = Inventory::default();
+    offer(&mut inventory, cluster("a"), said("1"), vec![eds("a"), sds("s")], at(15), false);
+    offer(&mut inventory, listener("web"), said("1"), vec![sds("s"), sds("t")], at(15), false);
+    let changes = inventory.changes_of_need();
+    inventory.offer_part(eds("a"), said("e1"));
+    inventory.offer_part(sds("t"), said("t1"));
+    assert!(apply(&mut inventory, 14).is_empty());
+    assert_eq!(apply(&mut inventory, 15), ["web@1(s@nothing t@t1)"]);
+    assert!(inventory.is_settled(OwnerKind::Cluster), "others do not wait for it");
+    assert_eq!(inventory.next_deadline(), None);
+    let entries = inventory.entries();
+    let waiting = entries.iter().find(|entry| entry.kind == XdsType::Cluster);
+    assert_eq!(waiting.map(|entry| &*entry.waits_for), Some(&[sds("s")][..]));
+    assert!(apply(&mut inventory, 16).is_empty());
+    inventory.offer_part(sds("s"), said("s1"));
+    assert_eq!(apply(&mut inventory, 17), ["a@1(a@e1 s@s1)", "web@1(s@s1 t@t1)"]);
+    // One that is rotated reaches everything that uses it, and one that is refused leaves its predecessor.
+    inventory.offer_part(sds("s"), said("s2"));
+    let units = inventory.ready(at(18));
+    assert_eq!(units.len(), 2);
+    let blamed = inventory.refused(&units[0], Some(&sds("s")), "no key", at(18));
+    assert_eq!(blamed.map(|(kind, _)| kind), Some(XdsType::Secret));
+    inventory.applied(&units[1]);
+    assert_eq!(apply(&mut inventory, 19), ["a@1(a@e1 s@s1)", "web@1(s@s1 t@t1)"]);
+    assert_eq!(inventory.changes_of_need(), changes, "what is needed is the same");
+    inventory.remove(&cluster("a"));
+    assert!(inventory.changes_of_need() > changes && inventory.is_needed(&sds("s")));
+    assert!(!inventory.is_needed(&eds("a")));
+}
+
+#[test]
+fn what_is_in_use_can_be_listed() {
+    let mut inventory = Inventory::default();
+    offer(&mut inventory, cluster("own"), said("1"), vec![], at(0), true);
+    offer(&mut inventory, cluster("a"), said("1"), vec![eds("a")], at(15), false);
+    offer(&mut inventory, listener("web"), said("1"), vec![rds("main")], at(15), false);
+    inventory.offer_part(eds("a"), said("e1"));
+    assert!(inventory.has(XdsType::Cluster, "own") && inventory.has(XdsType::Assignment, "a"));
+    assert!(!inventory.has(XdsType::Routes, "main") && !inventory.has(XdsType::Cluster, "web"));
+    apply(&mut inventory, 1);
+    inventory.offer_part(eds("a"), said("e2"));
+    let listed = inventory.in_use().map(|(kind, name, of)| format!("{kind} {name} {}", of.content));
+    assert_eq!(listed.collect::<Vec<_>>(), ["cluster a 1", "endpoints a e1"]);
+}

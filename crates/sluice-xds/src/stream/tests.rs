@@ -1,6 +1,11 @@
 //! Streams to scripted planes and to random ones.
 
+use std::time::Duration;
+
+use prost::Message as _;
+
 use super::*;
+use crate::messages::{AnyMessage, NamedMessage, ResourceEnvelope, TtlMessage};
 
 const CDS: XdsType = XdsType::Cluster;
 const EDS: XdsType = XdsType::Assignment;
@@ -299,4 +304,27 @@ fn random_message(
             delta(kind, nonce, resources.into_iter().map(one).collect(), &["a"])
         }
     }
+}
+
+#[test]
+fn what_is_there_before_the_first_stream_is_told_to_the_plane() {
+    let mut machine = machine(DiscoveryForm::Delta);
+    machine.want(EDS, names(&["a"]));
+    for (kind, name) in [(CDS, "a"), (EDS, "a"), (EDS, "unwanted"), (XdsType::Listener, "web")] {
+        machine.remember(kind, name, "1");
+    }
+    machine.opened();
+    let told = |request: DeltaDiscoveryRequest| {
+        let versions = request.initial_resource_versions.into_iter();
+        versions.map(|(name, version)| format!("{name}={version}")).collect::<Vec<_>>()
+    };
+    assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
+    assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
+    assert!(machine.poll_request().is_none());
+    // It is for the plane to say what changes once it was asked.
+    machine.remember(CDS, "late", "1");
+    machine.closed();
+    machine.opened();
+    assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
+    assert!(!machine.expires(CDS, "a"));
 }

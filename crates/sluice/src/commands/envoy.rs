@@ -15,13 +15,18 @@ use super::print;
 use super::run::{Start, start};
 use crate::Extensions;
 use crate::cli::{EXIT_CONFIG, EnvoyCommand, EnvoyTask, Format};
-use crate::control::{ConfigBuilder, ConfigForm, PlanesPlan};
+use crate::control::{ConfigBuilder, ConfigForm, LastGoodPlan, PlanesPlan};
 
 mod flags;
 
 pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Result<ExitCode> {
     match &command.task {
-        None => with_flags(&command.flags, "envoy", command.report.clone(), extensions),
+        None => {
+            let secrets = command.last_good_secrets;
+            let last_good = command.last_good.clone().map(|path| LastGoodPlan { path, secrets });
+            let files = EnvoyFiles { report: command.report.clone(), last_good };
+            with_flags(&command.flags, "envoy", files, extensions)
+        }
         Some(EnvoyTask::Coverage { files, allow_unknown_static_fields }) => {
             coverage(files, unknown(*allow_unknown_static_fields), extensions)
         }
@@ -31,13 +36,31 @@ pub(crate) fn run(command: &EnvoyCommand, extensions: Extensions) -> anyhow::Res
     }
 }
 
+/// Files of ours that Envoy's flags do not name.
+#[derive(Debug, Default)]
+pub(crate) struct EnvoyFiles {
+    report: Option<PathBuf>,
+    last_good: Option<LastGoodPlan>,
+}
+
+impl EnvoyFiles {
+    /// As the environment says: `SLUICE_LAST_GOOD` is a path, and `SLUICE_LAST_GOOD_SECRETS` is `1`.
+    pub(crate) fn of_environment() -> Self {
+        let path = std::env::var_os("SLUICE_LAST_GOOD").filter(|path| !path.is_empty());
+        let secrets = std::env::var("SLUICE_LAST_GOOD_SECRETS").is_ok_and(|word| word == "1");
+        let last_good = path.map(|path| LastGoodPlan { path: path.into(), secrets });
+        Self { report: None, last_good }
+    }
+}
+
 /// Runs as Envoy does when it is started with these flags. `program` is what it was called by.
 pub(crate) fn with_flags(
     arguments: &[String],
     program: &str,
-    report: Option<PathBuf>,
+    files: EnvoyFiles,
     extensions: Extensions,
 ) -> anyhow::Result<ExitCode> {
+    let EnvoyFiles { report, last_good } = files;
     let flags = match EnvoyFlags::parse_all(arguments) {
         Ok(flags) => flags,
         Err(error) => error.exit(),
@@ -66,7 +89,7 @@ pub(crate) fn with_flags(
             }
         });
     }
-    let (builder, planes) = match beside_planes(&config, builder, options)? {
+    let (builder, planes) = match beside_planes(&config, builder, options, last_good)? {
         Ok(found) => found,
         Err(status) => return Ok(status),
     };
@@ -91,6 +114,7 @@ fn beside_planes(
     config: &Path,
     mut builder: ConfigBuilder,
     options: Arc<LoadOptions>,
+    last_good: Option<LastGoodPlan>,
 ) -> anyhow::Result<Result<(ConfigBuilder, Option<PlanesPlan>), ExitCode>> {
     let (_, dynamic) = sluice_envoy::load_part(config, &options);
     let Some(dynamic) = dynamic else { return Ok(Ok((builder, None))) };
@@ -106,7 +130,7 @@ fn beside_planes(
         }
     };
     builder.set_form(ConfigForm::EnvoyPart(options));
-    Ok(Ok((builder, Some(PlanesPlan { dynamic, node }))))
+    Ok(Ok((builder, Some(PlanesPlan { dynamic, node, last_good }))))
 }
 
 fn coverage(

@@ -36,6 +36,16 @@ impl Control {
         );
     }
 
+    /// Says what a reload does not reach.
+    pub(super) fn tell_of_planes(&self) {
+        #[cfg(feature = "envoy")]
+        if self.planes.borrow().is_some() {
+            tracing::info!(
+                "listeners of the file, and what it says of control planes, take effect after a restart"
+            );
+        }
+    }
+
     /// Counts the resources of planes.
     pub(super) fn measure_planes(&self) {
         #[cfg(feature = "envoy")]

@@ -25,10 +25,13 @@ use super::Control;
 
 mod applying;
 mod files;
+mod last_good;
 mod mapper;
 mod page;
 mod streams;
 
+use last_good::LastGood;
+pub(crate) use last_good::LastGoodPlan;
 use mapper::{Decoded, PlaneMapper};
 use streams::PlaneStream;
 
@@ -48,6 +51,8 @@ struct XdsContent {
     message: ProtoMessage,
     /// The same, encoded; empty for one of the bootstrap.
     body: Bytes,
+    /// Whether a secret is in it.
+    has_secret: bool,
 }
 
 /// What is in force of a cluster or listener.
@@ -64,11 +69,14 @@ struct AppliedOwner {
 pub(crate) struct PlanesPlan {
     pub(crate) dynamic: DynamicResources,
     pub(crate) node: Vec<u8>,
+    /// Where what they said last is kept.
+    pub(crate) last_good: Option<LastGoodPlan>,
 }
 
 /// Where the first resources have been waited for so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum FirstLoad {
+    Runtime,
     Clusters,
     Listeners,
     Done,
@@ -88,9 +96,12 @@ pub(crate) struct Planes {
     streams: RefCell<Vec<Rc<PlaneStream>>>,
     /// Where parts come from.
     part_sources: RefCell<BTreeMap<PartKey, SourceKind>>,
+    /// The state of what is needed that was asked for; `None` to ask again.
+    subscribed: Cell<Option<u64>>,
     /// The access logs of listeners that are written.
     logs_in_use: RefCell<applying::PlaneLogs>,
     load: Cell<FirstLoad>,
+    last_good: Option<LastGood>,
     /// The types of which a first response came, or was waited for long enough.
     answered: RefCell<BTreeSet<XdsType>>,
     /// Something came, or something else is to be waited for.
@@ -100,19 +111,22 @@ pub(crate) struct Planes {
 impl Planes {
     /// The planes of a bootstrap.
     pub(crate) fn new(plan: PlanesPlan, clock: Clock) -> Self {
-        let PlanesPlan { dynamic, node } = plan;
+        let PlanesPlan { dynamic, node, last_good } = plan;
+        let node = Bytes::from(node);
         Self {
-            mapper: RefCell::new(Some(PlaneMapper::new(&dynamic))),
+            mapper: RefCell::new(Some(PlaneMapper::new(&dynamic, last_good.is_some()))),
             dynamic,
-            node: node.into(),
+            last_good: last_good.map(|plan| LastGood::new(plan, node.clone())),
+            node,
             clock,
             turn: tokio::sync::Mutex::new(()),
             inventory: RefCell::default(),
             applied: RefCell::default(),
             streams: RefCell::default(),
             part_sources: RefCell::default(),
+            subscribed: Cell::new(None),
             logs_in_use: RefCell::default(),
-            load: Cell::new(FirstLoad::Clusters),
+            load: Cell::new(FirstLoad::Runtime),
             answered: RefCell::default(),
             changed: Notify::new(),
         }
@@ -121,14 +135,29 @@ impl Planes {
     /// Asks for what the bootstrap names and applies what comes, for ever. `ready` is told once the first clusters and
     /// listeners are there, or were waited for long enough.
     pub(super) async fn run(self: Rc<Self>, control: Rc<Control>, ready: Rc<Notify>) {
+        self.read_last_good().await;
         let begun = self.clock.now();
-        self.begin(&control, OwnerKind::Cluster).await;
+        self.begin(&control, OwnerKind::Runtime).await;
         let mut waits_since = begun;
         loop {
             self.settle(&control).await;
-            while self.first_load_is_over(waits_since) {
+            loop {
+                if let Some((kind, _)) = self.first_wait(waits_since)
+                    && self.falls_back(kind)
+                {
+                    self.fall_back(&control, kind).await;
+                    self.settle(&control).await;
+                }
+                if !self.first_load_is_over(waits_since) {
+                    break;
+                }
                 waits_since = self.clock.now();
                 match self.load.get() {
+                    FirstLoad::Runtime => {
+                        self.load.set(FirstLoad::Clusters);
+                        self.begin(&control, OwnerKind::Cluster).await;
+                        self.settle(&control).await;
+                    }
                     FirstLoad::Clusters => {
                         self.load.set(FirstLoad::Listeners);
                         self.begin(&control, OwnerKind::Listener).await;
@@ -141,6 +170,9 @@ impl Planes {
                     FirstLoad::Done => break,
                 }
             }
+            if self.load.get() == FirstLoad::Done {
+                self.keep_last_good().await;
+            }
             let next = self.next_wake(waits_since);
             let now = self.clock.now();
             tokio::select! {
@@ -150,14 +182,13 @@ impl Planes {
         }
     }
 
-    /// The clusters or listeners of the bootstrap, and a subscription to others.
+    /// What the bootstrap has of a kind, and a subscription to others.
     async fn begin(self: &Rc<Self>, control: &Rc<Control>, kind: OwnerKind) {
         let turn = self.turn.lock().await;
-        let of_kind = |message: &&ProtoMessage| {
-            (message.descriptor.name() == "Cluster") == (kind == OwnerKind::Cluster)
-        };
-        let fixed: Vec<ProtoMessage> = self.dynamic.fixed.iter().filter(of_kind).cloned().collect();
         let xds = kind.xds_type();
+        let of_kind =
+            |message: &&ProtoMessage| xds.url().rsplit('/').next() == Some(message.type_name());
+        let fixed: Vec<ProtoMessage> = self.dynamic.fixed.iter().filter(of_kind).cloned().collect();
         let checked = self.with_mapper(move |mapper| {
             let check = |of: ProtoMessage| mapper.check(xds, Some(of), Default::default());
             fixed.into_iter().map(check).collect::<Vec<_>>()
@@ -173,45 +204,70 @@ impl Planes {
             }
         }
         drop(turn);
-        let source = match kind {
-            OwnerKind::Cluster => &self.dynamic.clusters,
-            OwnerKind::Listener => &self.dynamic.listeners,
-        };
-        match source {
-            Some(source) => self.want(control, xds, &source.from, WantedNames::All),
-            None => drop(self.answered.borrow_mut().insert(xds)),
+        let sources = self.sources_of(kind);
+        if sources.is_empty() {
+            self.answered.borrow_mut().insert(xds);
+        }
+        for (source, wanted) in sources {
+            self.want(control, xds, &source.from, wanted);
         }
         self.subscribe(control);
     }
 
+    /// Where the resources of a kind come from, and which are asked for.
+    fn sources_of(&self, kind: OwnerKind) -> Vec<(ResourceSource, WantedNames)> {
+        let all = |source: &Option<ResourceSource>| {
+            source.iter().map(|source| (source.clone(), WantedNames::All)).collect()
+        };
+        match kind {
+            OwnerKind::Cluster => all(&self.dynamic.clusters),
+            OwnerKind::Listener => all(&self.dynamic.listeners),
+            OwnerKind::Runtime => {
+                let mut found: Vec<(ResourceSource, BTreeSet<String>)> = Vec::new();
+                for (name, source) in &self.dynamic.runtime {
+                    let known = found.iter_mut().find(|(of, _)| of.from == source.from);
+                    match known {
+                        Some((_, names)) => drop(names.insert(name.to_string())),
+                        None => found.push((source.clone(), BTreeSet::from([name.to_string()]))),
+                    }
+                }
+                let these = |(source, names)| (source, WantedNames::These(names));
+                found.into_iter().map(these).collect()
+            }
+        }
+    }
+
+    /// What is waited for first, and until when.
+    fn first_wait(&self, since: Moment) -> Option<(OwnerKind, Moment)> {
+        let kind = match self.load.get() {
+            FirstLoad::Runtime => OwnerKind::Runtime,
+            FirstLoad::Clusters => OwnerKind::Cluster,
+            FirstLoad::Listeners => OwnerKind::Listener,
+            FirstLoad::Done => return None,
+        };
+        let sources = self.sources_of(kind).into_iter();
+        let until = sources.map(|(source, _)| {
+            source.fetch_timeout.map_or(Moment::NEVER, |timeout| since.after(timeout))
+        });
+        Some((kind, until.max().unwrap_or(since)))
+    }
+
     /// Whether what is waited for first has come, or is waited for no longer.
     fn first_load_is_over(&self, since: Moment) -> bool {
-        let (kind, source) = match self.load.get() {
-            FirstLoad::Clusters => (OwnerKind::Cluster, &self.dynamic.clusters),
-            FirstLoad::Listeners => (OwnerKind::Listener, &self.dynamic.listeners),
-            FirstLoad::Done => return false,
-        };
+        let Some((kind, until)) = self.first_wait(since) else { return false };
         let answered = self.answered.borrow().contains(&kind.xds_type());
-        let late = source
-            .as_ref()
-            .and_then(|source| source.fetch_timeout)
-            .is_some_and(|timeout| self.clock.now() >= since.after(timeout));
-        (answered || late) && self.inventory.borrow().is_settled(kind)
+        (answered || self.clock.now() >= until) && self.inventory.borrow().is_settled(kind)
     }
 
     /// When something is over that is waited for.
     fn next_wake(&self, since: Moment) -> Moment {
-        let first = match self.load.get() {
-            FirstLoad::Clusters => self.dynamic.clusters.as_ref(),
-            FirstLoad::Listeners => self.dynamic.listeners.as_ref(),
-            FirstLoad::Done => None,
-        };
-        let first = first.and_then(|source| source.fetch_timeout).map(|time| since.after(time));
+        let first = self.first_wait(since).map(|(_, until)| until);
         let now = self.clock.now();
         let first = first.filter(|at| *at > now);
         let expiries = self.streams.borrow();
         let expiries = expiries.iter().filter_map(|stream| stream.machine.borrow().next_expiry());
-        let all = expiries.chain(first).chain(self.inventory.borrow().next_deadline());
+        let write = Some(self.next_write()).filter(|_| self.load.get() == FirstLoad::Done);
+        let all = expiries.chain(first).chain(self.inventory.borrow().next_deadline()).chain(write);
         all.min().unwrap_or(Moment::NEVER)
     }
 
@@ -277,7 +333,7 @@ impl Planes {
 
     /// The clusters or listeners that a complete response does not have any more.
     fn missing(&self, kind: XdsType, there: &HashSet<String>) -> Vec<String> {
-        let of = if kind == XdsType::Cluster { OwnerKind::Cluster } else { OwnerKind::Listener };
+        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
         let inventory = self.inventory.borrow();
         let names = inventory.names(of).filter(|name| !there.contains(&***name));
         names.map(ToString::to_string).collect()
@@ -293,31 +349,30 @@ impl Planes {
         body: Bytes,
         fixed: bool,
     ) -> bool {
-        let Decoded { message, needs, warnings } = decoded;
+        let Decoded { message, needs, warnings, has_secret } = decoded;
         for warning in warnings {
             tracing::warn!("{kind} `{name}`: {warning}");
         }
         let now = self.clock.now();
-        let content = XdsContent { message, body };
+        let content = XdsContent { message, body, has_secret };
         let versioned = Versioned { version: Arc::clone(version), since: now, content };
-        let owner = match kind {
-            XdsType::Cluster => OwnerKind::Cluster,
-            XdsType::Listener => OwnerKind::Listener,
-            XdsType::Assignment | XdsType::Routes => {
-                let key = PartKey { kind, name: name.into() };
-                self.inventory.borrow_mut().offer_part(key, versioned);
-                return true;
-            }
+        let Some(owner) = OwnerKind::of(kind) else {
+            let key = PartKey { kind, name: name.into() };
+            self.inventory.borrow_mut().offer_part(key, versioned);
+            return true;
         };
-        let mut deadline = now;
         let mut sources = self.part_sources.borrow_mut();
-        for (key, ResourceSource { from, fetch_timeout }) in &needs {
-            sources.insert(key.clone(), from.clone());
-            deadline = deadline.max(fetch_timeout.map_or(Moment::NEVER, |time| now.after(time)));
+        let mut until = Vec::new();
+        for (key, ResourceSource { from, fetch_timeout }) in needs {
+            let wait = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
+            let before = sources.insert(key.clone(), from.clone());
+            if before.is_some_and(|before| before != from) {
+                self.subscribed.set(None);
+            }
+            until.push((key, wait));
         }
-        let needs = needs.into_iter().map(|(key, _)| key).collect();
         let key = OwnerKey { kind: owner, name: name.into() };
-        self.inventory.borrow_mut().offer(key, versioned, needs, deadline, fixed)
+        self.inventory.borrow_mut().offer(key, versioned, until, fixed)
     }
 
     fn refuse(&self, kind: XdsType, name: &str, version: &str, problem: &str) {
@@ -334,7 +389,7 @@ impl Planes {
             let streams = self.streams.borrow();
             streams.iter().flat_map(|stream| stream.machine.borrow_mut().expire(now)).collect()
         };
-        for kind in [XdsType::Cluster, XdsType::Listener] {
+        for kind in [XdsType::Runtime, XdsType::Cluster, XdsType::Listener] {
             let gone = expired.iter().filter(|(of, _)| *of == kind);
             let gone = gone.map(|(_, name)| name.clone()).collect();
             self.apply(control, kind, gone, now).await;
@@ -345,25 +400,28 @@ impl Planes {
 
     /// Asks for exactly what something needs.
     fn subscribe(self: &Rc<Self>, control: &Rc<Control>) {
-        for kind in [XdsType::Assignment, XdsType::Routes] {
-            let wanted = self.inventory.borrow().wanted(kind);
-            let mut by_source: BTreeMap<SourceKind, BTreeSet<String>> = BTreeMap::new();
-            {
-                let mut sources = self.part_sources.borrow_mut();
-                sources.retain(|key, _| key.kind != kind || wanted.contains(&*key.name));
-                for (key, source) in sources.iter().filter(|(key, _)| key.kind == kind) {
-                    by_source.entry(source.clone()).or_default().insert(key.name.to_string());
-                }
+        let changes = self.inventory.borrow().changes_of_need();
+        if self.subscribed.replace(Some(changes)) == Some(changes) {
+            return;
+        }
+        let mut wanted: BTreeMap<(XdsType, SourceKind), BTreeSet<String>> = BTreeMap::new();
+        {
+            let (inventory, mut sources) =
+                (self.inventory.borrow(), self.part_sources.borrow_mut());
+            sources.retain(|key, _| inventory.is_needed(key));
+            for (key, source) in sources.iter() {
+                let names = wanted.entry((key.kind, source.clone())).or_default();
+                names.insert(key.name.to_string());
             }
-            // Sources of which nothing is needed any more.
-            for stream in self.streams.borrow().iter() {
-                if stream.kinds.borrow().contains(&kind) {
-                    by_source.entry(stream.source.clone()).or_default();
-                }
+        }
+        // Sources of which nothing is needed any more.
+        for stream in self.streams.borrow().iter() {
+            for kind in stream.kinds.borrow().iter().filter(|kind| XdsType::PARTS.contains(kind)) {
+                wanted.entry((*kind, stream.source.clone())).or_default();
             }
-            for (source, names) in by_source {
-                self.want(control, kind, &source, WantedNames::These(names));
-            }
+        }
+        for ((kind, source), names) in wanted {
+            self.want(control, kind, &source, WantedNames::These(names));
         }
     }
 }

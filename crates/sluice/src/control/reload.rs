@@ -55,6 +55,9 @@ impl Control {
                 "failed"
             }
         };
+        if trigger == Trigger::Signal && code != "failed" {
+            self.tell_of_planes();
+        }
         self.shard.counter(&RELOADS, &[code]).increment();
         self.report.reloaded(code, self.in_force.borrow().number);
     }

@@ -204,3 +204,28 @@ fn a_route_has_rules_of_its_own() {
         "does not set all of this metadata",
     );
 }
+
+#[test]
+fn edits_of_headers_are_one_filter() {
+    let removing = "header_to_metadata.v3.Config, request_rules: [{ header: x-a, on_header_present: { key: k }, remove: true }]";
+    let mutating = |name: &str| {
+        format!(
+            "header_mutation.v3.HeaderMutation, mutations: {{ request_mutations: [{{ append: {{ header: {{ key: {name}, value: v }} }} }}] }}"
+        )
+    };
+    let text = with(&[&mutating("x-b"), removing], "", "").replace(
+        "route_config: { name: t",
+        "route_config: { request_headers_to_add: [{ header: { key: x-c, value: w } }], name: t",
+    );
+    let filter = "listeners/0/chains/0/http/filters/3/set_headers";
+    expect(
+        &text,
+        &[
+            (&format!("{filter}/add_request/x-b"), "v"),
+            (&format!("{filter}/add_request/x-c"), "w"),
+            (&format!("{filter}/remove_request"), "x-a"),
+        ],
+    );
+    differs(&text, "headers are edited behind all other filters");
+    refused(&with(&[&mutating("x-a"), removing], "", ""), "edit `x-a`");
+}

@@ -7,9 +7,7 @@
 
 use sluice_codec::Head;
 use sluice_codec::names::{is_field_value, is_token};
-use sluice_core::settings::{Plain, bind_verbatim};
-use sluice_core::{Diags, Node, Path, Setting, Shape};
-use sluice_l4::regexes;
+use sluice_l4::regexes::WholeRegex;
 
 use super::messages::HeaderMutation;
 use crate::filters::ext_authz::answer::{EditAction, HeaderEdit, unchecked_edit};
@@ -27,37 +25,11 @@ sluice_core::section! {
         /// Whether it may change all others.
         pub others: bool = "true",
         /// A regex for names of headers that it may change whatever the fields above say.
-        pub allow: Option<ChangePattern>,
+        pub allow: Option<WholeRegex>,
         /// A regex for names of headers that it may not change in any case.
-        pub deny: Option<ChangePattern>,
+        pub deny: Option<WholeRegex>,
         /// Whether the service has failed if it tries to change another.
         pub strict: bool = "false",
-    }
-}
-
-/// A regex for whole names of headers, in lower case.
-#[derive(Clone, Debug)]
-pub struct ChangePattern(regex::Regex);
-
-impl PartialEq for ChangePattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Setting for ChangePattern {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_verbatim(node, at, diags, "a regex", |text| {
-            regexes::anywhere(&regexes::whole(text)?).map(Self)
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a regex", example: "x-shop-.*" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(regexes::written(self.0.as_str()).to_owned())
     }
 }
 
@@ -105,7 +77,7 @@ impl HeaderChanges {
     /// Whether a header may be changed.
     fn allows(&self, name: &str) -> bool {
         let of = &self.0;
-        let matches = |pattern: &Option<ChangePattern>| {
+        let matches = |pattern: &Option<WholeRegex>| {
             pattern.as_ref().is_some_and(|pattern| pattern.0.is_match(name))
         };
         if matches(&of.deny) || (name.starts_with(':') && !of.system) {

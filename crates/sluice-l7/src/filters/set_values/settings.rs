@@ -6,16 +6,16 @@
 use std::sync::Arc;
 
 use sluice_codec::names::is_token;
-use sluice_core::settings::{Plain, Shape, Size, bind_verbatim};
+use sluice_core::settings::{Plain, Shape, Size};
 use sluice_core::values::check_name;
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value};
 use sluice_l4::filters::lookup::{LiveMap, LookupKind, LookupTable, MapEntries};
+use sluice_l4::regexes::WholeRegex;
 
 use super::{MadeFrom, Making};
 use crate::expression::RequestExpression;
 use crate::filters::CheckContext;
 use crate::template::HttpTemplate;
-use sluice_l4::regexes;
 
 sluice_core::section! {
     /// A value of requests, which has the name `set.NAME`. Exactly one of `from` and `text` is required.
@@ -29,7 +29,7 @@ sluice_core::section! {
         /// A text; it may contain `%OPERATOR%`s.
         pub text: Option<HttpTemplate>,
         /// A regex that must match all of it; the value is its first group, or all of it if there is none.
-        pub extract: Option<ExtractRegex>,
+        pub extract: Option<WholeRegex>,
         /// A table in which it is looked up: the name of one under `maps`, or values by keys.
         pub map: Option<MapUse>,
         /// How a table of its own is searched: exact, prefix, suffix, cidr or regex.
@@ -174,32 +174,6 @@ impl std::fmt::Display for ValueSource {
             Self::Status => f.write_str("status"),
             Self::ResponseHeader(name) => write!(f, "response_header:{name}"),
         }
-    }
-}
-
-/// A regex that matches all of a text.
-#[derive(Clone, Debug)]
-pub struct ExtractRegex(regex::Regex);
-
-impl PartialEq for ExtractRegex {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Setting for ExtractRegex {
-    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        bind_verbatim(node, at, diags, "a regex", |text| {
-            regexes::anywhere(&regexes::whole(text)?).map(Self)
-        })
-    }
-
-    fn shape() -> Shape {
-        Shape::Text { what: "a regex", example: "Bearer (.+)" }
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(regexes::written(self.0.as_str()).to_owned())
     }
 }
 

@@ -81,12 +81,8 @@ impl Planes {
     }
 
     fn removals(&self, kind: XdsType, gone: Vec<String>) -> Vec<Update> {
-        let of = match kind {
-            XdsType::Cluster => OwnerKind::Cluster,
-            XdsType::Listener => OwnerKind::Listener,
-            // What a cluster or listener still needs stays.
-            XdsType::Assignment | XdsType::Routes => return Vec::new(),
-        };
+        // What a cluster or listener still needs stays.
+        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
         let mut updates = Vec::new();
         for name in gone {
             let key = OwnerKey { kind: of, name: name.as_str().into() };
@@ -213,6 +209,9 @@ impl Planes {
 
     /// Forgets the names that nothing has any more.
     fn tidy(&self) {
+        if !self.mapper.borrow().as_ref().is_some_and(PlaneMapper::knows_many) {
+            return;
+        }
         let applied = self.applied.borrow();
         let mut live: HashSet<Arc<str>> = self.dynamic.file_clusters.iter().cloned().collect();
         live.extend(applied.values().flat_map(|applied| applied.clusters.iter().cloned()));
@@ -246,6 +245,9 @@ impl Planes {
     }
 
     fn tell(&self, control: &Rc<Control>, changes: &BTreeMap<&'static str, usize>) {
+        if let Some(last) = self.last_good.as_ref().filter(|_| !changes.is_empty()) {
+            last.note_change();
+        }
         let shown = changes.iter().filter(|(word, _)| !word.is_empty());
         let shown: Vec<String> = shown.map(|(word, count)| format!("{count} {word}")).collect();
         if shown.is_empty() {

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sluice_config::{Loaded, Sources};
-use sluice_core::{Diagnostic, Diags, Node, Severity};
+use sluice_core::{Diagnostic, Diags, Name, Node, Severity};
+use sluice_envoy::delivered::DeliveredSecrets;
 use sluice_envoy::map::{self, PlaneNames, UnitSurroundings};
 use sluice_envoy::message::ProtoMessage;
+use sluice_envoy::parts::{GivenParts, PartKind};
 use sluice_envoy::sources::{DynamicResources, ResourceSource};
 use sluice_envoy::{descriptors, parts, sources, wire};
 use sluice_model::planes::{PlaneInput, PlaneUpdates, translate_plane};
@@ -28,6 +30,12 @@ pub(super) struct PlaneMapper {
     node: Option<Node>,
     /// Whether there is a stream for all types.
     has_ads: bool,
+    /// The layers of runtime values, in order.
+    layers: Vec<Arc<str>>,
+    /// Whether it is told which resources contain secrets.
+    marks_secrets: bool,
+    /// How many clusters had a name when the others were forgotten.
+    kept: usize,
     /// The number of the next message, by which places tell messages apart.
     next: u16,
 }
@@ -40,6 +48,8 @@ pub(super) struct Decoded {
     pub(super) needs: Vec<(PartKey, ResourceSource)>,
     /// What is missing in Sluice's definitions.
     pub(super) warnings: Vec<String>,
+    /// Whether a secret is in it.
+    pub(super) has_secret: bool,
 }
 
 /// A cluster or listener, with what it needs.
@@ -70,13 +80,15 @@ pub(super) struct UnitFault {
 
 impl PlaneMapper {
     /// A mapper for the resources that come to this bootstrap. Its own clusters keep their names.
-    pub(super) fn new(dynamic: &DynamicResources) -> Self {
+    pub(super) fn new(dynamic: &DynamicResources, marks_secrets: bool) -> Self {
         let mut names = PlaneNames::default();
         for name in &dynamic.file_clusters {
             names.cluster(name);
         }
         let (resources, node) = (dynamic.resources.clone(), dynamic.node_section.clone());
-        Self { names, resources, node, has_ads: dynamic.ads.is_some(), next: 1 }
+        let layers = dynamic.runtime.iter().map(|(name, _)| Arc::clone(name)).collect();
+        let has_ads = dynamic.ads.is_some();
+        Self { names, resources, node, has_ads, layers, marks_secrets, kept: 0, next: 1 }
     }
 
     /// The native name of a cluster.
@@ -89,11 +101,15 @@ impl PlaneMapper {
         self.names.forget_listener(name);
     }
 
-    /// Forgets the clusters that nobody names, if there are many.
+    /// Whether so many clusters have a name that some may be forgotten.
+    pub(super) fn knows_many(&self) -> bool {
+        self.names.clusters_known() > 2 * self.kept + 1024
+    }
+
+    /// Forgets the clusters that nobody names.
     pub(super) fn forget_clusters(&mut self, live: &HashSet<Arc<str>>) {
-        if self.names.clusters_known() > 2 * live.len() + 1024 {
-            self.names.keep_clusters(live);
-        }
+        self.names.keep_clusters(live);
+        self.kept = self.names.clusters_known();
     }
 
     /// Reads an encoded resource. What needs others is checked as if they had not come.
@@ -122,14 +138,12 @@ impl PlaneMapper {
         let found = message.filter(|_| !diags.has_errors());
         let Some(message) = found else { return Err(told(&diags.into_sorted(), &[], None).1) };
         let needed = match kind {
-            XdsType::Cluster => parts::of_cluster(&message).into_iter().collect(),
-            XdsType::Listener => parts::of_listener(&message),
-            XdsType::Assignment | XdsType::Routes => Vec::new(),
+            XdsType::Cluster | XdsType::Listener => parts::needed(&message),
+            _ => Vec::new(),
         };
-        let of = if kind == XdsType::Cluster { XdsType::Assignment } else { XdsType::Routes };
         let needs = needed.into_iter().filter_map(|part| {
             let source = sources::of_part(&message, &part, self.has_ads, &mut diags)?;
-            Some((PartKey { kind: of, name: part.name }, source))
+            Some((PartKey { kind: type_of(part.kind), name: part.name }, source))
         });
         let needs: Vec<_> = needs.collect();
         if diags.has_errors() {
@@ -142,21 +156,34 @@ impl PlaneMapper {
             let job = UnitJob { owner: message.clone(), version: "".into(), parts };
             self.build(job).updates.map_err(|fault| fault.problem)?;
         }
-        Ok(Decoded { message, needs, warnings })
+        let has_secret = self.marks_secrets && parts::has_secret(&message);
+        Ok(Decoded { message, needs, warnings, has_secret })
+    }
+
+    /// The layer that runtime values are, by its place and name: later ones win.
+    fn layer(&self, owner: &ProtoMessage) -> Option<Name> {
+        let name = (owner.descriptor.name() == "Runtime").then(|| parts::name_of(owner))?;
+        let place = self.layers.iter().position(|layer| *layer == name)?;
+        Some(format!("{place:04} {name}").into())
     }
 
     /// Maps and translates a unit.
     pub(super) fn build(&mut self, job: UnitJob) -> BuiltUnit {
         let mut diags = Diags::new();
         let whole = job.whole(&mut diags);
-        let around =
-            UnitSurroundings { resources: self.resources.as_ref(), node: self.node.as_ref() };
+        let secrets = DeliveredSecrets::new(job.given(XdsType::Secret));
+        let around = UnitSurroundings {
+            resources: self.resources.as_ref(),
+            node: self.node.as_ref(),
+            secrets: &secrets,
+        };
         let mapped = map::unit(&whole, &around, &mut self.names, &mut diags);
-        let folder = Path::new(".");
+        let (folder, layer) = (Path::new("."), self.layer(&job.owner));
         let loaded = Loaded::of_tree(Sources::default(), folder.into(), mapped.root, diags);
         let Loaded { config, root, mut diags, .. } = loaded;
         let translated = config.zip(root.as_ref()).and_then(|(config, root)| {
-            let input = PlaneInput { root, folder, version: &job.version };
+            let layer = layer.as_ref();
+            let input = PlaneInput { root, folder, version: &job.version, layer };
             translate_plane(config, input, &mut diags)
         });
         let updates = match translated.filter(|_| !diags.has_errors()) {
@@ -169,19 +196,18 @@ impl PlaneMapper {
 
 impl UnitJob {
     fn whole(&self, diags: &mut Diags) -> ProtoMessage {
-        match self.parts.first() {
-            None => self.owner.clone(),
-            Some((key, part)) if key.kind == XdsType::Assignment => {
-                parts::with_endpoints(&self.owner, part.as_ref(), diags)
-            }
-            Some(_) => {
-                let tables = self.parts.iter();
-                let tables: HashMap<_, _> = tables
-                    .filter_map(|(key, table)| Some((Arc::clone(&key.name), table.as_ref()?)))
-                    .collect();
-                parts::with_routes(&self.owner, &tables)
-            }
-        }
+        let given = GivenParts {
+            endpoints: self.given(XdsType::Assignment).into_values().next(),
+            routes: self.given(XdsType::Routes),
+            extensions: self.given(XdsType::Extension),
+        };
+        parts::whole(&self.owner, &given, diags)
+    }
+
+    /// The parts of a type that have come, by name.
+    fn given(&self, kind: XdsType) -> HashMap<Arc<str>, &ProtoMessage> {
+        let of_kind = self.parts.iter().filter(|(key, _)| key.kind == kind);
+        of_kind.filter_map(|(key, part)| Some((Arc::clone(&key.name), part.as_ref()?))).collect()
     }
 
     fn fault(&self, found: &[Diagnostic], root: Option<&Node>) -> UnitFault {
@@ -205,6 +231,16 @@ impl BuiltUnit {
             finding.path = path(&finding.path);
         }
         self.job.fault(&found, self.root.as_ref())
+    }
+}
+
+/// The type of the resources that are parts of a kind.
+const fn type_of(part: PartKind) -> XdsType {
+    match part {
+        PartKind::Endpoints => XdsType::Assignment,
+        PartKind::Routes => XdsType::Routes,
+        PartKind::Secret => XdsType::Secret,
+        PartKind::Extension => XdsType::Extension,
     }
 }
 

@@ -170,6 +170,8 @@ impl Planes {
             }
             let wait = backoff.next_wait();
             stream.failed(failure, &api, self.clock.now());
+            // What was kept of an earlier process may be due.
+            self.changed.notify_one();
             tokio::time::sleep(wait).await;
         }
     }
@@ -310,5 +312,23 @@ fn method_of(kind: XdsType, aggregated: bool, delta: bool) -> &'static str {
         }
         (_, XdsType::Routes, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         (_, XdsType::Routes, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+        (_, XdsType::Secret, false) => {
+            "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+        }
+        (_, XdsType::Secret, true) => {
+            "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"
+        }
+        (_, XdsType::Extension, false) => {
+            "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs"
+        }
+        (_, XdsType::Extension, true) => {
+            "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
+        }
+        (_, XdsType::Runtime, false) => {
+            "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime"
+        }
+        (_, XdsType::Runtime, true) => {
+            "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime"
+        }
     }
 }

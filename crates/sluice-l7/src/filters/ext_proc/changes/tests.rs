@@ -1,11 +1,11 @@
 //! Which changes are made.
-use sluice_core::settings::Setting as _;
+use sluice_core::settings::{Plain, Setting as _};
 
 use super::*;
 use crate::filters::ext_authz::messages::{HeaderValueMessage, HeaderValueOption};
 
-fn pattern(text: &str) -> Option<ChangePattern> {
-    Some(ChangePattern(regexes::anywhere(&regexes::whole(text).unwrap()).unwrap()))
+fn pattern(text: &str) -> Option<WholeRegex> {
+    Some(WholeRegex::of(text).unwrap())
 }
 
 fn set_to(name: &str, value: &str, append_action: i32) -> HeaderValueOption {

@@ -1,0 +1,129 @@
+//! The names of resources, and each in its versions.
+//!
+//! Owns: which of its versions is in use, which is newer, which was refused. Refuses to know: what others need of it. Keeps:
+//! a version that is refused leaves the one in use.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sluice_core::Moment;
+
+use crate::XdsType;
+
+/// What is applied on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnerKind {
+    /// Runtime values.
+    Runtime,
+    /// A cluster, which may need endpoints and secrets.
+    Cluster,
+    /// A listener, which may need route tables, secrets and settings of filters.
+    Listener,
+}
+
+/// A cluster, a listener or runtime values.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerKey {
+    /// Which of them.
+    pub kind: OwnerKind,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// What a cluster or listener may need.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartKey {
+    /// One of [`XdsType::PARTS`].
+    pub kind: XdsType,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for PartKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.kind, self.name)
+    }
+}
+
+impl OwnerKind {
+    /// The type of its resources.
+    pub const fn xds_type(self) -> XdsType {
+        match self {
+            Self::Runtime => XdsType::Runtime,
+            Self::Cluster => XdsType::Cluster,
+            Self::Listener => XdsType::Listener,
+        }
+    }
+
+    /// The kind whose resources are of a type; `None` if it is one that others need.
+    pub const fn of(kind: XdsType) -> Option<Self> {
+        match kind {
+            XdsType::Runtime => Some(Self::Runtime),
+            XdsType::Cluster => Some(Self::Cluster),
+            XdsType::Listener => Some(Self::Listener),
+            XdsType::Assignment | XdsType::Routes | XdsType::Secret | XdsType::Extension => None,
+        }
+    }
+
+    /// Whether it can be used without a part that has not come in time. A cluster cannot be without its secrets: it would
+    /// present or accept anything.
+    pub(super) const fn can_lack(self, part: XdsType) -> bool {
+        !matches!((self, part), (Self::Cluster, XdsType::Secret))
+    }
+}
+
+/// A version of a resource.
+#[derive(Debug)]
+pub struct Versioned<T> {
+    /// Its version.
+    pub version: Arc<str>,
+    /// When it was received.
+    pub since: Moment,
+    /// What it says.
+    pub content: T,
+}
+
+/// Why the newest version of a resource is not in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedVersion {
+    /// Its version.
+    pub version: Arc<str>,
+    /// When it was refused.
+    pub since: Moment,
+    /// Why.
+    pub problem: String,
+}
+
+/// A resource in its versions.
+#[derive(Debug)]
+pub(super) struct HeldVersions<T> {
+    /// The one in use.
+    pub(super) good: Option<Arc<Versioned<T>>>,
+    /// The newest one, which was neither applied nor refused.
+    pub(super) newest: Option<Arc<Versioned<T>>>,
+    pub(super) refused: Option<RefusedVersion>,
+}
+
+impl<T> Default for HeldVersions<T> {
+    fn default() -> Self {
+        Self { good: None, newest: None, refused: None }
+    }
+}
+
+impl<T> HeldVersions<T> {
+    pub(super) fn current(&self) -> Option<&Arc<Versioned<T>>> {
+        self.newest.as_ref().or(self.good.as_ref())
+    }
+
+    pub(super) fn accept(&mut self) {
+        if let Some(newest) = self.newest.take() {
+            self.good = Some(newest);
+            self.refused = None;
+        }
+    }
+
+    pub(super) fn refuse(&mut self, problem: String, since: Moment) {
+        let version = self.newest.take().map_or_else(|| "".into(), |of| Arc::clone(&of.version));
+        self.refused = Some(RefusedVersion { version, since, problem });
+    }
+}
