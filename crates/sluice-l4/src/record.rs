@@ -270,6 +270,7 @@ mod tests {
 
     #[test]
     fn every_operator_is_answered() {
+        values::declare(VALUES);
         let clock = Clock::held();
         let peer = Peer::Ip(([127, 0, 0, 1], 9).into());
         let info = ConnInfo::new(7, "l".into(), peer, peer, clock.now());
