@@ -295,6 +295,36 @@ fn small_commands() {
 }
 
 #[test]
+fn expressions_and_texts_are_tried_in_the_terminal() {
+    let said = |args: &[&str]| {
+        let output = sluice(&[&["eval"], args].concat());
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        out(&output)
+    };
+    let user = ["-H", "X-User: ann", "-H", "Host: shop.test"];
+    let expression = "request.headers['x-user'] + '@' + request.host";
+    assert_eq!(said(&[&[expression], &user[..]].concat()), "ann@shop.test\n");
+    assert_eq!(said(&["request.size"]), "-\n", "there is none");
+    let text = "%METHOD% %CEL(request.url_path)% %QUERY_PARAM(a)% %RESPONSE_CODE% %CEL(response.headers.via)%";
+    let more = ["--request", "PUT /x?a=1", "--status", "404", "--response-header", "via: 1.1 a"];
+    assert_eq!(said(&[&[text], &more[..]].concat()), "PUT /x 1 404 1.1 a\n");
+    let shared = ["metadata['set.team'] + source.address", "--value", "set.team:acme"];
+    let shared = [&shared[..], &["--source", "192.0.2.1"]].concat();
+    assert_eq!(said(&shared), "acme192.0.2.1:0\n");
+    for (args, problem) in [
+        (&["request.nothing"][..], "request.nothing"),
+        (&["%NOTHING%"], "unknown operator `%NOTHING%`"),
+        (&["1", "--request", "GET"], "expected a method and a path"),
+        (&["1", "-H", "no colon"], "expected NAME:VALUE"),
+        (&["1", "--source", "here"], "`here` is not an IP address"),
+    ] {
+        let output = sluice(&[&["eval"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(problem), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn certificates_are_created_and_never_overwritten_by_accident() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use sluice_testkit::origin::{Client, Message};
@@ -287,4 +288,55 @@ fn many_unknown_keys_lead_to_one_attempt() {
         assert_eq!(with(&sluice, &token).status(), 401);
     }
     assert_eq!(server.asked(), 1);
+}
+
+#[test]
+fn a_server_of_keys_that_stalls_or_dies_under_load_holds_nobody_up() {
+    let (origin, keys) = (Origin::start("o"), ["a", "b"].map(|id| SigningKey::new("EdDSA", id)));
+    let server = KeyServer::start(key_set([&keys[0]]));
+    let remote = "{ cluster: id, path: /keys, refresh: 1h, timeout: 200ms, refetch_after: 1ms }";
+    let jwt = format!(
+        "{{ providers: {{ corp: {{ issuer: \"https://id.test\", audiences: shop, jwks_remote: {remote} }} }} }}"
+    );
+    let id = format!(", id: {{ endpoints: [\"{}\"] }}", server.addr());
+    let kit = Sluice::new().expect_warning("cannot fetch");
+    let sluice = kit.start(&yaml(&origin, &jwt, RULES, &id));
+    let [known, unknown] = keys.each_ref().map(|key| key.token(&claims(&json!({}))));
+    wait::until("the first keys", || (with(&sluice, &known).status() == 200).then_some(()));
+    let (stop, passed, refused) =
+        (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let more = |of: &AtomicUsize, count: usize| {
+        let before = of.load(Ordering::Relaxed);
+        wait::until("more requests to end", || {
+            (of.load(Ordering::Relaxed) > before + count).then_some(())
+        });
+    };
+    std::thread::scope(|scope| {
+        for place in 0..8 {
+            let (token, status, count) =
+                if place < 4 { (&known, 200, &passed) } else { (&unknown, 401, &refused) };
+            let (sluice, stop) = (&sluice, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(with(sluice, token).status(), status);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        more(&refused, 20);
+        let stalled = server.stall();
+        // Those with a key that is known do not notice; the others wait for an attempt, and no longer.
+        more(&refused, 8);
+        more(&passed, 20);
+        assert_eq!(sluice.record_of("jwt.key")["response_code_details"], "jwt_key");
+        drop(stalled);
+        more(&refused, 20);
+        drop(server);
+        more(&refused, 20);
+        more(&passed, 20);
+        stop.store(true, Ordering::Relaxed);
+    });
+    wait::until("all requests to end", || {
+        (sluice.metric("sluice_http_requests_active", "") == 0).then_some(())
+    });
 }

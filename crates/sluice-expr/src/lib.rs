@@ -1,7 +1,7 @@
 //! Expressions in the Common Expression Language (CEL) over attributes of requests and connections.
 //!
 //! Owns: which expressions are accepted, and what one costs at most. Refuses to know: where attributes come from, and what an
-//! expression decides. Keeps: an expression names only attributes that exist, ends with true or false, and its cost is
+//! expression decides. Keeps: an expression names only attributes that exist, and its cost is
 //! bounded by its own size and that of one attribute, whatever a client sends.
 
 #![forbid(unsafe_code)]
@@ -70,7 +70,7 @@ pub enum NoResult {
     Failed,
 }
 
-/// An expression that is true or false.
+/// An expression: one that is true or false, or one that makes a value.
 #[derive(Clone)]
 pub struct Expression {
     source: Box<str>,
@@ -124,6 +124,29 @@ impl Expression {
     /// # Errors
     /// It is neither true nor false.
     pub fn is_true(&self, source: &dyn AttributeSource) -> Result<bool, NoResult> {
+        match self.resolve(source)? {
+            Value::Bool(result) => Ok(result),
+            _ => Err(NoResult::Failed),
+        }
+    }
+
+    /// What it makes, as a text: a text as it is, numbers in decimal, `true` or `false`.
+    ///
+    /// # Errors
+    /// It makes nothing of these; null is what does not exist.
+    pub fn text(&self, source: &dyn AttributeSource) -> Result<String, NoResult> {
+        match self.resolve(source)? {
+            Value::String(text) => Ok(text.to_string()),
+            Value::Bool(flag) => Ok(flag.to_string()),
+            Value::Int(number) => Ok(number.to_string()),
+            Value::UInt(number) => Ok(number.to_string()),
+            Value::Float(number) => Ok(number.to_string()),
+            Value::Null => Err(NoResult::Absent),
+            _ => Err(NoResult::Failed),
+        }
+    }
+
+    fn resolve(&self, source: &dyn AttributeSource) -> Result<Value, NoResult> {
         let mut context = Context::with_env(Arc::clone(&STANDARD));
         if !self.regexes.is_empty() {
             let regexes = Arc::clone(&self.regexes);
@@ -142,11 +165,10 @@ impl Expression {
         for (root, fields) in roots {
             context.add_variable_from_value(root, fields);
         }
-        match Value::resolve(&self.root, &context) {
-            Ok(Value::Bool(result)) => Ok(result),
-            Err(ExecutionError::NoSuchKey(_)) => Err(NoResult::Absent),
-            Ok(_) | Err(_) => Err(NoResult::Failed),
-        }
+        Value::resolve(&self.root, &context).map_err(|error| match error {
+            ExecutionError::NoSuchKey(_) => NoResult::Absent,
+            _ => NoResult::Failed,
+        })
     }
 }
 
@@ -169,6 +191,8 @@ impl PartialEq for Expression {
         self.source == other.source
     }
 }
+
+impl Eq for Expression {}
 
 impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

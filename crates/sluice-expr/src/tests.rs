@@ -190,3 +190,28 @@ fn any_text_is_an_expression_or_an_error() {
         }
     }
 }
+
+#[test]
+fn expressions_make_texts() {
+    for (text, expected) in [
+        ("request.path", Ok("/admin/x")),
+        ("request.size + 1", Ok("8")),
+        ("request.size * 0.5", Err(NoResult::Failed)),
+        ("double(request.size) * 0.5", Ok("3.5")),
+        ("connection.mtls", Ok("true")),
+        ("connection.mtls ? 'inside' : 'outside'", Ok("inside")),
+        ("request.headers['x-b'] + '/' + string(request.size)", Ok("two/7")),
+        (
+            "has(request.headers.none) ? request.headers['none'] : 'no ' + metadata['set.tenant']",
+            Ok("no acme"),
+        ),
+        ("request.headers['none']", Err(NoResult::Absent)),
+        ("null", Err(NoResult::Absent)),
+        ("[request.size]", Err(NoResult::Failed)),
+        ("request.headers", Err(NoResult::Failed)),
+    ] {
+        let expression =
+            Expression::parse(text, KNOWN).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(expression.text(&Sample).as_deref(), expected.as_ref().map(|it| *it), "{text}");
+    }
+}

@@ -3,14 +3,19 @@
 //! Owns: the content of a record. Refuses to know: where it is written. Keeps: made once, when the connection ends;
 //! plain values, read on the log thread.
 
+use std::any::Any;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::connection::{Attempt, ConnInfo, PathFacts, Peer, TlsFacts};
 use sluice_core::{Clock, ConnValues, Facts, Moment, Name, Protocol, Reason, values};
-use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
+use sluice_expr::Expression;
+use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 
 use crate::inspect::{tls, word_facts};
+use crate::rbac::conn::ConnSubject;
+use crate::rbac::conn::expression::{CONN_ATTRIBUTES, parse_expression};
 
 sluice_telemetry::operators! {
     BEFORE_FACTS:
@@ -53,6 +58,12 @@ sluice_telemetry::operators! {
     DETAIL = "DETAIL", "Details of the end, from the system or TLS.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name.";
+    CEL = "CEL"("EXPRESSION" => conn_expression), "What an expression in CEL makes.";
+}
+
+/// An expression over a connection.
+fn conn_expression(text: &str) -> Result<Arc<dyn Any + Send + Sync>, String> {
+    Ok(Arc::new(parse_expression(text, CONN_ATTRIBUTES)?))
 }
 
 /// Every operator of connections and flows, with those for the facts of protocols.
@@ -138,7 +149,7 @@ impl Record for ConnectionRecord {
         self.kind
     }
 
-    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
+    fn field(&self, operator: &Operator, argument: &Argument) -> TemplateField<'_> {
         let text = |text: Option<&str>| {
             TemplateField::from(text.map(|t| TemplateField::Text(Cow::Owned(t.to_owned()))))
         };
@@ -201,6 +212,19 @@ impl Record for ConnectionRecord {
             name if name == SIDE.name => TemplateField::from(self.reason.def().side.word()),
             name if name == DETAIL.name => text(self.detail.as_deref()),
             name if name == FLAGS.name => TemplateField::from(self.reason.def().envoy_flag),
+            name if name == CEL.name => {
+                let conn = ConnSubject {
+                    id: self.id,
+                    source: self.source,
+                    peer: self.peer,
+                    local: self.local,
+                    sni: self.facts.get(&tls::SNI),
+                    tls: self.tls.as_deref(),
+                    values: &self.values,
+                };
+                let expression = argument.parsed::<Expression>();
+                expression.and_then(|expression| expression.text(&conn).ok()).into()
+            }
             name if name == VALUE.name => {
                 self.values.named(argument).map_or(TemplateField::Missing, TemplateField::shared)
             }
@@ -214,9 +238,8 @@ impl Record for ConnectionRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use sluice_core::connection::{ClientCertFacts, QuicPath};
+    use sluice_telemetry::Template;
 
     use super::*;
     use crate::inspect::postgres;
@@ -247,6 +270,7 @@ mod tests {
 
     #[test]
     fn every_operator_is_answered() {
+        values::declare(VALUES);
         let clock = Clock::held();
         let peer = Peer::Ip(([127, 0, 0, 1], 9).into());
         let info = ConnInfo::new(7, "l".into(), peer, peer, clock.now());
@@ -279,12 +303,14 @@ mod tests {
         let end = sluice_core::reason::end::DONE;
         let record = ConnectionRecord::new(&info, &clock, clock.now(), end, Some((1, 2)));
         for operator in operators() {
-            assert_ne!(
-                record.field(operator, SHARED.name()),
-                TemplateField::Missing,
-                "{} is not answered",
-                operator.name
-            );
+            let text = match operator.name {
+                "VALUE" => format!("%VALUE({})%", SHARED.name()),
+                "CEL" => "%CEL(connection.requested_server_name)%".to_owned(),
+                name => format!("%{name}%"),
+            };
+            let mut line = String::new();
+            Template::fields([("field", &*text)], &[operator]).unwrap().fill(&record, &mut line);
+            assert!(line.contains("\"field\":"), "{text} is not answered: {line}");
         }
     }
 }

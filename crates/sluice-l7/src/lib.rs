@@ -14,6 +14,7 @@ pub mod connection_manager;
 pub mod edge;
 mod errors;
 pub mod exchange;
+pub mod expression;
 mod failed_attempt;
 pub mod filters;
 pub mod form;

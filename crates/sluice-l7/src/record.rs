@@ -10,12 +10,14 @@ use std::time::Duration;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, ClientCertFacts, ConnInfo, Peer, TlsFacts};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
+use sluice_expr::Expression;
 use sluice_l4::inspect::tls;
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::record::without_port;
-use sluice_telemetry::{Operator, Record, RecordKind, TemplateField};
+use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
+use crate::expression::{RequestAttributes, exchange_expression};
 use crate::identity::who;
 
 sluice_telemetry::operators! {
@@ -69,6 +71,7 @@ sluice_telemetry::operators! {
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
     SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure, the time it took, and the number of attempts if there were several.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
+    CEL = "CEL"("EXPRESSION" => exchange_expression), "What an expression in CEL makes of the request, its response and its connection; that over a connection in records of connections.";
 }
 
 /// The text format behind `format: text` for a sink that takes only requests; modelled on Envoy's.
@@ -257,7 +260,7 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// Returns the value of an operator.
-    pub fn field<'f>(&self, operator: &Operator, argument: &str) -> TemplateField<'f> {
+    pub fn field<'f>(&self, operator: &Operator, argument: &Argument) -> TemplateField<'f> {
         let owned = |text: Option<&str>| TemplateField::from(text.map(str::to_owned));
         let (conn, request, summary) = (self.conn, self.request, self.summary);
         let since = |at: Option<Duration>| at.map_or(TemplateField::Missing, TemplateField::Millis);
@@ -349,6 +352,10 @@ impl View<'_> {
                 [] => TemplateField::Missing,
                 calls => TemplateField::List(calls.iter().map(ToString::to_string).collect()),
             },
+            name if name == CEL.name => argument
+                .parsed::<Expression>()
+                .and_then(|expression| expression.text(&self.attributes(&self.subject())).ok())
+                .into(),
             name if name == VALUE.name => {
                 let value =
                     self.values.named(argument).or_else(|| self.conn_values.named(argument));
@@ -356,6 +363,23 @@ impl View<'_> {
             }
             _ => TemplateField::Missing,
         }
+    }
+
+    /// Its connection as expressions see it.
+    pub(crate) fn subject(&self) -> ConnSubject<'_> {
+        self.conn.subject(self.summary.source, self.conn_values)
+    }
+
+    /// The request as expressions see it.
+    pub(crate) fn attributes<'a>(&'a self, conn: &'a ConnSubject<'a>) -> RequestAttributes<'a> {
+        // The status is counted only once the response is on its way.
+        let status = |response: &Head| match self.summary.status {
+            0 => response.status(),
+            status => status,
+        };
+        let response = self.response.map(|response| (status(response), response));
+        let (head, path) = (self.request, self.request.path_only());
+        RequestAttributes { head, path, values: Some(self.values), conn: Some(conn), response }
     }
 
     fn path(&self) -> &str {
@@ -408,7 +432,7 @@ impl Record for RequestRecord {
         RecordKind::Request
     }
 
-    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
+    fn field(&self, operator: &Operator, argument: &Argument) -> TemplateField<'_> {
         let view = View {
             conn: &self.conn,
             request: &self.request,

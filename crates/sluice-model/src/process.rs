@@ -121,7 +121,9 @@ fn values_of(file: &FilePath, path: &Spanned<PathBuf>, diags: &mut Diags) -> Run
 pub fn operators() -> Vec<&'static Operator> {
     let own = sluice_l7::record::OPERATORS;
     let new = own.iter().filter(|own| !record::operators().any(|of| of.name == own.name));
-    record::operators().chain(new.copied()).collect()
+    // One that parses its argument knows more of a request.
+    let parsing = |of: &str| own.iter().copied().find(|own| own.name == of && own.parse.is_some());
+    record::operators().map(|of| parsing(of.name).unwrap_or(of)).chain(new.copied()).collect()
 }
 
 /// Every operator with the records that support it: `connection` (and flows), `request`, or `all`.

@@ -15,4 +15,4 @@ pub use log::{LogHub, LogQueue};
 pub use metrics::{
     Counter, CounterSet, Gauge, Histogram, MetricDef, MetricKind, Registry, SeriesSet, Shard,
 };
-pub use template::{Lookup, Operator, Record, RecordKind, Template, TemplateField};
+pub use template::{Argument, Lookup, Operator, Record, RecordKind, Template, TemplateField};

@@ -7,6 +7,8 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::clock::rfc3339;
@@ -43,6 +45,10 @@ impl RecordKind {
 /// Checks the argument of an operator; the error is a sentence for the operator who wrote it.
 pub type ArgumentCheck = fn(&str) -> Result<(), String>;
 
+/// Parses the argument of an operator, once, to what its value is then made from; the error is a sentence as for
+/// [`ArgumentCheck`].
+pub type ArgumentParse = fn(&str) -> Result<Arc<dyn Any + Send + Sync>, String>;
+
 /// An operator as its layer declares it.
 #[derive(Debug)]
 pub struct Operator {
@@ -52,20 +58,23 @@ pub struct Operator {
     pub argument: Option<&'static str>,
     /// What the argument must satisfy, besides being there.
     pub check: Option<ArgumentCheck>,
+    /// What the argument is parsed to, if it is more than a text; see [`Argument::parsed`].
+    pub parse: Option<ArgumentParse>,
     /// One sentence for the reference page.
     pub help: &'static str,
 }
 
 /// Declares operators: one constant per row, and a list of all of them. A row is
 /// `NAME = "TEXT", "help";`, or `NAME = "TEXT"("ARGUMENT"), "help";` for one with an argument, which a function may
-/// check: `"TEXT"("ARGUMENT", check)`.
+/// check, `"TEXT"("ARGUMENT", check)`, or parse, `"TEXT"("ARGUMENT" => parse)`.
 #[macro_export]
 macro_rules! operators {
-    ($(#[$doc:meta])* $reach:vis $list:ident: $($name:ident = $text:literal $(($argument:literal $(, $check:path)?))?, $help:literal;)+) => {
+    ($(#[$doc:meta])* $reach:vis $list:ident: $($name:ident = $text:literal $(($argument:literal $(, $check:path)? $(=> $parse:path)?))?, $help:literal;)+) => {
         $(const $name: $crate::Operator = $crate::Operator {
             name: $text,
             argument: $crate::operators!(@option $($argument)?),
             check: $crate::operators!(@option $($($check)?)?),
+            parse: $crate::operators!(@option $($($parse)?)?),
             help: $help,
         };)+
         $(#[$doc])*
@@ -78,7 +87,7 @@ macro_rules! operators {
 impl Operator {
     /// Creates an operator without an argument.
     pub const fn plain(name: &'static str, help: &'static str) -> Self {
-        Self { name, argument: None, check: None, help }
+        Self { name, argument: None, check: None, parse: None, help }
     }
 
     /// The operator as written: `%NAME%` or `%NAME(ARGUMENT)%`.
@@ -91,7 +100,7 @@ impl Operator {
 }
 
 /// Returns the value of an operator with its argument.
-pub type Lookup<'a, 'b> = dyn Fn(&Operator, &str) -> TemplateField<'a> + 'b;
+pub type Lookup<'a, 'b> = dyn Fn(&Operator, &Argument) -> TemplateField<'a> + 'b;
 
 /// A value of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,7 +155,7 @@ pub trait Record: Send {
 
     /// The value of an operator with the argument in its parentheses; [`TemplateField::Missing`] for an operator
     /// declared by another layer.
-    fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_>;
+    fn field(&self, operator: &Operator, argument: &Argument) -> TemplateField<'_>;
 }
 
 /// The format of records.
@@ -178,11 +187,28 @@ pub enum TemplatePart {
 }
 
 /// What follows the name of an operator: `(argument):longest`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Argument {
     text: Box<str>,
     /// The maximum number of characters of the value.
     longest: Option<usize>,
+    parsed: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Argument {
+    /// What the operator has parsed it to.
+    pub fn parsed<T: Any>(&self) -> Option<&T> {
+        self.parsed.as_ref()?.downcast_ref()
+    }
+}
+
+impl Deref for Argument {
+    type Target = str;
+
+    /// Its text.
+    fn deref(&self) -> &str {
+        &self.text
+    }
 }
 
 impl Template {
@@ -258,7 +284,7 @@ impl Template {
 
     /// Appends the line for `record`, with a newline.
     pub fn fill(&self, record: &dyn Record, out: &mut String) {
-        let lookup = |operator: &Operator, argument: &str| record.field(operator, argument);
+        let lookup = |operator: &Operator, argument: &Argument| record.field(operator, argument);
         match self {
             Self::Text(parts) => render(parts, &lookup, Escape::Quoted, out),
             Self::Json(keys) => {
@@ -318,7 +344,8 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Template
             if let Some(check) = operator.check {
                 check(inside)?;
             }
-            Argument { text: inside.into(), longest }
+            let parsed = operator.parse.map(|parse| parse(inside)).transpose()?;
+            Argument { text: inside.into(), longest, parsed }
         }
     };
     Ok(TemplatePart::Operator(operator, argument))
@@ -340,7 +367,7 @@ fn render<'a>(parts: &[TemplatePart], lookup: &Lookup<'a, '_>, escape: Escape, o
         match part {
             TemplatePart::Literal(text) => out.push_str(text),
             TemplatePart::Operator(operator, argument) => {
-                let field = shortened(lookup(operator, &argument.text), argument.longest);
+                let field = shortened(lookup(operator, argument), argument.longest);
                 write_text(field, escape, out);
             }
         }
@@ -402,7 +429,7 @@ const fn is_deceptive(c: char) -> bool {
 fn write_json<'a>(key: &TemplateKey, lookup: &Lookup<'a, '_>, out: &mut String) {
     let field = match key.value.as_slice() {
         [TemplatePart::Operator(operator, argument)] if argument.longest.is_none() => {
-            lookup(operator, &argument.text)
+            lookup(operator, argument)
         }
         parts => {
             let mut text = String::new();
@@ -488,7 +515,8 @@ mod tests {
     const WHO: Operator = Operator::plain("WHO", "");
     const TOOK: Operator = Operator::plain("TOOK", "");
     const GONE: Operator = Operator::plain("GONE", "");
-    const ASK: Operator = Operator { name: "ASK", argument: Some("WORD"), check: None, help: "" };
+    const ASK: Operator =
+        Operator { name: "ASK", argument: Some("WORD"), check: None, parse: None, help: "" };
 
     struct Sample;
     impl Record for Sample {
@@ -496,9 +524,9 @@ mod tests {
             RecordKind::Connection
         }
 
-        fn field(&self, operator: &Operator, argument: &str) -> TemplateField<'_> {
+        fn field(&self, operator: &Operator, argument: &Argument) -> TemplateField<'_> {
             match operator.name {
-                "ASK" => format!("<{argument}>").into(),
+                "ASK" => format!("<{}>", &**argument).into(),
                 "WHO" => "a\"b\nc".into(),
                 "TOOK" => TemplateField::Millis(Duration::from_millis(12)),
                 _ => TemplateField::Missing,

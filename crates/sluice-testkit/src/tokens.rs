@@ -5,7 +5,7 @@
 
 use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::hmac;
@@ -190,6 +190,11 @@ impl KeyServer {
     /// Serves this from now on.
     pub fn set(&self, body: impl Into<String>) {
         *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner) = body.into();
+    }
+
+    /// Responds to nothing as long as what this returns is held, by which what is served can be changed.
+    pub fn stall(&self) -> MutexGuard<'_, String> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every request received, in order.

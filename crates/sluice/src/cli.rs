@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Envoy(EnvoyCommand),
     /// Start built-in services and a proxy with a path to each of them, to try Sluice out.
     Demo(Demo),
+    /// Print what an expression in CEL, or a text with %OPERATOR%s, makes of a request.
+    Eval(EvalCommand),
     /// Try a script in Lua with one request: print what an endpoint would get, and what the client gets.
     #[cfg(feature = "lua")]
     Lua(LuaTrial),
@@ -372,6 +374,33 @@ pub(crate) enum EnvoyTask {
         #[arg(long)]
         allow_unknown_static_fields: bool,
     },
+}
+
+/// An expression or a text, and the request to try it with.
+#[derive(Debug, Args)]
+pub(crate) struct EvalCommand {
+    /// An expression, such as `request.headers['x-user'] + '@' + request.host`, or a text with operators, such as
+    /// `%METHOD% %CEL(request.url_path)%`.
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: String,
+    /// Method and path of the request.
+    #[arg(long, value_name = "METHOD PATH", default_value = "GET /")]
+    pub(crate) request: String,
+    /// A header of the request; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// A value that a filter would share, as NAME:VALUE; may be given several times.
+    #[arg(long = "value", value_name = "VALUE")]
+    pub(crate) values: Vec<String>,
+    /// The address of the client.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Option<String>,
+    /// The status of the response; without this and `--response-header` there is no response yet.
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<u16>,
+    /// A header of the response; may be given several times.
+    #[arg(long = "response-header", value_name = "NAME: VALUE")]
+    pub(crate) response_headers: Vec<String>,
 }
 
 /// A script, and the request to try it with.

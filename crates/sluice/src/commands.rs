@@ -12,6 +12,7 @@ mod check;
 mod demo;
 #[cfg(feature = "envoy")]
 mod envoy;
+mod eval;
 mod explain;
 #[cfg(feature = "lua")]
 mod lua;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli, extensions: Extensions) -> anyhow::Result<ExitCode> 
         #[cfg(feature = "envoy")]
         Command::Envoy(command) => envoy::run(&command, extensions),
         Command::Demo(options) => demo::run(&options),
+        Command::Eval(options) => eval::run(&options),
         #[cfg(feature = "lua")]
         Command::Lua(options) => lua::run(&options),
         Command::Endpoint(options) => operate::endpoint(&options),

@@ -141,6 +141,20 @@ fn of_filters() {
                        \x20 c: { entries: { 10.0.0.0/8: y, 10.1.0.0/8: z }, lookup: cidr }\n  d: { file: d.map }\n",
             ),
             (
+                "an expression of attributes that do not exist yet",
+                http("rate_limit: { requests: 5/s, per: \"cel:response.code\" }"),
+            ),
+            (
+                "a descriptor of an expression without a key",
+                http(
+                    "global_rate_limit: { service: up, domain: a, descriptors: [[{ of: \"cel:request.host\" }]] }",
+                ),
+            ),
+            (
+                "a header with an expression that is none",
+                http("set_headers: { request: { x-a: \"%CEL(request.host +)%\" } }"),
+            ),
+            (
                 "a table that nothing uses",
                 listener("relay: up") + "maps: { hosts: { entries: { a: b } } }\n",
             ),

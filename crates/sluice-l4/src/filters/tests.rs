@@ -280,7 +280,7 @@ fn a_flood_of_keys_gives_nobody_tokens_back() {
 /// Keys at random, far more than the table has room for; `SLUICE_FLOOD_KEYS` for another number of them than a million.
 #[test]
 fn a_flood_of_random_keys_takes_no_memory_and_no_count_away() {
-    let keys = std::env::var("SLUICE_FLOOD_KEYS").map_or(1_000_000, |keys| keys.parse().unwrap());
+    let keys = flood_keys(1_000_000);
     let (clock, bound, burst) = (Clock::held(), 65_536, 10);
     let mut table = RateTable::<u128>::new(bound);
     let (hour, mut random) = (Duration::from_secs(3600), fastrand::Rng::with_seed(7));
@@ -304,6 +304,29 @@ fn a_flood_of_random_keys_takes_no_memory_and_no_count_away() {
         let left = (0..burst).filter(|_| table.take(*key, clock.now(), hour, burst).1).count();
         assert_eq!(left, 5, "a client that was forgotten keeps its count");
     }
+}
+
+/// The same for tables of what is in use: connections, requests in flight, rates of bytes.
+#[test]
+fn a_flood_of_random_keys_takes_no_entry_in_use_away() {
+    let keys = flood_keys(200_000);
+    let (clock, bound) = (Clock::held(), 65_536);
+    let mut table = KeyedTable::<BytePace>::new(bound);
+    let mut random = fastrand::Rng::with_seed(7);
+    let honest: Vec<_> =
+        (0..100_u32).map(|name| table.entry(&name.to_le_bytes(), clock.now()).0).collect();
+    for step in 0..keys {
+        let (_, kept) = table.entry(&random.u128(..).to_le_bytes(), clock.now());
+        assert!(kept && table.len() <= bound, "step {step}");
+    }
+    for (name, entry) in (0_u32..).zip(&honest) {
+        assert!(Arc::ptr_eq(entry, &table.entry(&name.to_le_bytes(), clock.now()).0));
+    }
+}
+
+/// The keys of a flood: more by hand, see `benches/README.md`.
+fn flood_keys(usual: u64) -> u64 {
+    std::env::var("SLUICE_FLOOD_KEYS").map_or(usual, |keys| keys.parse().unwrap())
 }
 
 #[test]

@@ -10,9 +10,11 @@ use std::time::Duration;
 use sluice_codec::grpc::{parse_timeout, show_timeout};
 use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Known, Method};
+use sluice_l4::rbac::conn::ConnSubject;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{RequestTask, Stop};
+use crate::expression::RequestAttributes;
 use crate::header_values::{cookie, query_parameter};
 use crate::reasons;
 use crate::reply::Reply;
@@ -150,6 +152,14 @@ impl RequestTask {
             HashBy::Query(name) => {
                 let query = self.request.query().unwrap_or_default();
                 query_parameter(query, name).map(|value| xxh3_64(value.as_bytes()))
+            }
+            HashBy::Cel(expression) => {
+                let conn = ConnSubject::of(&self.downstream.conn.info);
+                let conn = ConnSubject { source: self.summary.source, ..conn };
+                let (head, values) = (&*self.request, Some(&self.values));
+                let (path, conn) = (head.path_only(), Some(&conn));
+                let request = RequestAttributes { head, path, values, conn, response: None };
+                expression.text(&request).map(|text| xxh3_64(text.as_bytes()))
             }
             HashBy::Cookie { name, ttl, path } => {
                 let cookies = self.request.get(Known::Cookie).unwrap_or_default();

@@ -234,7 +234,7 @@ impl PacedBodies {
     fn begin(&self, cx: &Cx<'_>, head: &Head, forgotten: &Counter) -> PacedBody {
         let pace = |limit: &BandwidthOnWorker| {
             let BandwidthKeys::Alike(keys) = &limit.keys else { return Arc::default() };
-            let text = text_of(keys, cx, head);
+            let text = text_of(keys, &cx.view(head));
             let mut table = limit.table.lock().unwrap_or_else(PoisonError::into_inner);
             let (pace, kept) = table.entry(&text, cx.worker.now());
             if !kept {

@@ -269,7 +269,7 @@ fn note_wait(cx: &mut Cx<'_>, time: Duration) {
 
 impl ConcurrencyOnWorker {
     fn slots_of(&self, cx: &Cx<'_>, head: &Head, forgotten: &Counter) -> Arc<Slots> {
-        let text = text_of(&self.settings.per, cx, head);
+        let text = text_of(&self.settings.per, &cx.view(head));
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let (slots, kept) = table.entry(&text, cx.worker.now());
         if !kept {

@@ -66,7 +66,7 @@ sluice_core::section! {
         /// When what was counted is forgotten.
         pub window: RateWindow = "sliding",
         /// Which requests share a bucket: all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME,
-        /// value:NAME, path, path/SEGMENTS, host, method, route or cluster; of a list, those that are alike in all.
+        /// value:NAME, cel:EXPRESSION, path, path/SEGMENTS, host, method, route or cluster; of a list, those that are alike in all.
         pub per: Vec<RateKey>,
         /// The Redis server that counts for a whole fleet.
         pub redis: Option<Short<RedisCounter>>,

@@ -246,6 +246,10 @@ impl ValueSource {
                 let value = cx.values.named(name).or_else(|| cx.conn_values.named(name));
                 value.map(ToString::to_string)
             }
+            Self::Cel(expression) => {
+                let of = cx.view(head);
+                expression.text(&of.attributes(&of.subject()))
+            }
             Self::Json(_) => None,
         }
     }

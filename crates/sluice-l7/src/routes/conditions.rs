@@ -9,8 +9,10 @@ use sluice_codec::{Known, Version};
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, choice};
+use sluice_l4::rbac::conn::ConnSubject;
 
 use super::{GrpcMatch, RouteInput};
+use crate::expression::{RequestAttributes, RequestExpression};
 use crate::header_values::{cookie, media_type, query_parameter};
 use crate::value_match::ValueMatch;
 
@@ -41,6 +43,8 @@ pub struct Conditions {
     pub versions: Vec<RequestVersion>,
     /// A gRPC request, for this service and method.
     pub grpc: Option<GrpcMatch>,
+    /// An expression that must be true.
+    pub when: Option<Box<RequestExpression>>,
     /// A share of requests, set by a runtime value.
     pub runtime: Option<RuntimeShare>,
 }
@@ -101,6 +105,7 @@ impl Conditions {
             sni,
             versions,
             grpc,
+            when,
             runtime,
         } = self;
         methods.is_empty()
@@ -115,6 +120,7 @@ impl Conditions {
             && sni.is_empty()
             && versions.is_empty()
             && grpc.is_none()
+            && when.is_none()
             && runtime.is_none()
     }
 
@@ -190,6 +196,19 @@ impl Conditions {
             };
             if !fits {
                 return Some("client_certificate");
+            }
+        }
+        if let Some(when) = &self.when {
+            let source = subject.conn.map(ConnSubject::of);
+            let request = RequestAttributes {
+                head,
+                path: head.path_only(),
+                values: subject.values,
+                conn: source.as_ref(),
+                response: None,
+            };
+            if !when.is_true(&request) {
+                return Some("when");
             }
         }
         if let Some(share) = &self.runtime {

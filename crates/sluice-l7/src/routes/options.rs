@@ -11,6 +11,7 @@ use sluice_upstream::plan::BreakerClass;
 use super::conditions::RuntimeShare;
 use super::endpoint_match::EndpointMatch;
 use super::{PathRewrite, RegexSubstitution};
+use crate::expression::RequestExpression;
 use crate::retry_plan::RetryPlan;
 
 /// How the requests of a rule are handled.
@@ -191,6 +192,8 @@ pub enum HashBy {
     Header(String),
     /// A query parameter.
     Query(String),
+    /// What an expression makes.
+    Cel(Box<RequestExpression>),
     /// A cookie; if it has a time to live, it is created if missing.
     Cookie {
         /// Its name.

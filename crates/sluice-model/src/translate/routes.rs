@@ -335,6 +335,7 @@ fn hash_by(source: &HashSource) -> HashBy {
         HashKey::SourceIp => HashBy::SourceIp,
         HashKey::Header(name) => HashBy::Header(name.clone()),
         HashKey::Query(name) => HashBy::Query(name.clone()),
+        HashKey::Cel(expression) => HashBy::Cel(expression.clone()),
         HashKey::Cookie(name) => {
             HashBy::Cookie { name: name.clone(), ttl: ttl.map(|ttl| ttl.0), path: path.clone() }
         }

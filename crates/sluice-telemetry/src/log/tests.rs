@@ -1,6 +1,6 @@
 use super::*;
 use crate::metrics::Registry;
-use crate::template::{Operator, TemplateField};
+use crate::template::{Argument, Operator, TemplateField};
 
 const N: Operator = Operator::plain("N", "");
 
@@ -10,7 +10,7 @@ impl Record for Numbered {
         RecordKind::Connection
     }
 
-    fn field(&self, _: &Operator, _: &str) -> TemplateField<'_> {
+    fn field(&self, _: &Operator, _: &Argument) -> TemplateField<'_> {
         TemplateField::Number(self.0)
     }
 }

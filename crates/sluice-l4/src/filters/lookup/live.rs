@@ -96,7 +96,8 @@ impl MapContent {
             key: &str,
         ) -> Option<String> {
             // A file was read when the configuration was checked.
-            table(&*file.current()?).get(key).map(str::to_owned)
+            let content = file.current()?;
+            table(&content).get(key).map(str::to_owned)
         }
         match self {
             Self::Entries(table) => table.get(key).map(str::to_owned),

@@ -11,18 +11,25 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use fastrand::Rng;
+use prost::Message as _;
 use serde_json::{Value as Json, json};
 use sluice_codec::Head;
-use sluice_codec::scripted::PeerEvent;
+use sluice_codec::scripted::{PeerEvent, ScriptedPeer};
 use sluice_core::value::HostPattern;
 use sluice_core::{Limits, Name, Reason};
 use sluice_l4::filters::FilterOwner;
 use sluice_testkit::tokens::{SigningKey, key_set};
 use sluice_upstream::Cluster;
+use sluice_upstream::plan::HttpVersion;
 
 use super::kit::filters::{Clusters, filter};
-use super::kit::{Bench, cluster, connects, head_sent_to, header_in, plan, response};
+use super::kit::{
+    Bench, cluster, cluster_over, connects, head_sent_to, header_in, opens, plan, response,
+};
 use crate::filters::built_in;
+use crate::filters::global_rate_limit::messages::{
+    EntryMessage, RateLimitRequest, RateLimitResponse,
+};
 use crate::plan::HttpPlan;
 use crate::routes::conditions::Conditions;
 use crate::routes::{
@@ -33,7 +40,7 @@ use crate::value_match::ValueMatch;
 
 mod model;
 
-use model::{Asked, Model, Token};
+use model::{Asked, Descriptors, LimitAnswer, Model, Token};
 
 const REQUESTS: usize = 10_000;
 
@@ -75,6 +82,18 @@ fn chain(keys: &str) -> Vec<(&'static str, Json)> {
                 { "name": "who", "requests": "8/s", "burst": 2, "per": "identity" },
             ]),
         ),
+        (
+            "global_rate_limit",
+            json!({
+                "service": "limits", "domain": "shop",
+                "descriptors": [
+                    ["host", "source_ip"],
+                    "identity",
+                    ["method", { "value": "canary", "headers": { "x-canary": "1" } }],
+                    [{ "key": "size", "of": "cel:request.size > 4 ? 'large' : 'small'" }],
+                ],
+            }),
+        ),
         ("fault", json!({ "abort": { "by_header": true, "percent": "100%" } })),
         (
             "ext_authz",
@@ -115,7 +134,13 @@ fn rules() -> Vec<RuleCase> {
     };
     let readers = json!({ "allow": { "all": { "permissions": { "method": "GET" } } } });
     vec![
-        rule("open", "/open/*", any(), false, vec![("rbac", None), ("csrf", None)]),
+        rule(
+            "open",
+            "/open/*",
+            any(),
+            false,
+            vec![("rbac", None), ("csrf", None), ("global_rate_limit", None)],
+        ),
         rule(
             "members",
             "/members/*",
@@ -136,12 +161,14 @@ fn rules() -> Vec<RuleCase> {
     ]
 }
 
-/// The chain, and the clusters `app`, `back` and `auth`.
-fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 3]) {
+/// The chain, and the clusters `app`, `back`, `auth` and `limits`.
+fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 4]) {
     let (mut plan, app) = plan(RuleOptions::default(), &[], &[]);
     let (back, auth) = (cluster("back"), cluster("auth"));
+    let limits = cluster_over("limits", HttpVersion::Http2);
     let all = built_in();
-    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]));
+    let mut names =
+        Clusters(HashMap::from([("auth", Arc::clone(&auth)), ("limits", Arc::clone(&limits))]));
     let (listener, of_chain, of_routes): (Name, Name, Name) =
         ("web".into(), "default".into(), "main".into());
     let owner = FilterOwner::Chain { listener: &listener, chain: &of_chain };
@@ -179,14 +206,13 @@ fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 3]) {
     let table = RouteTable::build(vec![host], clusters, Arc::default(), sets).unwrap();
     plan.routes = Arc::new(RouteCell::new("main".into(), Arc::new(table)));
     plan.options.edge.trusted_hops = 1;
-    (plan, [app, back, auth])
+    (plan, [app, back, auth, limits])
 }
 
 /// The head of a request, and of what only filters may say.
 fn head_of(asked: &Asked, token: Option<&str>) -> Head {
     let mut head = Head::request(asked.method, "http", asked.host, asked.path.sent);
-    let net = if asked.source.is_multiple_of(2) { "10.0.0" } else { "192.0.2" };
-    head.append(b"x-forwarded-for", format!("{net}.{}", asked.source).as_bytes());
+    head.append(b"x-forwarded-for", asked.address().as_bytes());
     // What only filters may say.
     head.append(b"x-user", b"root");
     head.append(b"x-role", b"root");
@@ -213,6 +239,37 @@ fn head_of(asked: &Asked, token: Option<&str>) -> Head {
         head.append(b"content-length", length.to_string().as_bytes());
     }
     head
+}
+
+/// What the service for limits was asked.
+fn descriptors_sent_to(service: &ScriptedPeer) -> Descriptors {
+    let asked = RateLimitRequest::decode(&service.body()[5..]).unwrap();
+    assert_eq!(asked.domain, "shop");
+    let entry = |entry: EntryMessage| (entry.key, entry.value);
+    let descriptors = asked.descriptors.into_iter();
+    descriptors.map(|of| of.entries.into_iter().map(entry).collect()).collect()
+}
+
+/// What the service for limits does.
+fn limit_events(answer: LimitAnswer) -> Vec<PeerEvent> {
+    let status = |status: &[u8]| {
+        let mut head = Head::response(200);
+        head.append(b"grpc-status", status);
+        head
+    };
+    let overall_code = match answer {
+        LimitAnswer::Allowed => 1,
+        LimitAnswer::Limited => 2,
+        LimitAnswer::Malformed => 3,
+        LimitAnswer::Failed => return vec![PeerEvent::Head(status(b"14"), true)],
+    };
+    let message = RateLimitResponse { overall_code, ..Default::default() }.encode_to_vec();
+    let message = sluice_codec::grpc::frame(&message).unwrap();
+    vec![
+        response(200, false),
+        PeerEvent::Data(Bytes::copy_from_slice(&message), false),
+        PeerEvent::Trailers(status(b"0")),
+    ]
 }
 
 /// The tokens that clients may have.
@@ -271,6 +328,7 @@ fn random_requests_end_as_a_plain_model_says() {
         let expected = model.decide(&of);
         let place = format!("request {number} of seed {seed}: {of:?}: {expected:?}");
         // What the model does not expect finds no connection.
+        let limits = expected.counted.as_ref().map(|_| opens(&pools[3]));
         let asked = expected.asked.map(|_| connects(&pools[2], false));
         let endpoint = expected.forwarded.map(|(cluster, ..)| connects(&pools[cluster], false));
         let body = of.body.filter(|length| *length > 0);
@@ -278,6 +336,12 @@ fn random_requests_end_as_a_plain_model_says() {
         let text = Bytes::from_static(b"0123456789").slice(..body.unwrap_or(0));
         if body.is_some() && request.is_waiting() {
             request.client_does(PeerEvent::Data(text.clone(), true));
+        }
+        if let (Some(limits), Some(counted)) = (&limits, &expected.counted) {
+            assert_eq!(descriptors_sent_to(limits), *counted, "{place}");
+            for event in limit_events(of.limit) {
+                request.after(limits, event);
+            }
         }
         if let (Some(asked), Some(length)) = (&asked, expected.asked) {
             assert_eq!(asked.body(), text.slice(..length), "{place}");
@@ -309,6 +373,6 @@ fn random_requests_end_as_a_plain_model_says() {
         *ends.entry((expected.status, expected.reason)).or_default() += 1;
     }
     // Every way to end has been seen often enough.
-    assert_eq!(ends.len(), 15, "{ends:?}");
+    assert_eq!(ends.len(), 16, "{ends:?}");
     assert!(ends.values().all(|count| *count >= 20), "{ends:?}");
 }

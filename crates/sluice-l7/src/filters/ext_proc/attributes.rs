@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use sluice_core::settings::{Plain, bind_scalar};
 use sluice_core::{Diags, Node, Path, Setting, Shape};
-use sluice_expr::{AttributeUse, AttributeValue};
+use sluice_expr::{AttributeSource as _, AttributeUse, AttributeValue};
 
+use crate::expression::{RequestAttributes, known_attribute};
 use crate::filters::ext_authz::messages::{StructMessage, ValueKind, ValueMessage};
 use crate::filters::rbac::request::RequestSubject;
-use crate::filters::rbac::request::expression::{attribute_of, known_attribute};
 
 /// Under which name the attributes are sent.
 pub(super) const NAMESPACE: &str = "envoy.filters.http.ext_proc";
@@ -42,8 +42,10 @@ impl Setting for AttributeName {
 
 /// The values of these attributes; those that a request does not have are left out.
 pub(super) fn values(names: &[AttributeName], of: &RequestSubject<'_>) -> StructMessage {
+    let (path, values, conn) = (of.head.path_only(), Some(of.values), Some(&of.conn));
+    let request = RequestAttributes { head: of.head, path, values, conn, response: None };
     let fields = names.iter().filter_map(|name| {
-        let value = attribute_of(of, &name.of)?;
+        let value = request.attribute(&name.of)?;
         Some((name.written.clone(), message(value)))
     });
     StructMessage { fields: fields.collect() }

@@ -37,7 +37,7 @@ section! {
         /// conditions; otherwise the name of the header, cookie, parameter or shared value, or of the part.
         pub key: Option<String>,
         /// A part of the request, as in `per` of `rate_limit`: source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME,
-        /// query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster.
+        /// query:NAME, value:NAME, cel:EXPRESSION, path, path/SEGMENTS, host, method, route or cluster.
         pub of: Option<RateKey>,
         /// The value of a request that does not have that part.
         pub default: Option<String>,
@@ -109,6 +109,9 @@ impl DescriptorEntry {
             (None, None) => Some("an entry needs `of`, a part of the request, or a fixed `value`"),
             (Some(_), Some(_)) => Some("an entry has `of` or a fixed `value`, not both"),
             (Some(RateKey::All), _) => Some("`all` is no part of a request; write `value`"),
+            (Some(RateKey::Cel(_)), _) if self.key.is_none() => {
+                Some("what an expression makes has no name of its own; write `key`")
+            }
             (Some(_), _) if conditional => {
                 Some("`headers`, `query` and `expect` are conditions for a fixed `value`")
             }
@@ -163,7 +166,7 @@ impl DescriptorEntry {
             let value = self.value.as_ref()?;
             return (self.fits(head) == self.expect).then(|| value.clone());
         };
-        let read = part.read(cx, head);
+        let read = part.read(&cx.view(head));
         let read = read.filter(|value| !value.is_empty());
         read.map(|value| String::from_utf8_lossy(&value).into_owned())
             .or_else(|| self.default.clone())

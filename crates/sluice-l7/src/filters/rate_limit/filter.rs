@@ -200,7 +200,7 @@ impl LimitOnWorker {
 
     /// What the request has in common with others that share its bucket; empty if all do.
     fn key(&self, cx: &Cx<'_>, head: &Head) -> Vec<u8> {
-        text_of(&self.settings.per, cx, head)
+        text_of(&self.settings.per, &cx.view(head))
     }
 
     fn clock(&self, worker: &WorkerCx) -> BucketClock {

@@ -6,16 +6,17 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use sluice_codec::Known;
 use sluice_codec::names::is_token;
-use sluice_codec::{Head, Known};
 use sluice_core::values::check_name;
-use sluice_core::{Cidr, Name, SharedValues};
+use sluice_core::{Cidr, Name};
 
-use crate::filters::Cx;
+use crate::expression::RequestExpression;
 use crate::header_values::{cookie, query_parameter};
 use crate::host_name::bare_host;
 use crate::hygiene::decode_graphic;
 use crate::identity::who;
+use crate::record::View;
 
 /// A part of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum RateKey {
     Query(String),
     /// A value that filters share.
     Value(String),
+    /// What an expression makes.
+    Cel(Box<RequestExpression>),
     /// The path; its first segments, if a number is given.
     Path(Option<u16>),
     /// The host.
@@ -49,10 +52,10 @@ pub enum RateKey {
 }
 
 sluice_core::text_setting! {
-    RateKey, "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster", "source_ip", parse_key, ToString::to_string;
+    RateKey, "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, cel:EXPRESSION, path, path/SEGMENTS, host, method, route or cluster", "source_ip", parse_key, ToString::to_string;
 }
 
-const KINDS: &str = "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, path, path/SEGMENTS, host, method, route or cluster";
+const KINDS: &str = "all, source_ip, source_ip/BITS, identity, header:NAME, cookie:NAME, query:NAME, value:NAME, cel:EXPRESSION, path, path/SEGMENTS, host, method, route or cluster";
 
 fn parse_key(text: &str) -> Result<RateKey, String> {
     let wrong = || format!("expected {KINDS}, not `{text}`");
@@ -65,6 +68,9 @@ fn parse_key(text: &str) -> Result<RateKey, String> {
             "header" if is_token(name.as_bytes()) => Ok(RateKey::Header(name.to_ascii_lowercase())),
             "cookie" if is_token(name.as_bytes()) => Ok(RateKey::Cookie(name.to_owned())),
             "query" if !name.is_empty() => Ok(RateKey::Query(name.to_owned())),
+            "cel" => {
+                RequestExpression::parse(name).map(|expression| RateKey::Cel(Box::new(expression)))
+            }
             "value" => check_name(name).map(|()| RateKey::Value(name.to_owned())),
             _ => Err(wrong()),
         };
@@ -105,6 +111,7 @@ impl std::fmt::Display for RateKey {
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Value(name) => write!(f, "value:{name}"),
+            Self::Cel(expression) => write!(f, "cel:{}", expression.source()),
             Self::Path(None) => f.write_str("path"),
             Self::Path(Some(segments)) => write!(f, "path/{segments}"),
             Self::Host => f.write_str("host"),
@@ -125,41 +132,34 @@ pub(in crate::filters) fn name_of(own: Option<&Name>, keys: &[RateKey]) -> Strin
 }
 
 /// What a request has in common with others that are counted together; empty if all are.
-pub(in crate::filters) fn text_of(keys: &[RateKey], cx: &Cx<'_>, head: &Head) -> Vec<u8> {
+pub fn text_of(keys: &[RateKey], of: &View<'_>) -> Vec<u8> {
     let mut text = Vec::new();
-    keys.iter().for_each(|key| key.append(cx, head, &mut text));
+    keys.iter().for_each(|key| key.append(of, &mut text));
     text
 }
 
 impl RateKey {
     /// Appends what a request has of it, or that it has nothing.
-    fn append(&self, cx: &Cx<'_>, head: &Head, out: &mut Vec<u8>) {
+    fn append(&self, of: &View<'_>, out: &mut Vec<u8>) {
         // All lines of a header one by one: otherwise each other line, or each other way to write them, would be another key.
         if let Self::Header(name) = self {
-            let values = || head.values(name.as_bytes());
+            let values = || of.request.values(name.as_bytes());
             put(out, Some(&values().count().to_le_bytes()));
             values().for_each(|value| put(out, Some(value)));
             return;
         }
-        put(out, self.read(cx, head).as_deref());
+        put(out, self.read(of).as_deref());
     }
 
     /// What a request has of it. Several lines of a header have commas between them.
-    pub(in crate::filters) fn read<'h>(
-        &self,
-        cx: &Cx<'_>,
-        head: &'h Head,
-    ) -> Option<Cow<'h, [u8]>> {
-        let source = cx.summary.source;
+    pub fn read<'h>(&self, of: &View<'h>) -> Option<Cow<'h, [u8]>> {
+        let (head, source) = (of.request, of.summary.source);
         let owned = |text: String| Some(Cow::Owned(text.into_bytes()));
         match self {
             Self::All => None,
             Self::SourceIp => owned(source_text(source.ip()?)),
             Self::SourceBlock(v4, v6) => owned(block_of(source.ip()?, *v4, *v6).to_string()),
-            Self::Identity => {
-                let conn = cx.conn.subject(source, cx.conn_values);
-                owned(who(cx.values, conn.tls)?.to_string())
-            }
+            Self::Identity => owned(who(of.values, of.conn.tls())?.to_string()),
             Self::Header(name) => {
                 let name = name.as_bytes();
                 let mut lines = head.values(name);
@@ -182,14 +182,18 @@ impl RateKey {
             Self::Query(name) => {
                 owned(decode_graphic(query_parameter(head.query().unwrap_or_default(), name)?))
             }
-            Self::Value(name) => owned(shared(cx.values, cx, name)?),
+            Self::Value(name) => {
+                let value = of.values.named(name).or_else(|| of.conn_values.named(name));
+                owned(value?.to_string())
+            }
+            Self::Cel(expression) => owned(expression.text(&of.attributes(&of.subject()))?),
             Self::Path(segments) => {
                 Some(Cow::Borrowed(first_segments(head.path_only(), *segments)))
             }
             Self::Host => owned(bare_host(head.authority()).into_owned()),
             Self::Method => Some(Cow::Borrowed(head.method_text().as_bytes())),
-            Self::Route => owned(cx.summary.route.as_ref()?.to_string()),
-            Self::Cluster => owned(cx.summary.destination.as_ref()?.to_string()),
+            Self::Route => owned(of.summary.route.as_ref()?.to_string()),
+            Self::Cluster => owned(of.summary.destination.as_ref()?.to_string()),
         }
     }
 }
@@ -200,10 +204,6 @@ pub(crate) fn source_text(ip: IpAddr) -> String {
         IpAddr::V4(v4) => v4.to_string(),
         v6 => Cidr::around(v6, 64).to_string(),
     }
-}
-
-fn shared(values: &SharedValues, cx: &Cx<'_>, name: &str) -> Option<String> {
-    values.named(name).or_else(|| cx.conn_values.named(name)).map(ToString::to_string)
 }
 
 /// Appends a value with its length, or a mark that there is none.
@@ -247,6 +247,7 @@ mod tests {
             "host",
             "method",
             "query:page",
+            "cel:request.headers['x-a'] + ':' + request.method",
             "route",
             "cluster",
         ] {
@@ -266,6 +267,9 @@ mod tests {
             "path/x",
             "path:2",
             "value:no.such",
+            "cel:",
+            "cel:request.nothing",
+            "cel:response.code",
             "host/2",
             "query:",
         ] {

@@ -10,6 +10,8 @@ use sluice_codec::Head;
 use sluice_core::value::{HostPattern, NamePattern};
 use sluice_core::values::SharedValue;
 use sluice_core::{Cidr, SharedValues, section};
+use sluice_expr::AttributeUse;
+use sluice_l4::rbac::conn::expression::fulfils;
 use sluice_l4::rbac::conn::{
     CertificateName, ConnCondition, ConnDimension, ConnSubject, combine, conn_conditions,
 };
@@ -17,7 +19,7 @@ use sluice_l4::rbac::settings::ConditionSettings;
 use sluice_l4::rbac::{Formula, Lean, PolicyCondition, PolicyKey, SubjectKey};
 use smallvec::SmallVec;
 
-use self::expression::RequestExpression;
+use crate::expression::{RequestAttributes, RequestExpression};
 use crate::host_name::bare_host;
 use crate::hygiene;
 use crate::identity::who;
@@ -25,8 +27,6 @@ use crate::path_match::{DEPTH_MAX, PathMatch, folders};
 use crate::path_value::PathValue;
 use crate::value_match::{ValueMatch, Values, ValuesOfFilters, texts_of};
 use crate::words::MethodName;
-
-pub(in crate::filters) mod expression;
 
 section! {
     /// A condition on requests. All given fields must match, and of a list, any value.
@@ -170,6 +170,23 @@ pub(in crate::filters) struct RequestSubject<'a> {
     pub readings: OnceCell<SmallVec<[String; 1]>>,
 }
 
+impl RequestSubject<'_> {
+    /// Whether the request fulfils an expression.
+    fn fulfils(&self, expression: &RequestExpression, lean: Lean) -> bool {
+        let is_of_path =
+            |of: &AttributeUse| of.root == "request" && matches!(&*of.field, "path" | "url_path");
+        let fits = |path| {
+            let (values, conn) = (Some(self.values), Some(&self.conn));
+            let request = RequestAttributes { head: self.head, path, values, conn, response: None };
+            fulfils(&expression.0, &request, lean)
+        };
+        match expression.0.uses().iter().any(is_of_path) {
+            true => lean.of_readings(self.paths().map(fits)),
+            false => fits(self.head.path_only()),
+        }
+    }
+}
+
 /// Readings of a path that are compared, besides the path itself: a server may decode it once more.
 const READINGS_MAX: usize = 3;
 
@@ -222,7 +239,7 @@ impl PolicyCondition for RequestMatch {
                 }
             }
             Self::Value(name, wanted) => wanted.fits_shared(subject.shared(name)),
-            Self::When(expression) => expression.fits(subject, lean),
+            Self::When(expression) => subject.fulfils(expression, lean),
         }
     }
 

@@ -10,8 +10,8 @@ use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::rbac::settings::ConditionSettings as _;
 use sluice_l4::rbac::{Formula, Lean, PolicyCondition as _, PolicySet};
 
-use super::request::expression::RequestExpression;
 use super::request::{RequestCondition, RequestMatch, RequestSubject};
+use crate::expression::RequestExpression;
 use crate::identity::{Identity, Means, WHO};
 use crate::json::Json;
 use crate::path_match::PathMatch;

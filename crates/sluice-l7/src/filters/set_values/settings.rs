@@ -13,6 +13,7 @@ use sluice_l4::filters::lookup::{LiveMap, LookupKind, LookupTable, MapEntries};
 use sluice_l4::regexes::WholeRegex;
 
 use super::{MadeFrom, Making};
+use crate::expression::RequestExpression;
 use crate::filters::CheckContext;
 use crate::template::HttpTemplate;
 
@@ -22,7 +23,7 @@ sluice_core::section! {
         /// The name.
         pub name: Name,
         /// Where it comes from: source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME,
-        /// value:NAME, or json:PATH for a member of a JSON body (names with dots between them); of the response, status or
+        /// value:NAME, cel:EXPRESSION for what an expression in CEL makes, or json:PATH for a member of a JSON body (names with dots between them); of the response, status or
         /// response_header:NAME.
         pub from: Option<ValueSource>,
         /// A text; it may contain `%OPERATOR%`s.
@@ -96,6 +97,8 @@ pub enum ValueSource {
     Query(String),
     /// A value that filters share.
     Value(String),
+    /// What an expression makes.
+    Cel(Box<RequestExpression>),
     /// A member of a JSON body.
     Json(String),
     /// The status of the response.
@@ -111,10 +114,10 @@ impl ValueSource {
     }
 }
 
-const SOURCES: &str = "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, json:PATH, status or response_header:NAME";
+const SOURCES: &str = "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, cel:EXPRESSION, json:PATH, status or response_header:NAME";
 
 sluice_core::text_setting! {
-    ValueSource, "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, json:PATH, status or response_header:NAME", "header:x-tier", parse_source, ToString::to_string;
+    ValueSource, "source_ip, peer_ip, sni, identity, host, path, method, header:NAME, cookie:NAME, query:NAME, value:NAME, cel:EXPRESSION, json:PATH, status or response_header:NAME", "header:x-tier", parse_source, ToString::to_string;
 }
 
 fn parse_source(text: &str) -> Result<ValueSource, String> {
@@ -144,6 +147,9 @@ fn parse_source(text: &str) -> Result<ValueSource, String> {
         "response_header" if is_token(name.as_bytes()) => {
             Ok(ValueSource::ResponseHeader(name.to_ascii_lowercase()))
         }
+        "cel" => {
+            RequestExpression::parse(name).map(|expression| ValueSource::Cel(Box::new(expression)))
+        }
         "json" if !name.is_empty() => Ok(ValueSource::Json(name.to_owned())),
         _ => Err(wrong()),
     }
@@ -163,6 +169,7 @@ impl std::fmt::Display for ValueSource {
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Value(name) => write!(f, "value:{name}"),
+            Self::Cel(expression) => write!(f, "cel:{}", expression.source()),
             Self::Json(path) => write!(f, "json:{path}"),
             Self::Status => f.write_str("status"),
             Self::ResponseHeader(name) => write!(f, "response_header:{name}"),

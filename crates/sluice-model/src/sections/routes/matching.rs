@@ -5,6 +5,7 @@
 
 use sluice_core::value::{NamePattern, Percent};
 use sluice_core::{Cidr, section};
+use sluice_l7::expression::RequestExpression;
 use sluice_l7::routes::{GrpcMatch, PathValue, RequestVersion, Values, ValuesOfFilters};
 
 use super::words::MethodName;
@@ -43,6 +44,9 @@ section! {
         pub version: Vec<RequestVersion>,
         /// gRPC: a service, a service/Method, or * for any.
         pub grpc: Option<GrpcMatch>,
+        /// An expression in CEL that must be true, over `request`, `source`, `destination`, `connection` and `metadata`. Before filters
+        /// run, `metadata` has only the values of the connection.
+        pub when: Option<RequestExpression>,
         /// A share of requests.
         pub runtime: Option<RuntimeShare>,
     }

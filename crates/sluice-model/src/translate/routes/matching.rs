@@ -47,6 +47,7 @@ pub(super) fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         sni,
         version,
         grpc,
+        when,
         runtime,
     } = of;
     let conditions = Conditions {
@@ -66,6 +67,7 @@ pub(super) fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         sni: sni.clone(),
         versions: version.clone(),
         grpc: grpc.clone(),
+        when: when.clone().map(Box::new),
         runtime: runtime
             .as_ref()
             .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
@@ -88,6 +90,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         sni,
         versions,
         grpc,
+        when,
         runtime,
     } = of;
     RouteMatch {
@@ -108,6 +111,7 @@ pub fn written(of: &Conditions) -> RouteMatch {
         sni: sni.clone(),
         version: versions.clone(),
         grpc: grpc.clone(),
+        when: when.as_deref().cloned(),
         runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
             key: share.key.clone(),
             percent: Percent(u8::try_from(share.percent).unwrap_or(100)),

@@ -19,6 +19,20 @@ pub(super) enum Token {
     Malformed,
 }
 
+/// What the service for limits answers, if it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitAnswer {
+    Allowed,
+    Limited,
+    /// A message that is none.
+    Malformed,
+    /// A status of gRPC.
+    Failed,
+}
+
+/// What the service for limits is told of a request: keys and values.
+pub(super) type Descriptors = Vec<Vec<(String, String)>>;
+
 /// A path, the same as routes see it, and the folders that servers may find it in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathCase {
@@ -66,6 +80,7 @@ pub(super) struct Asked {
     pub(super) source: u8,
     pub(super) fault: bool,
     pub(super) body: Option<usize>,
+    pub(super) limit: LimitAnswer,
     /// What the service answers, if it is asked.
     pub(super) answer: u16,
 }
@@ -73,6 +88,11 @@ pub(super) struct Asked {
 fn pick<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
     all[rng.usize(..all.len())]
 }
+
+const LIMIT_ANSWERS: [LimitAnswer; 8] = {
+    use LimitAnswer::{Allowed, Failed, Limited, Malformed};
+    [Allowed, Allowed, Allowed, Allowed, Allowed, Limited, Malformed, Failed]
+};
 
 impl Asked {
     pub(super) fn random(rng: &mut Rng) -> Self {
@@ -110,8 +130,30 @@ impl Asked {
             source: rng.u8(..6),
             fault: rng.u8(..16) == 0,
             body,
+            limit: pick(rng, &LIMIT_ANSWERS),
             answer: pick(rng, &[200, 204, 200, 200, 401, 302, 503]),
         }
+    }
+}
+
+impl Asked {
+    /// The last part of it says whether the client is inside.
+    pub(super) fn address(&self) -> String {
+        let net = if self.source.is_multiple_of(2) { "10.0.0" } else { "192.0.2" };
+        format!("{net}.{}", self.source)
+    }
+
+    fn descriptors(&self, identity: Option<&str>) -> Descriptors {
+        let entry = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut all =
+            vec![vec![entry("host", self.host), entry("remote_address", &self.address())]];
+        all.extend(identity.map(|who| vec![entry("identity", who)]));
+        if self.canary {
+            all.push(vec![entry("method", self.method), entry("header_match", "canary")]);
+        }
+        let size = self.body.map(|length| if length > 4 { "large" } else { "small" });
+        all.extend(size.map(|size| vec![entry("size", size)]));
+        all
     }
 }
 
@@ -122,6 +164,8 @@ pub(super) struct Expected {
     pub(super) reason: &'static str,
     /// Whether scripts of the other site may read the response.
     pub(super) readable: bool,
+    /// What the service for limits is told, if it is asked.
+    pub(super) counted: Option<Descriptors>,
     /// Whether the service is asked, and with how much of the body.
     pub(super) asked: Option<usize>,
     /// The cluster that it is forwarded to, by the rule; and the user and role that the endpoint is told.
@@ -154,8 +198,14 @@ impl Model {
     }
 
     pub(super) fn decide(&mut self, of: &Asked) -> Expected {
-        let mut end =
-            Expected { status: 0, reason: "", readable: false, asked: None, forwarded: None };
+        let mut end = Expected {
+            status: 0,
+            reason: "",
+            readable: false,
+            counted: None,
+            asked: None,
+            forwarded: None,
+        };
         let stop = |mut end: Expected, status, reason: Reason| {
             (end.status, end.reason) = (status, reason.code());
             end
@@ -229,6 +279,13 @@ impl Model {
         };
         if !within {
             return stop(end, 429, reasons::RATE);
+        }
+        // global_rate_limit
+        if route != "open" {
+            end.counted = Some(of.descriptors(identity.as_deref()));
+            if of.limit == LimitAnswer::Limited {
+                return stop(end, 429, reasons::GLOBAL_RATE);
+            }
         }
         // fault
         if of.fault {

@@ -1,8 +1,9 @@
-//! Lookup tables that are declared once, under `maps`, and used wherever something is looked up.
+//! Values wherever one is asked: lookup tables that are declared once, and expressions.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
 
+use serde_json::json;
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::tls::Offer;
@@ -11,7 +12,8 @@ use sluice_testkit::{Authority, Origin, Sluice, tools, wait};
 #[test]
 fn a_table_serves_policies_headers_clusters_and_connections() {
     let (one, two) = (Origin::start("one"), Origin::start("two"));
-    let kit = Sluice::new().watching().expect_warning("unused-map");
+    let kit = Sluice::new().watching();
+    let kit = kit.expect_warning("unused-map").expect_warning("duplicate-key");
     std::fs::write(kit.folder().join("users.map"), "ann gold\nbob blocked\n").unwrap();
     let yaml = |entries: &str| {
         format!(
@@ -52,10 +54,11 @@ fn a_table_serves_policies_headers_clusters_and_connections() {
     assert_eq!(sluice.reload(&yaml(".other.test: two")), "applied");
     assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));
     assert_eq!(ask(&mut second, "a.two.test", "eve"), served("one"));
-    let (_, log) = sluice.page("/fetches");
-    assert!(log.contains("users.map"), "{log}");
+    assert!(sluice.log().contains("reloaded: maps: ~hosts\""), "nothing else changed");
+    let (_, fetches) = sluice.page("/fetches");
+    assert!(fetches.contains("users.map"), "{fetches}");
     // A table with a mistake leaves the last one in place.
-    assert!(sluice.reload(&yaml(".a: b, .a: c")).contains("rejected"), "a key that occurs twice");
+    assert_eq!(sluice.reload(&yaml(".a: b, .a: c")), "failed", "a key that occurs twice");
     assert_eq!(ask(&mut web, "a.other.test", "eve"), served("two"));
 }
 
@@ -97,4 +100,49 @@ fn a_table_lists_who_may_connect_and_names_the_cluster_of_a_server_name() {
         let fits = |record: &serde_json::Value| record["requested_server_name"] == name;
         assert_eq!(sluice.record(name, fits)["detail"], why);
     }
+}
+
+#[test]
+fn expressions_choose_rules_endpoints_headers_keys_and_what_is_recorded() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let sluice = Sluice::new().start(&format!(
+        "listeners:\n\
+         - name: web\n  \
+           address: 127.0.0.1:0\n  \
+           http:\n    \
+             routes: main\n    \
+             filters:\n    \
+             - set_values: {{ name: team, from: \"cel:request.headers['x-user'].startsWith('ann') ? 'a' : 'b'\" }}\n    \
+             - rate_limit: {{ requests: 2/h, per: \"cel:metadata['set.team'] + request.method\" }}\n    \
+             - set_headers: {{ request: {{ x-team: \"%CEL('team ' + metadata['set.team'])%\" }}, response: {{ x-class: \"%CEL(response.code / 100)%xx %CEL(response.headers['x-origin'])%\" }} }}\n\
+         routes:\n  main:\n    - rules:\n      \
+           - {{ match: {{ when: \"request.url_path == '/' + request.headers['x-user']\" }}, cluster: pool, hash: \"cel:request.headers['x-user']\" }}\n      \
+           - {{ match: {{ when: \"request.size > 1\" }}, respond: {{ status: 413, body: \"%CEL(request.size)% bytes\" }} }}\n      \
+           - {{ respond: {{ status: 404 }} }}\n\
+         clusters: {{ pool: {{ endpoints: [\"{}\", \"{}\"], balance: maglev }} }}\n\
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", of: \"%CEL(request.url_path)%\", from: \"%CEL(source.address.startsWith('127.'))%\", absent: \"%CEL(request.headers['none'])%\" }} }} }}]\n",
+        one.addr(),
+        two.addr()
+    ));
+    let ask = |head: &str| Client::connect(sluice.addr("web")).ask(head);
+    let get = |path: &str, user: &str| {
+        ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\nX-User: {user}\r\n\r\n"))
+    };
+    let first = get("/ann", "ann");
+    assert_eq!(first.status(), 200, "{first:?}");
+    let by = first.value("x-origin").to_owned();
+    assert_eq!(first.value("x-class"), format!("2xx {by}"));
+    assert!(first.text().contains("x-team: team a"), "{first:?}");
+    assert_eq!(get("/ann", "ann").value("x-origin"), by, "the same hash");
+    assert_eq!(get("/ann", "ann").status(), 429, "the third of its team");
+    assert_eq!(get("/bob", "eve").status(), 404, "no rule has an expression that is true");
+    // A header that is missing makes neither rule true.
+    let large = ask("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!((large.status(), large.text().as_str()), (413, "3 bytes"));
+    let record = sluice.record("a request", |record| record["of"] == "/ann");
+    assert_eq!((&record["from"], record.get("absent")), (&json!("true"), None));
+    // A connection has no request, but it has a source.
+    let of_conn = |record: &serde_json::Value| record["kind"] == "connection";
+    let record = sluice.record("a connection", of_conn);
+    assert_eq!((record.get("of"), &record["from"]), (None, &json!("true")));
 }
