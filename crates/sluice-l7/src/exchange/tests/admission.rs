@@ -281,7 +281,7 @@ fn a_redirect_changes_what_the_rule_says_and_keeps_the_rest() {
     check(Redirect { port: Some(443), ..secure() }, request, "https://app.test/a?b=c");
     check(Redirect { port: Some(80), ..unchanged() }, request, "http://app.test/a?b=c");
     let host = Redirect { host: Some("new.test".into()), ..Redirect::default() };
-    check(host, request, "http://new.test:8080/a?b=c");
+    check(host, request, "http://new.test/a?b=c");
     let strip = || Redirect { strip_query: true, ..Redirect::default() };
     check(strip(), request, "http://app.test:8080/a");
     let whole = |path: &str| Some(PathRewrite::Whole(path.into()));

@@ -26,6 +26,7 @@ fn no_field_of_a_match_is_forgotten() {
             "tls" => text("true"),
             "sni" => text("a.test"),
             "version" => text("http2"),
+            "when" => text("request.method == 'GET'"),
             "grpc" => text("*"),
             "runtime" => map(&[("percent", text("5%"))]),
             other => panic!("a value for the new field `{other}`, please"),
