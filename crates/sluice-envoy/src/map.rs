@@ -51,6 +51,7 @@ mod route_trees;
 mod routes;
 mod scripts;
 mod secrets;
+mod services;
 mod set_metadata;
 mod sockets;
 mod switches;
@@ -60,7 +61,6 @@ mod tls;
 mod tokens;
 mod trees;
 mod units;
-mod uris;
 mod validation;
 
 pub use bootstrap::map;

@@ -94,14 +94,7 @@ impl Mapping<'_> {
     }
 
     fn grpc_service(&mut self, service: &ProtoMessage, native: &mut NativeMap) {
-        let Some(envoy) = service.message("envoy_grpc") else {
-            self.unsupported(service, "google_grpc", "name a cluster (`envoy_grpc`)");
-            return;
-        };
-        if let Some(name) = envoy.text("cluster_name") {
-            let name = self.cluster(name, envoy, "cluster_name");
-            native.text("cluster", &name, envoy.place("cluster_name"));
-        }
+        self.grpc_cluster(service, "cluster", native);
         let timeout = self.duration(service, "timeout", Zero::Refused);
         native.set("timeout", timeout.unwrap_or_else(|| plain("200ms", service.span)));
     }

@@ -127,14 +127,7 @@ impl Mapping<'_> {
     }
 
     fn processor(&mut self, service: &ProtoMessage, native: &mut NativeMap) {
-        let Some(envoy) = service.message("envoy_grpc") else {
-            self.unsupported(service, "google_grpc", "name a cluster (`envoy_grpc`)");
-            return;
-        };
-        if let Some(name) = envoy.text("cluster_name") {
-            let name = self.cluster(name, envoy, "cluster_name");
-            native.text("cluster", &name, envoy.place("cluster_name"));
-        }
+        self.grpc_cluster(service, "cluster", native);
         if service.duration("timeout").is_some_and(|time| time.0 > 0) {
             let how = "a call lasts as long as its request, and each answer has its own time";
             self.differs(service, "timeout", how);

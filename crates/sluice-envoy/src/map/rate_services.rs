@@ -26,12 +26,7 @@ impl Mapping<'_> {
         let service = config.message("rate_limit_service")?;
         service.without_effect(&["transport_api_version"]);
         let grpc = service.message("grpc_service")?;
-        let Some(envoy) = grpc.message("envoy_grpc") else {
-            self.unsupported(grpc, "google_grpc", "name a cluster (`envoy_grpc`)");
-            return None;
-        };
-        let cluster = self.cluster(envoy.text("cluster_name")?, envoy, "cluster_name");
-        native.text("service", &cluster, envoy.place("cluster_name"));
+        self.grpc_cluster(grpc, "service", &mut native)?;
         // That of the filter counts, not that of the service.
         grpc.without_effect(&["timeout"]);
         let timeout = self.duration(config, "timeout", Zero::Refused);
