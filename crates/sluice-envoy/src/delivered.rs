@@ -15,7 +15,7 @@ use crate::message::{ProtoField, ProtoMessage, ProtoValue};
 const PACKAGE: &str = "envoy.extensions.transport_sockets.tls.v3";
 const SOURCE: &str = "envoy.config.core.v3.DataSource";
 
-/// A certificate and its key that nobody trusts.
+/// A self-signed certificate and its key, for a secret that has not come.
 static STAND_IN: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
     let made = rcgen::generate_simple_self_signed(["pending.invalid".to_owned()]).ok()?;
     Some((made.cert.pem(), made.signing_key.serialize_pem()))

@@ -169,8 +169,8 @@ fn insert_table(manager: &mut ProtoMessage, parts: &GivenParts<'_>) {
     manager.set("route_config", span, ProtoValue::Message(table));
 }
 
-/// The settings that have come, or else the default ones. Without either, the filter stays as it is, and its chain serves
-/// nobody.
+/// The settings that have come, or else the default ones. Without either, the filter stays as it is, and its chain refuses
+/// connections.
 fn insert_settings(filter: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) {
     let Some(config) = inner(filter, "config_discovery") else { return };
     let Some(name) = text(filter, "name") else { return };

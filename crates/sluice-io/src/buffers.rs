@@ -56,7 +56,7 @@ impl BufPoolState {
         }
         self.out.set(held);
         if held + self.spare.get() > self.limit {
-            // Memory that nobody uses makes way.
+            // Free buffers make way.
             self.free.iter().for_each(|class| class.borrow_mut().clear());
             self.spare.set(0);
         }
@@ -224,8 +224,8 @@ impl BufPool {
         Charge { pool: Rc::clone(&self.0), bytes: 0 }
     }
 
-    /// Charges the `bytes` that a request in flight takes. The `only` request of a connection gets what nobody else may
-    /// use, so that clients with many cannot shut out those with few.
+    /// Charges the `bytes` that a request in flight takes. The `only` request of a connection gets what no other request
+    /// may use, so that clients with many cannot shut out those with few.
     ///
     /// # Errors
     /// The pool is at its limit.

@@ -66,7 +66,7 @@ impl Mapping<'_> {
             return None;
         }
         if self.chain_waits {
-            before.insert(0, nobody(chain.span));
+            before.insert(0, deny_all(chain.span));
         }
         native.list("filters", before, chain.place("filters"));
         Some(native.node())
@@ -233,7 +233,7 @@ impl Mapping<'_> {
     }
 }
 
-/// What a chain begins with if something of it has not come: it serves nobody.
-fn nobody(span: Span) -> Node {
+/// What a chain begins with if something of it has not come: it refuses every connection.
+fn deny_all(span: Span) -> Node {
     single("rbac", single("deny", single("incomplete", everybody(span))))
 }

@@ -72,7 +72,7 @@ impl<'a> Mapping<'a> {
         None
     }
 
-    /// A secret that a control plane sends. One that has not come makes its chain serve nobody.
+    /// A secret that a control plane sends. As long as it has not come, its chain refuses connections.
     fn secret_of_plane(&mut self, name: &str) -> Option<&'a ProtoMessage> {
         let Some(secret) = self.delivered.get(name) else {
             self.chain_waits = true;

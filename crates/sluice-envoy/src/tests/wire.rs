@@ -239,7 +239,7 @@ fn a_listener_is_put_together_with_its_routes() {
 }
 
 #[test]
-fn a_chain_without_a_part_serves_nobody() {
+fn a_chain_without_a_part_refuses_connections() {
     let source = "{ ads: {} }";
     let socket = format!(
         "{{ name: tls, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {{ tls_certificate_sds_secret_configs: [{{ name: site, sds_config: {source} }}], validation_context_sds_secret_config: {{ name: clients, sds_config: {source} }} }} }} }}"

@@ -64,11 +64,9 @@ impl ProcRunning {
         side: MessageSide,
         answered: PartAnswered,
     ) -> WholeStep {
-        let common = match self.settle(cx, side, answered) {
-            Ok(Some(AnswerPart::Body(common))) => common,
-            Ok(Some(_)) => return ended(self.misplaced(cx, side)),
-            Ok(None) => return WholeStep::Continue,
-            Err(reply) => return WholeStep::Stop(reply),
+        let common = match self.expect(cx, side, answered, body_response) {
+            Ok(common) => common,
+            Err(step) => return step,
         };
         let CommonResponse { status, header_mutation, body_mutation, .. } = common;
         let of_what = match side {
@@ -190,11 +188,9 @@ impl ProcRunning {
         answered: PartAnswered,
     ) -> PieceStep<Body, E> {
         let side = side_of(E::RESPONSE);
-        let common = match self.settle(cx, side, answered) {
-            Ok(Some(AnswerPart::Body(common))) => common,
-            Ok(Some(_)) => return ended(self.misplaced(cx, side)),
-            Ok(None) => return PieceStep::Continue,
-            Err(reply) => return ended(Some(reply)),
+        let common = match self.expect(cx, side, answered, body_response) {
+            Ok(common) => common,
+            Err(step) => return step,
         };
         // The headers have been passed on, so that changes of them come too late.
         if let Some(body) = common.body_mutation.and_then(|of| replaced(of.mutation)) {
@@ -292,20 +288,21 @@ impl ProcRunning {
             StreamTurn::Room | StreamTurn::Trailers => return PieceStep::Continue,
             StreamTurn::PartAnswered(answered) => answered,
         };
-        match self.settle(cx, side, answered) {
-            Ok(Some(AnswerPart::Piece(body, end))) => {
-                *piece = Body::Shared(body);
-                if end == PieceEnd::Last {
-                    with_state(cx, |_, of| of.leave(side));
-                } else if last {
-                    cx.call_again();
-                }
-                PieceStep::Continue
-            }
-            Ok(Some(_)) => ended(self.misplaced(cx, side)),
-            Ok(None) => PieceStep::Continue,
-            Err(reply) => ended(Some(reply)),
+        let streamed = |part| match part {
+            AnswerPart::Piece(body, end) => Some((body, end)),
+            _ => None,
+        };
+        let (body, end) = match self.expect(cx, side, answered, streamed) {
+            Ok(streamed) => streamed,
+            Err(step) => return step,
+        };
+        *piece = Body::Shared(body);
+        if end == PieceEnd::Last {
+            with_state(cx, |_, of| of.leave(side));
+        } else if last {
+            cx.call_again();
         }
+        PieceStep::Continue
     }
 
     /// Shows trailers to the service.
@@ -346,17 +343,43 @@ impl ProcRunning {
         side: MessageSide,
         answered: PartAnswered,
     ) -> PieceStep<T, E> {
-        match self.settle(cx, side, answered) {
-            Ok(Some(AnswerPart::Trailers(mutation))) => {
-                match self.change(cx, trailers, mutation, ChangedHead::Trailers) {
-                    Ok(()) => PieceStep::Continue,
-                    Err(failure) => ended(self.failed(cx, side, failure)),
-                }
-            }
-            Ok(Some(_)) => ended(self.misplaced(cx, side)),
-            Ok(None) => PieceStep::Continue,
-            Err(reply) => ended(Some(reply)),
+        let changes = |part| match part {
+            AnswerPart::Trailers(mutation) => Some(mutation),
+            _ => None,
+        };
+        let mutation = match self.expect(cx, side, answered, changes) {
+            Ok(mutation) => mutation,
+            Err(step) => return step,
+        };
+        match self.change(cx, trailers, mutation, ChangedHead::Trailers) {
+            Ok(()) => PieceStep::Continue,
+            Err(failure) => ended(self.failed(cx, side, failure)),
         }
+    }
+
+    /// What `kind` takes of the answer to a part.
+    ///
+    /// # Errors
+    /// The step if there is no such answer: another one is a failure of the service.
+    fn expect<P, T, E: MessageEnd>(
+        &self,
+        cx: &mut Cx<'_>,
+        side: MessageSide,
+        answered: PartAnswered,
+        kind: impl FnOnce(AnswerPart) -> Option<P>,
+    ) -> Result<P, PieceStep<T, E>> {
+        match self.settle(cx, side, answered) {
+            Ok(Some(part)) => kind(part).ok_or_else(|| ended(self.misplaced(cx, side))),
+            Ok(None) => Err(PieceStep::Continue),
+            Err(reply) => Err(ended(Some(reply))),
+        }
+    }
+}
+
+fn body_response(part: AnswerPart) -> Option<CommonResponse> {
+    match part {
+        AnswerPart::Body(common) => Some(common),
+        _ => None,
     }
 }
 
