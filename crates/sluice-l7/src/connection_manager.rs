@@ -5,7 +5,6 @@
 //! from here once, when its headers are complete.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use sluice_io::{Conn, WorkerCx};
 use sluice_l4::metrics::count_limit;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{CounterSet, Gauge, Histogram};
+use sluice_upstream::PublishedView;
 
 use crate::filters::{HttpFilter, HttpFilterPlan};
 use crate::metrics;
@@ -35,6 +35,7 @@ pub struct ConnectionManager {
     pub(crate) h1: Rc<H1Options>,
     pub(crate) counters: ManagerCounters,
     chain_filters: FilterList,
+    routes: PublishedView<RouteTable>,
     snapshot: RefCell<Option<Rc<RouteSnapshot>>>,
 }
 
@@ -47,7 +48,16 @@ impl std::fmt::Debug for ConnectionManager {
 /// A route table, and the filters that its routes configure, made once for each set of settings.
 pub(crate) struct RouteSnapshot {
     pub(crate) table: Arc<RouteTable>,
-    filters: RefCell<HashMap<u32, Rc<FilterList>>>,
+    /// By the number of the set of settings.
+    filters: Box<[OnceCell<Rc<FilterList>>]>,
+}
+
+impl RouteSnapshot {
+    fn new(table: Arc<RouteTable>) -> Self {
+        // A table without settings of its own has the empty set all the same.
+        let filters = (0..table.overrides.len().max(1)).map(|_| OnceCell::new()).collect();
+        Self { table, filters }
+    }
 }
 
 /// The filters of a request, in order.
@@ -170,6 +180,7 @@ impl ConnectionManager {
             },
             chain_filters,
             snapshot: RefCell::default(),
+            routes: plan.routes.view(),
             worker: Rc::clone(worker),
             plan,
         })
@@ -185,22 +196,24 @@ impl ConnectionManager {
     /// The current routes. Requests in flight keep the snapshot that they started with.
     pub(crate) fn snapshot(&self) -> Rc<RouteSnapshot> {
         let mut snapshot = self.snapshot.borrow_mut();
+        let table = self.plan.routes.read(&self.routes);
         if let Some(snapshot) = &*snapshot
-            && self.plan.routes.is(&snapshot.table)
+            && Arc::ptr_eq(&snapshot.table, &table)
         {
             return Rc::clone(snapshot);
         }
-        let new =
-            Rc::new(RouteSnapshot { table: self.plan.routes.get(), filters: RefCell::default() });
+        let new = Rc::new(RouteSnapshot::new(Arc::clone(&table)));
         *snapshot = Some(Rc::clone(&new));
         new
     }
 
     /// The filters of a rule: those of the chain, with the rule's own settings applied.
     pub(crate) fn filters(&self, snapshot: &RouteSnapshot, overrides: u32) -> Rc<FilterList> {
-        if let Some(list) = snapshot.filters.borrow().get(&overrides) {
-            return Rc::clone(list);
-        }
+        let made = || Rc::new(self.make_filters(snapshot, overrides));
+        Rc::clone(snapshot.filters[overrides as usize].get_or_init(made))
+    }
+
+    fn make_filters(&self, snapshot: &RouteSnapshot, overrides: u32) -> FilterList {
         let own = snapshot.table.said_of_filters(overrides);
         let named = snapshot.table.overrides.get(overrides as usize).map(|set| &*set.owner);
         let owner = format!("{}/{}", self.plan.owner, named.unwrap_or_default());
@@ -219,8 +232,6 @@ impl ConnectionManager {
         for (name, said) in own.iter().filter(|(name, _)| self.place_in_chain(name).is_none()) {
             list.extend(said.plan(None).map(|plan| entry(name, plan)));
         }
-        let list = Rc::new(list);
-        snapshot.filters.borrow_mut().insert(overrides, Rc::clone(&list));
         list
     }
 

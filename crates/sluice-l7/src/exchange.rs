@@ -8,6 +8,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -134,15 +135,17 @@ impl Stop {
 pub async fn run(mut exchange: Exchange) -> HttpStream {
     // Each part is used where it is: the future would keep room for it twice.
     let Exchange { manager, downstream, request, timer, charge, .. } = exchange;
-    let mut task = RequestTask::begin(manager, downstream, request, timer, &exchange.stream);
-    task.charge = charge;
-    if task.charge.is_some() {
-        task.serve(&mut exchange.stream).await;
-    } else {
-        // Boxed, so that other requests have no room for it.
-        Box::pin(task.turn_away(&mut exchange.stream)).await;
+    // In a scope: what is given to `drop` is copied first.
+    {
+        let mut task = RequestTask::begin(manager, downstream, request, timer, &exchange.stream);
+        task.charge = charge;
+        if task.charge.is_some() {
+            task.serve(&mut exchange.stream).await;
+        } else {
+            // Boxed, so that other requests have no room for it.
+            Box::pin(task.turn_away(&mut exchange.stream)).await;
+        }
     }
-    drop(task);
     exchange.stream
 }
 
@@ -309,7 +312,12 @@ impl RequestTask {
                 Ok(target) => target,
                 Err(stop) => break Some(stop),
             };
-            match self.forward(stream, target).await {
+            // Pinned where it is: a future that is awaited as it is made is copied first.
+            let forwarded = {
+                let forwarding = pin!(self.forward(stream, target));
+                forwarding.await
+            };
+            match forwarded {
                 Ok(ForwardOutcome::Done) => break None,
                 // Boxed, so that other requests have no room for it.
                 Ok(ForwardOutcome::Redirected) => admitted = Box::pin(self.follow(stream)).await,

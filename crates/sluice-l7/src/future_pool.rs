@@ -46,8 +46,9 @@ pin_project! {
 impl<I, F: Future, M: Fn(I) -> F> ReusableFuture<I, F::Output> for FutureRoom<M, F> {
     fn start(self: Pin<&mut Self>, input: I) {
         let mut this = self.project();
-        let future = (this.make)(input);
-        this.running.set(Some(future));
+        // With this known, the future is written where it stays; it would be made elsewhere and copied otherwise.
+        assert!(this.running.is_none(), "a slot in use");
+        this.running.set(Some((this.make)(input)));
     }
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {

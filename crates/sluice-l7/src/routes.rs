@@ -4,17 +4,17 @@
 //! matching rule in order wins; the index only leaves out rules that cannot match, so it never changes which rule that
 //! is.
 
+use std::cell::Ref;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use sluice_codec::Head;
 use sluice_core::connection::TlsFacts;
 use sluice_core::value::HostPattern;
 use sluice_core::values::SharedValue;
 use sluice_core::{ConnInfo, Name, SharedValues};
 use sluice_l4::inspect::tls::SNI;
-use sluice_upstream::{Cluster, ClusterDirectory};
+use sluice_upstream::{Cluster, ClusterDirectory, Published, PublishedView};
 
 use crate::filters::HttpFilterPlan;
 use crate::runtime::Runtime;
@@ -49,28 +49,33 @@ pub use substitution::RegexSubstitution;
 pub struct RouteCell {
     /// Its name in the configuration.
     pub name: Name,
-    table: ArcSwap<RouteTable>,
+    table: Published<RouteTable>,
 }
 
 impl RouteCell {
     /// Creates a cell with a first table.
     pub fn new(name: Name, table: Arc<RouteTable>) -> Self {
-        Self { name, table: ArcSwap::new(table) }
+        Self { name, table: Published::new(table) }
     }
 
     /// Puts another table in force.
     pub fn set(&self, table: Arc<RouteTable>) {
-        self.table.store(table);
+        self.table.set(table);
     }
 
     /// The table in force.
     pub fn get(&self) -> Arc<RouteTable> {
-        self.table.load_full()
+        self.table.get()
     }
 
-    /// Whether `table` is the one in force.
-    pub fn is(&self, table: &Arc<RouteTable>) -> bool {
-        Arc::ptr_eq(&self.table.load(), table)
+    /// A worker's view of the table in force.
+    pub fn view(&self) -> PublishedView<RouteTable> {
+        PublishedView::new(&self.table)
+    }
+
+    /// The table in force, as a view of this cell has it.
+    pub fn read<'v>(&self, view: &'v PublishedView<RouteTable>) -> Ref<'v, Arc<RouteTable>> {
+        view.get(&self.table)
     }
 }
 

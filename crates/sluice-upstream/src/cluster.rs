@@ -4,7 +4,7 @@
 //! Keeps: a pick sees one complete membership.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -17,6 +17,7 @@ use crate::endpoint::{EndpointId, EndpointState, LoadKind};
 use crate::name_state::NameState;
 use crate::overrides::ClusterOverrides;
 use crate::plan::{ClusterPlan, ClusterSettings};
+use crate::published::Published;
 
 mod affinity;
 mod breakers;
@@ -60,12 +61,10 @@ use standings::Standings;
 pub struct Cluster {
     /// The cluster's name.
     pub name: Name,
-    plan: ArcSwap<ClusterPlan>,
-    /// How many plans have been put in force.
-    plan_version: AtomicU64,
+    plan: Published<ClusterPlan>,
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
-    members: ArcSwap<Membership>,
+    members: Published<Membership>,
     /// What serves in its place while no endpoint is usable.
     fallback: ArcSwapOption<Self>,
     /// The cluster of all processes of this kind, for zone-aware routing, and who goes by this one.
@@ -117,10 +116,9 @@ impl Cluster {
         Self {
             queue,
             name: Arc::clone(&plan.name),
-            plan: ArcSwap::new(plan),
-            plan_version: AtomicU64::new(0),
+            plan: Published::new(plan),
             configured: AtomicBool::new(true),
-            members: ArcSwap::new(members),
+            members: Published::new(members),
             fallback: ArcSwapOption::empty(),
             fleet: FleetLinks::default(),
             standings: Mutex::default(),
@@ -140,18 +138,13 @@ impl Cluster {
 
     /// The plan in force.
     pub fn plan(&self) -> Arc<ClusterPlan> {
-        self.plan.load_full()
-    }
-
-    /// Changes when another plan is put in force.
-    pub(crate) fn plan_version(&self) -> u64 {
-        self.plan_version.load(Acquire)
+        self.plan.get()
     }
 
     /// The plan in force, borrowed briefly; not to be held across an await. Where a worker asks for each request,
     /// [`PlanReader`] costs less.
     pub fn peek_plan(&self) -> impl std::ops::Deref<Target = Arc<ClusterPlan>> + use<> {
-        self.plan.load()
+        self.plan.peek()
     }
 
     /// Puts another plan in force; membership follows with the next [`Cluster::publish`].
@@ -159,8 +152,7 @@ impl Cluster {
         if plan.queue.is_some() {
             self.queue.get_or_init(Box::default);
         }
-        self.plan.store(plan);
-        self.plan_version.fetch_add(1, Release);
+        self.plan.set(plan);
         self.configured.store(true, Relaxed);
         self.review_queue();
     }
@@ -202,7 +194,7 @@ impl Cluster {
 
     /// Whether an endpoint is a member.
     pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
-        let members = self.members.load();
+        let members = self.members.peek();
         let same = |member: &Arc<EndpointState>| Arc::ptr_eq(member, endpoint);
         match endpoint.own_name() {
             Some(name) => members.host(name).is_some_and(same),
@@ -212,12 +204,12 @@ impl Cluster {
 
     /// Whether an endpoint with this ID is a member, usable or not.
     pub fn has_endpoint(&self, id: EndpointId) -> bool {
-        self.members.load().with_id(id).is_some()
+        self.members.peek().with_id(id).is_some()
     }
 
     /// Whether any endpoint is usable.
     pub fn has_usable(&self) -> bool {
-        self.members.load().endpoints.iter().any(|member| member.is_usable())
+        self.members.peek().endpoints.iter().any(|member| member.is_usable())
     }
 
     /// Requests in flight, over all workers; counted only if they are bounded.
@@ -227,7 +219,7 @@ impl Cluster {
 
     /// The current membership.
     pub fn members(&self) -> Arc<Membership> {
-        self.members.load_full()
+        self.members.get()
     }
 
     /// Whether the number of its subsets is shown: it has some by `plan`, or has had.

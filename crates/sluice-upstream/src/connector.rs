@@ -76,7 +76,7 @@ pub async fn connect(
     name: Option<&str>,
     preface: impl Fn(&ClusterHandle) -> Preface,
 ) -> Result<Connected, Reason> {
-    let (handle, first) = if handle.cluster.forwards() {
+    let (handle, first) = if handle.forwards() {
         let _ = conn.info.reach().cluster.set(Arc::clone(&handle.cluster.name));
         (Rc::clone(handle), claim_host(handle, conn, client, name).await)
     } else {

@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use arc_swap::ArcSwapOption;
 use sluice_core::connection::EndpointPlace;
@@ -151,6 +152,7 @@ pub struct EndpointState {
     check: ArcSwapOption<EndpointCheck>,
     /// Where it is in its cluster; `None` if it has the highest priority and no locality.
     place: ArcSwapOption<EndpointPlace>,
+    has_place: AtomicBool,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -217,6 +219,7 @@ impl EndpointState {
             alternates: ArcSwapOption::empty(),
             check: ArcSwapOption::empty(),
             place: ArcSwapOption::empty(),
+            has_place: AtomicBool::new(false),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
@@ -260,6 +263,7 @@ impl EndpointState {
         };
         let has_place = place != EndpointPlace::default();
         self.place.store(has_place.then(|| Arc::new(place)));
+        self.has_place.store(has_place, Release);
         self.set_check(traits.check.clone());
         self.set_status(traits.status);
         self.http3.set_named(traits.http3_port);
@@ -267,7 +271,8 @@ impl EndpointState {
 
     /// Its place in the cluster; `None` if it has the highest priority and no locality.
     pub fn place(&self) -> Option<Arc<EndpointPlace>> {
-        self.place.load_full()
+        // Few have one, and every request asks.
+        self.has_place.load(Acquire).then(|| self.place.load_full()).flatten()
     }
 
     /// Sets what differs in the checks of the endpoint from those of its cluster.

@@ -23,6 +23,7 @@ pub mod outlier;
 pub mod overrides;
 pub mod plan;
 pub mod pool;
+pub mod published;
 pub mod reasons;
 pub mod registry;
 
@@ -36,4 +37,5 @@ pub use forward::{ForwardFailure, ForwardHost, ForwardPattern, ForwardPlan};
 pub use metadata::{EndpointMetadata, SubsetKey};
 pub use plan::{ClusterPlan, ClusterSettings, EndpointPlan};
 pub use pool::Pool;
+pub use published::{Published, PublishedView};
 pub use registry::Clusters;

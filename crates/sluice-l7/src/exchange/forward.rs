@@ -72,7 +72,7 @@ impl RequestTask {
         target: RouteTarget,
     ) -> Result<ForwardOutcome, Stop> {
         let mut forwarding = self.begin_forwarding(target)?;
-        if forwarding.pool.handle.cluster.forwards() {
+        if forwarding.pool.handle.forwards() {
             // Boxed, so that other requests have no room for it.
             forwarding.named = Some(Box::pin(self.named_endpoint(down, &forwarding.pool)).await?);
         }
@@ -223,7 +223,11 @@ impl RequestTask {
                 return Err(self.note_failed(&endpoint, error, forwarding));
             }
         }
-        self.unless_followed(sent, forwarding)
+        if self.follows(forwarding) {
+            self.leave_followed(sent, forwarding);
+            return Err(AttemptError::Redirected);
+        }
+        Ok(sent)
     }
 
     /// Whether the response says that the request came before the handshake with the endpoint was complete. If the client
@@ -270,16 +274,13 @@ impl RequestTask {
         self.count_answer(pool, endpoint, self.response.status(), Some(took));
     }
 
-    /// Gives the attempt back, unless its response is a redirect that the rule follows.
-    pub(super) fn unless_followed(
-        &mut self,
-        mut sent: SentAttempt,
-        forwarding: &Forwarding,
-    ) -> Result<SentAttempt, AttemptError> {
-        let Some(plan) = &forwarding.options.follow else { return Ok(sent) };
-        if !self.takes_redirect(plan) {
-            return Ok(sent);
-        }
+    /// Whether the response is a redirect that the rule follows.
+    pub(super) fn follows(&mut self, forwarding: &Forwarding) -> bool {
+        forwarding.options.follow.as_ref().is_some_and(|plan| self.takes_redirect(plan))
+    }
+
+    /// Ends an attempt whose redirect is followed.
+    pub(super) fn leave_followed(&mut self, mut sent: SentAttempt, forwarding: &Forwarding) {
         let endpoint = &sent.up.endpoint;
         let detail = Some(format!("status {}, followed", self.response.status()).into());
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
@@ -290,7 +291,6 @@ impl RequestTask {
             sent.up.stream.reset(true);
         }
         self.forget_originals(forwarding.options.originals);
-        Err(AttemptError::Redirected)
     }
 
     /// Sends the response of an attempt to the client. The attempt stays with the caller, because a future that takes it

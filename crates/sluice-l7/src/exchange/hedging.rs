@@ -160,7 +160,7 @@ impl RequestTask {
         mut late: LateAttempts,
     ) -> Result<ForwardOutcome, Stop> {
         let worker = Rc::clone(self.worker());
-        let LateAttempt { sent, mut response, place, .. } = won;
+        let LateAttempt { mut sent, mut response, place, .. } = won;
         let endpoint = Arc::clone(&sent.up.endpoint);
         if let Some(pending) = self.pending.take() {
             let whole = self.upload.is_sent();
@@ -178,10 +178,10 @@ impl RequestTask {
         self.entry.reach(&sent.pool.handle.cluster.name, &endpoint.name);
         let took = worker.now().since(sent.up.sent_at);
         self.note_response(&sent.pool, &sent.up, took);
-        // It has no other error.
-        let Ok(mut sent) = self.unless_followed(sent, forwarding) else {
+        if self.follows(forwarding) {
+            self.leave_followed(sent, forwarding);
             return Ok(ForwardOutcome::Redirected);
-        };
+        }
         let place = endpoint.place();
         self.pending = Some(Pending::late(Arc::clone(&endpoint.name), place, sent.up.sent_at));
         self.accept(down, forwarding, &mut sent).await?;

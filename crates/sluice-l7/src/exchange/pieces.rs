@@ -314,6 +314,14 @@ impl RequestTask {
         cx: &mut Context<'_>,
         frame: Frame,
     ) -> Poll<Result<Piece, D::End>> {
+        if D::reach(self) == 0 {
+            return Poll::Ready(Ok(match frame {
+                Frame::Data { body, last: true } if body.is_empty() => Piece::End,
+                Frame::Data { body, last } => Piece::Data(body, last),
+                Frame::Trailers(trailers) => Piece::Trailers(trailers),
+                Frame::End => Piece::End,
+            }));
+        }
         let empty = || Body::Shared(Bytes::new());
         let piece = match frame {
             Frame::Data { body, last } => PieceInFilters::data(body, last, None),

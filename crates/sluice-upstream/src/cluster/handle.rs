@@ -25,6 +25,7 @@ use super::{Cluster, Membership, PlanReader};
 use crate::endpoint::{EndpointState, LeftEndpoints, LoadKind};
 use crate::metrics;
 use crate::plan::{BreakerClass, ClusterPlan};
+use crate::published::PublishedView;
 use crate::reasons;
 
 mod choose;
@@ -35,6 +36,7 @@ pub struct ClusterHandle {
     /// The cluster.
     pub cluster: Arc<Cluster>,
     plan: PlanReader,
+    members: PublishedView<Membership>,
     /// Whose limits apply.
     pub class: BreakerClass,
     pub(super) reserve_percent: u64,
@@ -194,6 +196,7 @@ impl ClusterHandle {
             class,
             reserve_percent: worker.limits.get(Limit::SideCallReserve),
             plan: PlanReader::new(Arc::clone(&cluster)),
+            members: PublishedView::new(&cluster.members),
             cluster,
         })
     }
@@ -256,12 +259,12 @@ impl ClusterHandle {
 
     /// Whether the cluster has an endpoint of that name.
     pub fn has_member(&self, name: &str) -> bool {
-        self.cluster.members.load().named(name).is_some()
+        self.cluster.members.peek().named(name).is_some()
     }
 
     /// Claims a member by its name, bypassing the balancer: for a flow that goes there already.
     pub fn claim_member(self: &Rc<Self>, name: &str) -> Option<Claim> {
-        let endpoint = Arc::clone(self.cluster.members.load().named(name)?);
+        let endpoint = Arc::clone(self.cluster.members.peek().named(name)?);
         let taken =
             self.cluster.take(LoadKind::Connection, self.class, true, endpoint, (None, None));
         Some(self.connection(taken.ok()?))
@@ -479,7 +482,7 @@ impl ClusterHandle {
 
     /// Makes room for new endpoints, once per membership.
     fn forget_those_who_left(&self) {
-        let members = self.cluster.members.load();
+        let members = self.cluster.members.peek();
         if self.compared.replace(members.version) != members.version {
             let names: HashSet<&Arc<str>> =
                 members.endpoints.iter().map(|endpoint| &endpoint.name).collect();

@@ -65,6 +65,11 @@ impl Cluster {
 }
 
 impl ClusterHandle {
+    /// Whether the endpoints are hosts that clients name.
+    pub fn forwards(&self) -> bool {
+        self.plan().forward.is_some()
+    }
+
     /// The endpoint of a host that a client named; waits for its look-up if it is not known yet.
     ///
     /// # Errors

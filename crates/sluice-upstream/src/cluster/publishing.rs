@@ -21,7 +21,7 @@ impl Cluster {
     /// Publishes a membership; endpoints that stay keep their state. Returns the endpoints that left: not those that stay
     /// because their checks succeed, if the cluster has that. For the control thread.
     pub fn publish(&self, members: &[Member]) -> Vec<Arc<EndpointState>> {
-        let plan = self.plan.load();
+        let plan = self.plan.peek();
         let keeps = plan.health.as_ref().is_some_and(|health| health.keeps_removed);
         let stays = |endpoint: &EndpointState| {
             let is_allowed = match (&plan.egress, &endpoint.target) {
@@ -62,7 +62,7 @@ impl Cluster {
         members: &[Member],
         may: impl Fn(&EndpointState) -> bool,
     ) -> Vec<Arc<EndpointState>> {
-        let (plan, old) = (self.plan.load(), self.members.load_full());
+        let (plan, old) = (self.plan.peek(), self.members.get());
         let overrides = self.overrides.load();
         let mut known: HashMap<_, &Arc<EndpointState>> = old
             .endpoints
@@ -132,7 +132,7 @@ impl Cluster {
             let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
             let hosts = Some(named.zip(0..).collect());
             let balancer = LoadBalancer::default();
-            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
+            self.members.set(Membership::new(version, endpoints, traits, hosts, balancer, None));
             self.announce();
             return left;
         }
@@ -151,7 +151,7 @@ impl Cluster {
         if let Some(subsets) = &subsets {
             tell_left_out(&self.name, subsets, old.subsets.as_ref());
         }
-        self.members.store(Membership::new(version, endpoints, traits, None, balancer, subsets));
+        self.members.set(Membership::new(version, endpoints, traits, None, balancer, subsets));
         self.announce();
         self.tell_followers();
         left
@@ -164,7 +164,7 @@ impl Cluster {
 
     /// Sets what operators decided about endpoints; it holds for the next pick. For the control thread.
     pub(crate) fn set_overrides(&self, overrides: Arc<ClusterOverrides>) {
-        for endpoint in &*self.members.load().endpoints {
+        for endpoint in &*self.members.peek().endpoints {
             endpoint.set_override(overrides.get(&endpoint.name).map(|one| one.action));
         }
         self.overrides.store(overrides);
@@ -175,7 +175,7 @@ impl Cluster {
     /// Builds the load balancer again if the state of an endpoint has changed, or the part that it has in slow start.
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
-        let (plan, old) = (self.plan.load(), self.members.load_full());
+        let (plan, old) = (self.plan.peek(), self.members.get());
         let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
         // Nothing is picked among hosts that clients name.
         if plan.forward.is_some() {
@@ -203,8 +203,7 @@ impl Cluster {
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
             let version = *version;
-            self.members
-                .store(Membership::new(version, endpoints, traits, None, balancer, subsets));
+            self.members.set(Membership::new(version, endpoints, traits, None, balancer, subsets));
             self.review_queue();
             self.tell_followers();
         }

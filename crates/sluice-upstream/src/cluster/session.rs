@@ -72,7 +72,7 @@ impl ClusterHandle {
     ) -> Option<Arc<EndpointState>> {
         let Affinity { hash, session, subset } = affinity;
         if let Some(id) = session.and_then(|session| self.session_endpoint(worker, session)) {
-            let members = self.cluster.members.load();
+            let members = self.cluster.members.peek();
             let subset = self.subset_of(&members, subset).map_or(Ok(None), |(subset, _)| subset);
             let subset = subset.ok()?;
             let index = members.with_id(id)?;

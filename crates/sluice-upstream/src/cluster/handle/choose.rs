@@ -25,7 +25,7 @@ impl ClusterHandle {
         tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
+        let members = self.members.get(&self.cluster.members);
         let subset = self.subset_of(&members, affinity.subset);
         if let Some((_, result)) = subset {
             self.count_subset_pick(worker, result);
@@ -42,7 +42,7 @@ impl ClusterHandle {
         tried: Tried<'_>,
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
+        let members = self.cluster.members.peek();
         let subset = self.subset_of(&members, affinity.subset);
         let subset = subset.map_or(Ok(None), |(subset, _)| subset)?;
         self.choose_among(worker, &members, subset, affinity, tried, full)
@@ -51,7 +51,7 @@ impl ClusterHandle {
     /// The endpoint that a connection will get that is picked after `ahead` others, as far as that can be told: in turn, or
     /// else at random. Nothing is counted.
     pub fn predict(&self, worker: &WorkerCx, ahead: usize) -> Option<Arc<EndpointState>> {
-        let members = self.cluster.members.load();
+        let members = self.cluster.members.peek();
         let openings = Openings { is_full: &|_| false, is_tried: &|_, _| false };
         let mut chooser = Chooser {
             random: &mut |bound| worker.random_below(bound),

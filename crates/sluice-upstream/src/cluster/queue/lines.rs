@@ -129,7 +129,7 @@ impl WaitLines {
 
     /// Carries out the messages, and looks at all endpoints if need be.
     pub(super) fn update(&mut self, queue: &WaitQueue, cluster: &Cluster) {
-        let members = cluster.members.load();
+        let members = cluster.members.peek();
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 QueueMessage::Joined(place, waiting) => self.of(place.load).join(place, waiting),

@@ -302,7 +302,7 @@ impl ClusterHandle {
         affinity: Affinity<'_>,
         tried: Tried<'_>,
     ) -> Result<QueuedRoom, Reason> {
-        if self.cluster.members.load().subsets.is_some() {
+        if self.cluster.members.peek().subsets.is_some() {
             let is_awaited = |endpoint: &EndpointState| endpoint.waiting(load) > 0;
             let class = TrafficClass::Request;
             match self.take(worker, load, class, affinity, tried, &is_awaited) {
@@ -321,7 +321,7 @@ impl ClusterHandle {
     /// # Errors
     /// It cannot be used any more.
     fn still_served(&self, endpoint: &Arc<EndpointState>) -> Result<Arc<EndpointState>, Reason> {
-        let members = self.cluster.members.load();
+        let members = self.cluster.members.peek();
         let known = members.host(&endpoint.name).filter(|known| known.is_usable());
         known.map(Arc::clone).ok_or(reasons::NO_HEALTHY)
     }
