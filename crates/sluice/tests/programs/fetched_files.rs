@@ -1,7 +1,6 @@
-//! A connection filter that takes its list from a file, in a binary of its own that runs.
+//! A connection filter that takes its list from a file, in a program of its own that runs.
 //!
-//! This program is both: started with `run` or `check`, it is Sluice with that filter; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
@@ -18,6 +17,8 @@ use sluice_l4::filters::{
 };
 use sluice_testkit::peers::{self, Server};
 use sluice_testkit::{Running, Sluice, wait};
+
+use crate::binary;
 
 sluice_core::section! {
     /// Only connections from the addresses in a file.
@@ -88,14 +89,14 @@ impl ConnectionFilter for Listed {
     }
 }
 
-fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
-        let mut extensions = sluice::Extensions::default();
-        extensions.connection.register(Arc::new(Factory));
-        return sluice::main_with(extensions);
-    }
+pub(crate) fn run() -> ExitCode {
+    let mut extensions = sluice::Extensions::default();
+    extensions.connection.register(Arc::new(Factory));
+    sluice::main_with(extensions)
+}
+
+pub(crate) fn test() {
     a_file_is_read_again_when_it_changes();
-    ExitCode::SUCCESS
 }
 
 /// Moves new content into place.
@@ -116,7 +117,7 @@ fn passes(sluice: &Running) -> bool {
 
 fn a_file_is_read_again_when_it_changes() {
     let echo = Server::echo();
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1).watching();
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1).watching();
     let kit = kit.expect_warning("cannot fetch");
     write(kit.folder(), "127.0.0.1\n");
     let sluice = kit.start(&format!(

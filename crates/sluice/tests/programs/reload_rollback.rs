@@ -1,8 +1,6 @@
 //! A reload that fails on one worker changes nothing on any worker.
 //!
-//! This program is both: started with `run`, it is Sluice with a filter that cannot be created on one of its workers;
-//! otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -14,6 +12,8 @@ use sluice_l4::filters::{CheckContext, FilterFactory};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read};
 use sluice_testkit::{Running, Sluice};
+
+use crate::binary;
 
 /// Connections made to each listener: enough to reach both workers.
 const CONNECTIONS: usize = 24;
@@ -70,14 +70,14 @@ impl ConnectionFilter for Sound {
     }
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        let mut extensions = sluice::Extensions::default();
-        extensions.connection.register(Arc::new(Factory));
-        return sluice::main_with(extensions);
-    }
+pub(crate) fn run() -> ExitCode {
+    let mut extensions = sluice::Extensions::default();
+    extensions.connection.register(Arc::new(Factory));
+    sluice::main_with(extensions)
+}
+
+pub(crate) fn test() {
     a_reload_that_fails_on_one_worker_changes_nothing_on_any();
-    ExitCode::SUCCESS
 }
 
 fn a_reload_that_fails_on_one_worker_changes_nothing_on_any() {
@@ -96,7 +96,7 @@ fn a_reload_that_fails_on_one_worker_changes_nothing_on_any() {
     let fragile =
         "  - { name: new, address: 127.0.0.1:0, relay: up, filters: [{ fragile: {} }] }\n";
     let sound = "  - { name: new, address: 127.0.0.1:0, relay: up }\n";
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap());
+    let kit = Sluice::with_binary(binary(module_path!()));
     let sluice = kit
         .expect_warning("reload failed")
         .expect_warning("panicked")

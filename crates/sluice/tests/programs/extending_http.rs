@@ -1,32 +1,33 @@
-//! The HTTP filter from the page on extending, in a binary of its own that runs.
+//! The HTTP filter from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::process::ExitCode;
 
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod teapot {
     include!("extending/teapot.in");
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        return teapot::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    teapot::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/teapot.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     coffee_is_refused();
-    ExitCode::SUCCESS
 }
 
 fn coffee_is_refused() {
     let origin = Origin::start("a");
-    let sluice = Sluice::with_binary(std::env::current_exe().unwrap()).start(&format!(
+    let sluice = Sluice::with_binary(binary(module_path!())).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ teapot: {{ header: x-brew }} }}] }} }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",

@@ -1,7 +1,6 @@
-//! An HTTP filter that never decides, in a binary of its own that runs: its requests time out.
+//! An HTTP filter that never decides, in a program of its own that runs: its requests time out.
 //!
-//! This program is both: started with `run`, it is Sluice with that filter; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -13,6 +12,8 @@ use sluice_io::WorkerCx;
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
+
+use crate::binary;
 
 sluice_core::section! {
     /// Never decides.
@@ -60,14 +61,15 @@ impl HttpFilter for Never {
     }
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        let mut extensions = sluice::Extensions::default();
-        extensions.http.register(Arc::new(Never));
-        return sluice::main_with(extensions);
-    }
+pub(crate) fn run() -> ExitCode {
+    let mut extensions = sluice::Extensions::default();
+    extensions.http.register(Arc::new(Never));
+    sluice::main_with(extensions)
+}
+
+pub(crate) fn test() {
     let origin = Origin::start("a");
-    let sluice = Sluice::with_binary(std::env::current_exe().unwrap()).start(&format!(
+    let sluice = Sluice::with_binary(binary(module_path!())).start(&format!(
         "limits: {{ filter_wait_seconds: 1 }}\n\
          listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ undecided: {{ waits: true }} }}] }} }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [\
@@ -83,5 +85,4 @@ fn main() -> ExitCode {
     assert_eq!(record["detail"], "the filter undecided did not decide in time");
     assert_eq!(sluice.metric("sluice_limits_reached_total", "limit=\"filter_wait_seconds\""), 1);
     assert!(origin.requests().is_empty());
-    ExitCode::SUCCESS
 }

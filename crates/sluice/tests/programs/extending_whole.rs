@@ -1,7 +1,6 @@
-//! The filter of whole responses from the page on extending, in a binary of its own that runs.
+//! The filter of whole responses from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -11,20 +10,22 @@ use sluice_testkit::origin::Client;
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Running, Sluice};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod withhold {
     include!("extending/withhold.in");
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        return withhold::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    withhold::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/withhold.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     responses_are_searched();
-    ExitCode::SUCCESS
 }
 
 /// An endpoint that answers by path, with a body in two pieces whatever its framing, and then waits for more requests.
@@ -56,7 +57,7 @@ fn endpoint() -> Server {
 }
 
 fn start(word: &str, endpoint: &Server) -> Running {
-    Sluice::with_binary(std::env::current_exe().unwrap()).workers(1).start(&format!(
+    Sluice::with_binary(binary(module_path!())).workers(1).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ withhold: {{ word: \"{word}\", max: 64 }} }}] }} }}]\n\
          routes: {{ main: {{ cluster: up }} }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",

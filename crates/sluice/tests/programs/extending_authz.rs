@@ -1,7 +1,6 @@
-//! The filter for authorisation from the page on extending, in a binary of its own that runs.
+//! The filter for authorisation from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::{BufReader, Write as _};
 use std::process::{Command, ExitCode};
@@ -10,16 +9,19 @@ use sluice_testkit::origin::{Client, read_message};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, Sluice};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod authz {
     include!("extending/authz.in");
 }
 
-fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
-        return authz::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    authz::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/authz.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     assert!(shown.lines().count() <= 150);
@@ -27,7 +29,6 @@ fn main() -> ExitCode {
     the_service_may_be_a_listener_of_the_same_process();
     a_cluster_that_does_not_exist_is_an_error();
     a_value_that_no_filter_declares_is_an_error();
-    ExitCode::SUCCESS
 }
 
 /// A service that knows one user.
@@ -57,7 +58,7 @@ fn yaml(service: impl std::fmt::Display, origin: &Origin) -> String {
 
 fn a_service_decides_who_passes() {
     let (origin, service) = (Origin::start("a"), service());
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1);
     let sluice = kit.start(&yaml(service.addr(), &origin));
     let mut client = Client::connect(sluice.addr("web"));
     let mut ask = |credentials: &str| {
@@ -78,8 +79,8 @@ fn a_service_decides_who_passes() {
     assert_eq!(sluice.metric("sluice_cluster_requests_total", "cluster=\"auth\""), 3);
 
     // Without the service, nobody passes.
-    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(sluice.reload(&yaml(nowhere, &origin)), "applied");
+    let nowhere = ([127, 0, 0, 1], sluice_testkit::tools::free_port());
+    assert_eq!(sluice.reload(&yaml(std::net::SocketAddr::from(nowhere), &origin)), "applied");
     let mut client = Client::connect(sluice.addr("web"));
     let request = "GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ann\r\n\r\n";
     assert_eq!(client.ask(request).status(), 503);
@@ -100,7 +101,7 @@ fn the_service_may_be_a_listener_of_the_same_process() {
             text.replace("routes: { ", "routes: { svc: { respond: { status: 200, body: ok } }, ");
         text.replace(&format!("[\"{service}\"]"), &format!("[\"{service}\"], protocol: http2"))
     };
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1);
     let sluice = kit.start(&with("127.0.0.1:1"));
     assert_eq!(sluice.reload(&with(&sluice.addr("svc").to_string())), "applied");
     let mut client = Client::connect(sluice.addr("web"));
@@ -116,7 +117,7 @@ fn check(mistake: &str, correct: &str) -> String {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("authz.yaml");
     let text = yaml("127.0.0.1:1", &origin).replace(correct, mistake);
     std::fs::write(&file, text).unwrap();
-    let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
+    let check = Command::new(binary(module_path!())).arg("check").arg(&file).output();
     let output = check.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "{said}");

@@ -1,8 +1,6 @@
-//! The filter with a fetched list and a secret from the page on extending, in a binary of its own that runs.
+//! The filter with a fetched list and a secret from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, `check` or `explain`, it is the program on the page; otherwise it is the
-//! test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::process::{Command, ExitCode};
@@ -12,16 +10,19 @@ use sluice_testkit::origin::{Client, read_message};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, Running, Sluice, wait};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod keys {
     include!("extending/keys.in");
 }
 
-fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check" | "explain")) {
-        return keys::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    keys::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/keys.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     a_list_is_fetched_and_follows_its_origin();
@@ -29,7 +30,6 @@ fn main() -> ExitCode {
     attempts_that_are_asked_for_are_bounded();
     the_origin_may_be_a_listener_of_the_same_process();
     secrets_are_checked_and_never_shown();
-    ExitCode::SUCCESS
 }
 
 /// A list of keys, and the token that it is asked for with.
@@ -74,7 +74,7 @@ fn yaml(list: impl std::fmt::Display, settings: &str, origin: &Origin) -> String
 const NAMED: &str = "token: { secret: list_token }, refresh: 1h, refetch_after: 1ms";
 
 fn start(yaml: &str, warnings: &[&str]) -> Running {
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(2).watching();
+    let kit = Sluice::with_binary(binary(module_path!())).workers(2).watching();
     let kit = warnings.iter().fold(kit, |kit, warning| kit.expect_warning(warning));
     std::fs::write(kit.folder().join("token"), "first-token\n").unwrap();
     kit.start(yaml)
@@ -181,7 +181,7 @@ fn say(command: &str, settings: &str) -> String {
     std::fs::write(folder.join("token"), "in-the-file").unwrap();
     let file = folder.join("fetches.yaml");
     std::fs::write(&file, yaml("127.0.0.1:1", settings, &origin)).unwrap();
-    let said = Command::new(std::env::current_exe().unwrap()).arg(command).arg(&file).output();
+    let said = Command::new(binary(module_path!())).arg(command).arg(&file).output();
     let said = said.unwrap();
     String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
 }

@@ -1,7 +1,6 @@
-//! A filter that makes gRPC calls to a server of gRPC's own library, in a binary of its own that runs.
+//! A filter that makes gRPC calls to a server of gRPC's own library, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is Sluice with that filter; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,6 +16,8 @@ use sluice_l7::{GrpcCallError, GrpcStream, Reply};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Running, Sluice, tools};
 use sluice_upstream::Cluster;
+
+use crate::binary;
 
 /// More than the window of a stream.
 const LARGE: usize = 300_000;
@@ -105,18 +106,19 @@ impl Plan {
     }
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        let mut extensions = sluice::Extensions::default();
-        extensions.http.register(Arc::new(Factory));
-        return sluice::main_with(extensions);
-    }
+pub(crate) fn run() -> ExitCode {
+    let mut extensions = sluice::Extensions::default();
+    extensions.http.register(Arc::new(Factory));
+    sluice::main_with(extensions)
+}
+
+pub(crate) fn test() {
     if !tools::have_modules(&["grpc"]) {
-        return ExitCode::SUCCESS;
+        return;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/grpc_server.py");
     let (_server, address) = tools::serve_on_its_port(&mut tools::python(&script));
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1);
     let sluice = kit.start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ calling: {{ cluster: service }} }}] }} }}]\n\
          routes: {{ main: {{ respond: {{ status: 404 }} }} }}\n\
@@ -125,7 +127,6 @@ fn main() -> ExitCode {
     messages_pass_both_ways(&sluice);
     errors_are_those_of_the_service(&sluice);
     assert_eq!(sluice.metric("sluice_cluster_connections_total", "cluster=\"service\""), 1);
-    ExitCode::SUCCESS
 }
 
 /// The status and body of the reply to a request for a method.

@@ -1,7 +1,6 @@
-//! The connection filter from the page on extending, in a binary of its own that runs.
+//! The connection filter from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
@@ -11,25 +10,27 @@ use sluice_testkit::Sluice;
 use sluice_testkit::peers::{Server, exchange};
 use socket2::{Domain, Socket, Type};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod even_ports {
     include!("extending/even_ports.in");
 }
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("run") {
-        return even_ports::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    even_ports::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/even_ports.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     odd_ports_are_turned_away();
-    ExitCode::SUCCESS
 }
 
 fn odd_ports_are_turned_away() {
     let echo = Server::echo();
-    let sluice = Sluice::with_binary(std::env::current_exe().unwrap()).start(&format!(
+    let sluice = Sluice::with_binary(binary(module_path!())).start(&format!(
         "listeners:\n\
          \x20 - {{ name: door, address: 127.0.0.1:0, relay: up, filters: [{{ even_ports: {{ free_from: 65535 }} }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",

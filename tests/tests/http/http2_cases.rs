@@ -96,7 +96,7 @@ fn run(case: &Case, sluice: &Running, origin: &Origin) -> Option<String> {
 
 #[test]
 fn every_case_has_its_expected_outcome() {
-    let cases = Case::read_all(include_str!("../cases/http2.txt"));
+    let cases = Case::read_all(include_str!("../../cases/http2.txt"));
     assert!(cases.len() > 200, "{}", cases.len());
     let mut wrong = String::new();
     for streams in [128, 2] {

@@ -1,7 +1,6 @@
-//! Filters that move requests to another route, by the path or by a value that they share, in a binary of their own.
+//! Filters that move requests to another route, by the path or by a value that they share, in a program of their own.
 //!
-//! This program is both: started with `run` or `check`, it is Sluice with that filter; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
@@ -13,6 +12,8 @@ use sluice_io::WorkerCx;
 use sluice_l7::filters::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Sluice};
+
+use crate::binary;
 
 sluice_core::section! {
     /// Moves every request.
@@ -126,16 +127,16 @@ impl HttpFilter for Tiers {
     }
 }
 
-fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
-        let mut extensions = sluice::Extensions::default();
-        extensions.http.register(Arc::new(Factory));
-        extensions.http.register(Arc::new(Tiers::default()));
-        return sluice::main_with(extensions);
-    }
+pub(crate) fn run() -> ExitCode {
+    let mut extensions = sluice::Extensions::default();
+    extensions.http.register(Arc::new(Factory));
+    extensions.http.register(Arc::new(Tiers::default()));
+    sluice::main_with(extensions)
+}
+
+pub(crate) fn test() {
     a_limit_of_the_new_route_holds_wherever_it_stands();
     a_shared_value_selects_the_route();
-    ExitCode::SUCCESS
 }
 
 /// Routes whose filters are in this order; the rule for `/inner` lets a request through per hour.
@@ -157,7 +158,7 @@ fn a_limit_of_the_new_route_holds_wherever_it_stands() {
     for (filters, warns) in [([LIMIT, MOVE], true), ([MOVE, LIMIT], false)] {
         let origin = Origin::start("a");
         let text = yaml(&origin, &filters.join(", "));
-        let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+        let kit = Sluice::with_binary(binary(module_path!())).workers(1);
         let kit = if warns { kit.expect_warning("after `rate_limit`") } else { kit };
         let sluice = kit.start(&text);
         let mut client = Client::connect(sluice.addr("web"));
@@ -176,7 +177,7 @@ fn a_limit_of_the_new_route_holds_wherever_it_stands() {
 fn check(text: &str) -> (bool, String) {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("reroute.yaml");
     std::fs::write(&file, text).unwrap();
-    let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
+    let check = Command::new(binary(module_path!())).arg("check").arg(&file).output();
     let output = check.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     (output.status.success(), said)
@@ -192,7 +193,7 @@ fn a_shared_value_selects_the_route() {
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
     );
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1);
     let sluice = kit.start(&text);
     let mut client = Client::connect(sluice.addr("web"));
     let mut ask =

@@ -1,7 +1,6 @@
-//! The filter of bytes from the page on extending, in a binary of its own that runs.
+//! The filter of bytes from the page on extending, in a program of its own that runs.
 //!
-//! This program is both: started with `run`, it is the program on the page; otherwise it is the test.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! [`run`] is the program, [`test`] the test of it.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, ExitCode};
@@ -9,22 +8,24 @@ use std::process::{Command, ExitCode};
 use sluice_testkit::Sluice;
 use sluice_testkit::peers::{Server, connect, read_to_end};
 
+use crate::binary;
+
 #[allow(unreachable_pub, missing_docs, reason = "it is what stands on the page")]
 mod rewrite {
     include!("extending/rewrite.in");
 }
 
-fn main() -> ExitCode {
-    if matches!(std::env::args().nth(1).as_deref(), Some("run" | "check")) {
-        return rewrite::main();
-    }
-    let page = include_str!("../../../docs/extending.md");
+pub(crate) fn run() -> ExitCode {
+    rewrite::main()
+}
+
+pub(crate) fn test() {
+    let page = include_str!("../../../../docs/extending.md");
     let shown = include_str!("extending/rewrite.in").replace("pub fn main()", "fn main()");
     assert!(page.contains(&shown), "docs/extending.md shows another");
     assert!(shown.lines().count() <= 60);
     a_text_is_replaced_however_it_is_cut();
     bytes_of_http_do_not_pass_it();
-    ExitCode::SUCCESS
 }
 
 fn yaml(handler: &str, server: &Server) -> String {
@@ -37,7 +38,7 @@ fn yaml(handler: &str, server: &Server) -> String {
 
 fn a_text_is_replaced_however_it_is_cut() {
     let echo = Server::echo();
-    let kit = Sluice::with_binary(std::env::current_exe().unwrap()).workers(1);
+    let kit = Sluice::with_binary(binary(module_path!())).workers(1);
     let sluice = kit.start(&yaml("relay: up", &echo));
     let mut client = connect(sluice.addr("door"));
     // What cannot be the beginning of the text does not wait.
@@ -59,7 +60,7 @@ fn bytes_of_http_do_not_pass_it() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("rewrite.yaml");
     let text = yaml("http: main", &echo);
     std::fs::write(&file, format!("{text}routes: {{ main: {{ cluster: up }} }}\n")).unwrap();
-    let check = Command::new(std::env::current_exe().unwrap()).arg("check").arg(&file).output();
+    let check = Command::new(binary(module_path!())).arg("check").arg(&file).output();
     let output = check.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "{said}");
