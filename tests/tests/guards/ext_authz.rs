@@ -16,10 +16,12 @@ fn service() -> Option<(tools::Process, SocketAddr)> {
     envoy_service("authz_server.py", "envoy.service.auth.v3.external_auth_pb2_grpc")
 }
 
-/// A listener `web` with this filter, whose cluster is `auth`, and rules; the log shows what filters share.
+/// A listener `web` with this filter, whose cluster is `auth`, and rules; the log shows what filters share. Answers have time,
+/// unless it is what is tested.
 fn start(origin: &Origin, auth: SocketAddr, protocol: &str, filter: &str, rules: &str) -> Running {
+    let timeout = if filter.contains("timeout:") { "" } else { ", timeout: 20s" };
     Sluice::new().workers(1).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ ext_authz: {{ cluster: auth{filter} }} }}] }} }}]\n\
+        "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ ext_authz: {{ cluster: auth{timeout}{filter} }} }}] }} }}]\n\
          routes:\n  main:\n    - rules:\n        - {rules}\n        - {{ name: rest, cluster: up }}\n\
          clusters:\n  up: {{ endpoints: [\"{}\"] }}\n  auth: {{ endpoints: [\"{auth}\"], protocol: {protocol} }}\n\
          access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", path: \"%PATH%\", route: \"%ROUTE_NAME%\", \
@@ -140,7 +142,7 @@ fn an_answer_that_cannot_be_carried_out_lets_nobody_pass() {
 fn without_a_decision_in_time_nobody_passes() {
     let Some((_service, auth)) = service() else { return };
     let origin = Origin::start("o");
-    let sluice = start(&origin, auth, "http2", ", error_status: 503", NO_RULE);
+    let sluice = start(&origin, auth, "http2", ", error_status: 503, timeout: 1s", NO_RULE);
     // The service knows how long it may take, and may say first that it took too long.
     for (path, reasons) in [
         ("/stall", &["sidecall.timeout", "sidecall.grpc_status"][..]),
@@ -213,7 +215,7 @@ fn rules_add_a_context_ask_for_bodies_and_leave_the_filter_out() {
 fn a_service_that_stalls_or_dies_under_load_holds_nobody_up() {
     let Some((service, auth)) = service() else { return };
     let origin = Origin::start("o");
-    let sluice = start(&origin, auth, "http2", "", NO_RULE);
+    let sluice = start(&origin, auth, "http2", ", timeout: 1s", NO_RULE);
     let (stop, pid) = (AtomicBool::new(false), service.0.id().to_string());
     let signal = |name: &str| tools::must(tools::command("kill").args(["-s", name, &pid]));
     let count = |decision: &str| {
@@ -252,8 +254,10 @@ fn a_service_that_stalls_or_dies_under_load_holds_nobody_up() {
 fn connections_and_flows_wait_for_the_service() {
     let Some((_service, auth)) = service() else { return };
     let (echo, udp) = (Server::echo(), sluice_testkit::peers::UdpServer::echo(""));
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let filter = |more: &str| format!("filters: [{{ ext_authz: {{ cluster: auth, {more} }} }}]");
+    let gone = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
+    let filter = |more: &str| {
+        format!("filters: [{{ ext_authz: {{ cluster: auth, timeout: 20s, {more} }} }}]")
+    };
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners:\n\
          \x20 - {{ name: pass, address: 127.0.0.1:0, {}, relay: echo }}\n\
@@ -360,7 +364,7 @@ fn a_service_over_http_decides_by_its_status() {
 #[test]
 fn what_the_service_names_comes_from_no_client_even_if_it_fails() {
     let origin = Origin::start("o");
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = ([127, 0, 0, 1], tools::free_port()).into();
     let filter = ", protocol: http, upstream_headers: x-user, allow_on_error: true";
     let sluice = start(&origin, gone, "http1", filter, NO_RULE);
     assert_eq!(get(&sluice, "/a", "X-User: root\r\n").status(), 200);
@@ -381,7 +385,7 @@ fn a_service_sees_the_certificate_of_the_client_and_the_start_of_a_body() {
          \x20   http:\n\
          \x20     routes: main\n\
          \x20     filters:\n\
-         \x20       - ext_authz: {{ cluster: auth, protocol: http, client_certificate: true, with_body: {{ max: 4, partial: true }}, request_headers: [ssl-client-cert, x-envoy-auth-partial-body, x-own] }}\n\
+         \x20       - ext_authz: {{ cluster: auth, timeout: 20s, protocol: http, client_certificate: true, with_body: {{ max: 4, partial: true }}, request_headers: [ssl-client-cert, x-envoy-auth-partial-body, x-own] }}\n\
          routes: {{ main: {{ cluster: up }} }}\n\
          clusters: {{ up: \"{}\", auth: \"{}\" }}\n",
         origin.addr(),

@@ -416,11 +416,38 @@ fn a_service_that_ends_the_conversation_is_asked_no_more() {
 fn a_service_that_stalls_holds_a_message_up_for_its_time() {
     let Some((_service, proc)) = service() else { return };
     let origin = Origin::start("o");
-    let modes = "send: { request_body: buffered, response_body: streamed }, timeout: 1s";
+    let modes = "send: { request_body: buffered, response_body: streamed }, timeout: 5s";
     let sluice = start(&origin, proc, &format!(", {modes}"));
-    for part in ["request_headers", "request_body", "response_headers"] {
+    let open = start(&origin, proc, &format!(", {modes}, allow_on_error: true, error_status: 502"));
+    let own = start(&origin, proc, &format!(", {modes}, error_status: 502"));
+    let parts = ["request_headers", "request_body", "response_headers"];
+    // All of them wait at the same time.
+    std::thread::scope(|scope| {
+        for part in parts {
+            let sluice = &sluice;
+            scope.spawn(move || {
+                let answer = post(sluice, &format!("/stall-at/{part}"), "", "hello");
+                assert_eq!(answer.status(), 504, "{part}");
+            });
+        }
+        scope.spawn(|| {
+            let mut client = Client::connect(sluice.addr("web"));
+            client.send(
+                "GET /chunked HTTP/1.1\r\nHost: a.test\r\nX-Do: stall-at/response_body\r\n\r\n",
+            );
+            let _ = client.try_read();
+        });
+        scope.spawn(|| {
+            let answer = post(&open, "/stall-at/response_headers", "", "hello");
+            assert_eq!(answer.status(), 200);
+        });
+        scope.spawn(|| {
+            let answer = post(&own, "/stall-at/request_headers", "", "hello");
+            assert_eq!(answer.status(), 502);
+        });
+    });
+    for part in parts {
         let path = format!("/stall-at/{part}");
-        assert_eq!(post(&sluice, &path, "", "hello").status(), 504, "{part}");
         let record = record_of(&sluice, &path);
         assert_eq!(
             (&record["reason"], &record["why"]),
@@ -428,14 +455,7 @@ fn a_service_that_stalls_holds_a_message_up_for_its_time() {
             "{record}"
         );
     }
-    let mut client = Client::connect(sluice.addr("web"));
-    client.send("GET /chunked HTTP/1.1\r\nHost: a.test\r\nX-Do: stall-at/response_body\r\n\r\n");
-    let _ = client.try_read();
     assert_eq!(record_of(&sluice, "/chunked")["reason"], "ext_proc.timeout");
-    let open = start(&origin, proc, &format!(", {modes}, allow_on_error: true, error_status: 502"));
-    assert_eq!(post(&open, "/stall-at/response_headers", "", "hello").status(), 200);
-    let own = start(&origin, proc, &format!(", {modes}, error_status: 502"));
-    assert_eq!(post(&own, "/stall-at/request_headers", "", "hello").status(), 502);
     wait::until("calls to be dropped", || {
         (sluice.metric("sluice_http_requests_active", "") == 0).then_some(())
     });

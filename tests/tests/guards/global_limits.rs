@@ -238,7 +238,7 @@ fn a_service_that_is_late_is_not_waited_for() {
 fn a_service_that_stalls_or_dies_under_load_holds_nobody_up() {
     let Some((service, limits)) = service() else { return };
     let origin = Origin::start("o");
-    let sluice = start(&origin, limits, "timeout: 200ms, descriptors: source_ip", "");
+    let sluice = start(&origin, limits, "timeout: 1s, descriptors: source_ip", "");
     let (stop, pid) = (AtomicBool::new(false), service.0.id().to_string());
     let signal = |name: &str| tools::must(tools::command("kill").args(["-s", name, &pid]));
     let count = |decision: &str| {

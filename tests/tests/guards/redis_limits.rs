@@ -198,7 +198,7 @@ fn a_server_that_stalls_or_dies_under_load_holds_nobody_up() {
     let sluice = start(
         &origin,
         redis.addr(),
-        "{ requests: 1000000/s, redis: { cluster: counter, timeout: 100ms } }",
+        "{ requests: 1000000/s, redis: { cluster: counter, timeout: 500ms } }",
     );
     let signal = |name: &str| tools::must(tools::command("kill").args(["-s", name, &pid]));
     let count = |result: &str| {

@@ -70,7 +70,7 @@ fn a_header_names_the_cluster_that_gets_a_copy() {
 #[test]
 fn a_connection_ends_at_its_age() {
     let origin = Origin::start("a");
-    let age = ", max_age: 200ms, max_age_jitter: 0%";
+    let age = ", max_age: 2s, max_age_jitter: 0%";
     let sluice = start(&web(age, "", &origin, &origin));
     let mut client = Client::connect(sluice.addr("web"));
     assert_eq!(client.get("a", "/").status(), 200);
@@ -102,7 +102,7 @@ fn trusted_clients_set_retries_with_the_headers_of_envoy() {
 #[test]
 fn an_http2_connection_lets_its_streams_finish_at_its_age() {
     let origin = Origin::start("a");
-    let age = ", max_age: 200ms, max_age_jitter: 0%, delayed_close: 0s";
+    let age = ", max_age: 2s, max_age_jitter: 0%, delayed_close: 0s";
     let sluice = start(&web(age, "", &origin, &origin));
     let mut client = H2::connect(sluice.addr("web"));
     client.headers(1, &frames::get("a", "/wait"), true);

@@ -261,7 +261,7 @@ fn a_client_disconnect_cancels_its_request() {
 #[test]
 fn slow_clients_affect_only_themselves() {
     let origin = Origin::start("a");
-    let options = ", head_timeout: 300ms, body_timeout: 300ms, idle_timeout: 300ms";
+    let options = ", head_timeout: 2s, body_timeout: 2s, idle_timeout: 2s";
     let sluice = Sluice::new().start(&web(&origin, options, ""));
     let address = sluice.addr("web");
     let mut silent = Client::connect(address);

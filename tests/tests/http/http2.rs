@@ -323,14 +323,14 @@ fn grpc_works_with_streams_trailers_and_deadlines() {
         return;
     }
     let (_server, address) = tools::serve_on_its_port(&mut tools::python(&peer("grpc_server.py")));
-    let kit = Sluice::new();
+    let kit = Sluice::new().expect_warning("warning[slow-check]");
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     let sluice = kit.start(&format!(
         "listeners:\n\
          - {{ name: plain, address: 127.0.0.1:0, http: main }}\n\
          - {{ name: tls, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: web.pem, key: web.key }}] }}, http: main }}\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ match: {{ grpc: t.Echo }}, cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{address}\"], protocol: http2, health: {{ grpc: {{}}, interval: 50ms }} }} }}\n"
+         clusters: {{ up: {{ endpoints: [\"{address}\"], protocol: http2, health: {{ grpc: {{}}, interval: 50ms, timeout: 20s }} }} }}\n"
     ));
     let mut client = tools::python(&peer("grpc_client.py"));
     assert_eq!(tools::must(client.arg(sluice.addr("plain").to_string())), "all well\n");

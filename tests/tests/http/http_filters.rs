@@ -2,6 +2,8 @@
 //! injected faults, `proxy-status`, values and tables, countries.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::net::SocketAddr;
+
 use sluice_testkit::mmdb::{MmdbValue, database};
 use sluice_testkit::origin;
 use sluice_testkit::peers::Server;
@@ -29,8 +31,7 @@ fn set_runtime(sluice: &Running, key: &str, value: &str) {
 #[test]
 fn probes_fail_while_clusters_have_too_few_healthy_endpoints() {
     let origin = Origin::start("a");
-    // Closed as soon as the port is known: nothing listens there.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
     let half = format!(
         "up: {{ endpoints: [\"{}\", \"{gone}\"], health: {{ tcp: true, interval: 50ms, unhealthy_after: 1 }} }}",
         origin.addr()
@@ -192,7 +193,7 @@ fn faulty(origin: &Origin, fault: &str, rules: &str) -> Running {
          listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ fault: {fault} }}] }} }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{rules}{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: \"{}\" }}\n\
-         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", path: \"%PATH%\", reason: \"%REASON%\", flags: \"%RESPONSE_FLAGS%\", delay: \"%VALUE(fault.delay)%\", took: \"%DURATION%\", sending: \"%RESPONSE_TX_DURATION%\" }} }} }}]\n",
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", path: \"%PATH%\", reason: \"%REASON%\", flags: \"%RESPONSE_FLAGS%\", delay: \"%VALUE(fault.delay)%\", took: \"%DURATION%\" }} }} }}]\n",
         origin.addr()
     ))
 }
@@ -278,8 +279,8 @@ fn responses_are_slowed_down() {
     let sluice = faulty(&origin, fault, "");
     assert_eq!(get(&sluice, "/bytes/104858").body.len(), 104_858);
     let record = record_of_path(&sluice, "/bytes/104858");
-    // No faster than the rate; the first piece may come with the headers, and it waits as well.
-    assert!(record["sending"].as_u64().unwrap() >= 99, "{record}");
+    // No faster than the rate; the first piece waits as well. Only the whole is never shorter on a slow machine.
+    assert!(record["took"].as_u64().unwrap() >= 99, "{record}");
     assert_eq!(get(&sluice, "/status/204").status(), 204);
 }
 

@@ -118,7 +118,7 @@ fn tcp_is_used_where_udp_is_lost_and_http3_is_left_alone_until_it_may_be_tried_a
     // Datagrams arrive here, and nobody answers.
     let silent = UdpSocket::bind(site.addr("tls")).unwrap();
     let http3 = "{ race: { when: always, tcp_delay: 0s, retry: 1ms, max_retry: 1h } }";
-    let sluice = proxy(site.addr("tls"), site.folder(), http3, "    connect_timeout: 300ms\n");
+    let sluice = proxy(site.addr("tls"), site.folder(), http3, "    connect_timeout: 1s\n");
     assert_eq!(ask(&sluice, "/").value("x-version"), "HTTP/2");
     // The pause is doubled until it is long.
     let failures = wait::until("long pauses", || {
@@ -127,7 +127,7 @@ fn tcp_is_used_where_udp_is_lost_and_http3_is_left_alone_until_it_may_be_tried_a
         (count >= 3).then_some(count)
     });
     assert_eq!(attempts(&sluice, "failed"), i64::try_from(failures).unwrap());
-    assert_eq!(known(&sluice)["failure"], "no connection within `connect_timeout` (300ms)");
+    assert_eq!(known(&sluice)["failure"], "no connection within `connect_timeout` (1s)");
     assert!(known(&sluice)["retry_at"].is_string());
     // It is no failure of the endpoint.
     assert_eq!(sluice.metric("sluice_cluster_connect_failures_total", ""), 0);
@@ -145,7 +145,7 @@ fn a_long_pause_is_respected() {
     let site = site(false, &[]);
     let _silent = UdpSocket::bind(site.addr("tls")).unwrap();
     let http3 = "{ race: { when: always, tcp_delay: 0s } }";
-    let sluice = proxy(site.addr("tls"), site.folder(), http3, "    connect_timeout: 300ms\n");
+    let sluice = proxy(site.addr("tls"), site.folder(), http3, "    connect_timeout: 1s\n");
     assert_eq!(ask(&sluice, "/").value("x-version"), "HTTP/2");
     wait::until("the failure", || known(&sluice)["failures"].as_u64());
     for _ in 0..20 {
@@ -169,7 +169,7 @@ fn http3_serves_where_tcp_is_refused() {
     // Without HTTP/3, the error is that of TCP.
     let address = server.addr();
     drop(server);
-    let sluice = proxy(address, kit.folder(), http3, "    connect_timeout: 300ms\n");
+    let sluice = proxy(address, kit.folder(), http3, "    connect_timeout: 1s\n");
     assert_eq!(ask(&sluice, "/").status(), 503);
     sluice.record_of("upstream.refused");
     assert!(known(&sluice).is_null(), "both are down: {}", known(&sluice));

@@ -282,7 +282,7 @@ fn pings_do_not_keep_an_idle_client_connected() {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     let configuration = configuration("web", origin.addr(), "true")
-        .replace("http: main", "http: { routes: main, idle_timeout: 200ms }");
+        .replace("http: main", "http: { routes: main, idle_timeout: 2s }");
     let sluice = kit.start(&configuration);
     let said = quinn(&sluice, Some(Duration::from_millis(20)), async |client| {
         let connection = client.connect(sluice.addr("web"), "web.test").await?;
@@ -300,7 +300,7 @@ fn a_connection_ends_at_its_age() {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("web", &["web.test"]);
     let configuration = configuration("web", origin.addr(), "true")
-        .replace("http: main", "http: { routes: main, max_age: 200ms, max_age_jitter: 0% }");
+        .replace("http: main", "http: { routes: main, max_age: 2s, max_age_jitter: 0% }");
     let sluice = kit.start(&configuration);
     let said = quinn(&sluice, None, async |client| {
         let connection = client.connect(sluice.addr("web"), "web.test").await?;

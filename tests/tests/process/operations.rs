@@ -681,9 +681,7 @@ fn name_server_errors_are_reported_in_plain_words() {
         let yaml =
             relay("\"db.test:5432\"", &format!(", dns: {{ servers: [\"{}\"] }}", dns.addr()));
         let sluice = Sluice::new().expect_warning("look-up failed").start(&yaml);
-        let told = wait::within(std::time::Duration::from_secs(12), || {
-            sluice.log().contains(says).then_some(())
-        });
+        let told = wait::within(wait::PATIENCE, || sluice.log().contains(says).then_some(()));
         assert!(told.is_some(), "`{says}` is missing from\n{}", sluice.log());
         assert!(!sluice.log().contains("Query {"), "{}", sluice.log());
         let page = sluice.items("/clusters")[0]["resolver"]["db.test"].to_string();

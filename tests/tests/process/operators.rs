@@ -5,7 +5,7 @@ use serde_json::Value;
 use sluice_testkit::frames::{H2, flag, get, kind};
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read_to_end, udp_client};
-use sluice_testkit::{Authority, Origin, Running, Sluice, http3, wait};
+use sluice_testkit::{Authority, Origin, Running, Sluice, http3, tools, wait};
 
 /// Runs a command with the admin address of a Sluice: whether it succeeded, and what it printed.
 fn act(sluice: &Running, command: &str, rest: &[&str]) -> (bool, String) {
@@ -254,5 +254,5 @@ fn a_decision_is_explained() {
 
 /// An address without a listener.
 fn nobody() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], tools::free_port()).into()
 }

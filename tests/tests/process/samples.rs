@@ -562,7 +562,7 @@ fn failover_between_zones() {
             ("127.0.0.11:8080", addr(&also_near)),
             ("127.0.0.12:8080", far.addr().to_string()),
             ("127.0.0.20:8080", backup.addr().to_string()),
-            ("interval: 2s", "interval: 500ms, timeout: 500ms".into()),
+            ("interval: 2s", "interval: 1s, timeout: 1s".into()),
         ],
     ));
     wait::until("a part of the traffic to go to the backup", || {

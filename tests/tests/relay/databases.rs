@@ -18,6 +18,11 @@ fn checked(clusters: &[(String, SocketAddr, String)]) -> String {
     format!("listeners:\n{}clusters:\n{}", listeners.concat(), clusters.concat())
 }
 
+/// Checks have more time than there is between them, so that no machine is too slow for them.
+fn patient() -> Sluice {
+    Sluice::new().expect_warning("endpoint is unhealthy").expect_warning("warning[slow-check]")
+}
+
 /// Waits for the first check of each cluster's endpoint; the cause if it is unhealthy.
 #[track_caller]
 fn found(sluice: &Running, cluster: &str) -> Result<(), String> {
@@ -60,7 +65,7 @@ fn redis_is_asked_for_its_role_and_writes_follow_the_primary() {
     let password = ["--requirepass", "secret", "--masterauth", "secret"];
     let (locked, one, two) = (Redis::start(&password), Redis::start(&[]), Redis::start(&[]));
     two.follow(Some(&one));
-    let check = |of: &str| format!("health: {{ redis: {of}, interval: 20ms }}");
+    let check = |of: &str| format!("health: {{ redis: {of}, interval: 20ms, timeout: 20s }}");
     let named = |name: &str, at: &Redis, of: &str| (name.to_owned(), at.addr(), check(of));
     let of_role = |role: &str| {
         format!(
@@ -70,7 +75,7 @@ fn redis_is_asked_for_its_role_and_writes_follow_the_primary() {
             check(&format!("{{ role: {role} }}"))
         )
     };
-    let kit = Sluice::new().expect_warning("endpoint is unhealthy");
+    let kit = patient();
     std::fs::write(kit.folder().join("password"), "secret\n").unwrap();
     let mut yaml = checked(&[
         named("ping", &one, "true"),
@@ -124,7 +129,7 @@ fn postgres_logs_in_by_every_method() {
     if !Postgres::is_there() {
         return;
     }
-    let kit = Sluice::new().expect_warning("endpoint is unhealthy");
+    let kit = patient();
     let certs = certs_beside(&kit);
     let authority = Authority::new(&certs);
     authority.issue("db", &["db.test"]);
@@ -142,8 +147,9 @@ fn postgres_logs_in_by_every_method() {
     std::fs::write(kit.folder().join("password"), "open-sesame\n").unwrap();
     let tls = "tls: { ca: certs/ca.pem, sni: db.test }, ";
     let login = |name: &str, tls: &str, of: &str| {
-        let health =
-            format!("{tls}health: {{ postgres: {of}, interval: 20ms, unhealthy_after: 1 }}");
+        let health = format!(
+            "{tls}health: {{ postgres: {of}, interval: 20ms, timeout: 20s, unhealthy_after: 1 }}"
+        );
         (name.to_owned(), server.addr(), health)
     };
     let as_user = |user: &str| {
@@ -261,7 +267,7 @@ fn mariadb_logs_in_and_tells_whether_it_is_read_only() {
     if !Mariadb::is_there() {
         return;
     }
-    let kit = Sluice::new().expect_warning("endpoint is unhealthy");
+    let kit = patient();
     let certs = certs_beside(&kit);
     Authority::new(&certs).issue("db", &["db.test"]);
     let (open, with_tls) = (Mariadb::start(None), Mariadb::start(Some((&certs, "db"))));
@@ -274,7 +280,9 @@ fn mariadb_logs_in_and_tells_whether_it_is_read_only() {
     }
     std::fs::write(kit.folder().join("password"), "secret\n").unwrap();
     let check = |name: &str, server: &Mariadb, more: &str, of: &str| {
-        let health = format!("{more}health: {{ mysql: {of}, interval: 20ms, unhealthy_after: 1 }}");
+        let health = format!(
+            "{more}health: {{ mysql: {of}, interval: 20ms, timeout: 20s, unhealthy_after: 1 }}"
+        );
         (name.to_owned(), server.addr(), health)
     };
     let tls = "tls: { ca: certs/ca.pem, sni: db.test }, ";

@@ -42,7 +42,7 @@ fn a_proxy_header_is_accepted_from_trusted_sources_and_passed_on() {
     let server = Server::echo();
     let yaml = |trust: &str, accept: &str| {
         format!(
-            "listeners: [{{ name: a, address: 127.0.0.1:0, proxy_protocol: {{ accept: {accept}, trust: [{trust}], timeout: 300ms }}, relay: up }}]\n\
+            "listeners: [{{ name: a, address: 127.0.0.1:0, proxy_protocol: {{ accept: {accept}, trust: [{trust}], timeout: 60s }}, relay: up }}]\n\
              clusters: {{ up: {{ endpoints: [\"{}\"], send_proxy_protocol: v1 }} }}\n",
             server.addr()
         )
@@ -138,12 +138,14 @@ fn timeouts_end_stalled_connections() {
 #[test]
 fn a_client_that_trickles_bytes_does_not_outlast_the_inspection_timeout() {
     let server = Server::echo();
-    let yaml = format!(
-        "listeners:\n  - name: a\n    address: 127.0.0.1:0\n    inspect: {{ timeout: 300ms, on_timeout: close }}\n\
-         \x20   chains: [{{ match: {{ protocol: http1 }}, relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
-        server.addr()
-    );
-    let sluice = Sluice::new().start(&yaml);
+    let yaml = |timeout: &str| {
+        format!(
+            "listeners:\n  - name: a\n    address: 127.0.0.1:0\n    inspect: {{ timeout: {timeout}, on_timeout: close }}\n\
+             \x20   chains: [{{ match: {{ protocol: http1 }}, relay: up }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+            server.addr()
+        )
+    };
+    let sluice = Sluice::new().start(&yaml("300ms"));
     let mut client = connect(sluice.addr("a"));
     for byte in b"GET /never-ends" {
         // Sluice may have closed by now, which is expected.
@@ -154,6 +156,8 @@ fn a_client_that_trickles_bytes_does_not_outlast_the_inspection_timeout() {
     }
     let _ = read_to_end(&mut client);
     sluice.record_of("inspect.timeout");
+    // Those who are not late end in other ways.
+    let sluice = Sluice::new().start(&yaml("60s"));
     let mut client = connect(sluice.addr("a"));
     client.write_all(b"SSH-2.0-x\r\n").unwrap();
     let _ = read_to_end(&mut client);
@@ -218,7 +222,7 @@ fn redis_with_pipelining() {
 fn datagrams_of_every_size_come_back_from_the_address_they_were_sent_to() {
     let server = UdpServer::echo("");
     let yaml = format!(
-        "listeners: [{{ name: a, address: \"udp://0.0.0.0:0\", relay: {{ cluster: up, idle_timeout: 200ms }} }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
+        "listeners: [{{ name: a, address: \"udp://0.0.0.0:0\", relay: {{ cluster: up, idle_timeout: 2s }} }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         server.addr()
     );
     let sluice = Sluice::new().start(&yaml);

@@ -35,13 +35,16 @@ fn a_flood_of_udp_sources_leaves_descriptors_for_everything_else() {
     let (tcp, udp) = (Server::echo(), silent());
     let yaml = format!(
         "listeners:\n  - {{ name: u, address: \"udp://127.0.0.1:0\", relay: flows }}\n  - {{ name: a, address: 127.0.0.1:0, relay: up }}\n\
-         clusters:\n  flows: {{ endpoints: [\"{}\"] }}\n  up: {{ endpoints: [\"{}\"], health: {{ interval: 1s, timeout: 1s }} }}\n\
+         clusters:\n  flows: {{ endpoints: [\"{}\"] }}\n  up: {{ endpoints: [\"{}\"], health: {{ interval: 1s, timeout: 20s }} }}\n\
          drain: {{ timeout: 100ms }}\n",
         udp.addr(),
         tcp.addr()
     );
-    let sluice =
-        Sluice::new().files(200).expect_warning("the drain timeout has expired").start(&yaml);
+    let sluice = Sluice::new()
+        .files(200)
+        .expect_warning("warning[slow-check]")
+        .expect_warning("the drain timeout has expired")
+        .start(&yaml);
     for _ in 0..5 {
         flood(sluice.addr("u"), 600);
         assert_eq!(exchange(&mut connect(sluice.addr("a")), b"in"), b"in");
@@ -68,10 +71,15 @@ fn a_refused_source_costs_no_socket_and_the_longest_idle_flow_is_evicted() {
     );
     let sluice =
         Sluice::new().workers(1).expect_warning("the drain timeout has expired").start(&yaml);
-    let clients: Vec<_> = (0..17).map(|_| udp_client()).collect();
-    for client in &clients {
-        client.send_to(b"x", sluice.addr("u")).unwrap();
-    }
+    // A flow that has been idle for a second makes room; none has once all of them are new.
+    let of_reason = |reason: &str| {
+        let records = sluice.records();
+        records.iter().any(|record| record["reason"] == reason).then_some(())
+    };
+    wait::until("a full table", || {
+        udp_client().send_to(b"x", sluice.addr("u")).unwrap();
+        of_reason("flow.table_full")
+    });
     let refused = sluice.record_of("flow.table_full");
     assert!(refused["upstream_local_address"].is_null(), "{refused}");
     assert_eq!(refused["upstream_hosts_attempted"].as_array().unwrap().len(), 0, "{refused}");
@@ -79,7 +87,7 @@ fn a_refused_source_costs_no_socket_and_the_longest_idle_flow_is_evicted() {
     let newcomer = udp_client();
     wait::until("a flow to make room", || {
         newcomer.send_to(b"y", sluice.addr("u")).unwrap();
-        sluice.records().iter().any(|record| record["reason"] == "flow.evicted").then_some(())
+        of_reason("flow.evicted")
     });
 }
 
@@ -232,11 +240,11 @@ fn a_lack_of_descriptors_is_not_blamed_on_the_endpoint() {
     wait::until("no more connections to be accepted", || {
         (sluice.metric("sluice_listener_accept_errors_total", "") > 0).then_some(())
     });
-    wait::until("it to be tried again", || {
-        (sluice.metric("sluice_listener_accept_errors_total", "") >= 5).then_some(())
+    wait::until("it to be tried again, which is counted and not always logged", || {
+        let told = sluice.log().lines().filter(|line| line.contains("cannot accept")).count();
+        let counted = sluice.metric("sluice_listener_accept_errors_total", "");
+        (told > 0 && i64::try_from(told).unwrap() < counted).then_some(())
     });
-    let told = sluice.log().lines().filter(|line| line.contains("cannot accept")).count();
-    assert!((1..5).contains(&told), "counted each time, logged {told} times");
     // Each of the clients accepted first needs a connection to the endpoint.
     let before = sluice.metric("sluice_listener_connections_accepted_total", "");
     for client in &mut clients[..3] {
@@ -327,7 +335,7 @@ fn datagrams_are_hashed_by_their_payload_or_a_fixed_key() {
 #[test]
 fn an_endpoint_that_is_silent_is_ejected_and_its_clients_move() {
     let (server, silent) = (UdpServer::echo(""), silent());
-    let outlier = ", outlier: { silence: { datagrams: 3, time: 200ms }, ejection: 1h }";
+    let outlier = ", outlier: { silence: { datagrams: 3, time: 1s }, ejection: 1h }";
     let sluice = Sluice::new()
         .workers(1)
         .expect_warning("endpoint ejected")

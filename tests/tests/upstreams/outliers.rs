@@ -5,6 +5,7 @@ use std::io::{BufReader, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect};
 use sluice_testkit::{Running, Sluice, origin, tools, wait};
 
@@ -96,11 +97,15 @@ fn rates_eject_those_that_are_worse_than_others_or_bad() {
         ),
     ] {
         let servers = [Moody::start(), Moody::start(), Moody::start()];
-        let more = format!("outlier: {{ {settings}, interval: 300ms, ejection: 1h }}");
+        let more = format!("outlier: {{ {settings}, interval: 1s, ejection: 1h }}");
         let sluice = start(&servers, &more);
         servers[1].set(500);
+        let mut client = Client::connect(sluice.addr("web"));
         let cause = wait::until("an ejection", || {
-            get(&sluice);
+            // Enough for a verdict, if they fall into one interval.
+            for _ in 0..30 {
+                client.get("a", "/");
+            }
             cause(&sluice, 1)
         });
         assert!(cause.contains(said), "{cause}");
@@ -117,11 +122,13 @@ fn a_share_of_failed_connections_ejects() {
         "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
          clusters: {{ up: {{ endpoints: [\"{}\", \"127.0.0.1:{dead}\"], outlier: {{ \
          connect_failures: none, failure_percentage: {{ threshold: 60%, endpoints: 2, requests: 5 }}, \
-         interval: 300ms, ejection: 1h }} }} }}\n",
+         interval: 1s, ejection: 1h }} }} }}\n",
         echo.addr()
     ));
     wait::until("an ejection", || {
-        drop(connect(sluice.addr("a")));
+        for _ in 0..20 {
+            drop(connect(sluice.addr("a")));
+        }
         cause(&sluice, 1)
     });
     assert_eq!(ejections(&sluice, "connect_failure_percentage"), 1);
@@ -177,13 +184,13 @@ fn a_slow_endpoint_is_ejected_and_what_is_not_enforced_is_only_counted() {
             }
         })
     }
-    let servers = [slow(0), slow(0), slow(60)];
+    let servers = [slow(0), slow(0), slow(400)];
     let endpoints: Vec<String> = servers.iter().map(|of| format!("\"{}\"", of.addr())).collect();
     let yaml = |enforce: &str| {
         format!(
             "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
              routes: {{ main: {{ cluster: up }} }}\n\
-             clusters: {{ up: {{ endpoints: [{}], outlier: {{ latency: {{ requests: 2 }}, enforce: {{ latency: {enforce} }}, interval: 300ms, ejection: 1h }} }} }}\n",
+             clusters: {{ up: {{ endpoints: [{}], outlier: {{ latency: {{ requests: 2, excess: 100ms }}, enforce: {{ latency: {enforce} }}, interval: 2s, ejection: 1h }} }} }}\n",
             endpoints.join(", ")
         )
     };
