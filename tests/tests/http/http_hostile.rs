@@ -531,10 +531,10 @@ fn a_request_in_a_loop_is_cut() {
     }
 }
 
-/// The resident memory of a process, in KiB.
+/// Memory of a process that is no part of a file, in KiB: how much of its program is loaded is up to the system.
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 

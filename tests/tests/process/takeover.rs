@@ -151,9 +151,10 @@ fn a_process_takes_over_from_another_under_load() {
         some(50);
         new
     });
-    // Clients queued by the kernel on a socket that closed are reset before they receive anything (docs/operating.md).
+    // Clients queued by the kernel on a socket that closed are reset before they receive anything (docs/operating.md): at most
+    // all of them, once for the socket of each worker.
     let cut = cut.load(Ordering::SeqCst);
-    assert!(cut <= 8, "{cut} clients were cut off, {} served", served.load(Ordering::SeqCst));
+    assert!(cut <= 16, "{cut} clients were cut off, {} served", served.load(Ordering::SeqCst));
     wait::until("UDP to be taken over", || (ask_udp() == b'n').then_some(()));
     assert_eq!(ask_unix(), b'n', "the old process has left the path alone");
     assert!(new.log().contains("served once it is free"), "{}", new.log());
