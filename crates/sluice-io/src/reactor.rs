@@ -393,8 +393,10 @@ mod tests {
     fn a_reader_waits_when_somebody_else_met_the_error() {
         on_reactor(async |reactor| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            socket.connect(gone).unwrap();
+            // A socket that is connected to another address refuses what comes from this one, and keeps its port.
+            let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            other.connect("127.0.0.1:9").unwrap();
+            socket.connect(other.local_addr().unwrap()).unwrap();
             socket.set_nonblocking(true).unwrap();
             let source = reactor.register_datagrams(socket.try_clone().unwrap()).unwrap();
             socket.send(b"x").unwrap();

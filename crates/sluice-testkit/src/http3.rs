@@ -285,10 +285,13 @@ pub fn hold(ca: &Path, to: SocketAddr, name: &str, count: usize) -> Result<Held,
 /// The keep-alive interval of a held connection.
 const PINGS: Duration = Duration::from_secs(10);
 
+/// How long a handshake may take where perhaps nobody answers; its packets are sent again meanwhile.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
 /// Whether a server at this address speaks HTTP/3.
 pub fn answers(ca: &Path, to: SocketAddr, name: &str) -> bool {
     let asked = run(ca, None, async |client| {
-        tokio::time::timeout(Duration::from_millis(500), client.connect(to, name)).await?
+        tokio::time::timeout(ATTEMPT, client.connect(to, name)).await?
     });
     asked.is_ok()
 }

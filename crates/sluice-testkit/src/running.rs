@@ -450,12 +450,13 @@ fn wait_balanced(running: &Running) -> String {
             + of("sluice_listener_flows_active")
             + of("sluice_http_requests_active");
         let known = of("sluice_connections_ended_total") + of("sluice_listener_connections_active");
-        let fits = of("sluice_listener_connections_accepted_total") == known;
+        let fits = of("sluice_listener_connections_accepted_total") == known
+            && of("sluice_http_requests_active") == 0;
         (fits && (open == 0 || !and_quiet)).then_some(metrics)
     };
     let soon = std::time::Duration::from_secs(2);
     wait::within(soon, || balanced(true))
-        .or_else(|| wait::within(soon, || balanced(false)))
+        .or_else(|| wait::within(wait::PATIENCE, || balanced(false)))
         .unwrap_or_else(|| running.page("/metrics").1)
 }
 

@@ -81,7 +81,8 @@ fn test(filter: Option<&str>) -> anyhow::Result<()> {
     packages::install();
     let skips = target().join("skipped-tests");
     let _ = fs::remove_file(&skips);
-    run(&mut command("cargo", &["build", "--locked", "--workspace"]))?;
+    // All binaries are built before the first test runs, `sluice` among them. A build without tests before that would compile
+    // nearly everything twice, because tests need more features of some crates.
     let mut tests = command("cargo", &["test", "--locked", "--workspace", "--no-fail-fast"]);
     tests.args(filter).env("SLUICE_SKIPS", &skips).env("SLUICE_BIN", target().join("debug/sluice"));
     run(&mut tests)?;

@@ -8,8 +8,10 @@ use anyhow::Context as _;
 
 use crate::shell;
 
+mod black_box;
 mod pages;
 
+pub use black_box::uncompiled_tests;
 pub use pages::paths;
 
 /// The crates from the bottom up. A crate may depend on those before it, never on those after it.

@@ -130,6 +130,20 @@ fn sources_contain_no_markers_of_unfinished_work() {
 }
 
 #[test]
+fn every_file_of_tests_is_compiled() {
+    holds(rules::uncompiled_tests);
+    let tree = Tree::new("uncompiled");
+    tree.write("tests/tests/group/main.rs", "//! A group.\n\nmod a;\n");
+    tree.write("tests/tests/group/a.rs", "//! A.\n");
+    // One that is a binary itself.
+    tree.write("tests/tests/c.rs", "//! C.\n");
+    let broken = || rules::uncompiled_tests(&tree.0).expect("the sources can be read");
+    assert_eq!(broken(), Vec::<String>::new());
+    tree.write("tests/tests/group/b.rs", "//! B.\n");
+    assert!(broken().join("\n").contains("main.rs has no line `mod b;`"), "{:?}", broken());
+}
+
+#[test]
 fn a_type_name_means_one_thing() {
     holds(rules::type_names);
     let tree = Tree::new("type-names");

@@ -30,7 +30,7 @@ mod proxies;
 mod script;
 
 /// How long a test waits for what it would then report as missing.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 /// How many cases there are at least.
 const CASES_LEAST: usize = 150;

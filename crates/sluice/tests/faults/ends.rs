@@ -59,7 +59,7 @@ fn responded() -> Seen {
 
 fn idle() -> Seen {
     let origin = Origin::start("a");
-    let sluice = start(&web_with(", idle_timeout: 100ms", &[origin.addr().to_string()], "", ""));
+    let sluice = start(&web_with(", idle_timeout: 2s", &[origin.addr().to_string()], "", ""));
     let mut client = Client::connect(sluice.addr("web"));
     assert_eq!(client.get("a", "/").status(), 200);
     assert!(client.rest().is_empty());

@@ -1,7 +1,7 @@
 //! The parts of a case, and its observation.
 
 use std::io::Write as _;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use serde_json::Value;
 use sluice_testkit::origin::{Client, Message};
@@ -202,7 +202,7 @@ pub(crate) fn quoted(addresses: &[String]) -> String {
 
 /// An address without a listener.
 pub(crate) fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], sluice_testkit::tools::free_port()).into()
 }
 
 /// Requests `/` from `web`; returns the response in one line.

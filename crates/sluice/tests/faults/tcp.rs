@@ -178,19 +178,20 @@ fn proxy(trust: &str, words: &str, reason: &str) -> Seen {
 
 /// The observation for a client that sends `words` to a listener with a chain for HTTP only.
 fn inspected(words: &str, reason: &str) -> Seen {
-    let (sluice, _echo) = inspecting("{ match: { protocol: http1 }, relay: up }");
+    let timeout = if words.is_empty() { ", timeout: 300ms" } else { ", timeout: 60s" };
+    let (sluice, _echo) = inspecting_with(timeout, "{ match: { protocol: http1 }, relay: up }");
     let heard = say(&sluice, "db", words);
     Seen::of(&sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }
 
 fn inspecting(chain: &str) -> (Running, Server) {
-    inspecting_with("", chain)
+    inspecting_with(", timeout: 60s", chain)
 }
 
 fn inspecting_with(more: &str, chain: &str) -> (Running, Server) {
     let echo = Server::echo();
     let sluice = start(&format!(
-        "listeners: [{{ name: db, address: 127.0.0.1:0, inspect: {{ timeout: 300ms, on_timeout: close{more} }}, chains: [{chain}] }}]\n\
+        "listeners: [{{ name: db, address: 127.0.0.1:0, inspect: {{ on_timeout: close{more} }}, chains: [{chain}] }}]\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         echo.addr()
     ));
@@ -218,7 +219,7 @@ fn inspect_closed() -> Seen {
 /// A ClientHello with a post-quantum key exchange is larger than one kibibyte.
 fn too_large() -> Seen {
     let (sluice, _echo) =
-        inspecting_with(", bytes: 1KiB", "{ match: { sni: db.test }, relay: up }");
+        inspecting_with(", timeout: 60s, bytes: 1KiB", "{ match: { sni: db.test }, relay: up }");
     let seen = hello(&sluice, "inspect.too_large");
     seen.at("127.0.0.1:")
 }

@@ -64,12 +64,16 @@ pub(crate) const CASES: &[Fault] = &[
 
 /// A listener `db` that terminates TLS for `db.test`, in front of an echo server.
 fn terminating(more: &str) -> (Running, Server) {
+    terminating_within("60s", more)
+}
+
+fn terminating_within(timeout: &str, more: &str) -> (Running, Server) {
     let kit = Sluice::new().workers(1);
     let authority = Authority::new(kit.folder());
     authority.issue("db", &["db.test"]);
     let echo = Server::echo();
     let sluice = kit.start(&format!(
-        "listeners: [{{ name: db, address: 127.0.0.1:0, relay: up, tls: {{ certificates: [{{ cert: db.pem, key: db.key }}], handshake_timeout: 300ms{more} }} }}]\n\
+        "listeners: [{{ name: db, address: 127.0.0.1:0, relay: up, tls: {{ certificates: [{{ cert: db.pem, key: db.key }}], handshake_timeout: {timeout}{more} }} }}]\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         echo.addr()
     ));
@@ -77,7 +81,8 @@ fn terminating(more: &str) -> (Running, Server) {
 }
 
 fn said(bytes: &[u8], reason: &str) -> Seen {
-    let (sluice, _echo) = terminating("");
+    let timeout = if reason == "tls.timeout" { "300ms" } else { "60s" };
+    let (sluice, _echo) = terminating_within(timeout, "");
     let heard = say(&sluice, "db", bytes);
     Seen::of(&sluice, reason).heard(heard).at("\"db\"").at("127.0.0.1:")
 }

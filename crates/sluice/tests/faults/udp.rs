@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
 use sluice_testkit::{Running, Sluice, wait};
 
-use crate::kit::{Fault, Seen, quoted, start, start_to_stop};
+use crate::kit::{Fault, Seen, nobody, quoted, start, start_to_stop};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault { name: "Nothing listens at the endpoint of a flow", reason: "flow.icmp", inject: icmp },
@@ -66,7 +66,7 @@ fn of_reason(sluice: &Running, reason: &str) -> Option<()> {
 }
 
 fn icmp() -> Seen {
-    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = nobody();
     let sluice = start(&listening("up", &gone.to_string(), ""));
     let client = udp_client();
     send_until(&sluice, &client, || of_reason(&sluice, "flow.icmp"));
@@ -86,12 +86,11 @@ fn table_full() -> Seen {
     let sluice = start_to_stop(&format!(
         "{yaml}limits: {{ flow_table_entries: 16 }}\ndrain: {{ timeout: 100ms }}\n"
     ));
-    let clients: Vec<UdpSocket> = (0..17).map(|_| udp_client()).collect();
-    for client in &clients[..16] {
-        client.send_to(b"query", sluice.addr("dns")).unwrap();
-        client.recv_from(&mut [0; 16]).unwrap();
-    }
-    clients[16].send_to(b"query", sluice.addr("dns")).unwrap();
+    // A flow that has been idle for a second makes room; none has once all of them are new.
+    wait::until("a full table", || {
+        udp_client().send_to(b"query", sluice.addr("dns")).unwrap();
+        of_reason(&sluice, "flow.table_full")
+    });
     Seen::of(&sluice, "flow.table_full").at("\"dns\"").at("127.0.0.1:")
 }
 

@@ -195,7 +195,7 @@ fn a_fetch_waits_while_enough_others_are_in_flight_and_ends_with_its_last_handle
         while stalls.attempts() == 0 {
             tokio::task::yield_now().await;
         }
-        let schedule = FetchSchedule { timeout: Duration::from_secs(1), ..on_demand() };
+        let schedule = FetchSchedule { timeout: Duration::from_secs(60), ..on_demand() };
         let second = fetches.declare::<Words>(Arc::new(waits.clone()), schedule);
         fetches.start(&runner);
         let soon = worker.now().after(Duration::from_millis(5));

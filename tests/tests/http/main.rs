@@ -1,0 +1,18 @@
+//! HTTP/1 and HTTP/2: messages, routes, filters, scripts, hostile clients and endpoints.
+//!
+//! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
+
+mod cross_origin;
+mod forwarding;
+mod http1;
+mod http2;
+mod http2_cases;
+mod http_bulk;
+mod http_filters;
+mod http_hostile;
+mod http_routes;
+mod http_soak;
+mod lua;
+mod request_memory;
+mod route_matching;
+mod values;

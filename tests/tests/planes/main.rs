@@ -1,0 +1,8 @@
+//! Files of Envoy, and control planes.
+//!
+//! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
+
+mod envoy;
+mod last_good;
+mod xds;
+mod xds_parts;

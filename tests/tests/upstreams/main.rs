@@ -1,0 +1,13 @@
+//! Clusters: where endpoints come from, which of them gets traffic, and what becomes of those that fail.
+//!
+//! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
+
+mod balancing;
+mod by_name;
+mod discovery;
+mod endpoint_changes;
+mod health_checks;
+mod https_records;
+mod outliers;
+mod subsets;
+mod zones;
