@@ -33,7 +33,9 @@ mod guards;
 mod headers;
 mod health;
 mod http;
+mod limit_cases;
 mod listeners;
+mod loops;
 mod matched_filters;
 mod matching;
 mod metadata;
@@ -53,13 +55,16 @@ mod scripts;
 mod secrets;
 mod services;
 mod set_metadata;
+mod socket_matches;
 mod sockets;
+mod subsets;
 mod switches;
 mod tcp;
 mod texts;
 mod tls;
 mod tokens;
 mod trees;
+mod udp;
 mod units;
 mod validation;
 
@@ -91,6 +96,8 @@ struct Mapping<'a> {
     logs: access_logs::Loggers,
     /// Clusters that the file names and does not have, where Envoy takes that: their native names.
     missing_clusters: Vec<(Arc<str>, Span)>,
+    /// One of them, for chains that lead nowhere.
+    nowhere: Option<Arc<str>>,
     /// The filter of the connection manager that verifies tokens, until it is mapped.
     tokens: Option<Node>,
     /// Whether it is about some requests only.
@@ -107,8 +114,10 @@ struct Mapping<'a> {
     matched: HashMap<Arc<str>, Node>,
     /// What they note about requests.
     metadata: metadata::KnownMetadata,
-    /// Whether a cluster has subsets.
-    by_subset: bool,
+    /// The clusters with subsets, by their names in Envoy.
+    by_subset: HashSet<Arc<str>>,
+    /// The addresses of endpoints, by the names of their clusters in Envoy.
+    endpoints: HashMap<Arc<str>, Vec<String>>,
     /// The stage of the rate limits that a service of the connection manager is asked about.
     rate_stage: Option<u64>,
     /// The cluster of this process, from `node`.
@@ -117,6 +126,8 @@ struct Mapping<'a> {
     plane: Option<PlaneNames>,
     /// The clusters of planes that were named.
     named_clusters: HashSet<Arc<str>>,
+    /// Whether requests with high priority may reach clusters.
+    high_priority: bool,
     /// The listener of a plane that is mapped.
     routes_of: Arc<str>,
 }
@@ -149,6 +160,7 @@ impl<'a> Mapping<'a> {
             rule_names: UniqueNames::default(),
             logs: access_logs::Loggers::default(),
             missing_clusters: Vec::new(),
+            nowhere: None,
             tokens: None,
             tokens_by_case: false,
             requirements: HashMap::new(),
@@ -157,11 +169,13 @@ impl<'a> Mapping<'a> {
             filters_off: Vec::new(),
             matched: HashMap::new(),
             metadata: metadata::KnownMetadata::default(),
-            by_subset: false,
+            by_subset: HashSet::new(),
+            endpoints: HashMap::new(),
             rate_stage: None,
             own_cluster: None,
             plane: None,
             named_clusters: HashSet::new(),
+            high_priority: false,
             routes_of: "".into(),
         }
     }
@@ -236,6 +250,17 @@ impl<'a> Mapping<'a> {
             self.missing_clusters.push((native, of.place(field)));
         }
         self.cluster(name, of, field)
+    }
+
+    /// The native name of a cluster without endpoints, for chains of a file that lead nowhere.
+    fn cluster_without_endpoints(&mut self, span: Span) -> Arc<str> {
+        if let Some(native) = &self.nowhere {
+            return Arc::clone(native);
+        }
+        let native: Arc<str> = self.cluster_names.add("nowhere").into();
+        self.missing_clusters.push((Arc::clone(&native), span));
+        self.nowhere = Some(Arc::clone(&native));
+        native
     }
 
     /// A duration of at least a millisecond in the native form; zero is `none` or whatever `zero` says.

@@ -20,6 +20,8 @@ pub struct Edge {
     pub trusted_header: TrustedHeader,
     /// What to do with `Forwarded`.
     pub forwarded: Forwarded,
+    /// The scheme of all requests, whatever they report or arrive over.
+    pub scheme: Option<ClientScheme>,
 }
 
 impl Default for Edge {
@@ -28,7 +30,18 @@ impl Default for Edge {
             trusted_hops: 0,
             trusted_header: TrustedHeader::XForwardedFor,
             forwarded: Forwarded::Append,
+            scheme: None,
         }
+    }
+}
+
+sluice_core::choice! {
+    /// A scheme that requests are taken to have.
+    pub enum ClientScheme {
+        /// Plaintext.
+        Http = "http",
+        /// TLS.
+        Https = "https",
     }
 }
 
@@ -94,6 +107,9 @@ impl Edge {
 
     /// The scheme that the client used: what the trusted hop reports in the last entry, or else what Sluice saw itself.
     fn scheme(self, head: &Head, tls: bool) -> &'static str {
+        if let Some(scheme) = self.scheme {
+            return scheme.word();
+        }
         let last = || from_the_right(head, Known::XForwardedProto, 0);
         let forwarded = (self.trusted_hops > 0).then(last).flatten();
         match (forwarded, tls) {
@@ -300,5 +316,15 @@ mod tests {
                 proptest::prop_assert_ne!(source, peer());
             }
         }
+    }
+
+    #[test]
+    fn a_scheme_of_the_operator_counts_whatever_arrives() {
+        let https = Edge { scheme: Some(ClientScheme::Https), ..edge(1) };
+        let mut head = Head::request("GET", "http", "a.test", "/");
+        head.append(b"x-forwarded-proto", b"http");
+        https.apply(&mut head, Peer::Unknown, "", false);
+        assert_eq!(head.scheme(), "https");
+        assert_eq!(head.get_named(b"x-forwarded-proto"), Some(&b"https"[..]));
     }
 }

@@ -205,6 +205,8 @@ pub(crate) struct RequestTask {
     side_calls: Option<SideCallLog>,
     /// What the request had passed within this process when it arrived, if filters may need to know.
     arrived: HopCount,
+    /// Whether a tunnel ends here, by the rule.
+    ends_connect: bool,
     upload: Upload,
     /// The piece of the request that is still in the filters.
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
@@ -281,6 +283,7 @@ impl RequestTask {
             values: SharedValues::default(),
             side_calls: None,
             arrived: HopCount::default(),
+            ends_connect: false,
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,

@@ -7,9 +7,10 @@ use std::fmt;
 
 use sluice_codec::Known;
 use sluice_codec::names::is_token;
-use sluice_core::settings::{bind_entries, entries_of};
+use sluice_core::settings::{FieldShape, Plain, bind_entries, bind_scalar, entries_of};
 use sluice_core::value::{NamePattern, parse_authority, parse_name_pattern};
-use sluice_core::{Diags, Node, Path};
+use sluice_core::{Diags, Node, Path, Setting, Shape, Value};
+use sluice_l4::regexes::WholeRegex;
 
 /// A method.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct HeaderName(pub String);
 pub struct EditableHeader(pub String);
 
 /// Origins of web pages: scheme, host and port (RFC 6454 §4).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum OriginPattern {
     /// All.
     Any,
@@ -39,13 +40,50 @@ pub enum OriginPattern {
         /// The port, if it is not the scheme's own.
         port: Option<u16>,
     },
+    /// Those that a regex matches as a whole.
+    Like(WholeRegex),
+}
+
+sluice_core::section! {
+    /// Origins that a regex matches.
+    pub struct OriginRegex {
+        /// The regex, which must match the whole origin, scheme and port included.
+        pub regex: WholeRegex,
+    }
+}
+
+impl Setting for OriginPattern {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if matches!(node.value, Value::Map(_)) {
+            return OriginRegex::bind(node, at, diags).map(|of| Self::Like(of.regex));
+        }
+        bind_scalar(node, at, diags, "an origin or *", parse_origin_pattern)
+    }
+
+    fn shape() -> Shape {
+        let text = Shape::Text { what: "an origin or *", example: "https://*.example.com" };
+        let regex = FieldShape {
+            key: "regex",
+            doc: String::new(),
+            required: false,
+            default: None,
+            shape: WholeRegex::shape(),
+        };
+        Shape::Either(vec![text, Shape::Tagged(vec![regex])])
+    }
+
+    fn show(&self) -> Plain {
+        match self {
+            Self::Like(regex) => Plain::Map(vec![("regex".into(), regex.show())]),
+            other => Plain::Text(other.to_string()),
+        }
+    }
 }
 
 sluice_core::text_setting! {
     MethodName, "a method", "GET", parse_method, |method| method.0.clone();
     HeaderName, "a header name", "x-tier", parse_field_name, |name| name.0.clone();
     EditableHeader, "a header name", "x-debug", |text| editable_name(text).map(EditableHeader), |name| name.0.clone();
-    OriginPattern, "an origin or *", "https://*.example.com", parse_origin_pattern, ToString::to_string;
 }
 
 fn parse_method(text: &str) -> Result<MethodName, String> {
@@ -151,6 +189,7 @@ impl OriginPattern {
         let (scheme, host, port) = match self {
             Self::Any => return true,
             Self::Exact(exact) => return exact == origin,
+            Self::Like(regex) => return regex.0.is_match(origin),
             Self::Below { scheme, host, port } => (scheme, host, port),
         };
         let rest = origin.strip_prefix(scheme.as_str()).and_then(|rest| rest.strip_prefix("://"));
@@ -168,6 +207,7 @@ impl fmt::Display for OriginPattern {
         match self {
             Self::Any => f.write_str("*"),
             Self::Exact(origin) => f.write_str(origin),
+            Self::Like(regex) => f.write_str(regex.0.as_str()),
             Self::Below { scheme, host, port } => f.write_str(&origin_of(scheme, host, *port)),
         }
     }
@@ -239,6 +279,13 @@ mod tests {
             assert!(fits.iter().all(|origin| pattern.fits(origin)), "{pattern}");
             assert!(!others.iter().any(|origin| pattern.fits(origin)), "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_regex_matches_the_whole_origin() {
+        let pattern = OriginPattern::Like(WholeRegex::of(r"https?://.*\.example\.com").unwrap());
+        assert!(pattern.fits("https://a.example.com") && pattern.fits("http://b.example.com"));
+        assert!(!pattern.fits("https://a.example.com.evil.test") && !pattern.fits("null"));
     }
 
     #[test]

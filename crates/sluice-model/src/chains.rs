@@ -54,7 +54,7 @@ pub fn criteria(of: Option<&Match>) -> Criteria {
     Criteria {
         ports: port.clone(),
         destinations: destination.clone(),
-        names: sni.clone(),
+        names: sni.iter().map(|name| name.0.clone()).collect(),
         transports: transports.iter().copied().map(transport).collect(),
         alpn: alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect(),
         protocols: protocols.iter().copied().map(protocol).collect(),

@@ -121,7 +121,7 @@ fn redirecting(name: &Name, to: &Spanned<HttpsRedirect>) -> Rule {
     let HttpsRedirect { host, port } = &to.value;
     let redirect = Redirect {
         status: 308,
-        scheme: Some(Scheme::Https),
+        scheme: Some(Scheme("https".into())),
         host: host.clone().map(Authority),
         port: *port,
         ..Redirect::absent().expect("a redirect has no required fields")
@@ -275,7 +275,8 @@ mod tests {
         let table = config.routes.get("a.redirect").unwrap();
         let rule = table.iter().next().unwrap().rules.iter().next().unwrap();
         let redirect = rule.redirect.as_ref().unwrap();
-        assert_eq!((redirect.status, redirect.scheme), (308, Some(Scheme::Https)));
+        assert_eq!(redirect.status, 308);
+        assert_eq!(redirect.scheme, Some(Scheme("https".into())));
         for more in [("relay", text("app")), ("http", text("web")), ("tls", text("a.pem"))] {
             assert_eq!(listener(&[more]).1, ["short-and-long"]);
         }

@@ -381,7 +381,7 @@ mod tests {
 
     fn pair(bind: &str, target: &str) -> (UdpSocket, UdpSocket, SocketAddr) {
         let server: UdpSocket =
-            crate::listen::udp(bind.parse().unwrap(), 1, 1 << 20).unwrap().remove(0).into();
+            crate::listen::udp(bind.parse().unwrap(), 1, 1 << 20, false).unwrap().remove(0).into();
         let port = server.local_addr().unwrap().port();
         let client = UdpSocket::bind((target, 0)).unwrap();
         (server, client, SocketAddr::new(target.parse().unwrap(), port))

@@ -183,14 +183,14 @@ mod tests {
     #[test]
     fn sockets_of_this_process_are_nobodys_else() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let options = TcpOptions { backlog: 1, keepalive: false, fast_open: 0 };
+        let options = TcpOptions { backlog: 1, keepalive: false, fast_open: 0, freebind: false };
         let sockets = tcp(any, 2, options).unwrap();
         let at = std::net::TcpListener::from(sockets.into_iter().next().unwrap());
         let at = (at.local_addr().unwrap(), at);
         assert!(is_taken(at.0, Kind::Tcp));
         assert_eq!(sockets_on(at.0, Kind::Tcp).len(), 1);
         assert_eq!(of(at.0, Kind::Tcp), None);
-        let sockets = udp(any, 1, 1 << 16).unwrap();
+        let sockets = udp(any, 1, 1 << 16, false).unwrap();
         let at = std::net::UdpSocket::from(sockets.into_iter().next().unwrap());
         assert!(is_taken(at.local_addr().unwrap(), Kind::Udp));
         assert_eq!(of(at.local_addr().unwrap(), Kind::Udp), None);

@@ -23,6 +23,8 @@ pub struct TcpOptions {
     pub keepalive: bool,
     /// `TCP_FASTOPEN` queue length; 0 disables it.
     pub fast_open: u32,
+    /// `IP_FREEBIND`: the address need not be there yet.
+    pub freebind: bool,
 }
 
 /// Creates `count` TCP sockets that share `address`; with port 0 all use the port of the first.
@@ -45,6 +47,9 @@ pub fn tcp(address: SocketAddr, count: usize, options: TcpOptions) -> io::Result
         socket.set_tcp_nodelay(true)?;
         if options.keepalive {
             socket.set_keepalive(true)?;
+        }
+        if options.freebind {
+            set_freebind(&socket, address)?;
         }
         socket.bind(&address.into())?;
         if options.fast_open > 0 {
@@ -81,7 +86,12 @@ pub fn change_datagrams(socket: &impl AsFd, receive_buffer: usize) -> io::Result
 ///
 /// # Errors
 /// The error of `socket(2)`, `setsockopt(2)` or `bind(2)`.
-pub fn udp(address: SocketAddr, count: usize, receive_buffer: usize) -> io::Result<Vec<OwnedFd>> {
+pub fn udp(
+    address: SocketAddr,
+    count: usize,
+    receive_buffer: usize,
+    freebind: bool,
+) -> io::Result<Vec<OwnedFd>> {
     same_port(address, count, |address| {
         let socket = Socket::new(
             Domain::for_address(address),
@@ -97,9 +107,17 @@ pub fn udp(address: SocketAddr, count: usize, receive_buffer: usize) -> io::Resu
         if address.ip().is_unspecified() {
             crate::socket::set_packet_info(&socket, address.is_ipv4())?;
         }
+        if freebind {
+            set_freebind(&socket, address)?;
+        }
         socket.bind(&address.into())?;
         Ok(socket)
     })
+}
+
+/// Lets a socket be bound to an address that the machine does not have yet.
+fn set_freebind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) }
 }
 
 fn same_port(
@@ -218,7 +236,8 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, UdpSocket};
 
-    const OPTIONS: TcpOptions = TcpOptions { backlog: 16, keepalive: false, fast_open: 0 };
+    const OPTIONS: TcpOptions =
+        TcpOptions { backlog: 16, keepalive: false, fast_open: 0, freebind: false };
 
     #[test]
     fn sockets_of_one_address_share_the_port_that_the_first_was_given() {
@@ -228,12 +247,27 @@ mod tests {
         };
         let tcp: Vec<u16> = ports(tcp(any, 3, OPTIONS).unwrap()).collect();
         assert!(tcp[0] != 0 && tcp.iter().all(|port| *port == tcp[0]), "{tcp:?}");
-        let udp: Vec<u16> = udp(any, 2, 1 << 16)
+        let udp: Vec<u16> = udp(any, 2, 1 << 16, false)
             .unwrap()
             .into_iter()
             .map(|s| UdpSocket::from(s).local_addr().unwrap().port())
             .collect();
         assert_eq!(udp[0], udp[1]);
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_yet_can_be_listened_on() {
+        // Documentation addresses (RFC 5737, RFC 3849) are on no interface.
+        for text in ["192.0.2.7:0", "[2001:db8::7]:0"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let missing = tcp(address, 1, OPTIONS).unwrap_err();
+            if missing.kind() != io::ErrorKind::AddrNotAvailable {
+                continue;
+            }
+            let options = TcpOptions { freebind: true, ..OPTIONS };
+            assert!(tcp(address, 1, options).is_ok(), "{text}");
+            assert!(udp(address, 1, 1 << 16, true).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_kernel_and_the_rule_agree() {
-        let sockets = crate::listen::udp("127.0.0.1:0".parse().unwrap(), 3, 1 << 16).unwrap();
+        let sockets =
+            crate::listen::udp("127.0.0.1:0".parse().unwrap(), 3, 1 << 16, false).unwrap();
         by_connection_id(&sockets[0], 3).unwrap();
         let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
         let to = sockets[0].local_addr().unwrap();

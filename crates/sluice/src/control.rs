@@ -457,8 +457,12 @@ fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<Admin
     }
     match address {
         ListenAddress::Tcp(socket) => {
-            let options =
-                sluice_sys::listen::TcpOptions { backlog: 64, keepalive: true, fast_open: 0 };
+            let options = sluice_sys::listen::TcpOptions {
+                backlog: 64,
+                keepalive: true,
+                fast_open: 0,
+                freebind: false,
+            };
             let fd = sluice_sys::listen::tcp(*socket, 1, options).with_context(context)?.remove(0);
             let tcp = tokio::net::TcpListener::from_std(fd.into()).with_context(context)?;
             let address = tcp.local_addr()?.to_string();

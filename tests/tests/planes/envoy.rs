@@ -1,12 +1,14 @@
 //! Files of Envoy: run, validated, translated, measured.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use sluice_testkit::origin::{self, Client};
+use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::{Origin, Sluice, wait};
 use tempfile::TempDir;
 
@@ -130,6 +132,73 @@ fn requests_go_as_the_routes_say() {
     assert_eq!(origin::get(addr, "h", "/r/12").status(), 200);
     assert_eq!(up.requests().pop().unwrap().path(), "/number/12");
     assert_eq!(origin::get(addr, "h", "/r/x").status(), 404, "the regex is of the whole path");
+}
+
+#[test]
+fn a_tunnel_ends_here_and_its_bytes_go_to_the_cluster() {
+    let up = Server::start(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        stream.write_all(format!("got {}", String::from_utf8_lossy(&all)).as_bytes())
+    });
+    let end = |config: &str| {
+        format!(
+            r#"[{{ match: {{ connect_matcher: {{}} }}, route: {{ cluster: "up|stream", upgrade_configs: [{{ upgrade_type: CONNECT{config} }}] }} }}]"#
+        )
+    };
+    let envoy = Envoy::start(&web(up.addr(), &end(", connect_config: {}")));
+    let mut client = connect(envoy.addr("web"));
+    client.write_all(b"CONNECT db.test:5432 HTTP/1.1\r\nHost: db.test:5432\r\n\r\nabc").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let received = String::from_utf8(read_to_end(&mut client).1).unwrap();
+    assert!(received.starts_with("HTTP/1.1 200 "), "{received}");
+    assert!(received.ends_with("\r\n\r\ngot abc"), "nothing but the client's bytes: {received}");
+}
+
+#[test]
+fn chains_are_found_by_the_tags_of_a_service() {
+    let up = Server::start(|mut stream| stream.write_all(b"hello"));
+    let inspector = "{ name: t, typed_config: { '@type': t/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector } }";
+    let relay = "{ name: x, typed_config: { '@type': t/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: a } }";
+    let chain = |name: &str, filters: &str| {
+        format!(
+            "{{ filter_chain_match: {{ server_names: ['{name}'], transport_protocol: tls }}, filters: [{filters}] }}"
+        )
+    };
+    let chains = [chain("orders{mesh=default}", relay), chain("other{mesh=default}", "")];
+    let envoy = Envoy::start(&format!(
+        "{{ static_resources: {{ listeners: [{{ name: in, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, listener_filters: [{inspector}], filter_chains: [{}] }}], clusters: [{{ name: a, load_assignment: {{ cluster_name: a, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }} }}] }} }}",
+        chains.join(", "),
+        up.addr().port()
+    ));
+    for (name, expected) in
+        [("orders{mesh=default}", &b"hello"[..]), ("other{mesh=default}", b""), ("none", b"")]
+    {
+        let mut client = connect(envoy.addr("in"));
+        client.write_all(&hello_of(name)).unwrap();
+        let (_, received) = read_to_end(&mut client);
+        assert!(received.starts_with(expected), "{name}: {received:?}");
+        assert_eq!(received.starts_with(b"hello"), !expected.is_empty(), "{name}");
+    }
+}
+
+/// A ClientHello with this server name, which is not one of DNS.
+fn hello_of(name: &str) -> Vec<u8> {
+    let long = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&length[..], bytes].concat()
+    };
+    let entry = [&[0][..], &long(name.as_bytes())].concat();
+    let extension = [&[0, 0][..], &long(&long(&entry))].concat();
+    let versions = [0, 43, 0, 3, 2, 3, 4];
+    let extensions = long(&[&extension[..], &versions].concat());
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+    body.extend(extensions);
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let handshake = [&[1][..], &length[1..], &body].concat();
+    [&[22, 3, 1][..], &long(&handshake)].concat()
 }
 
 #[test]

@@ -18,23 +18,44 @@ const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGI
 #[derive(Debug, Default)]
 pub(super) struct Loggers {
     kinds: BTreeMap<&'static str, Vec<Node>>,
+    /// Those of listeners without relays, for connections.
+    of_listeners: Option<Vec<Node>>,
 }
+
+/// The kind of a connection's record.
+const CONNECTION: &str = "connection";
 
 impl Loggers {
     /// The logs in the native form.
-    pub(super) fn into_native(self) -> Vec<Node> {
+    pub(super) fn into_native(mut self) -> Vec<Node> {
+        if let Some(of_listeners) = self.of_listeners.filter(|logs| !logs.is_empty()) {
+            self.kinds.insert(CONNECTION, of_listeners);
+        }
         self.kinds.into_values().flatten().collect()
     }
 }
 
 impl Mapping<'_> {
-    /// The loggers of a listener, which Envoy asks when a connection ends. Each adds to those of its filters.
-    pub(super) fn logs_of_listener(&mut self, listener: &ProtoMessage) {
-        if listener.has("access_log") {
-            for log in listener.messages("access_log") {
-                log.all_without_effect();
+    /// The loggers of a listener, which Envoy asks when a connection ends. Each adds to those of its filters, of which those
+    /// of a `tcp_proxy` would write the same record.
+    pub(super) fn logs_of_listener(&mut self, listener: &ProtoMessage, relays: bool) {
+        if relays {
+            if listener.has("access_log") {
+                listener.messages("access_log").for_each(ProtoMessage::all_without_effect);
+                self.unsupported(listener, "access_log", "log in the filters of its chains");
             }
-            self.unsupported(listener, "access_log", "log in the filters of its chains");
+            return;
+        }
+        let mut logs = Vec::new();
+        for log in listener.messages("access_log") {
+            logs.extend(self.logger(log, CONNECTION));
+        }
+        let of_relays = self.logs.kinds.get(CONNECTION);
+        let known = self.logs.of_listeners.get_or_insert_with(|| logs.clone());
+        let agrees = *known == logs && (logs.is_empty() || of_relays.is_none_or(|of| *of == logs));
+        if !agrees {
+            let how = "all listeners write the same records of connections, and another one in this file has others";
+            self.unsupported(listener, "access_log", how);
         }
     }
 
@@ -44,7 +65,9 @@ impl Mapping<'_> {
         for log in of.messages("access_log") {
             logs.extend(self.logger(log, kind));
         }
-        let known = self.logs.kinds.get(kind).cloned();
+        let of_listeners = self.logs.of_listeners.as_ref().filter(|logs| !logs.is_empty());
+        let of_listeners = of_listeners.filter(|_| kind == CONNECTION).cloned();
+        let known = self.logs.kinds.get(kind).cloned().or(of_listeners);
         match known {
             None => {
                 self.logs.kinds.insert(kind, logs);

@@ -22,9 +22,10 @@ impl Mapping<'_> {
         let Some((matches, connect)) = route.message("match").map(|of| self.route_match(of)) else {
             return Vec::new();
         };
-        let Some((rule, filters)) = self.rule_of(route, connect, defaults) else {
+        let Some((rule, mut filters)) = self.rule_of(route, connect, defaults) else {
             return Vec::new();
         };
+        let of_route = self.limit_cases(route, &mut filters);
         let matches = match conditions {
             None => vec![matches],
             Some(all) => self.under_conditions(route, &matches, all),
@@ -32,7 +33,10 @@ impl Mapping<'_> {
         let mut rules = Vec::new();
         for matches in matches {
             let above = (&*defaults.http.cases, &defaults.filters);
-            rules.extend(self.split(matches, filters.clone(), above, route));
+            let own = (of_route.as_slice(), &NativeMap::new(route.span));
+            for (matches, filters) in self.split(matches, filters.clone(), own, route) {
+                rules.extend(self.split(matches, filters, above, route));
+            }
         }
         let rules = rules.into_iter().enumerate().map(|(index, (matches, filters))| {
             let mut rule = rule.clone();
@@ -197,6 +201,7 @@ impl Mapping<'_> {
                     continue;
                 }
                 let weight = cluster.number("weight").unwrap_or(0);
+                self.settings_of_share(cluster);
                 let mut share = NativeMap::new(cluster.span);
                 share.word("weight", weight, cluster.place("weight"));
                 if let Some(metadata) = cluster.message("metadata_match")
@@ -208,11 +213,14 @@ impl Mapping<'_> {
             }
             rule.map("split", split);
         }
+        let mut values = NativeMap::new(action.span);
         if let Some(metadata) = action.message("metadata_match")
-            && let Some(values) = self.subset(metadata)
+            && let Some(found) = self.subset(metadata)
         {
-            rule.map("endpoint_metadata", values);
+            values = found;
         }
+        self.noted_metadata(action, &mut values);
+        rule.map("endpoint_metadata", values);
         if let Some(plugin) = action.message("inline_cluster_specifier_plugin") {
             plugin.without_effect(&["is_optional"]);
             let extension = plugin.message("extension");
@@ -305,18 +313,23 @@ impl Mapping<'_> {
                 continue;
             };
             let on = upgrade.bool("enabled") != Some(false);
-            if upgrade.has("connect_config") {
-                self.unsupported(
-                    upgrade,
-                    "connect_config",
-                    "CONNECT is passed on, or ends at a cluster with `forward`",
-                );
-            }
             if kind == "connect" {
-                if on {
-                    rule.word("connect", true, upgrade.span);
+                match upgrade.message("connect_config") {
+                    Some(config) if on => {
+                        self.only_false(config, "allow_post", "a tunnel begins with CONNECT");
+                        if config.has("proxy_protocol_config") {
+                            let how = "nothing is sent before the bytes of the tunnel";
+                            self.unsupported(config, "proxy_protocol_config", how);
+                        }
+                        rule.word("connect", "terminate", upgrade.span);
+                    }
+                    None if on => rule.word("connect", true, upgrade.span),
+                    _ => {}
                 }
                 continue;
+            }
+            if upgrade.has("connect_config") {
+                self.unsupported(upgrade, "connect_config", "of other upgrades than CONNECT");
             }
             upgrades.retain(|known| known.text() != Some(&kind));
             if on {
@@ -391,8 +404,8 @@ impl Mapping<'_> {
                 mirror.text("cluster_header", header, policy.place("cluster_header"));
             }
             if let Some(fraction) = policy.message("runtime_fraction") {
-                if let Some(percent) = self.fraction(fraction, "default_value") {
-                    mirror.word("share", format!("{percent}%"), fraction.span);
+                if let Some(percent) = self.fine_fraction(fraction, "default_value") {
+                    mirror.word("share", percent, fraction.span);
                 }
                 if let Some(key) = fraction.text("runtime_key") {
                     mirror.text("runtime", key, fraction.place("runtime_key"));
@@ -435,27 +448,6 @@ impl Mapping<'_> {
             policy.texts("response_headers_to_copy").map(|(name, span)| quoted(name, span));
         follow.list("copy_headers", headers.collect(), policy.place("response_headers_to_copy"));
         rule.map("follow_redirects", follow);
-    }
-
-    /// The metadata of a subset, from `metadata_match`.
-    pub(super) fn subset(&mut self, metadata: &ProtoMessage) -> Option<NativeMap> {
-        let mut values = NativeMap::new(metadata.span);
-        for (namespace, item) in metadata.map("filter_metadata") {
-            let crate::message::ProtoValue::Json(node) = &item.value else { continue };
-            if &**namespace != "envoy.lb" {
-                continue;
-            }
-            for entry in node.entries().unwrap_or_default() {
-                match entry.node.text() {
-                    Some(text) => values.text(&entry.key, text, entry.node.span),
-                    None => {
-                        self.unsupported(metadata, "filter_metadata", "only single values are");
-                        return None;
-                    }
-                }
-            }
-        }
-        Some(values)
     }
 }
 

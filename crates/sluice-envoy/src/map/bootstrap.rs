@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluice_core::{Diags, Node};
 
-use super::{Mapping, native_name};
+use super::{Mapping, breakers, native_name};
 use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
@@ -58,6 +58,7 @@ pub fn map(
     mapping.runtime(bootstrap, &mut root);
     mapping.regex_engine(bootstrap);
     mapping.extensions(bootstrap);
+    mapping.high_priority = bootstrap.has("dynamic_resources");
     if let Some(resources) = bootstrap.message("static_resources") {
         mapping.resources(resources, &mut root);
     }
@@ -92,8 +93,15 @@ impl<'a> Mapping<'a> {
     fn resources(&mut self, resources: &'a ProtoMessage, root: &mut NativeMap) {
         self.secrets(resources);
         self.name_clusters(resources);
-        self.by_subset =
-            resources.messages("clusters").any(|cluster| cluster.has("lb_subset_config"));
+        // Listeners that come later, or were taken out of the file, may have such routes.
+        let all_known = resources.messages("listeners").next().is_some();
+        self.high_priority |= !all_known || breakers::asks_for_high_priority(resources);
+        for cluster in resources.messages("clusters") {
+            if let Some(name) = cluster.text("name").filter(|_| cluster.has("lb_subset_config")) {
+                self.by_subset.insert(name.clone());
+            }
+            self.note_endpoints(cluster);
+        }
         let mut clusters = NativeMap::new(resources.place("clusters"));
         for cluster in resources.messages("clusters") {
             if let Some((name, native)) = self.cluster_resource(cluster) {

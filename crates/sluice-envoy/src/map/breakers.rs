@@ -4,7 +4,7 @@
 //! without being told are written out.
 
 use super::Mapping;
-use crate::message::ProtoMessage;
+use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain};
 
 impl Mapping<'_> {
@@ -18,8 +18,11 @@ impl Mapping<'_> {
             all.find(|of| (&*of.choice("priority") == "HIGH") == high)
         };
         self.thresholds(thresholds(false), cluster, &mut limits);
-        self.thresholds(thresholds(true), cluster, &mut high);
-        limits.map("high", high);
+        // Where nothing asks for them, those that Envoy has without being told are left out.
+        if self.high_priority || thresholds(true).is_some() {
+            self.thresholds(thresholds(true), cluster, &mut high);
+            limits.map("high", high);
+        }
         if let Some(breakers) = breakers {
             for of in breakers.messages("per_host_thresholds") {
                 of.without_effect(&["priority", "track_remaining"]);
@@ -79,6 +82,27 @@ impl Mapping<'_> {
             budget.without_effect(&["budget_interval"]);
         }
     }
+}
+
+/// The type of a connection manager.
+const MANAGER: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// Whether a route asks for high priority, or may: one that comes on its own.
+pub(super) fn asks_for_high_priority(of: &ProtoMessage) -> bool {
+    let asks = match of.type_name() {
+        "envoy.config.route.v3.RouteAction" => {
+            let priority = of.peek("priority").map(|field| &field.value);
+            matches!(priority, Some(ProtoValue::Enum(_, Some(word))) if &**word == "HIGH")
+        }
+        MANAGER => of.has("rds") || of.has("scoped_routes"),
+        _ => false,
+    };
+    let mut below = false;
+    for field in &of.fields {
+        field.value.messages(&mut |inner| below = below || asks_for_high_priority(inner));
+    }
+    asks || below
 }
 
 fn limits_span(cluster: &ProtoMessage) -> sluice_core::Span {

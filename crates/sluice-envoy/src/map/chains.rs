@@ -40,7 +40,7 @@ impl Mapping<'_> {
         }
         self.metadata = KnownMetadata::default();
         let filters: Vec<&ProtoMessage> = chain.messages("filters").collect();
-        let mut before = Vec::new();
+        let (mut before, mut refuses) = (Vec::new(), false);
         for (index, filter) in filters.iter().enumerate() {
             filter.without_effect(&["name"]);
             let Some(config) = filter.message("typed_config") else {
@@ -49,7 +49,10 @@ impl Mapping<'_> {
             };
             let last = index + 1 == filters.len();
             match config.descriptor.name() {
-                "TcpProxy" if last => self.tcp_proxy(config, &mut native),
+                "TcpProxy" if last => {
+                    refuses |= self.is_loop(config, listener);
+                    self.tcp_proxy(config, &mut native);
+                }
                 "HttpConnectionManager" if last => self.http(config, &mut native),
                 "TcpProxy" | "HttpConnectionManager" => {
                     self.unsupported(
@@ -61,12 +64,25 @@ impl Mapping<'_> {
                 _ => before.extend(self.network_filter(config)),
             }
         }
-        if filters.is_empty() {
+        if filters.is_empty() && self.plane.is_some() {
             self.unsupported(chain, "filters", "a chain without filters closes every connection");
             return None;
         }
+        if filters.is_empty() {
+            let how = "a chain without filters closes connections; here it refuses them";
+            self.differs(chain, "filters", how);
+            let none = self.cluster_without_endpoints(chain.span);
+            native.set("relay", single("cluster", quoted(&none, chain.span)));
+            before.push(deny_all("no-filters", chain.span));
+        }
+        if refuses {
+            // The relay would be an error: it is replaced by one that leads nowhere.
+            let none = self.cluster_without_endpoints(chain.span);
+            native.set("relay", single("cluster", quoted(&none, chain.span)));
+            before.insert(0, deny_all("loop", chain.span));
+        }
         if self.chain_waits {
-            before.insert(0, deny_all(chain.span));
+            before.insert(0, deny_all("incomplete", chain.span));
         }
         native.list("filters", before, chain.place("filters"));
         Some(native.node())
@@ -233,7 +249,7 @@ impl Mapping<'_> {
     }
 }
 
-/// What a chain begins with if something of it has not come: it refuses every connection.
-fn deny_all(span: Span) -> Node {
-    single("rbac", single("deny", single("incomplete", everybody(span))))
+/// What a chain begins with that refuses every connection, because something of it has not come, or leads nowhere.
+fn deny_all(policy: &str, span: Span) -> Node {
+    single("rbac", single("deny", single(policy, everybody(span))))
 }

@@ -46,7 +46,7 @@ impl Mapping<'_> {
         self.outliers(cluster, &mut native);
         self.limits(cluster, &mut native);
         self.protocol(cluster, &mut native);
-        if let Some(socket) = cluster.message("transport_socket") {
+        if let Some(socket) = self.socket_of(cluster) {
             self.upstream_socket(socket, &mut native);
         }
         self.upstream_socket_options(cluster, &mut native);

@@ -234,11 +234,7 @@ impl Mapping<'_> {
         let every = bucket.duration("fill_interval").unwrap_or(ProtoDuration(0));
         match rate(tokens, every) {
             Some(rate) => native.word("requests", rate, bucket.span),
-            None => self.unsupported(
-                bucket,
-                "fill_interval",
-                "the rate must be a whole number a second, minute, hour or day",
-            ),
+            None => self.unsupported(bucket, "fill_interval", WHOLE_RATES),
         }
         if let Some(burst) = bucket.number("max_tokens") {
             native.word("burst", burst, bucket.place("max_tokens"));
@@ -376,8 +372,12 @@ fn inner_of(filter: Node) -> Node {
     }
 }
 
+/// What is said of a rate that cannot be written.
+pub(super) const WHOLE_RATES: &str =
+    "the rate must be a whole number a second, minute, hour or day";
+
 /// A rate as the native form writes it.
-fn rate(tokens: u64, every: ProtoDuration) -> Option<String> {
+pub(super) fn rate(tokens: u64, every: ProtoDuration) -> Option<String> {
     const UNITS: [(&str, i128); 4] = [
         ("s", 1_000_000_000),
         ("m", 60_000_000_000),

@@ -149,9 +149,17 @@ impl Mapping<'_> {
             let mut listed: Vec<u64> = numbers.collect();
             listed.sort_unstable();
             listed.dedup();
-            if listed != GRPC_SUCCESSES {
-                let why = "the failures are DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE and DATA_LOSS";
-                self.unsupported(grpc, "grpc_success_status", why);
+            let failures: Vec<Node> = (1..=16)
+                .filter(|status| !listed.contains(status))
+                .map(|status| plain(status, grpc.span))
+                .collect();
+            let places = grpc.has("grpc_success_status");
+            if places && !listed.contains(&0) {
+                self.unsupported(grpc, "grpc_success_status", "OK is always a success");
+            } else if places && failures.is_empty() {
+                self.unsupported(grpc, "grpc_success_status", "nothing would be a failure");
+            } else if places && listed != GRPC_SUCCESSES {
+                native.list("grpc_failures", failures, grpc.place("grpc_success_status"));
             }
         }
     }

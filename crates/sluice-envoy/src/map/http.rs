@@ -51,6 +51,12 @@ impl Mapping<'_> {
             _ => {}
         }
         self.client_address(hcm, &mut http);
+        if let Some(of) = hcm.message("scheme_header_transformation") {
+            self.only_false(of, "match_upstream", "endpoints are told the scheme of the client");
+            if let Some(scheme) = of.text("scheme_to_overwrite") {
+                http.text("scheme", scheme, of.place("scheme_to_overwrite"));
+            }
+        }
         self.path_hygiene(hcm, &mut http);
         self.http_limits(hcm, &mut http);
         self.http_versions(hcm, &mut http);

@@ -53,7 +53,7 @@ impl Mapping<'_> {
         if listener.is("use_original_dst") {
             self.unsupported_kind(listener, "use_original_dst", "");
         }
-        for field in ["transparent", "freebind", "enable_mptcp"] {
+        for field in ["transparent", "enable_mptcp"] {
             self.only_false(listener, field, "");
         }
         if let Some(balance) = listener.message("connection_balance_config")
@@ -68,7 +68,7 @@ impl Mapping<'_> {
         let udp = self.listen_addresses(listener, &mut native)?;
         self.socket_options(listener, &mut native);
         self.listener_filters(listener, &mut native);
-        let udp_proxy = native.has("relay");
+        let udp_proxy = native.has("relay") || native.has("chains");
         let mut chains: Vec<Node> = Vec::new();
         for chain in listener.messages("filter_chains") {
             chains.extend(self.chain(chain, listener, udp));
@@ -82,8 +82,11 @@ impl Mapping<'_> {
         if udp && !udp_proxy {
             // QUIC of the same chains.
             self.quic(listener, &mut native);
+        } else if udp && let Some(config) = listener.message("udp_listener_config") {
+            self.datagram_sizes(config, "downstream_socket_config");
         }
-        self.logs_of_listener(listener);
+        let relays = |of: &Node| of.get("relay").is_some();
+        self.logs_of_listener(listener, udp || chains.iter().any(relays));
         native.list("chains", chains, listener.place("filter_chains"));
         Some(native.node())
     }
@@ -119,6 +122,9 @@ impl Mapping<'_> {
         }
         if let Some(queue) = listener.number("tcp_fast_open_queue_length") {
             socket.word("fast_open", queue, listener.place("tcp_fast_open_queue_length"));
+        }
+        if listener.is("freebind") {
+            socket.word("freebind", true, listener.place("freebind"));
         }
         native.map("socket", socket);
     }

@@ -111,8 +111,8 @@ impl Mapping<'_> {
         if let Some(key) = fraction.text("runtime_key") {
             share.text("key", key, fraction.place("runtime_key"));
         }
-        let percent = self.fraction(fraction, "default_value")?;
-        share.word("percent", format!("{percent}%"), fraction.place("default_value"));
+        let percent = self.fine_fraction(fraction, "default_value")?;
+        share.word("percent", percent, fraction.place("default_value"));
         Some(share)
     }
 

@@ -22,6 +22,8 @@ pub(super) struct KnownMetadata {
     pub(super) by_scripts: bool,
     /// How many filters make values (`set_values`).
     pub(super) filters: usize,
+    /// The metadata that endpoints must have (`envoy.lb`): its key, and the value's whole name.
+    pub(super) of_endpoints: Vec<(String, String)>,
 }
 
 /// The value that stands for metadata.

@@ -23,13 +23,7 @@ impl Mapping<'_> {
             match matcher.text("exact") {
                 Some(origin) => origins.push(quoted(origin, matcher.span)),
                 None if any || prefix => origins.push(quoted("*", matcher.span)),
-                None => {
-                    for field in ["prefix", "suffix", "contains", "safe_regex"] {
-                        if matcher.has(field) {
-                            self.unsupported(matcher, field, "list the origins (`exact`)");
-                        }
-                    }
-                }
+                None => origins.extend(self.origin_regex(matcher, "")),
             }
         }
         native.list("origins", origins, policy.place("allow_origin_string_match"));
@@ -69,10 +63,10 @@ impl Mapping<'_> {
                     for scheme in ["http", "https"] {
                         origins.push(quoted(&format!("{scheme}://{host}"), matcher.span));
                     }
+                    matcher.without_effect(&["ignore_case"]);
                 }
-                None => self.unsupported(policy, "additional_origins", "only exact hosts are"),
+                None => origins.extend(self.origin_regex(matcher, "[^:]*://")),
             }
-            matcher.without_effect(&["ignore_case"]);
         }
         native.list("origins", origins, policy.place("additional_origins"));
         if let Some(shadow) = policy.message("shadow_enabled") {
@@ -80,6 +74,24 @@ impl Mapping<'_> {
             self.differs(policy, "shadow_enabled", "what would be refused is not counted");
         }
         self.always(policy, "filter_enabled")?.then(|| single("csrf", native.node()))
+    }
+
+    /// An origin that a matcher fits, as a regex, with what stands before what is compared.
+    fn origin_regex(&mut self, matcher: &ProtoMessage, before: &str) -> Option<Node> {
+        let condition = self.string_match(matcher)?;
+        let part = |key: &str| condition.get(key).and_then(|entry| entry.node.text());
+        let regex = match (condition.text(), part("regex")) {
+            (Some(exact), _) => regex::escape(exact),
+            (_, Some(regex)) => format!("(?:{regex})"),
+            _ => {
+                let escaped = |key: &str| part(key).map(regex::escape);
+                let prefix = escaped("prefix").map(|text| format!("{text}.*"));
+                let suffix = || escaped("suffix").map(|text| format!(".*{text}"));
+                let contains = || escaped("contains").map(|text| format!(".*{text}.*"));
+                prefix.or_else(suffix).or_else(contains)?
+            }
+        };
+        Some(single("regex", quoted(&format!("{before}{regex}"), matcher.span)))
     }
 
     /// Whether a share of requests is all of them or none; `None` if it is neither, which is reported.

@@ -291,8 +291,9 @@ impl Mapping<'_> {
         place: &ProtoMessage,
         values: &mut Vec<Node>,
     ) {
-        if &**namespace == "envoy.lb" && (self.by_subset || self.plane.is_some()) {
-            let how = "subsets of endpoints are chosen by `metadata_match` of routes only";
+        let picks = &**namespace == "envoy.lb";
+        if picks && self.plane.is_some() {
+            let how = "in what planes send, subsets are chosen by `metadata_match` of routes only";
             self.unsupported_at(place, how);
             return;
         }
@@ -303,6 +304,9 @@ impl Mapping<'_> {
         };
         value.text("name", &name, place.span);
         values.push(value.node());
+        if picks {
+            self.metadata.of_endpoints.push((path.to_owned(), format!("set.{name}")));
+        }
     }
 
     fn set_values(&mut self, values: Vec<Node>, config: &ProtoMessage) -> Option<Node> {

@@ -37,6 +37,20 @@ impl Mapping<'_> {
         }
     }
 
+    /// Settings of a weighted cluster for filters. Those for filters that the chain does not have are without effect.
+    pub(super) fn settings_of_share(&mut self, share: &ProtoMessage) {
+        for (name, item) in share.map("typed_per_filter_config") {
+            let ProtoValue::Message(config) = &item.value else { continue };
+            if self.chain_filters.contains_key(name) {
+                let how = "a route has settings for filters, not one of its clusters";
+                self.unsupported_at(config, how);
+            } else {
+                config.all_without_effect();
+                self.without_filter(config);
+            }
+        }
+    }
+
     /// Adds the settings for the filter of that name.
     fn filter_override(&mut self, name: &str, config: &ProtoMessage, filters: &mut NativeMap) {
         let settings = if config.type_name() == "envoy.config.route.v3.FilterConfig" {

@@ -1,8 +1,6 @@
-//! The TCP and UDP proxies.
+//! The TCP proxy.
 //!
 //! Owns: clusters, time-outs and hashing of relays. Refuses to know: how a chain is selected.
-
-use sluice_core::Node;
 
 use super::{Mapping, Zero};
 use crate::message::ProtoMessage;
@@ -59,52 +57,5 @@ impl Mapping<'_> {
         }
         self.logs_of(proxy, "connection");
         native.set("relay", relay.node());
-    }
-
-    /// A relay of datagrams, from a `UdpProxyConfig`.
-    pub(super) fn udp_proxy(&mut self, proxy: &ProtoMessage, native: &mut NativeMap) {
-        let mut relay = NativeMap::new(proxy.span);
-        proxy.without_effect(&["stat_prefix"]);
-        let cluster = self.udp_cluster(proxy);
-        if let Some(cluster) = cluster {
-            relay.set("cluster", cluster);
-        }
-        let idle = self.duration(proxy, "idle_timeout", Zero::Refused);
-        relay.set("idle_timeout", idle.unwrap_or_else(|| plain("60s", proxy.span)));
-        if proxy.is("use_per_packet_load_balancing") {
-            relay.word("per_packet", true, proxy.place("use_per_packet_load_balancing"));
-        }
-        for policy in proxy.messages("hash_policies") {
-            if policy.is("source_ip") {
-                relay.word("hash", "source_ip", policy.span);
-            } else if let Some(key) = policy.text("key") {
-                let key = crate::native::quoted(key, policy.span);
-                relay.set("hash", crate::native::single("key", key));
-            }
-        }
-        self.logs_of(proxy, "flow");
-        native.set("relay", relay.node());
-    }
-
-    /// The cluster of a UDP proxy: the one it names, or that of a matcher that always says the same.
-    fn udp_cluster(&mut self, proxy: &ProtoMessage) -> Option<Node> {
-        if let Some(name) = proxy.text("cluster") {
-            let name = self.cluster(name, proxy, "cluster");
-            return Some(crate::native::quoted(&name, proxy.place("cluster")));
-        }
-        let matcher = proxy.message("matcher")?;
-        if matcher.has("matcher_list") || matcher.has("matcher_tree") {
-            for field in ["matcher_list", "matcher_tree"] {
-                if matcher.has(field) {
-                    self.unsupported(matcher, field, "only `on_no_match` is");
-                }
-            }
-            return None;
-        }
-        let action = matcher.message("on_no_match")?.message("action")?;
-        action.without_effect(&["name"]);
-        let route = action.message("typed_config")?;
-        let name = self.cluster(route.text("cluster")?, route, "cluster");
-        Some(crate::native::quoted(&name, route.place("cluster")))
     }
 }

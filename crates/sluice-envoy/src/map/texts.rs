@@ -70,6 +70,23 @@ impl Mapping<'_> {
         None
     }
 
+    /// A percentage with up to four decimals as the native form writes it, from a `FractionalPercent`.
+    pub(super) fn fine_fraction(&mut self, of: &ProtoMessage, field: &str) -> Option<String> {
+        let percent = of.message(field)?;
+        let numerator = percent.number("numerator").unwrap_or(0);
+        let millionths = match &*percent.choice("denominator") {
+            "TEN_THOUSAND" => numerator * 100,
+            "MILLION" => numerator,
+            _ => numerator * 10_000,
+        };
+        let millionths = millionths.min(1_000_000);
+        let decimals = format!("{:04}", millionths % 10_000);
+        Some(match decimals.trim_end_matches('0') {
+            "" => format!("{}%", millionths / 10_000),
+            decimals => format!("{}.{decimals}%", millionths / 10_000),
+        })
+    }
+
     /// A whole percentage, from a `Percent`.
     pub(super) fn percent(&mut self, of: &ProtoMessage, field: &str) -> Option<Node> {
         let percent = of.message(field)?;

@@ -4,7 +4,7 @@
 //! requirement that cannot be written exactly is an error: without it, somebody would get in.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use sluice_core::{Node, Span, Value};
 
@@ -282,7 +282,12 @@ impl Mapping<'_> {
             if let Some(path) = local.text("filename") {
                 native.text("jwks_file", path, local.span);
             } else {
-                let text = self.given_text(local)?;
+                let mut text = self.given_text(local)?;
+                if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
+                    let how = "these keys are not JSON: every token is refused, as in Envoy";
+                    self.differs(of, "local_jwks", how);
+                    text = Arc::clone(key_of_nobody());
+                }
                 native.text("jwks", &text, local.span);
             }
             return Some(());
@@ -337,4 +342,17 @@ impl Mapping<'_> {
         from.list("cookies", cookies, of.span);
         native.map("from", from);
     }
+}
+
+/// A key that nobody can sign with: what belongs to it is forgotten.
+fn key_of_nobody() -> &'static Arc<str> {
+    static KEY: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let pair = rcgen::KeyPair::generate();
+        // The format of the point, then both coordinates.
+        let point = pair.as_ref().map_or(&[][..], |pair| pair.public_key_raw());
+        let (x, y) = point.get(1..).unwrap_or_default().split_at(point.len().saturating_sub(1) / 2);
+        let [x, y] = [x, y].map(|part| data_encoding::BASE64URL_NOPAD.encode(part));
+        format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}"}}]}}"#).into()
+    });
+    &KEY
 }

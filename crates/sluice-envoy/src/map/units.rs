@@ -119,6 +119,7 @@ pub fn unit(
     let files = SecretFiles::read(message, UnknownFields::Refuse, &mut Sources::default(), diags);
     let mut mapping = Mapping::new(&files, around.secrets, message.span, diags);
     mapping.plane = Some(std::mem::take(names));
+    mapping.high_priority = true;
     if let Some(resources) = around.resources {
         mapping.secrets(resources);
     }

@@ -212,7 +212,14 @@ impl<'a> Mapping<'a> {
             if *kind != "ip" || is_address {
                 names.push(quoted(&format!("{kind}:{text}"), matcher.span));
             } else if kinds.len() == 1 && matcher.has("prefix") {
-                self.unsupported(matcher, "prefix", "an IP address is compared whole");
+                let of_address =
+                    |letter: char| letter.is_ascii_hexdigit() || ".:*".contains(letter);
+                if text.chars().all(of_address) {
+                    self.unsupported(matcher, "prefix", "an IP address is compared whole");
+                } else {
+                    let how = "no IP address begins so, so no certificate has one";
+                    self.differs(matcher, "prefix", how);
+                }
             } else if kinds.len() == 1 {
                 self.differs(matcher, "exact", "it is no IP address, so no certificate has it");
             }

@@ -6,6 +6,7 @@ use sluice_core::{Node, Severity, Value, ValueDef};
 
 use crate::{UnknownFields, load_text};
 
+mod chains;
 mod clients;
 mod clusters;
 mod filters;

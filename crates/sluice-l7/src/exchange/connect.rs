@@ -77,7 +77,7 @@ impl RequestTask {
     ) -> Result<UpstreamStream, AttemptError> {
         let worker = Rc::clone(self.worker());
         let h1 = Rc::clone(&self.manager.h1);
-        let tunnels = self.is_tunnel() && pool.handle.forwards();
+        let tunnels = self.ends_tunnel(pool);
         let class = TrafficClass::Request;
         let version = self.summary.version;
         let early = self.may_go_early();

@@ -104,6 +104,7 @@ impl RequestTask {
         let rule = target.rule();
         let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
+        self.ends_connect = options.ends_connect;
         if options.follow.is_some() {
             self.note_target(&target);
         }
@@ -114,7 +115,7 @@ impl RequestTask {
         let worker = Rc::clone(self.worker());
         let pools = &self.manager.shared.pools;
         let pool = pools.to_class(&target.cluster, options.class, &worker);
-        let subset = target.endpoint_match().map(|of| of.key(&self.request));
+        let subset = target.endpoint_match().map(|of| of.key(&self.request, &self.values));
         if !options.mirrors.is_empty() {
             self.begin_mirrors(&target);
         }

@@ -18,7 +18,7 @@ use sluice_upstream::Cluster;
 use super::{RequestTask, RouteTarget};
 use crate::hop_count::HopCount;
 use crate::pools::ClusterPool;
-use crate::routes::MirrorTarget;
+use crate::routes::{MirrorTarget, RuntimeShare};
 use crate::side_calls::MirrorCopy;
 
 /// How long a copy may take if the rule has no time-out.
@@ -92,8 +92,8 @@ impl RequestTask {
         let runtime = &self.manager.plan.runtime;
         let mut copies = Vec::new();
         for mirror in &options.mirrors {
-            let set = mirror.share.key.as_deref().and_then(|key| runtime.number(key));
-            if worker.random_below(100) as u64 >= set.unwrap_or(mirror.share.percent) {
+            let drawn = worker.random_below(RuntimeShare::STEPS) as u64;
+            if !mirror.share.takes(drawn, runtime) {
                 continue;
             }
             let Some(cluster) = self.mirror_cluster(target, &mirror.to) else { continue };

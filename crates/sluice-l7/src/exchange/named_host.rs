@@ -28,6 +28,11 @@ impl RequestTask {
         self.method == Method::Connect && self.request.upgrade().is_none()
     }
 
+    /// Whether the request asks for a tunnel that ends here: endpoints get its bytes alone.
+    pub(super) fn ends_tunnel(&self, pool: &ClusterPool) -> bool {
+        self.is_tunnel() && (self.ends_connect || pool.handle.forwards())
+    }
+
     /// The endpoint of the host that the request names, after its rule has rewritten it; waits for its look-up.
     pub(super) async fn named_endpoint(
         &mut self,

@@ -42,6 +42,9 @@ sluice_core::section! {
         pub min_rate: Option<NonZeroU32>,
         /// Statuses below 500 that count as failures, too; ranges such as 400-499 are possible.
         pub failures: Vec<StatusRange>,
+        /// The statuses of gRPC that count as failures, in place of DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL,
+        /// UNAVAILABLE and DATA_LOSS; numbers from 1 to 16.
+        pub grpc_failures: Vec<u32>,
         /// The status of the response to a refused request, from 400 to 599.
         pub status: u16 = "503",
     }
@@ -108,6 +111,9 @@ impl AdmissionControl {
         if self.aggression.0 < 1000 {
             return Some(("aggression", "`aggression` must be at least 1"));
         }
+        if self.grpc_failures.iter().any(|status| !(1..=16).contains(status)) {
+            return Some(("grpc_failures", "`grpc_failures` are numbers from 1 to 16"));
+        }
         let wrong = self.failures.iter().any(|range| range.high >= 500);
         let why = "`failures` are statuses below 500; those from 500 count anyway";
         wrong.then_some(("failures", why))
@@ -130,6 +136,10 @@ impl HttpFilterPlan for AdmissionControlPlan {
         Rc::new(AdmissionControlFilter {
             status: self.settings.status,
             failures: self.settings.failures.clone(),
+            grpc_failures: match &*self.settings.grpc_failures {
+                [] => GRPC_FAILURES.to_vec(),
+                own => own.to_vec(),
+            },
             plan: self.plan,
             results: self.results.of(owner, worker, |_| RecentResults::default()),
             counted: CounterSet::default(),
@@ -142,6 +152,7 @@ impl HttpFilterPlan for AdmissionControlPlan {
 struct AdmissionControlFilter {
     status: u16,
     failures: Vec<StatusRange>,
+    grpc_failures: Vec<u32>,
     plan: AdmissionPlan,
     results: Arc<RecentResults>,
     counted: CounterSet<&'static str>,
@@ -151,8 +162,8 @@ struct AdmissionControlFilter {
 /// Marks a request that was let in.
 struct LetIn;
 
-/// The statuses of gRPC that count as failures: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, INTERNAL, UNAVAILABLE and
-/// DATA_LOSS.
+/// The statuses of gRPC that count as failures unless others are listed: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED,
+/// INTERNAL, UNAVAILABLE and DATA_LOSS.
 const GRPC_FAILURES: [u32; 6] = [4, 8, 10, 13, 14, 15];
 
 /// A random number has so many steps.
@@ -180,7 +191,7 @@ impl AdmissionControlFilter {
             return None;
         }
         if let Some(status) = summary.grpc_status {
-            return Some(!GRPC_FAILURES.contains(&status));
+            return Some(!self.grpc_failures.contains(&status));
         }
         let succeeded = (1..500).contains(&summary.status);
         let fails = |range: &StatusRange| (range.low..=range.high).contains(&summary.status);

@@ -21,7 +21,7 @@ use crate::words::{HeaderName, MethodName, OriginPattern};
 sluice_core::section! {
     /// Lets scripts of other sites read responses (CORS), and responds to the preflight requests of browsers.
     pub struct Cors {
-        /// The origins whose scripts may read responses; `*` for all.
+        /// The origins whose scripts may read responses; `*` for all, `{ regex: REGEX }` for those that it matches.
         pub origins: Vec<Spanned<OriginPattern>>,
         /// The methods that they may use besides GET, HEAD and POST, which browsers always allow.
         pub methods: Vec<MethodName>,

@@ -24,7 +24,8 @@ sluice_core::choice! {
 sluice_core::section! {
     /// Refuses requests that change state and come from pages of other sites (CSRF).
     pub struct Csrf {
-        /// Origins whose pages may make such requests besides those of the host of the request.
+        /// Origins whose pages may make such requests besides those of the host of the request; `{ regex: REGEX }` for those
+        /// that it matches.
         pub origins: Vec<Spanned<OriginPattern>>,
         /// What becomes of a request that does not say which page it comes from.
         pub without_origin: WithoutOrigin = "refuse",

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use sluice_codec::{Known, Version};
 use sluice_core::connection::TlsFacts;
+use sluice_core::fine_percent::{FinePercent, PERCENT};
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, choice};
 use sluice_l4::rbac::conn::ConnSubject;
@@ -14,6 +15,7 @@ use sluice_l4::rbac::conn::ConnSubject;
 use super::{GrpcMatch, RouteInput};
 use crate::expression::{RequestAttributes, RequestExpression};
 use crate::header_values::{cookie, media_type, query_parameter};
+use crate::runtime::Runtime;
 use crate::value_match::ValueMatch;
 
 /// Conditions besides the path; an empty list imposes none.
@@ -86,7 +88,19 @@ pub struct RuntimeShare {
     /// The name of the runtime value that overrides `percent`, if there is one.
     pub key: Option<String>,
     /// The percentage, unless a runtime value overrides it.
-    pub percent: u64,
+    pub percent: FinePercent,
+}
+
+impl RuntimeShare {
+    /// The numbers that [`Self::takes`] tells apart.
+    pub const STEPS: usize = 100 * PERCENT as usize;
+
+    /// Whether a number drawn at random is within the share.
+    pub fn takes(&self, drawn: u64, runtime: &Runtime) -> bool {
+        let set = self.key.as_deref().and_then(|key| runtime.number(key));
+        let set = set.map(|percent| percent.saturating_mul(PERCENT.into()));
+        drawn % (Self::STEPS as u64) < set.unwrap_or_else(|| self.percent.0.into())
+    }
 }
 
 impl Conditions {
@@ -212,8 +226,7 @@ impl Conditions {
             }
         }
         if let Some(share) = &self.runtime {
-            let set = share.key.as_deref().and_then(|key| subject.runtime.number(key));
-            if subject.random % 100 >= set.unwrap_or(share.percent) {
+            if !share.takes(subject.random, subject.runtime) {
                 return Some("runtime");
             }
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use sluice_codec::Head;
+use sluice_core::SharedValues;
 use sluice_upstream::SubsetKey;
 
 /// The metadata that an endpoint must have.
@@ -15,24 +16,29 @@ pub struct EndpointMatch {
     pub fixed: Arc<SubsetKey>,
     /// Keys whose values are those of request headers. A header that is missing leaves its key out.
     pub headers: Vec<(Arc<str>, String)>,
+    /// Keys whose values are those that filters shared. One that is missing leaves its key out.
+    pub values: Vec<(Arc<str>, String)>,
 }
 
 impl EndpointMatch {
     /// The same for all requests.
     pub fn fixed(key: SubsetKey) -> Self {
-        Self { fixed: Arc::new(key), headers: Vec::new() }
+        Self { fixed: Arc::new(key), headers: Vec::new(), values: Vec::new() }
     }
 
     /// What a request asks for.
-    pub fn key(&self, request: &Head) -> Arc<SubsetKey> {
-        if self.headers.is_empty() {
+    pub fn key(&self, request: &Head, shared: &SharedValues) -> Arc<SubsetKey> {
+        if self.headers.is_empty() && self.values.is_empty() {
             return Arc::clone(&self.fixed);
         }
         let brought = self.headers.iter().filter_map(|(key, header)| {
             let value = request.get_named(header.as_bytes())?;
             Some((Arc::clone(key), String::from_utf8_lossy(value).into()))
         });
-        Arc::new(self.fixed.with(&SubsetKey::new(brought)))
+        let noted = self.values.iter().filter_map(|(key, name)| {
+            Some((Arc::clone(key), shared.named(name)?.to_string().into()))
+        });
+        Arc::new(self.fixed.with(&SubsetKey::new(brought.chain(noted))))
     }
 
     /// Both; where a key is in both, `other` counts.
@@ -40,13 +46,16 @@ impl EndpointMatch {
     pub fn with(&self, other: &Self) -> Self {
         let is_replaced = |key: &Arc<str>| {
             let mut keys = other.fixed.iter().map(|(key, _)| key);
-            keys.any(|other| other == key) || other.headers.iter().any(|(other, _)| other == key)
+            let mut brought = other.headers.iter().chain(&other.values);
+            keys.any(|other| other == key) || brought.any(|(other, _)| other == key)
         };
         let fixed = self.fixed.iter().filter(|(key, _)| !is_replaced(key));
         let headers = self.headers.iter().filter(|(key, _)| !is_replaced(key));
+        let values = self.values.iter().filter(|(key, _)| !is_replaced(key));
         Self {
             fixed: Arc::new(SubsetKey::new(fixed.chain(other.fixed.iter()).cloned())),
             headers: headers.chain(&other.headers).cloned().collect(),
+            values: values.chain(&other.values).cloned().collect(),
         }
     }
 }
@@ -59,7 +68,7 @@ mod tests {
         let fixed =
             SubsetKey::new(fixed.iter().map(|(key, value)| ((*key).into(), (*value).into())));
         let headers = headers.iter().map(|(key, name)| ((*key).into(), (*name).to_owned()));
-        EndpointMatch { fixed: Arc::new(fixed), headers: headers.collect() }
+        EndpointMatch { fixed: Arc::new(fixed), headers: headers.collect(), values: Vec::new() }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct RuleOptions {
     pub upgrades: Vec<String>,
     /// Whether CONNECT may be tunnelled to the cluster.
     pub connect: bool,
+    /// Whether the tunnel of CONNECT ends here, so that endpoints get its bytes alone.
+    pub ends_connect: bool,
 }
 
 impl Default for RuleOptions {
@@ -68,6 +70,7 @@ impl Default for RuleOptions {
             attempts_in_response: false,
             upgrades: vec!["websocket".into()],
             connect: false,
+            ends_connect: false,
         }
     }
 }

@@ -3,6 +3,7 @@ use crate::runtime::Runtime;
 use proptest::prelude::*;
 use sluice_codec::Version;
 use sluice_core::connection::Peer;
+use sluice_core::fine_percent::parse_fine_percent;
 use sluice_core::value::parse_name_pattern;
 use sluice_core::{Facts, Moment};
 use sluice_l4::inspect::tls::{SNI, TLS};
@@ -133,9 +134,9 @@ fn conditions_say_what_does_not_fit() {
     check(grpc("s.v1.S", None), &head, None);
     check(grpc("s.v1.S", Some("M")), &head, None);
     check(grpc("s.v1.S", Some("N")), &head, Some("grpc"));
-    let share = |percent| RuntimeShare { key: None, percent };
-    check(Conditions { runtime: Some(share(8)), ..none() }, &head, None);
-    check(Conditions { runtime: Some(share(7)), ..none() }, &head, Some("runtime"));
+    let share = |text| RuntimeShare { key: None, percent: parse_fine_percent(text).unwrap() };
+    check(Conditions { runtime: Some(share("0.0008%")), ..none() }, &head, None);
+    check(Conditions { runtime: Some(share("0.0007%")), ..none() }, &head, Some("runtime"));
 }
 
 sluice_core::values! {

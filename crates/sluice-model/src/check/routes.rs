@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use sluice_core::{Diags, Name, Path, Setting, Span, Spanned};
 use sluice_l7::routes::{EndpointMatch, RequestVersion};
 
-use crate::sections::routes::forwarding::RulePriority;
+use crate::sections::routes::forwarding::{ConnectMode, RulePriority};
 use crate::sections::routes::{HashKey, Rewrite, RouteTimeout, Rule, Share, ShareWeight, Shares};
 use crate::sections::{Config, HostOrRule, Http};
 
@@ -32,6 +32,7 @@ pub fn routes(config: &Config, diags: &mut Diags) {
                 hedging(rule, &here, diags);
                 hashes(config, rule, &here, diags);
                 metadata(config, rule, &here, diags);
+                ended_tunnels(config, rule, &here, diags);
             }
         }
     }
@@ -97,13 +98,34 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
         ("follow_redirects", rule.follow_redirects.is_some()),
         ("envoy_headers", rule.envoy_headers),
         ("attempt_count", !rule.attempt_count.is_empty()),
-        ("connect", rule.connect),
+        ("connect", rule.connect != ConnectMode::Refuse),
     ];
     for (key, _) in said.iter().filter(|(_, said)| *said) {
         let message = format!("`{key}` has no effect on a rule with `{action}`");
         diags
             .warning("useless-setting", rule.span, at.key(key), message)
             .help("it applies to requests that go to a cluster; remove it");
+    }
+}
+
+/// Refuses tunnels that end here and would have to go on in TLS, which `tls` of a cluster begins for requests only.
+fn ended_tunnels(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
+    if rule.connect != ConnectMode::Terminate {
+        return;
+    }
+    let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));
+    for name in rule.cluster.iter().chain(split) {
+        let Some(cluster) = config.clusters.get(&name.value) else { continue };
+        if let Some(tls) = &cluster.tls {
+            let message = format!(
+                "the bytes of tunnels go to endpoints as they are, but the cluster `{}` has `tls`",
+                name.value
+            );
+            diags
+                .error("wrong-kind", rule.span, at.key("connect"), message)
+                .other(tls.span, "this setting")
+                .help("name a cluster without `tls`; clients speak TLS within the tunnel if they like");
+        }
     }
 }
 

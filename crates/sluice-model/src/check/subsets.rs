@@ -202,11 +202,25 @@ pub(crate) fn asked(
         }
         (Some(asked), Some(section)) => (asked, section),
     };
-    let brought = asked.headers.iter().map(|(key, _)| key);
+    let brought = asked.headers.iter().chain(&asked.values).map(|(key, _)| key);
     let mut keys: Vec<Arc<str>> =
         asked.fixed.iter().map(|(key, _)| key).chain(brought).cloned().collect();
     keys.sort();
     keys.dedup();
+    // Which of those that filters share are there is known only of a request.
+    let maybe: Vec<&Arc<str>> = asked.values.iter().map(|(key, _)| key).collect();
+    if !maybe.is_empty() {
+        let fits = |own: &[Arc<str>]| {
+            keys.iter().all(|key| own.contains(key) || maybe.contains(&key))
+                && own.iter().all(|key| keys.contains(key))
+        };
+        if !section.selectors.iter().any(|of| fits(&of.sorted())) {
+            let message =
+                format!("no selector of the cluster `{name}` has keys of {}", named(&keys));
+            diags.error("unknown-name", span, here, message).other(section.span, "these subsets");
+        }
+        return;
+    }
     let Some(selector) = section.selectors.iter().find(|of| of.sorted() == keys) else {
         let known = section.selectors.iter().map(|of| named(&of.sorted()));
         let known = known.collect::<Vec<_>>().join(", ");

@@ -32,6 +32,8 @@ pub struct Listener {
 pub struct SocketOptions {
     /// Connections that may wait to be accepted, per worker.
     pub backlog: u32,
+    /// Whether addresses may be listened on that the machine does not have yet.
+    pub freebind: bool,
     /// Whether the kernel probes idle connections.
     pub keepalive: bool,
     /// Queue length of TCP Fast Open; 0 turns it off.

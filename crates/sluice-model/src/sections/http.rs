@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluice_core::settings::{OrNone, OrZero, Short, ShortForm, Size, Window};
 use sluice_core::value::Percent;
 use sluice_core::{Name, Spanned, choice, section};
-use sluice_l7::edge::{Forwarded, TrustedHeader};
+use sluice_l7::edge::{ClientScheme, Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
 use sluice_l7::plan::Versions;
 use sluice_l7::proxy_status::ProxyStatus;
@@ -38,6 +38,9 @@ section! {
         pub trusted_header: TrustedHeader = "x-forwarded-for",
         /// What happens to a Forwarded header (RFC 7239) before the request goes to an endpoint.
         pub forwarded: Forwarded = "append",
+        /// The scheme of all requests, in place of the one that they arrive over or that a trusted proxy reports; endpoints
+        /// are told this one. For a proxy in front that terminates TLS and does not say so.
+        pub scheme: Option<ClientScheme>,
         /// How paths are normalised before routing and filters.
         pub path: PathHygiene,
         /// What happens to header names with an underscore, which some servers read as a hyphen.

@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use sluice_core::settings::{Members, OrNone, Plain, Short, ShortForm, Window, wrong_kind};
-use sluice_core::value::{NamePattern, WordPattern};
+use sluice_core::sni_pattern::SniPattern;
+use sluice_core::value::WordPattern;
 use sluice_core::{
     Cidr, Diags, ListenAddress, Name, Node, Path, Setting, Shape, Spanned, Value, choice, section,
 };
@@ -97,6 +98,8 @@ section! {
         pub backlog: NonZeroU32 = "4096",
         /// Whether the kernel probes idle connections (TCP keepalive).
         pub keepalive: bool = "true",
+        /// Whether an address may be listened on that this machine does not have yet (`IP_FREEBIND`).
+        pub freebind: bool = "false",
         /// Queue length of TCP Fast Open, with which clients that hold a cookie send data in their SYN. 0 turns it off.
         pub fast_open: u32 = "0",
         /// Receive buffer of UDP sockets in bytes, per worker; the kernel caps it.
@@ -228,8 +231,9 @@ section! {
         pub port: Vec<u16>,
         /// Destination addresses.
         pub destination: Vec<Cidr>,
-        /// Server names (SNI): exact, or *.suffix for any name below it.
-        pub sni: Vec<NamePattern>,
+        /// Server names (SNI): exact, or *.suffix for any name below it. A mesh's service with tags is one, such as
+        /// `orders{mesh=default}`.
+        pub sni: Vec<SniPattern>,
         /// Plaintext, TLS or QUIC.
         pub transport: Vec<TransportMatch>,
         /// ALPN protocols; the client offers at least one of them.

@@ -28,7 +28,7 @@ pub use runtime::{RuntimeSection, RuntimeValues};
 pub use words::{HeaderName, MethodName, Token, Upgrades};
 
 use endpoint_metadata::SubsetSources;
-use forwarding::{AttemptCount, FollowRedirects, Mirror, RulePriority};
+use forwarding::{AttemptCount, ConnectMode, FollowRedirects, Mirror, RulePriority};
 use retries::Retry;
 
 section! {
@@ -122,7 +122,7 @@ section! {
         /// yields a value is used.
         pub hash: Vec<Short<HashSource>>,
         /// The metadata that the endpoint must have, for a cluster with `subsets`: a value for each key, or
-        /// `{ header: NAME }` for that of a request header.
+        /// `{ header: NAME }` for that of a request header, `{ value: NAME }` for one that filters shared.
         pub endpoint_metadata: Option<Spanned<SubsetSources>>,
         /// Clusters that get a copy of each request, or of a share of them; their responses are discarded (shadowing).
         pub mirror: Vec<Short<Mirror>>,
@@ -136,9 +136,8 @@ section! {
         pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
-        /// Whether CONNECT is accepted: it is passed on to an endpoint of the cluster, which must be a proxy; a cluster with
-        /// `forward` opens a tunnel to the host that it names.
-        pub connect: bool = "false",
+        /// Whether CONNECT is accepted, and where its tunnel ends. A cluster with `forward` opens it to the host that it names.
+        pub connect: ConnectMode = "false",
         /// Filter settings for this rule, by filter name, in place of those of the virtual host and the chain; `skip`
         /// disables a filter. Those of `set_headers` add up instead, in the order chain, virtual host, rule.
         pub filters: Overrides,

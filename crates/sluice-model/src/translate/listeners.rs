@@ -78,10 +78,11 @@ impl Context<'_> {
             check::shared_routes(&chains, &list, diags);
             Traffic::Streams(self.streams(section, &chains, place, at, diags)?)
         };
-        let sections::SocketOptions { backlog, keepalive, fast_open, udp_receive_buffer } =
+        let sections::SocketOptions { backlog, keepalive, freebind, fast_open, udp_receive_buffer } =
             &section.socket;
         let socket = SocketOptions {
             backlog: backlog.get(),
+            freebind: *freebind,
             keepalive: *keepalive,
             fast_open: *fast_open,
             udp_receive_buffer: usize::try_from(udp_receive_buffer.0).unwrap_or(usize::MAX),

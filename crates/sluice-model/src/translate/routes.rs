@@ -16,7 +16,7 @@ use crate::model::routes::{Action, FilterOverride, RouteTable, Rule, Share, Virt
 use crate::model::{Kind, Resource};
 use crate::provenance::Provenance;
 use crate::sections::HostOrRule;
-use crate::sections::routes::forwarding::{AttemptCount, RulePriority};
+use crate::sections::routes::forwarding::{AttemptCount, ConnectMode, RulePriority};
 use crate::sections::routes::{self as sections, HashKey, HashSource, RouteTimeout};
 use crate::store::Update;
 
@@ -237,7 +237,7 @@ fn redirect(
     let path = rewriting::path((path, replace_prefix, regex), redirect.span, at, diags)?;
     let to = Redirect {
         status: *status,
-        scheme: scheme.map(|scheme| scheme.word().to_owned()),
+        scheme: scheme.as_ref().map(|scheme| scheme.0.clone()),
         host: host.as_ref().map(|host| host.0.clone()),
         port: *port,
         path,
@@ -324,7 +324,8 @@ fn options(
         attempt_in_request: rule.attempt_count.contains(&AttemptCount::Request),
         attempts_in_response: rule.attempt_count.contains(&AttemptCount::Response),
         upgrades: rule.upgrades.0.clone(),
-        connect: rule.connect,
+        connect: rule.connect != ConnectMode::Refuse,
+        ends_connect: rule.connect == ConnectMode::Terminate,
     };
     Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
 }

@@ -396,7 +396,8 @@ fn bind_one(
             listen::tcp(*socket, count, tcp_options(options)).map(unnamed)
         }
         ListenAddress::Udp(socket) => {
-            listen::udp(*socket, count, options.udp_receive_buffer).map(unnamed)
+            let buffer = options.udp_receive_buffer;
+            listen::udp(*socket, count, buffer, options.freebind).map(unnamed)
         }
         ListenAddress::Unix(path) => {
             let backlog = options.backlog;

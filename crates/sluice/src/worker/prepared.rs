@@ -38,6 +38,7 @@ pub(crate) fn tcp_options(options: &SocketOptions) -> TcpOptions {
         backlog: options.backlog,
         keepalive: options.keepalive,
         fast_open: options.fast_open,
+        freebind: options.freebind,
     }
 }
 

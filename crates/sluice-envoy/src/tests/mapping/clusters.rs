@@ -17,7 +17,6 @@ fn a_cluster_has_envoys_defaults() {
             ("clusters/a/limits/requests", "1024"),
             ("clusters/a/limits/retries", "3"),
             ("clusters/a/limits/retry_share", "0%"),
-            ("clusters/a/limits/high/requests", "1024"),
             ("clusters/a/endpoints/0/address", "127.0.0.1:80"),
             ("clusters/a/reuse/idle_timeout", "1h"),
         ],
@@ -176,7 +175,7 @@ fn what_clusters_cannot_do_yet() {
         ("connect_timeout: 0.0001s", "whole milliseconds"),
         (
             "transport_socket_matches: [{ name: a }]",
-            "`transport_socket_matches` of envoy.config.cluster.v3.Cluster",
+            "`transport_socket` of envoy.config.cluster.v3.Cluster.TransportSocketMatch",
         ),
         (
             "type: STATIC, load_assignment: { cluster_name: a, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: app.test, port_value: 80 } } } }] }] }",
@@ -197,4 +196,13 @@ fn what_clusters_cannot_do_yet() {
     ] {
         refused(&cluster(fields), expected);
     }
+}
+
+#[test]
+fn limits_of_high_priority_are_written_where_something_asks_for_them() {
+    let path = "clusters/a/limits/high/requests";
+    let (root, found) = load(&route(""));
+    assert_eq!(at(&root.unwrap(), path), None);
+    assert!(!found.iter().any(|one| one.contains("high")), "{found:#?}");
+    expect(&route(", priority: HIGH"), &[(path, "1024")]);
 }

@@ -243,3 +243,77 @@ fn access_logs_are_alike_or_refused() {
     let filtered = own.replace("name: a, typed_config: { '@type': t/envoy.extensions.access", "name: a, filter: { not_health_check_filter: {} }, typed_config: { '@type': t/envoy.extensions.access");
     refused(&filtered, "every record is written");
 }
+
+#[test]
+fn origins_that_are_not_exact_are_regexes() {
+    let with = |matcher: &str, kind: &str| {
+        let cors =
+            "{ name: c, typed_config: { '@type': t/envoy.extensions.filters.http.cors.v3.Cors } }";
+        let csrf = "{ name: c, typed_config: { '@type': t/envoy.extensions.filters.http.csrf.v3.CsrfPolicy, filter_enabled: { default_value: { numerator: 100 } } } }";
+        let policy = match kind {
+            "cors" => format!(
+                "'@type': t/envoy.extensions.filters.http.cors.v3.CorsPolicy, allow_origin_string_match: [{matcher}]"
+            ),
+            _ => format!(
+                "'@type': t/envoy.extensions.filters.http.csrf.v3.CsrfPolicy, filter_enabled: {{ default_value: {{ numerator: 100 }} }}, additional_origins: [{matcher}]"
+            ),
+        };
+        hcm(
+            &format!("http_filters: [{}, ROUTER]", if kind == "cors" { cors } else { csrf }),
+            &format!(
+                "{{ match: {{ prefix: / }}, route: {{ cluster: a }}, typed_per_filter_config: {{ c: {{ {policy} }} }} }}"
+            ),
+        )
+    };
+    for (matcher, regex) in [
+        ("{ safe_regex: { regex: '.*\\.a\\.test' } }", "(?:.*\\.a\\.test)"),
+        ("{ suffix: .a.test }", ".*\\.a\\.test"),
+        ("{ prefix: 'https://a.' }", "https://a\\..*"),
+    ] {
+        let path = "routes/t/0/rules/0/filters/cors/origins/0/regex";
+        expect(&with(matcher, "cors"), &[(path, regex)]);
+    }
+    expect(
+        &with("{ safe_regex: { regex: '.*' } }", "csrf"),
+        &[("routes/t/0/rules/0/filters/csrf/origins/0/regex", "[^:]*://(?:.*)")],
+    );
+}
+
+#[test]
+fn descriptors_of_a_local_limit_split_a_rule() {
+    let limit = "stat_prefix: s, token_bucket: { max_tokens: 100, tokens_per_fill: 100, fill_interval: 60s }, filter_enabled: { default_value: { numerator: 100 } }, filter_enforced: { default_value: { numerator: 100 } }";
+    let with = |descriptors: &str| {
+        hcm(
+            "http_filters: [{ name: l, typed_config: { '@type': t/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: s } }, ROUTER]",
+            &format!(
+                "{{ name: r, match: {{ prefix: /foo }}, route: {{ cluster: a, rate_limits: [{{ actions: [{{ request_headers: {{ header_name: X-Client, descriptor_key: client }} }}, {{ request_headers: {{ header_name: ':path', descriptor_key: path }} }}] }}] }}, typed_per_filter_config: {{ l: {{ '@type': t/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, {limit}, descriptors: [{descriptors}] }} }} }}"
+            ),
+        )
+    };
+    let descriptor = |client: &str, path: &str, tokens: u32| {
+        format!(
+            "{{ entries: [{{ key: client, value: {client} }}, {{ key: path, value: {path} }}], token_bucket: {{ max_tokens: {tokens}, tokens_per_fill: {tokens}, fill_interval: 60s }} }}"
+        )
+    };
+    let two = format!("{}, {}", descriptor("x", "/foo/a", 10), descriptor("x", "/foo/b", 20));
+    expect(
+        &with(&two),
+        &[
+            ("routes/t/0/rules/0/match/path", "/foo/a"),
+            ("routes/t/0/rules/0/match/headers/x-client", "x"),
+            ("routes/t/0/rules/0/filters/rate_limit/0/requests", "10/m"),
+            ("routes/t/0/rules/0/filters/rate_limit/1/requests", "100/m"),
+            ("routes/t/0/rules/1/match/path", "/foo/b"),
+            ("routes/t/0/rules/1/filters/rate_limit/0/burst", "20"),
+            ("routes/t/0/rules/2/filters/rate_limit/requests", "100/m"),
+        ],
+    );
+    differs(&with(&two), "the limit of the route is counted apart for each descriptor");
+    let apart = format!(
+        "{}, {{ entries: [{{ key: client, value: x }}], token_bucket: {{ max_tokens: 1, fill_interval: 1s }} }}",
+        descriptor("x", "/foo/a", 10)
+    );
+    refused(&with(&apart), "all descriptors have the same keys");
+    let unknown = "{ entries: [{ key: other, value: x }, { key: path, value: /b }], token_bucket: { max_tokens: 1, fill_interval: 1s } }";
+    refused(&with(unknown), "no `rate_limits` of the route make it");
+}

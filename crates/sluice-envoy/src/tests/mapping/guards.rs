@@ -72,8 +72,12 @@ fn admission_control_counts_the_same_failures() {
     );
     let grpc = "grpc_criteria: { grpc_success_status: [0, 1, 2, 3, 5, 6, 7, 9, 11, 12, 16] }";
     has(&filter(grpc), &[("admission_control/window", "10s")]);
+    has(
+        &filter("grpc_criteria: { grpc_success_status: [0, 1] }"),
+        &[("admission_control/grpc_failures", "2 3 4 5 6 7 8 9 10 11 12 13 14 15 16")],
+    );
     for (criteria, expected) in [
-        ("grpc_criteria: { grpc_success_status: [0] }", "`grpc_success_status` of"),
+        ("grpc_criteria: { grpc_success_status: [1] }", "OK is always a success"),
         (
             "http_criteria: { http_success_status: [{ start: 200, end: 600 }] }",
             "statuses from 500 are failures",

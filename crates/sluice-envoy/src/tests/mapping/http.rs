@@ -107,10 +107,6 @@ fn what_routes_match() {
             "prefix: /, dynamic_metadata: [{ filter: a, path: [{ key: b }], value: { present_match: true } }]",
             "no filter before is known to set it",
         ),
-        (
-            "prefix: /, runtime_fraction: { default_value: { numerator: 1, denominator: MILLION } }",
-            "only whole percentages",
-        ),
     ] {
         refused(&hcm("", &format!("{{ match: {{ {of} }}, route: {{ cluster: a }} }}")), expected);
     }
@@ -219,4 +215,45 @@ fn edits_of_headers_at_every_level() {
     );
     let text = route("").replace("{ match", "{ request_headers_to_add: [{ header: { key: a, value: b }, append_action: ADD_IF_ABSENT }], match");
     refused(&text, "`append_action` of");
+}
+
+#[test]
+fn schemes_shares_and_tunnels() {
+    expect(
+        &hcm(
+            "scheme_header_transformation: { scheme_to_overwrite: https }",
+            "{ match: { prefix: / }, route: { cluster: a } }",
+        ),
+        &[("listeners/0/chains/0/http/scheme", "https")],
+    );
+    let mirror = ", request_mirror_policies: [{ cluster: a, runtime_fraction: { default_value: { numerator: 9990, denominator: TEN_THOUSAND } } }]";
+    expect(&route(mirror), &[("routes/t/0/rules/0/mirror/0/share", "99.9%")]);
+    expect(
+        &hcm(
+            "",
+            "{ match: { prefix: /, runtime_fraction: { default_value: { numerator: 5, denominator: MILLION } } }, route: { cluster: a } }",
+        ),
+        &[("routes/t/0/rules/0/match/runtime/percent", "0.0005%")],
+    );
+    expect(
+        &hcm("", "{ match: { prefix: / }, redirect: { scheme_redirect: other } }"),
+        &[("routes/t/0/rules/0/redirect/scheme", "other")],
+    );
+    let tunnel = |config: &str| {
+        route(&format!(
+            ", upgrade_configs: [{{ upgrade_type: CONNECT, connect_config: {{ {config} }} }}]"
+        ))
+    };
+    expect(&tunnel(""), &[("routes/t/0/rules/0/connect", "terminate")]);
+    refused(&tunnel("allow_post: true"), "`allow_post` of");
+    let share = |of: &str| {
+        hcm(
+            "http_filters: [{ name: b, typed_config: { '@type': t/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5 } }, ROUTER]",
+            &format!(
+                "{{ match: {{ prefix: / }}, route: {{ weighted_clusters: {{ clusters: [{{ name: a, weight: 5, typed_per_filter_config: {{ {of}: {{ '@type': t/envoy.extensions.filters.http.buffer.v3.BufferPerRoute, disabled: true }} }} }}] }} }} }}"
+            ),
+        )
+    };
+    differs(&share("other"), "has no effect");
+    refused(&share("b"), "a route has settings for filters, not one of its clusters");
 }

@@ -113,7 +113,7 @@ fn headers_and_cookies_become_values() {
         "name: a, load",
         "name: a, lb_subset_config: { subset_selectors: [{ keys: [c] }] }, load",
     );
-    refused(&subsets, "subsets of endpoints are chosen by `metadata_match`");
+    expect(&subsets, &[("routes/t/0/rules/0/endpoint_metadata/c/value", "set.envoy.lb.c")]);
 }
 
 #[test]
@@ -228,4 +228,16 @@ fn edits_of_headers_are_one_filter() {
     );
     differs(&text, "headers are edited behind all other filters");
     refused(&with(&[&mutating("x-a"), removing], "", ""), "edit `x-a`");
+}
+
+#[test]
+fn metadata_of_endpoints_picks_subsets() {
+    let rule = "header_to_metadata.v3.Config, request_rules: [{ header: x-version, on_header_present: { metadata_namespace: envoy.lb, key: version } }]";
+    let plain = with(&[rule], "", "");
+    let subsets = "lb_subset_config: { fallback_policy: ANY_ENDPOINT, subset_selectors: [{ keys: [version] }] }, load_assignment";
+    let by_subset = plain.replace("load_assignment", subsets);
+    let path = "routes/t/0/rules/0/endpoint_metadata/version/value";
+    expect(&by_subset, &[(path, "set.envoy.lb.version")]);
+    let (root, _) = load(&plain);
+    assert_eq!(at(&root.unwrap(), path), None);
 }

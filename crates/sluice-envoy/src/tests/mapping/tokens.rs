@@ -94,3 +94,14 @@ fn routes_name_requirements() {
     );
     refused(&jwt(map, &route.replace("lax", "none")), "there is no requirement `none`");
 }
+
+#[test]
+fn keys_that_are_not_json_are_those_of_nobody() {
+    let rules = ", rules: [{ match: { prefix: / }, requires: { provider_name: one.x } }]";
+    let text = jwt(rules, ALL).replace("{\"keys\":[]}", "{\"keys\": [");
+    differs(&text, "these keys are not JSON: every token is refused, as in Envoy");
+    let (root, _) = load(&text);
+    let keys = at(&root.unwrap(), &format!("{CHAIN}/providers/one_x/jwks")).unwrap();
+    assert!(keys.starts_with(r#"{"keys":[{"kty":"EC","crv":"P-256","x":""#), "{keys}");
+    assert_eq!(keys.len(), 137, "two coordinates of 32 bytes: {keys}");
+}

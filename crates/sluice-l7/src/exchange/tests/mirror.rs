@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use sluice_codec::scripted::SentEvent;
+use sluice_core::fine_percent::{FinePercent, PERCENT};
 use sluice_core::limits::Limit;
 use sluice_core::{Clock, Limits};
 use tokio::task::LocalSet;
@@ -26,10 +27,10 @@ struct Mirrored {
 }
 
 impl Mirrored {
-    fn new(percent: u64, limits: Limits, filters: &[Hooks]) -> Self {
+    fn new(percent: u32, limits: Limits, filters: &[Hooks]) -> Self {
         let mirror = Mirror {
             to: MirrorTarget::Cluster("shadow".into()),
-            share: RuntimeShare { key: None, percent },
+            share: RuntimeShare { key: None, percent: FinePercent(percent * PERCENT) },
             host_suffix: "-shadow".into(),
         };
         let when = RetryWhen { server_error: true, ..RetryWhen::default() };

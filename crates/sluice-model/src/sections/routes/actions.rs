@@ -5,20 +5,27 @@
 
 use sluice_core::settings::{Plain, Shape, Short, ShortForm, bind_entries, entries_of};
 use sluice_core::value::{Authority, Percent};
-use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, choice, section};
+use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, section};
 use sluice_l7::template::HttpTemplate;
 
 use super::rewriting::RegexRewrite;
 use crate::sections::subsets::SubsetValues;
 
-choice! {
-    /// The URL scheme of a redirect.
-    pub enum Scheme {
-        /// Plaintext.
-        Http = "http",
-        /// TLS.
-        Https = "https",
+/// The URL scheme of a redirect, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheme(pub String);
+
+sluice_core::text_setting! {
+    Scheme, "a URL scheme", "https", parse_scheme, |scheme| scheme.0.clone();
+}
+
+/// Parses a scheme (RFC 3986 §3.1).
+fn parse_scheme(text: &str) -> Result<Scheme, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    if text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) {
+        return Ok(Scheme(text.to_ascii_lowercase()));
     }
+    Err(format!("expected a URL scheme such as https, not `{text}`"))
 }
 
 section! {
@@ -26,7 +33,7 @@ section! {
     pub struct Redirect {
         /// The status: 301, 302, 303, 307 or 308.
         pub status: u16 = "301",
-        /// The new scheme.
+        /// The new scheme, such as `https`.
         pub scheme: Option<Scheme>,
         /// The new host; the port of the request is dropped.
         pub host: Option<Authority>,

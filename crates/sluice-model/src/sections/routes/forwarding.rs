@@ -4,8 +4,8 @@
 
 use std::num::NonZeroU32;
 
+use sluice_core::fine_percent::FinePercent;
 use sluice_core::settings::{ShortForm, Status};
-use sluice_core::value::Percent;
 use sluice_core::{Name, Spanned, choice, section};
 
 use super::HeaderName;
@@ -61,6 +61,18 @@ choice! {
     }
 }
 
+choice! {
+    /// What becomes of CONNECT.
+    pub enum ConnectMode {
+        /// It is refused.
+        Refuse = "false",
+        /// It is passed on to an endpoint of the cluster, which must be a proxy.
+        Pass = "true",
+        /// The tunnel ends here: its bytes go to an endpoint of the cluster, as those of a connection.
+        Terminate = "terminate",
+    }
+}
+
 section! {
     /// A cluster that gets copies of requests. The short form is its name. Exactly one of cluster and cluster_header is set.
     pub struct Mirror {
@@ -69,7 +81,7 @@ section! {
         /// The request header that names the cluster. A request without it, or with an unknown name, is not copied.
         pub cluster_header: Option<HeaderName>,
         /// The share of requests that are copied.
-        pub share: Percent = "100%",
+        pub share: FinePercent = "100%",
         /// The runtime value that sets the share in percent.
         pub runtime: Option<String>,
         /// What is added to the host name of the copy, such as `-shadow`.

@@ -3,7 +3,8 @@
 //! Owns: the conditions on paths, headers and other values. Refuses to know: what the rule does. Keeps: a value that is
 //! written alone must be equal; every other comparison is named.
 
-use sluice_core::value::{NamePattern, Percent};
+use sluice_core::fine_percent::FinePercent;
+use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, section};
 use sluice_l7::expression::RequestExpression;
 use sluice_l7::routes::{GrpcMatch, PathValue, RequestVersion, Values, ValuesOfFilters};
@@ -58,6 +59,6 @@ section! {
         /// The runtime value that sets the percentage.
         pub key: Option<String>,
         /// The percentage if the runtime value is not set.
-        pub percent: Percent = "100%",
+        pub percent: FinePercent = "100%",
     }
 }

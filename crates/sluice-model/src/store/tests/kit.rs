@@ -114,6 +114,7 @@ pub(crate) fn listener(port: u16, kind: ChainKind) -> Resource {
         addresses: vec![ListenAddress::Tcp(([127, 0, 0, 1], port).into())],
         socket: SocketOptions {
             backlog: 16,
+            freebind: false,
             keepalive: true,
             fast_open: 0,
             udp_receive_buffer: 1 << 16,

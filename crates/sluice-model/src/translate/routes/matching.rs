@@ -1,6 +1,5 @@
 //! What a rule matches.
 
-use sluice_core::value::Percent;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::routes::{
     ClientCertificate, Conditions, PathMatch, RuntimeShare, Values, ValuesOfFilters,
@@ -70,7 +69,7 @@ pub(super) fn conditions(of: &RouteMatch) -> Option<Box<Conditions>> {
         when: when.clone().map(Box::new),
         runtime: runtime
             .as_ref()
-            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent.0.into() }),
+            .map(|share| RuntimeShare { key: share.key.clone(), percent: share.percent }),
     };
     (!conditions.is_empty()).then(|| Box::new(conditions))
 }
@@ -112,9 +111,8 @@ pub fn written(of: &Conditions) -> RouteMatch {
         version: versions.clone(),
         grpc: grpc.clone(),
         when: when.as_deref().cloned(),
-        runtime: runtime.as_ref().map(|share| sections::RuntimeShare {
-            key: share.key.clone(),
-            percent: Percent(u8::try_from(share.percent).unwrap_or(100)),
-        }),
+        runtime: runtime
+            .as_ref()
+            .map(|share| sections::RuntimeShare { key: share.key.clone(), percent: share.percent }),
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn mirrors(
         };
         Some(Mirror {
             to,
-            share: RuntimeShare { key: runtime.clone(), percent: share.0.into() },
+            share: RuntimeShare { key: runtime.clone(), percent: *share },
             host_suffix: host_suffix.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
         })
     });

@@ -2,6 +2,7 @@ use super::matching::conditions;
 use super::*;
 use crate::sections::routes::RouteMatch;
 use crate::trees::{bind, fields_of, map, text};
+use sluice_core::fine_percent::FinePercent;
 use sluice_l7::routes::{
     FollowPlan, FollowScheme, HostRewrite, Mirror, MirrorTarget, Originals, PathRewrite,
     RuntimeShare,
@@ -49,7 +50,7 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
         RuleOptions {
             mirrors: vec![Mirror {
                 to: MirrorTarget::Cluster("shadow".into()),
-                share: RuntimeShare { key: None, percent: 5 },
+                share: RuntimeShare { key: None, percent: FinePercent(50_000) },
                 host_suffix: String::new(),
             }],
             ..usual.clone()
