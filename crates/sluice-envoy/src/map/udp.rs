@@ -22,7 +22,7 @@ const INPUTS: [(&str, &str); 4] = [
 ];
 
 /// The fields of a chain's `match` with their values.
-type Criteria = Vec<(&'static str, Arc<str>)>;
+type FlowCriteria = Vec<(&'static str, Arc<str>)>;
 
 impl Mapping<'_> {
     /// A relay of datagrams, from a `UdpProxyConfig`; or several, each in a chain of its own.
@@ -52,7 +52,7 @@ impl Mapping<'_> {
         }
         let Some(matcher) = proxy.message("matcher") else { return };
         let chains = self.chains_of_tree(matcher, &relay);
-        match <[(Criteria, NativeMap); 1]>::try_from(chains) {
+        match <[(FlowCriteria, NativeMap); 1]>::try_from(chains) {
             // One that takes all is the whole listener's.
             Ok([(criteria, relay)]) if criteria.is_empty() => native.set("relay", relay.node()),
             Ok(chain) => native.list("chains", chain.map(written).into(), matcher.span),
@@ -68,8 +68,8 @@ impl Mapping<'_> {
         &mut self,
         matcher: &ProtoMessage,
         relay: &NativeMap,
-    ) -> Vec<(Criteria, NativeMap)> {
-        let mut chains: Vec<(Criteria, NativeMap)> = Vec::new();
+    ) -> Vec<(FlowCriteria, NativeMap)> {
+        let mut chains: Vec<(FlowCriteria, NativeMap)> = Vec::new();
         for leaf in self.leaves(matcher).unwrap_or_default() {
             let Some(criteria) = self.criteria_of(&leaf) else { continue };
             let Some(route) = leaf.action.message("typed_config") else { continue };
@@ -77,7 +77,7 @@ impl Mapping<'_> {
             let name = self.cluster_or_none(name, route, "cluster");
             let mut relay = relay.clone();
             relay.text("cluster", &name, route.place("cluster"));
-            let follows = |(known, _): &(Criteria, NativeMap)| {
+            let follows = |(known, _): &(FlowCriteria, NativeMap)| {
                 excludes(known, &criteria) || criteria.iter().all(|one| known.contains(one))
             };
             if !chains.iter().all(follows) {
@@ -92,8 +92,8 @@ impl Mapping<'_> {
     }
 
     /// The criteria that are the tests of a leaf.
-    fn criteria_of(&mut self, leaf: &Leaf<'_>) -> Option<Criteria> {
-        let mut criteria = Criteria::new();
+    fn criteria_of(&mut self, leaf: &Leaf<'_>) -> Option<FlowCriteria> {
+        let mut criteria = FlowCriteria::new();
         for test in &leaf.tests {
             let (input, value): (_, Arc<str>) = match *test {
                 Test::Key { input, key, prefix: false } => (input, key.into()),
@@ -137,12 +137,12 @@ impl Mapping<'_> {
 }
 
 /// Whether nothing can be both.
-fn excludes(a: &Criteria, b: &Criteria) -> bool {
+fn excludes(a: &FlowCriteria, b: &FlowCriteria) -> bool {
     a.iter().any(|(key, value)| b.iter().any(|(other, wanted)| key == other && value != wanted))
 }
 
 /// A chain with its relay.
-fn written((criteria, relay): (Criteria, NativeMap)) -> Node {
+fn written((criteria, relay): (FlowCriteria, NativeMap)) -> Node {
     let relay = relay.node();
     let mut matches = NativeMap::new(relay.span);
     for (key, value) in criteria {

@@ -84,8 +84,25 @@ mod tests {
             (of(&[("version", "v1")], &[("version", "x-version")]), "version: v2"),
             (of(&[("version", "v1")], &[("version", "x-other")]), "version: v1"),
         ] {
-            assert_eq!(of.key(&head).to_string(), expected, "{of:?}");
+            let key = of.key(&head, &SharedValues::default());
+            assert_eq!(key.to_string(), expected, "{of:?}");
         }
+    }
+
+    sluice_core::values! {
+        VERSION: String = "test.endpoint_version", "The version that a filter noted.";
+    }
+
+    #[test]
+    fn values_of_filters_are_asked_for_if_they_are_there() {
+        let head = Head::request("GET", "http", "a", "/");
+        let values = vec![("version".into(), VERSION.name().to_owned())];
+        let asked = EndpointMatch { values, ..of(&[("version", "v1"), ("stage", "prod")], &[]) };
+        let mut shared = SharedValues::default();
+        assert_eq!(asked.key(&head, &shared).to_string(), "stage: prod, version: v1");
+        shared.set(&VERSION, "v2".to_owned());
+        assert_eq!(asked.key(&head, &shared).to_string(), "stage: prod, version: v2");
+        assert_eq!(of(&[("version", "v1")], &[]).with(&asked).values.len(), 1);
     }
 
     #[test]
