@@ -12,6 +12,7 @@ pub mod frames;
 pub mod http;
 pub mod http3;
 pub mod identity_provider;
+pub mod libraries;
 pub mod lossy;
 pub mod mmdb;
 pub mod origin;

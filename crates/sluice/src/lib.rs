@@ -34,8 +34,8 @@ impl Default for Extensions {
 }
 
 fn http_filters() -> HttpFilters {
-    #[allow(unused_mut, reason = "without the feature there is nothing to add")]
     let mut filters = sluice_l7::filters::built_in();
+    filters.register(std::sync::Arc::new(sluice_module::ModuleFactory));
     #[cfg(feature = "lua")]
     filters.register(std::sync::Arc::new(sluice_lua::LuaFactory));
     filters

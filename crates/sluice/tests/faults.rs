@@ -40,6 +40,8 @@ mod login;
 mod processing;
 #[path = "faults/quic.rs"]
 mod quic;
+#[path = "faults/modules.rs"]
+mod modules;
 #[path = "faults/scripts.rs"]
 mod scripts;
 #[path = "faults/side_calls.rs"]
@@ -67,6 +69,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Services that filters ask", side_calls::CASES),
     ("External processing", processing::CASES),
     ("Scripts", scripts::CASES),
+    ("Loaded libraries", modules::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),
     ("UDP", udp::CASES),

@@ -7,6 +7,8 @@ use crate::shell;
 /// The programs that black-box tests use, and their Debian packages.
 const WANTED: &[(&str, &str)] = &[
     ("openssl", "openssl"),
+    ("cc", "gcc"),
+    ("c++", "g++"),
     ("curl", "curl"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),

@@ -19,7 +19,7 @@ impl Tree {
     fn new(name: &str) -> Self {
         let tree = Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
         let _ = fs::remove_dir_all(&tree.0);
-        for name in rules::LAYERS.iter().chain(["sluice-testkit", "xtask"].iter()) {
+        for name in rules::LAYERS.iter().chain(["sluice-testkit", "xtask", "sluice-sdk"].iter()) {
             tree.write(&format!("crates/{name}/Cargo.toml"), "[dependencies]\n");
             let root = "//! Owns: nothing.\n#![forbid(unsafe_code)]\n";
             tree.write(&format!("crates/{name}/src/lib.rs"), root);
@@ -120,6 +120,15 @@ fn unsafe_code_lives_in_one_crate() {
         "//! L4.\n",
         "does not forbid unsafe",
     );
+    // The one crate with a file of its own for it.
+    let sdk = "//! A.\n#![deny(unsafe_code)]\n";
+    let tree = Tree::new("safety-sdk");
+    tree.write("crates/sluice-sdk/src/lib.rs", sdk);
+    tree.write("crates/sluice-sdk/src/raw.rs", "//! A.\n#![allow(unsafe_code)]\n");
+    assert_eq!(rules::safety(&tree.0).expect("the sources can be read"), Vec::<String>::new());
+    tree.write("crates/sluice-sdk/src/a.rs", "//! A.\n#![allow(unsafe_code)]\n");
+    let broken = rules::safety(&tree.0).expect("the sources can be read").join("\n");
+    assert!(broken.contains("a.rs allows unsafe code; only raw.rs may"), "{broken}");
 }
 
 #[test]

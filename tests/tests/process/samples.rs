@@ -9,7 +9,7 @@ use serde_json::json;
 use sluice_testkit::mmdb::{self, MmdbValue};
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
-use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait};
 use sluice_tests::databases::Redis;
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
@@ -103,6 +103,12 @@ fn every_sample_passes_check_after_the_commands_in_its_header() {
         if text.contains("GeoLite2-Country.mmdb") {
             std::fs::write(folder.path().join("config/GeoLite2-Country.mmdb"), countries())
                 .unwrap();
+        }
+        if text.contains("libtag.so") {
+            let config = folder.path().join("config");
+            if libraries::compile(&libraries::example("tag.c"), &config).is_none() {
+                continue;
+            }
         }
         let check = format!("sluice check --strict --offline config/{name}");
         for command in commands_of(&text).chain([&*check]) {
@@ -823,6 +829,27 @@ fn scripts() {
     assert_eq!(ask("/shop/1", "").status(), 401);
     assert_eq!(ask("/shop/1", "X-User: ann\r\n").status(), 200);
     assert_eq!(app.requests()[1].value("x-tier"), "gold");
+}
+
+#[test]
+fn loaded_libraries() {
+    let app = Origin::start("app");
+    let kit = Sluice::new();
+    let Some(_) = libraries::compile(&libraries::example("tag.c"), kit.folder()) else { return };
+    let sluice = kit.start(&sample(
+        "module.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", app.addr().to_string()),
+        ],
+    ));
+    let ask = |path: &str, fields: &str| {
+        let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));
+        client.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+    };
+    assert_eq!((ask("/", "").status(), ask("/healthz", "").status()), (401, 200));
+    assert_eq!(ask("/", "X-User: ann\r\n").value("x-tag"), "gold");
+    assert_eq!(ask("/trial/1", "X-User: ann\r\n").value("x-tag"), "free");
 }
 
 #[test]

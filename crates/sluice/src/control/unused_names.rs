@@ -18,6 +18,9 @@ const OF_PARTS: &[(&str, NameLabels)] = &[
     (http_metrics::FILTER_REPLIES.name, &["listener", "filter"]),
     (http_metrics::RATE_SHADOWED.name, &["listener", "limit"]),
     (http_metrics::CONCURRENCY.name, &["listener", "limit"]),
+    (sluice_module::metrics::INSTANCES.name, &["listener", "filter"]),
+    (sluice_module::metrics::FAILURES.name, &["listener", "filter"]),
+    (sluice_module::metrics::COUNTS.name, &["filter", "counter"]),
     // The names of methods have series that all listeners share.
     (http_metrics::GRPC_CALLS.name, GRPC_METHOD),
     (http_metrics::GRPC_MESSAGES.name, GRPC_METHOD),

@@ -1,0 +1,240 @@
+/*
+ * sluice_filter.h: the interface between Sluice and loaded libraries, version 1.0.
+ *
+ * A library exports one function, `sluice_module_init`. It gets the functions of the host, and returns those of the
+ * library. Both tables begin with their size and version. Within a major version entries are only appended, so that
+ * either side may be older: an entry beyond `size`, or one that is NULL, is missing. See SLUICE_HAS.
+ *
+ * A filter has three kinds of objects, all of which belong to the library; the host keeps a pointer to each:
+ *   the library        one per process; never unloaded
+ *   a configuration    one per text that is configured; shared by all threads: what changes in it needs a lock
+ *   a request          one per request; used by one thread only
+ *
+ * Rules
+ * - A text is a pointer and a length, without a final zero. What is passed to a function is borrowed for that call: the
+ *   other side copies what it keeps. What the host gives is valid until the hook ends, or until a function that changes
+ *   the message (add, set, remove, body_set) is called, whichever is first. Never free it.
+ * - Handles (sluice_request, sluice_config) are numbers. They are valid during the call that passes them, on the thread
+ *   of that call. At any other time, functions of the host return SLUICE_NOT_NOW or SLUICE_STALE and do nothing. Only `log` and
+ *   `resume` may be called at any time by any thread.
+ * - Functions must return soon: a worker serves many requests. What takes long runs on a thread of the library; the hook
+ *   asks for a ticket (`suspend`), returns SLUICE_WAIT, and the thread calls `resume` with the ticket.
+ * - No exception or panic may leave a function. Return SLUICE_FAIL.
+ * - A library is part of the process: if it crashes, Sluice does.
+ */
+#ifndef SLUICE_FILTER_H
+#define SLUICE_FILTER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SLUICE_ABI_MAJOR 1
+#define SLUICE_ABI_MINOR 0
+
+/* Whether `table`, a pointer to one of the tables below, has `entry`. */
+#define SLUICE_HAS(table, entry)                                                                            \
+    ((const char *)&(table)->entry + sizeof((table)->entry) <= (const char *)(table) + (table)->size && \
+     (table)->entry != NULL)
+
+#if defined(__GNUC__)
+#define SLUICE_EXPORT __attribute__((visibility("default")))
+#else
+#define SLUICE_EXPORT
+#endif
+
+/* A text or bytes. `data` may be NULL if `size` is 0. */
+typedef struct sluice_text {
+    const char *data;
+    size_t size;
+} sluice_text;
+
+/* A header or trailer. Names are compared without case. */
+typedef struct sluice_field {
+    sluice_text name;
+    sluice_text value;
+} sluice_field;
+
+/* A request, in the hook that gets it. */
+typedef struct sluice_request {
+    uint64_t id;
+} sluice_request;
+
+/* A configuration that is being checked. */
+typedef struct sluice_config {
+    uint64_t id;
+} sluice_config;
+
+/* A wait. Copy it to the thread that ends it. */
+typedef struct sluice_ticket {
+    uint64_t id;
+    uint64_t generation;
+} sluice_ticket;
+
+/* What functions of the host return. */
+typedef int32_t sluice_result;
+enum {
+    SLUICE_OK = 0,
+    SLUICE_NOT_FOUND = 1,    /* there is no such header, value or fact */
+    SLUICE_INVALID = -1,     /* an argument is NULL, out of range, or not what a header, name or status may be */
+    SLUICE_NOT_NOW = -2,     /* not in this hook, or not on this thread: the part has been sent, or has not come yet */
+    SLUICE_STALE = -3,       /* the handle is that of another request or configuration, which may have ended */
+    SLUICE_TOO_LARGE = -4,   /* the text, or all of them together, exceed a bound */
+    SLUICE_BUSY = -5,        /* `resume`: the queue of the worker is full; try again */
+    SLUICE_NOT_ALLOWED = -6, /* the configuration did not declare it */
+    SLUICE_INTERNAL = -7     /* an error of the host */
+};
+
+/* What a hook returns: what becomes of the message. */
+typedef int32_t sluice_step;
+enum {
+    SLUICE_CONTINUE = 0, /* it goes on; after headers: the library does not see its body and trailers */
+    SLUICE_RESPOND = 1,  /* it ends with the response of `respond`; in the body or trailers of a response, it is cut off */
+    SLUICE_WAIT = 2,     /* it waits for `resume` with the ticket of `suspend`; then the hook `resumed` is called */
+    SLUICE_FAIL = 3,     /* the library failed; `on_error` of the settings says what becomes of the request */
+    /* Only after headers: */
+    SLUICE_READ = 4,   /* it goes on; the hooks for its body and trailers read them */
+    SLUICE_EDIT = 5,   /* it goes on; these hooks change them. A content-length is removed */
+    SLUICE_BUFFER = 6  /* its body is received whole; the hook for the body gets all of it at once, and the headers may
+                          still be changed. More than `body_max` of the settings is a 413 for requests, a 500 for responses */
+};
+
+/* Parts of messages that have headers or trailers. */
+typedef int32_t sluice_part;
+enum {
+    SLUICE_REQUEST_HEADERS = 0,  /* to read: in every hook. With the names :method, :path, :authority, :scheme */
+    SLUICE_REQUEST_TRAILERS = 1,
+    SLUICE_RESPONSE_HEADERS = 2, /* with the name :status */
+    SLUICE_RESPONSE_TRAILERS = 3
+};
+
+/* Hooks, as `resumed` names them. */
+typedef int32_t sluice_hook;
+enum {
+    SLUICE_ON_REQUEST_HEADERS = 0,
+    SLUICE_ON_REQUEST_BODY = 1,
+    SLUICE_ON_REQUEST_TRAILERS = 2,
+    SLUICE_ON_RESPONSE_HEADERS = 3,
+    SLUICE_ON_RESPONSE_BODY = 4,
+    SLUICE_ON_RESPONSE_TRAILERS = 5
+};
+
+/* Facts about a request. */
+typedef int32_t sluice_fact;
+enum {
+    SLUICE_FACT_SOURCE = 0,   /* the address of the client, as the listener trusts it */
+    SLUICE_FACT_PEER = 1,     /* the other end of the connection */
+    SLUICE_FACT_LOCAL = 2,    /* this end of it */
+    SLUICE_FACT_PROTOCOL = 3, /* HTTP/1.1, HTTP/2, HTTP/3 */
+    SLUICE_FACT_ROUTE = 4,    /* the name of the rule */
+    SLUICE_FACT_SNI = 5,      /* the server name of TLS */
+    SLUICE_FACT_REQUEST = 6,  /* the number of the request, as in records and logs */
+    SLUICE_FACT_LISTENER = 7  /* the name of the listener */
+};
+
+/* Levels of the log. */
+enum {
+    SLUICE_LOG_ERROR = 0,
+    SLUICE_LOG_WARN = 1,
+    SLUICE_LOG_INFO = 2,
+    SLUICE_LOG_DEBUG = 3,
+    SLUICE_LOG_TRACE = 4
+};
+
+/* The functions of the host. */
+typedef struct sluice_host {
+    uint32_t size;
+    uint16_t major;
+    uint16_t minor;
+
+    /* At any time, on any thread. */
+
+    /* Writes a line to the log (target sluice_module); of at most 4 KiB, at most 100 in one hook. */
+    sluice_result (*log)(int32_t level, sluice_text line);
+    /* Ends a wait. One that is over already is ignored, and counted (sluice_module_stale_resumes_total). */
+    sluice_result (*resume)(sluice_ticket ticket);
+
+    /* In config_new. */
+
+    /* Says why the configuration is refused. Return something other than SLUICE_OK afterwards. */
+    sluice_result (*config_refuse)(sluice_config config, sluice_text why);
+    /* Declares a counter, sluice_module_counts_total{filter,counter}; at most 64. Names have a-z, 0-9 and _. */
+    sluice_result (*config_counter)(sluice_config config, sluice_text name, uint32_t *counter);
+    /* Declares that the filter may change :path or :authority. `check` warns if it does so behind a guard. */
+    sluice_result (*config_edits_target)(sluice_config config);
+
+    /* In hooks of a request. */
+
+    /* The value of a header with an index from 0. */
+    sluice_result (*header)(sluice_request request, sluice_part part, sluice_text name, size_t index, sluice_text *value);
+    /* All headers, without those whose names begin with a colon: writes up to `room` of them, and their number to `count`. */
+    sluice_result (*headers)(sluice_request request, sluice_part part, sluice_field *fields, size_t room, size_t *count);
+    /* One more value. */
+    sluice_result (*header_add)(sluice_request request, sluice_part part, sluice_text name, sluice_text value);
+    /* This value in place of all. */
+    sluice_result (*header_set)(sluice_request request, sluice_part part, sluice_text name, sluice_text value);
+    sluice_result (*header_remove)(sluice_request request, sluice_part part, sluice_text name);
+    /* The piece of the body in a hook for bodies; after SLUICE_BUFFER, all of it. */
+    sluice_result (*body)(sluice_request request, sluice_text *bytes);
+    /* Replaces it; after SLUICE_EDIT and SLUICE_BUFFER. */
+    sluice_result (*body_set)(sluice_request request, sluice_text bytes);
+    /* Makes a response, for SLUICE_RESPOND. `details` are for the record, and may be empty. */
+    sluice_result (*respond)(sluice_request request, uint32_t status, const sluice_field *fields, size_t count,
+                             sluice_text body, sluice_text details);
+    /* A value that filters share about the request, as %VALUE(NAME)% prints it. */
+    sluice_result (*value)(sluice_request request, sluice_text name, sluice_text *value);
+    /* Shares a value: %VALUE(module.values.NAME)%. All together have room for 64 KiB. */
+    sluice_result (*value_set)(sluice_request request, sluice_text name, sluice_text value);
+    sluice_result (*fact)(sluice_request request, sluice_fact fact, sluice_text *value);
+    sluice_result (*count)(sluice_request request, uint32_t counter, uint64_t amount);
+    /* Has the route selected again, after the hook for the headers of the request. */
+    sluice_result (*reroute)(sluice_request request);
+    /* A ticket for this hook, which then returns SLUICE_WAIT. Any other step makes it stale. */
+    sluice_result (*suspend)(sluice_request request, sluice_ticket *ticket);
+} sluice_host;
+
+/* The functions of a library. All but config_new may be NULL. */
+typedef struct sluice_module {
+    uint32_t size; /* sizeof(sluice_module) */
+    uint16_t major; /* SLUICE_ABI_MAJOR */
+    uint16_t minor; /* SLUICE_ABI_MINOR */
+    /* Name and version of the library, for errors and the log. */
+    sluice_text name;
+
+    /* Checks a configuration, and makes an object of it. `filter` says which filter of the library is meant. Called when
+       a configuration of Sluice is checked, by any thread. */
+    sluice_result (*config_new)(sluice_config config, sluice_text filter, sluice_text text, void **object);
+    /* Frees the object, when no request has it any more; by any thread. */
+    void (*config_free)(void *config);
+
+    /* A request begins. Anything but SLUICE_OK is a failure. */
+    sluice_result (*request_new)(sluice_request request, void *config, void **state);
+    /* The request has ended: frees the state. Values, facts and counters may still be used. Called once after each
+       request_new that returned SLUICE_OK. */
+    void (*request_end)(sluice_request request, void *config, void *state);
+
+    /* The hooks. `end` is 1 if nothing of the message follows, as far as is known, else 0. Of a body, the last piece may
+       be empty. Trailers may be none after SLUICE_EDIT: those that are added are sent. A response is one of an endpoint or
+       of Sluice itself; of the latter, only the headers are shown, unless they are buffered. */
+    sluice_step (*request_headers)(sluice_request request, void *config, void *state, int32_t end);
+    sluice_step (*request_body)(sluice_request request, void *config, void *state, int32_t end);
+    sluice_step (*request_trailers)(sluice_request request, void *config, void *state, int32_t end);
+    sluice_step (*response_headers)(sluice_request request, void *config, void *state, int32_t end);
+    sluice_step (*response_body)(sluice_request request, void *config, void *state, int32_t end);
+    sluice_step (*response_trailers)(sluice_request request, void *config, void *state, int32_t end);
+    /* A wait has ended: decides what `hook` left open, with the same part of the message. If NULL, it continues. */
+    sluice_step (*resumed)(sluice_request request, void *config, void *state, sluice_hook hook);
+} sluice_module;
+
+/* What a library exports. Called once, when the library is loaded. The table must stay valid. NULL: the library cannot work
+   with this host. */
+SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

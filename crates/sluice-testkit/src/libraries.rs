@@ -1,0 +1,45 @@
+//! Libraries that tests build for Sluice to load.
+//!
+//! Owns: how a source in C or C++ is compiled. Refuses to know: what is in it. Keeps: a warning of the compiler is an error.
+
+use std::path::{Path, PathBuf};
+
+use crate::tools;
+
+/// The folder of an example of `sluice-abi`.
+pub fn example(name: &str) -> PathBuf {
+    of_abi().join("examples").join(name)
+}
+
+fn of_abi() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sluice-abi")
+}
+
+/// Compiles a source to `libNAME.so` in `folder`; `None` if there is no compiler.
+///
+/// # Panics
+/// The compiler complains.
+pub fn compile(source: &Path, folder: &Path) -> Option<PathBuf> {
+    let is_c = source.extension().is_some_and(|of| of == "c");
+    let (compiler, standard) = if is_c { ("cc", "-std=c11") } else { ("c++", "-std=c++17") };
+    if !tools::have(&[compiler]) {
+        return None;
+    }
+    let name = source.file_stem().expect("a source has a name").to_string_lossy();
+    let library = folder.join(format!("lib{name}.so"));
+    let mut command = tools::command(compiler);
+    command.args([standard, "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", "-pthread"]);
+    command.arg("-I").arg(of_abi().join("include")).arg("-o").arg(&library).arg(source);
+    tools::must(&mut command);
+    Some(library)
+}
+
+/// As [`compile`], of a text in C.
+///
+/// # Panics
+/// The text cannot be written, or the compiler complains.
+pub fn compile_text(name: &str, text: &str, folder: &Path) -> Option<PathBuf> {
+    let source = folder.join(format!("{name}.c"));
+    std::fs::write(&source, text).expect("the source is written");
+    compile(&source, folder)
+}
