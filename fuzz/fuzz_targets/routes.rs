@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use sluice_codec::Head;
+use sluice_core::connection::Peer;
 use sluice_core::value::HostPattern;
 use sluice_l7::Runtime;
-use sluice_l7::routes::{Action, PathMatch, Rule, RuleOptions, RouteInput, VirtualHost};
+use sluice_l7::routes::{Action, PathMatch, RouteInput, Rule, RuleOptions, VirtualHost};
 
 fn rule(kind: u8, path: &str) -> Rule {
     let path = format!("/{path}").into_boxed_str();
@@ -33,7 +34,14 @@ fuzz_target!(|input: (Vec<(u8, &str)>, &str)| {
     let rules: Vec<Rule> = rules.into_iter().map(|(kind, path)| rule(kind, path)).collect();
     let runtime = Runtime::default();
     let head = Head::request("GET", "http", "a", &format!("/{path}"));
-    let subject = RouteInput { head: &head, source: None, conn: None, values: None, runtime: &runtime, random: 7 };
+    let subject = RouteInput {
+        head: &head,
+        source: Peer::Unknown,
+        conn: None,
+        values: None,
+        runtime: &runtime,
+        random: 7,
+    };
     let obvious = rules.iter().position(|rule| rule.fits(&subject));
     assert_eq!(VirtualHost::new(vec![HostPattern::Any], rules).find(&subject), obvious);
 });

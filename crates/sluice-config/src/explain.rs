@@ -8,34 +8,40 @@ use std::fmt::Write as _;
 use sluice_core::{Node, Plain, Setting};
 use sluice_model::Config;
 
+use crate::filter_settings::{KnownFilters, with_long_forms};
 use crate::origin::SettingOrigin;
-use crate::redact::{FilterShapes, redacted};
+use crate::redact::redacted;
 use crate::written::as_written;
 
 /// The configuration as YAML in its long form, without secrets. It was read from `root`.
-pub fn yaml(config: &Config, root: &Node, filters: FilterShapes<'_>) -> String {
+pub fn yaml(config: &Config, root: &Node, filters: &dyn KnownFilters) -> String {
     written_by(config, root, filters, SettingOrigin::Unasked)
 }
 
 /// The same, with comments that say which values are defaults, and which settings are not in force.
-pub fn yaml_with_defaults(config: &Config, root: &Node, filters: FilterShapes<'_>) -> String {
+pub fn yaml_with_defaults(config: &Config, root: &Node, filters: &dyn KnownFilters) -> String {
     written_by(config, root, filters, SettingOrigin::Written(root))
 }
 
 fn written_by(
     config: &Config,
     root: &Node,
-    filters: FilterShapes<'_>,
+    filters: &dyn KnownFilters,
     origin: SettingOrigin<'_>,
 ) -> String {
     let mut out = String::new();
-    write_block(&as_written(redacted(config.show(), filters), root), origin, 0, &mut out);
+    write_block(&long_form(config, root, filters), origin, 0, &mut out);
     out
 }
 
 /// The configuration as JSON in its long form, without secrets. It was read from `root`.
-pub fn config_json(config: &Config, root: &Node, filters: FilterShapes<'_>) -> serde_json::Value {
-    of_plain(&as_written(redacted(config.show(), filters), root))
+pub fn config_json(config: &Config, root: &Node, filters: &dyn KnownFilters) -> serde_json::Value {
+    of_plain(&long_form(config, root, filters))
+}
+
+fn long_form(config: &Config, root: &Node, filters: &dyn KnownFilters) -> Plain {
+    let shown = with_long_forms(config.show(), filters);
+    as_written(redacted(shown, &|name| filters.shapes(name)), root)
 }
 
 /// A section as JSON in its long form, without secrets.

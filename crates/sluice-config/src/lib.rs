@@ -18,8 +18,10 @@ pub mod sources;
 pub mod substitute;
 pub mod yaml;
 
+mod filter_settings;
 mod origin;
 mod written;
 
+pub use filter_settings::{KnownFilters, NoFilters};
 pub use load::{Loaded, load, load_sources, load_stdin, load_text};
 pub use sources::{Sources, read_file};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sluice_core::tree::MapEntry;
 use sluice_core::{Diags, Node, Setting as _, Span, Value};
+use sluice_expr::{TableUse, noting_tables};
 use sluice_model::Config;
 use sluice_model::translate::endpoints::EndpointFiles;
 
@@ -27,6 +28,8 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// What was read, as a tree; present where `config` is.
     pub root: Option<Node>,
+    /// The lookup tables that expressions in it name.
+    pub tables: Vec<TableUse>,
     /// The endpoint files that it names.
     pub endpoint_files: EndpointFiles,
     /// The findings.
@@ -136,7 +139,9 @@ impl Loaded {
         if loaded.diags.has_errors() {
             return loaded;
         }
-        let bound = Config::bind(&root, &sluice_core::Path::ROOT, &mut loaded.diags);
+        let bind = || Config::bind(&root, &sluice_core::Path::ROOT, &mut loaded.diags);
+        let (bound, tables) = noting_tables(bind);
+        loaded.tables = tables;
         loaded.config = bound.map(|mut config| {
             config.name_listeners();
             config
@@ -147,7 +152,16 @@ impl Loaded {
 
     fn new(sources: Sources, folder: PathBuf) -> Self {
         let (endpoint_files, diags) = (EndpointFiles::new(), Diags::new());
-        Self { sources, folder, config: None, root: None, endpoint_files, diags, discovered: false }
+        Self {
+            sources,
+            folder,
+            config: None,
+            root: None,
+            tables: Vec::new(),
+            endpoint_files,
+            diags,
+            discovered: false,
+        }
     }
 
     fn read_endpoints(&mut self) {
@@ -179,14 +193,19 @@ impl Loaded {
         substitute::resolve(&mut root, &self.folder, &mut self.sources, &environment);
         whole &= self.diags.counts() == before;
         let at = sluice_core::Path::ROOT;
-        let bound = Config::bind(&root, &at, &mut self.diags);
+        let (bound, tables) = noting_tables(|| Config::bind(&root, &at, &mut self.diags));
+        self.tables = tables;
         hints::complete(&mut self.diags);
         // If whole parts were missing, every reference to them would seem wrong.
         if whole {
             // An error in a single section does not prevent checks of the repeated ones.
             let many = ["listeners", "clusters", "routes", "secrets", "access_log"];
             let rebind = || Config::bind(&only(root.clone(), &many), &at, &mut Diags::new());
-            self.config = bound.or_else(rebind);
+            self.config = bound.or_else(|| {
+                let (bound, tables) = noting_tables(rebind);
+                self.tables = tables;
+                bound
+            });
             if let Some(config) = &mut self.config {
                 config.name_listeners();
                 self.root = Some(root);

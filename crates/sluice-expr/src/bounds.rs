@@ -6,9 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators,
+};
 use regex::{Regex, RegexBuilder};
 
+use crate::tables::LOOKUP;
 use crate::{AttributeDef, AttributeUse};
 
 /// The longest expression, in bytes.
@@ -25,6 +28,9 @@ const NODES_MAX: usize = 1024;
 
 /// The most loops (`exists`, `all` and so on).
 const LOOPS_MAX: usize = 8;
+
+/// The most calls of `lookup`.
+const LOOKUPS_MAX: usize = 8;
 
 /// The size of a compiled regex, in bytes.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -43,6 +49,8 @@ const JOINS_MAX: usize = 256;
 pub(crate) struct AcceptedParts {
     pub(crate) uses: Vec<AttributeUse>,
     pub(crate) regexes: HashMap<String, Regex>,
+    /// The names of lookup tables, each once.
+    pub(crate) tables: Vec<String>,
 }
 
 /// Refuses what is nested so deeply, or has such long chains of operators, that parsing it would need much of the stack.
@@ -131,6 +139,7 @@ pub(crate) fn check(root: &IdedExpr, known: &[AttributeDef]) -> Result<AcceptedP
         depth: 0,
         nodes: 0,
         loops: 0,
+        lookups: 0,
         bound: HashSet::new(),
         in_loop: false,
         found: AcceptedParts::default(),
@@ -144,6 +153,7 @@ struct ExpressionCheck<'a> {
     depth: usize,
     nodes: usize,
     loops: usize,
+    lookups: usize,
     /// The variables of the loops around.
     bound: HashSet<String>,
     in_loop: bool,
@@ -187,6 +197,9 @@ impl ExpressionCheck<'_> {
             Expr::Call(call) => {
                 if call.func_name == "matches" {
                     self.regex(call.args.last())?;
+                }
+                if call.func_name == LOOKUP {
+                    self.table(call)?;
                 }
                 if self.in_loop && call.func_name == operators::ADD {
                     return Err(
@@ -286,6 +299,32 @@ impl ExpressionCheck<'_> {
         let regex = RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
         let regex = regex.map_err(|error| format!("invalid regex: {error}"))?;
         self.found.regexes.insert(text.to_owned(), regex);
+        Ok(())
+    }
+
+    fn table(&mut self, call: &CallExpr) -> Result<(), String> {
+        let name = match (&call.target, call.args.as_slice()) {
+            (None, [name, _] | [name, _, _]) => &name.expr,
+            _ => {
+                return Err("write `lookup('TABLE', key)` or `lookup('TABLE', key, default)`".into());
+            }
+        };
+        let Expr::Literal(LiteralValue::String(name)) = name else {
+            return Err("the name of the table of `lookup` must be written out".into());
+        };
+        self.lookups += 1;
+        if self.in_loop {
+            return Err(
+                "`lookup` cannot be used within `exists`, `all`, `exists_one` and `filter`".into(),
+            );
+        }
+        if self.lookups > LOOKUPS_MAX {
+            return Err(format!("an expression has at most {LOOKUPS_MAX} of `lookup`"));
+        }
+        let name = name.inner();
+        if !self.found.tables.iter().any(|known| known == name) {
+            self.found.tables.push(name.to_owned());
+        }
         Ok(())
     }
 

@@ -11,14 +11,17 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::IdedExpr;
-use cel::extractors::This;
+use cel::extractors::{Arguments, This};
 use cel::objects::Key;
 use cel::{Context, Env, ExecutionError, Value};
 use regex::Regex;
 
 mod bounds;
+mod tables;
 #[cfg(test)]
 mod tests;
+
+pub use tables::{ExpressionTable, TableUse, noting_tables};
 
 /// An attribute that expressions may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ pub struct Expression {
     root: Arc<IdedExpr>,
     uses: Arc<[AttributeUse]>,
     regexes: Arc<HashMap<String, Regex>>,
+    tables: Arc<[TableUse]>,
 }
 
 static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
@@ -93,7 +97,7 @@ impl Expression {
         bounds::check_nesting(text)?;
         let parser =
             STANDARD.parser().max_recursion_depth(bounds::DEPTH_MAX).error_recovery_limit(0);
-        let root = parser.parse(text).map_err(|errors| {
+        let mut root = parser.parse(text).map_err(|errors| {
             let first = errors.errors.first();
             let place = first.map_or(String::new(), |error| {
                 format!(" at line {}, column {}", error.pos.0, error.pos.1)
@@ -101,11 +105,15 @@ impl Expression {
             format!("this is no expression of CEL{place}")
         })?;
         let checked = bounds::check(&root, known)?;
+        if !checked.tables.is_empty() {
+            tables::allow_absent_keys(&mut root);
+        }
         Ok(Self {
             source: text.into(),
             root: Arc::new(root),
             uses: checked.uses.into(),
             regexes: Arc::new(checked.regexes),
+            tables: tables::note(checked.tables, text)?,
         })
     }
 
@@ -154,6 +162,11 @@ impl Expression {
                 regexes.get(&*pattern).is_some_and(|regex| regex.is_match(&text))
             };
             context.add_function("matches", matches).map_err(|_| NoResult::Failed)?;
+        }
+        if !self.tables.is_empty() {
+            let tables = Arc::clone(&self.tables);
+            let lookup = move |Arguments(args): Arguments| tables::look_up(&tables, &args);
+            context.add_function(tables::LOOKUP, lookup).map_err(|_| NoResult::Failed)?;
         }
         let mut roots: HashMap<&'static str, HashMap<Key, Value>> = HashMap::new();
         for of in &*self.uses {

@@ -215,3 +215,84 @@ fn expressions_make_texts() {
         assert_eq!(expression.text(&Sample).as_deref(), expected.as_ref().map(|it| *it), "{text}");
     }
 }
+
+struct Tiers;
+
+impl ExpressionTable for Tiers {
+    fn get(&self, key: &str) -> Option<String> {
+        matches!(key, "acme" | "7" | "gold").then(|| format!("{key}!"))
+    }
+}
+
+/// An expression whose tables are supplied, but for one.
+fn with_tables(text: &str) -> Expression {
+    let (parsed, uses) = noting_tables(|| Expression::parse(text, KNOWN));
+    for table in uses.iter().filter(|table| table.name() != "later") {
+        assert_eq!(table.expression(), text);
+        table.supply(Arc::new(Tiers));
+    }
+    parsed.unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+#[test]
+fn a_table_is_asked_for_a_key() {
+    for (text, expected) in [
+        ("lookup('tiers', metadata['set.tenant'])", Ok("acme!")),
+        ("lookup('tiers', request.size)", Ok("7!")),
+        ("lookup('tiers', uint(7))", Ok("7!")),
+        ("lookup('tiers', 'none')", Err(NoResult::Absent)),
+        ("lookup('tiers', 'none', 'free')", Ok("free")),
+        ("lookup('tiers', null, 'free')", Ok("free")),
+        ("lookup('tiers', 'none', 1)", Ok("1")),
+        ("lookup('tiers', 'none') == null", Ok("true")),
+        ("lookup('tiers', 'none') != 'gold!'", Ok("true")),
+        ("lookup('tiers', 'acme') == null ? 'none' : 'some'", Ok("some")),
+        ("lookup('tiers', lookup('tiers', 'none'), 'free')", Ok("free")),
+        ("lookup('tiers', lookup('tiers', request.headers['none']), 'free')", Ok("free")),
+        // What does not exist has no entry.
+        ("lookup('tiers', request.headers['none']) == null", Ok("true")),
+        ("lookup('tiers', request.headers.none, 'free')", Ok("free")),
+        ("lookup('tiers', metadata['set.none'], 'free')", Ok("free")),
+        ("[lookup('tiers', metadata['set.none'])].size()", Ok("1")),
+        ("lookup('tiers', request.headers['none'] + 'a', 'free')", Err(NoResult::Absent)),
+        ("lookup('tiers', request.headers)", Err(NoResult::Failed)),
+        ("lookup('tiers', 'none') + 'a'", Err(NoResult::Failed)),
+        ("lookup('later', 'acme', 'none')", Ok("none")),
+    ] {
+        let found = with_tables(text).text(&Sample);
+        assert_eq!(found.as_deref(), expected.as_ref().map(|it| *it), "{text}");
+    }
+    // Clones share what is supplied.
+    let (parsed, uses) = noting_tables(|| Expression::parse("lookup('a', 'acme')", KNOWN));
+    let (one, two) = (parsed.clone().unwrap(), parsed.unwrap());
+    assert_eq!((one.text(&Sample), uses.len()), (Err(NoResult::Absent), 1));
+    uses[0].supply(Arc::new(Tiers));
+    assert_eq!(two.text(&Sample).as_deref(), Ok("acme!"));
+}
+
+#[test]
+fn tables_are_named_where_somebody_supplies_them() {
+    let many = ["lookup('a', 'b') == 'c'"; 9].join(" || ");
+    for (text, part) in [
+        ("lookup('a')", "write `lookup('TABLE', key)`"),
+        ("lookup('a', 'b', 'c', 'd')", "write `lookup('TABLE', key)`"),
+        ("'a'.lookup('b')", "write `lookup('TABLE', key)`"),
+        ("lookup(request.path, 'b')", "must be written out"),
+        ("['a'].exists(x, lookup('a', x) == 'b')", "cannot be used within `exists`"),
+        ("lookup('a', request.pth)", "`request` has no `pth`"),
+        (&many, "at most 8 of `lookup`"),
+    ] {
+        let (parsed, _) = noting_tables(|| Expression::parse(text, KNOWN));
+        let error = parsed.expect_err(text);
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    let error = Expression::parse("lookup('a', 'b')", KNOWN).unwrap_err();
+    assert!(error.contains("no lookup tables here"), "{error}");
+    // Within another, each notes its own.
+    let (inner, outer) = noting_tables(|| {
+        let _ = Expression::parse("lookup('a', lookup('a', lookup('b', 'c')))", KNOWN);
+        noting_tables(|| Expression::parse("lookup('d', 'e')", KNOWN)).1
+    });
+    let names = |uses: &[TableUse]| uses.iter().map(|it| it.name().to_owned()).collect::<Vec<_>>();
+    assert_eq!((names(&outer), names(&inner)), (vec!["a".into(), "b".into()], vec!["d".into()]));
+}

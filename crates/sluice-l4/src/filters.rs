@@ -22,7 +22,9 @@ mod tests;
 
 pub use content::{Content, LiveSecret, SecretUser};
 pub use fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches, FileOrigin};
-pub use registry::{CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry};
+pub use registry::{
+    CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry, long_form_of,
+};
 
 /// Connection filters by name.
 pub type Filters = FilterRegistry<dyn ConnectionFilterPlan>;

@@ -14,6 +14,8 @@ use sluice_expr::{AttributeDef, AttributeSource, AttributeUse, AttributeValue, E
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::rbac::conn::expression::{CONN_ATTRIBUTES, parse_expression};
 
+use crate::host_name::bare_host;
+
 /// The attributes of requests, and those of their connections.
 static ATTRIBUTES: LazyLock<Vec<AttributeDef>> = LazyLock::new(|| {
     let of = |field, is_map| AttributeDef { root: "request", field, is_map };
@@ -22,6 +24,7 @@ static ATTRIBUTES: LazyLock<Vec<AttributeDef>> = LazyLock::new(|| {
         "url_path",
         "query",
         "host",
+        "hostname",
         "scheme",
         "method",
         "protocol",
@@ -124,6 +127,8 @@ impl AttributeSource for RequestAttributes<'_> {
             ("request", "url_path") => text(self.path),
             ("request", "query") => text(head.query().unwrap_or_default()),
             ("request", "host") => text(head.authority()),
+            // Not Envoy's: what tables of hosts have.
+            ("request", "hostname") => text(&bare_host(head.authority())),
             ("request", "scheme") => text(head.scheme()),
             ("request", "method") => text(head.method_text()),
             ("request", "protocol") => text(protocol(head.version())),

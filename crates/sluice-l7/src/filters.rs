@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 
 use sluice_codec::{Body, Head};
 use sluice_core::settings::Short;
-use sluice_core::{ConnValues, Diags, Moment, Node, Path, Setting, Shape, SharedValues, ValueDef};
+use sluice_core::{
+    ConnValues, Diags, Moment, Node, Path, Plain, Setting, Shape, SharedValues, ValueDef,
+};
 use sluice_io::WorkerCx;
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::metrics::SeriesLabels;
@@ -58,7 +60,7 @@ pub mod sticky;
 
 pub use sluice_l4::filters::{
     CheckContext, Content, FetchSchedule, Fetched, FileOrigin, FilterFactory, FilterOwner,
-    FilterRegistry, LiveSecret,
+    FilterRegistry, LiveSecret, long_form_of,
 };
 pub use step::{
     BodyStart, BodyStep, HeadDecision, HeadResume, HeadStep, MessageEnd, PeekResume, PieceResume,
@@ -407,6 +409,10 @@ impl<S: PlanSettings> FilterFactory<dyn HttpFilterPlan> for Ready<S> {
 
     fn shape(&self) -> Shape {
         S::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<S>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -4,18 +4,20 @@
 //! matching rule in order wins; the index only leaves out rules that cannot match, so it never changes which rule that
 //! is.
 
+use std::borrow::Cow;
 use std::cell::Ref;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_codec::Head;
-use sluice_core::connection::TlsFacts;
+use sluice_core::connection::{Peer, TlsFacts};
 use sluice_core::value::HostPattern;
 use sluice_core::values::SharedValue;
 use sluice_core::{ConnInfo, Name, SharedValues};
 use sluice_l4::inspect::tls::SNI;
+use sluice_l4::rbac::conn::ConnSubject;
 use sluice_upstream::{Cluster, ClusterDirectory, Published, PublishedView};
 
+use crate::expression::{RequestAttributes, RequestExpression};
 use crate::filters::HttpFilterPlan;
 use crate::runtime::Runtime;
 use crate::template::HttpTemplate;
@@ -194,6 +196,8 @@ pub enum Action {
     Split(Box<Vec<Share>>),
     /// Forward it to the cluster that a header names.
     ByHeader(Box<str>),
+    /// Forward it to the cluster whose name an expression makes.
+    ByExpression(Box<RequestExpression>),
     /// Redirect the client.
     Redirect(Box<Redirect>),
     /// Respond to it directly.
@@ -265,8 +269,8 @@ pub enum PathRewrite {
 pub struct RouteInput<'a> {
     /// The request.
     pub head: &'a Head,
-    /// The source address, if known.
-    pub source: Option<IpAddr>,
+    /// The source, as trusted hops report it.
+    pub source: Peer,
     /// Its connection, if there is one.
     pub conn: Option<&'a ConnInfo>,
     /// The values that filters shared for the request, if it is one that passes filters.
@@ -284,6 +288,14 @@ impl<'a> RouteInput<'a> {
         of_request.or_else(|| self.conn?.values.named(name))
     }
 
+    /// The request as expressions see it.
+    fn with_attributes<T>(&self, see: impl FnOnce(&RequestAttributes<'_>) -> T) -> T {
+        let (head, values, source) = (self.head, self.values, self.source);
+        let conn = self.conn.map(|conn| ConnSubject { source, ..ConnSubject::of(conn) });
+        let (path, conn) = (head.path_only(), conn.as_ref());
+        see(&RequestAttributes { head, path, values, conn, response: None })
+    }
+
     /// What TLS termination found out.
     fn tls(&self) -> Option<&'a TlsFacts> {
         self.conn?.tls.get().map(|tls| &**tls)
@@ -292,6 +304,23 @@ impl<'a> RouteInput<'a> {
     /// The server name of the client's TLS handshake, in lower case.
     fn server_name(&self) -> Option<&'a str> {
         self.conn?.nearest_facts()?.get(&SNI)
+    }
+}
+
+impl Action {
+    /// The cluster that a request names itself, by a header or by what an expression makes of it; `None` if it names none,
+    /// or the action goes by none.
+    pub fn named_by<'h>(&self, of: &RouteInput<'h>) -> Option<Cow<'h, str>> {
+        match self {
+            Self::ByHeader(header) => {
+                let named = of.head.get_named(header.as_bytes())?;
+                std::str::from_utf8(named).ok().map(Cow::Borrowed)
+            }
+            Self::ByExpression(expression) => {
+                of.with_attributes(|of| expression.text(of)).map(Cow::Owned)
+            }
+            Self::Cluster(_) | Self::Split(_) | Self::Redirect(_) | Self::Direct(_) => None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::alloc::System;
 use std::sync::Arc;
 
 use sluice_codec::Head;
+use sluice_core::connection::Peer;
 use sluice_core::value::HostPattern;
 use sluice_l7::routes::{Action, PathMatch, RouteInput, Rule, RuleOptions, VirtualHost};
 use sluice_l7::{RouteTable, Runtime};
@@ -59,7 +60,7 @@ fn a_rule_of_a_large_table_takes_at_most_three_hundred_bytes_and_is_found() {
     for (host, rule, head) in asked.iter().cycle().take(number("LOOKUPS", 1000)) {
         let subject = RouteInput {
             head,
-            source: None,
+            source: Peer::Unknown,
             conn: None,
             values: None,
             runtime: &runtime,

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use sluice_core::settings::{Named, Size};
 use sluice_core::values::ValueDef;
-use sluice_core::{Name, Node, Setting, Shape, Span, Spanned};
+use sluice_core::{Name, Node, Plain, Setting, Shape, Span, Spanned};
 use sluice_io::WorkerCx;
-use sluice_l7::filters::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
+use sluice_l7::filters::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan, long_form_of};
 use sluice_telemetry::metrics::SeriesLabels;
 use sluice_upstream::Cluster;
 
@@ -86,6 +86,10 @@ impl FilterFactory<dyn HttpFilterPlan> for LuaFactory {
 
     fn shape(&self) -> Shape {
         Lua::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<Lua>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

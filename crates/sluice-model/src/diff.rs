@@ -165,6 +165,7 @@ mod tests {
             root,
             folder: Path::new("."),
             endpoint_files: &Default::default(),
+            tables: Vec::new(),
             discovered: false,
         };
         let (mut shared, mut diags) = (SharedParts::default(), Diags::new());

@@ -4,18 +4,21 @@
 //! batch is put in force. Keeps: every failure is reported here, with its place in the files; what was staged without
 //! errors can be applied.
 
+use std::collections::HashSet;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{Diags, Node};
+use sluice_core::{Diags, Name, Node, Path};
+use sluice_expr::{TableUse, noting_tables};
 
 use crate::check;
 use crate::compile::{SharedParts, Surroundings};
 use crate::inline;
+use crate::model::Kind;
 use crate::process::Process;
 use crate::sections::Config;
-use crate::store::{Batch, BatchMode, Staged, Store, stage};
+use crate::store::{Batch, BatchMode, KnownNames, Staged, Store, stage};
 use crate::translate::endpoints::EndpointFiles;
 use crate::translate::{ResourceSources, translate};
 
@@ -33,6 +36,8 @@ pub struct FilesInput<'a> {
     pub folder: &'a FilePath,
     /// The endpoint files that it names.
     pub endpoint_files: &'a EndpointFiles,
+    /// The lookup tables that expressions in it name.
+    pub tables: Vec<TableUse>,
     /// Whether clusters may be without endpoints, which come from a control plane.
     pub discovered: bool,
 }
@@ -47,7 +52,7 @@ pub fn stage_files(
     now: Duration,
     diags: &mut Diags,
 ) -> Option<(Process, Staged)> {
-    let FilesInput { mut config, root, folder, endpoint_files, discovered } = input;
+    let FilesInput { mut config, root, folder, endpoint_files, mut tables, discovered } = input;
     let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
@@ -62,7 +67,9 @@ pub fn stage_files(
     inline::relocate(&inline, diags);
     let sources = ResourceSources { folder, endpoint_files, store, discovered };
     let translated = translate(&config, &root, &inline, sources, diags);
-    let process = Process::of(&config, folder, diags);
+    let (process, recorded) = noting_tables(|| Process::of(&config, folder, diags));
+    tables.extend(recorded);
+    supply(&tables, &translated.declared, &root, around, diags);
     let batch = Batch {
         source: Arc::from(FILES),
         updates: translated.updates,
@@ -76,7 +83,31 @@ pub fn stage_files(
     }
     // With errors present, what seems unused may be used by what is wrong; and what comes later may use anything.
     if !discovered {
-        check::unused(&config, staged.named(store), diags);
+        let looked_up = tables.iter().map(|table| (Kind::Map, table.name().into()));
+        let looked_up: Vec<(Kind, Name)> = looked_up.collect();
+        check::unused(&config, staged.named(store).chain(&looked_up), diags);
     }
     Some((process, staged))
+}
+
+/// Supplies the lookup tables that expressions of rules and records name. Reports those that do not exist.
+fn supply(
+    tables: &[TableUse],
+    declared: &HashSet<(Kind, Name)>,
+    root: &Node,
+    around: &Surroundings,
+    diags: &mut Diags,
+) {
+    let known = KnownNames::default();
+    for table in tables {
+        let name: Name = table.name().into();
+        match known.why_unknown(declared, Kind::Map, &name) {
+            None => table.supply(Arc::new(around.maps.reference(&name))),
+            Some((message, help)) => {
+                let found = root.find_text(table.expression(), &Path::ROOT);
+                let (at, span) = found.unwrap_or_else(|| (String::new(), root.span));
+                diags.error("unknown-name", span, at, message).help(help);
+            }
+        }
+    }
 }

@@ -73,7 +73,8 @@ section! {
         /// listeners.
         pub secrets: Named<SecretText>,
         /// Lookup tables, by name: `offices: { entries: { 10.0.0.0/8: inside }, lookup: cidr }`. Whatever looks something up names
-        /// one: `set_values`, the connection filters `allow` and `deny`, a relay with `cluster_from`.
+        /// one: expressions (`lookup('offices', source.address)`), `set_values`, the connection filters `allow` and `deny`, a relay with
+        /// `cluster_from`.
         pub maps: Named<LookupMap>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,

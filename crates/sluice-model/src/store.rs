@@ -31,6 +31,7 @@ mod stage;
 pub(crate) mod tests;
 
 pub use batch::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
+pub(crate) use known_names::KnownNames;
 pub use stage::stage;
 
 /// A resource in force.

@@ -8,7 +8,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sluice_core::Shape;
+use sluice_config::KnownFilters;
+use sluice_core::{Node, Plain, Shape};
 use sluice_l4::filters::Filters;
 use sluice_l7::HttpFilters;
 
@@ -41,17 +42,31 @@ fn http_filters() -> HttpFilters {
     filters
 }
 
-impl Extensions {
-    /// The shapes of the settings of the filters of that name.
+impl KnownFilters for Extensions {
     fn shapes(&self, name: &str) -> Vec<Shape> {
-        shapes(&self.connection, &self.http, name)
+        FilterSets(&self.connection, &self.http).shapes(name)
+    }
+
+    fn long_form(&self, of_requests: bool, name: &str, settings: &Node) -> Option<Plain> {
+        FilterSets(&self.connection, &self.http).long_form(of_requests, name, settings)
     }
 }
 
-/// The shapes of the settings of the filters of that name.
-fn shapes(connection: &Filters, http: &HttpFilters, name: &str) -> Vec<Shape> {
-    let connection = connection.get(name).map(|filter| filter.shape());
-    connection.into_iter().chain(http.get(name).map(|filter| filter.shape())).collect()
+/// The filters for connections, and those for requests.
+struct FilterSets<'a>(&'a Filters, &'a HttpFilters);
+
+impl KnownFilters for FilterSets<'_> {
+    fn shapes(&self, name: &str) -> Vec<Shape> {
+        let connection = self.0.get(name).map(|filter| filter.shape());
+        connection.into_iter().chain(self.1.get(name).map(|filter| filter.shape())).collect()
+    }
+
+    fn long_form(&self, of_requests: bool, name: &str, settings: &Node) -> Option<Plain> {
+        match of_requests {
+            true => self.1.get(name)?.long_form(settings),
+            false => self.0.get(name)?.long_form(settings),
+        }
+    }
 }
 
 /// Runs the command line with these filters. A `main` needs nothing else.

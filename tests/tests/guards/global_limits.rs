@@ -260,6 +260,10 @@ fn a_service_that_stalls_or_dies_under_load_holds_nobody_up() {
         more("allowed");
         signal("STOP");
         more("failed");
+        sluice.record("the service that did not decide", |record| {
+            let call = record["calls"][0].as_str().unwrap_or_default();
+            record["decision"] == "failed" && call.starts_with("limits failed in ")
+        });
         signal("CONT");
         more("allowed");
         drop(service);

@@ -220,6 +220,7 @@ fn a_server_that_stalls_or_dies_under_load_holds_nobody_up() {
         more("answered");
         signal("STOP");
         more("sidecall.timeout");
+        names_it(&sluice);
         signal("CONT");
         more("answered");
         drop(redis);
@@ -228,6 +229,14 @@ fn a_server_that_stalls_or_dies_under_load_holds_nobody_up() {
     });
     wait::until("all requests to end", || {
         (sluice.metric("sluice_http_requests_active", "") == 0).then_some(())
+    });
+}
+
+/// Waits for a record of a request that the server did not decide about.
+fn names_it(sluice: &Running) {
+    sluice.record("the server that did not decide", |record| {
+        let call = record["calls"][0].as_str().unwrap_or_default();
+        record["fallback"] == "all" && call.starts_with("counter failed in ")
     });
 }
 

@@ -103,6 +103,86 @@ fn a_table_lists_who_may_connect_and_names_the_cluster_of_a_server_name() {
 }
 
 #[test]
+fn a_table_is_asked_wherever_a_value_is() {
+    let (one, two) = (Origin::start("one"), Origin::start("two"));
+    let kit = Sluice::new().watching();
+    std::fs::write(kit.folder().join("tenants.map"), ".acme.test acme\n.beta.test beta\n").unwrap();
+    let sluice = kit.start(&format!(
+        "listeners:\n\
+         - name: web\n  \
+           address: 127.0.0.1:0\n  \
+           http:\n    \
+             routes: main\n    \
+             trusted_hops: 1\n    \
+             filters:\n    \
+             - rbac: {{ deny: {{ outside: {{ principals: {{ when: \"lookup('offices', source.address) != 'inside'\" }}, permissions: {{ path: /admin/* }} }} }} }}\n    \
+             - rate_limit: {{ name: free, requests: 1/h, per: \"cel:lookup('tiers', lookup('tenants', request.hostname), request.headers['x-id'])\" }}\n    \
+             - set_headers: {{ request: {{ x-tenant: \"%CEL(lookup('tenants', request.hostname, 'none'))%\" }} }}\n\
+         - {{ name: db, address: 127.0.0.1:0, filters: [{{ rbac: {{ deny: {{ blocked: {{ principals: {{ when: \"lookup('offices', source.address) == 'blocked'\" }} }} }} }} }}], relay: one }}\n\
+         routes:\n  main:\n    - rules:\n      \
+           - {{ match: {{ when: \"lookup('offices', source.address) == 'branch'\" }}, respond: {{ status: 200, body: \"%CEL(lookup('tenants', request.hostname))%\" }} }}\n      \
+           - {{ cluster_from: \"lookup('clusters', lookup('tenants', request.hostname))\" }}\n\
+         clusters: {{ one: \"{}\", two: \"{}\" }}\n\
+         maps:\n  \
+           tenants: {{ file: tenants.map, lookup: suffix }}\n  \
+           tiers: {{ entries: {{ gamma: gamma }} }}\n  \
+           clusters: {{ entries: {{ acme: one, beta: two, gamma: gone }} }}\n  \
+           offices: {{ entries: {{ 10.0.0.0/8: inside, 192.0.2.0/24: branch }}, lookup: cidr }}\n\
+         access_log: [{{ sink: records.json, format: {{ json: {{ path: \"%PATH%\", cluster: \"%UPSTREAM_CLUSTER%\", tenant: \"%CEL(lookup('tenants', request.hostname))%\", reason: \"%REASON%\", detail: \"%DETAIL%\" }} }} }}]\n",
+        one.addr(),
+        two.addr()
+    ));
+    let mut web = Client::connect(sluice.addr("web"));
+    let mut number = 0;
+    let mut ask = |host: &str, path: &str, from: &str| {
+        number += 1;
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}:8080\r\nX-Id: {number}\r\nX-Forwarded-For: {from}\r\n\r\n"
+        );
+        let response = web.ask(&head);
+        (response.status(), response.value("x-origin").to_owned(), response.text())
+    };
+    let served = |(status, by, _): (u16, String, String)| (status, by);
+    // Clusters and headers.
+    assert_eq!(served(ask("a.acme.test", "/", "10.0.0.1")), (200, "one".into()));
+    assert_eq!(one.requests().pop().unwrap().value("x-tenant"), "acme");
+    assert_eq!(served(ask("A.Beta.Test", "/", "10.0.0.1")), (200, "two".into()));
+    // What rules match: by the address that the trusted hop reports.
+    let (status, _, text) = ask("a.acme.test", "/", "192.0.2.7");
+    assert_eq!((status, &*text), (200, "acme"));
+    // What policies allow; an address that is not known is in no office.
+    assert_eq!(served(ask("a.acme.test", "/admin/x", "10.0.0.1")), (200, "one".into()));
+    for from in ["203.0.113.1", "garbled"] {
+        assert_eq!(ask("a.acme.test", "/admin/x", from).0, 403, "{from}");
+    }
+    // No name, and one that no cluster has.
+    for (host, tenant, detail) in [
+        ("a.other.test", None, "`cluster_from` makes no name"),
+        ("a.gamma.test", Some("gamma"), "`cluster_from` makes gone"),
+    ] {
+        if tenant.is_some() {
+            let lines = ".acme.test beta\n.gamma.test gamma\n";
+            std::fs::write(sluice.folder().join("tenants.map"), lines).unwrap();
+            wait::until("the new file", || {
+                (served(ask("a.acme.test", "/", "10.0.0.1")).1 == "two").then_some(())
+            });
+        }
+        assert_eq!(ask(host, "/missing", "10.0.0.1").0, 503, "{host}");
+        let record = sluice.record(host, |record| record["detail"] == detail);
+        assert_eq!(
+            (record["reason"].as_str(), record.get("tenant").and_then(|it| it.as_str())),
+            (Some("cluster.unknown"), tenant)
+        );
+    }
+    // The keys of limits: gamma has a bucket of its own.
+    assert_eq!(ask("b.gamma.test", "/", "10.0.0.1").0, 429);
+    // Of a connection.
+    let mut db = connect(sluice.addr("db"));
+    db.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(read_to_end(&mut db).1.starts_with(b"HTTP/1.1 200"));
+}
+
+#[test]
 fn expressions_choose_rules_endpoints_headers_keys_and_what_is_recorded() {
     let (one, two) = (Origin::start("one"), Origin::start("two"));
     let sluice = Sluice::new().start(&format!(

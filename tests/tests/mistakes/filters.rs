@@ -155,6 +155,16 @@ fn of_filters() {
                 http("set_headers: { request: { x-a: \"%CEL(request.host +)%\" } }"),
             ),
             (
+                "an expression with a table that is not declared",
+                http(
+                    "rate_limit: [{ requests: 5/s, per: host }, { requests: 9/s, per: \"cel:lookup('hots', request.host)\" }]",
+                ) + "maps: { hosts: { entries: { a: b } } }\n",
+            ),
+            (
+                "a look-up without a key",
+                http("set_headers: { request: { x-a: \"%CEL(lookup('hosts'))%\" } }"),
+            ),
+            (
                 "a table that nothing uses",
                 listener("relay: up") + "maps: { hosts: { entries: { a: b } } }\n",
             ),

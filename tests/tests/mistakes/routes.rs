@@ -84,6 +84,8 @@ fn of_routes() {
             ("an upgrade to HTTP/2", rule("cluster: up, upgrades: h2c")),
             ("an upgrade that is not a protocol", rule("cluster: up, upgrades: \"web socket\"")),
             ("a header for the cluster that is no header", rule("cluster_header: \"x cluster\"")),
+            ("a cluster out of a table that is not declared", rule("cluster_from: \"lookup('tenant', request.hostname)\"") + "maps: { tenants: { entries: { a: up } } }\n"),
+            ("a cluster of an expression about a response", rule("cluster_from: \"response.headers['x-to']\"")),
             ("a hash by what is not known", rule("cluster: ring, hash: user")),
             ("a text with an operator that does not exist", rule("respond: { body: \"%FOO%\" }")),
         ],

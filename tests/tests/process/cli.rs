@@ -378,6 +378,51 @@ fn explain_prints_the_defaults_that_depend_on_the_listener() {
 }
 
 #[test]
+fn explain_says_which_defaults_of_filters_are_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sluice.yaml");
+    let yaml = "listeners:\n\
+        - name: web\n  \
+          address: 127.0.0.1:0\n  \
+          filters: [{ rate_limit: { connections: 5/s } }]\n  \
+          http: { routes: main, filters: [{ ext_authz: { cluster: auth, error_status: 401 } }, { rate_limit: { requests: 5/s } }, { body_max: 8MiB }] }\n\
+        routes: { main: [{ rules: [{ cluster: app, filters: { rate_limit: { requests: 1/s, status: 503 }, ext_authz: skip } }] }] }\n\
+        clusters: { app: 127.0.0.1:9000, auth: { endpoints: [127.0.0.1:9001], protocol: http2 } }\n";
+    std::fs::write(&path, yaml).unwrap();
+    let path = path.to_str().unwrap();
+    let explained = out(&sluice(&["explain", "--defaults", path]));
+    let (listeners, rest) = explained.split_once("clusters:\n").unwrap();
+    let routes = rest.split_once("routes:\n").unwrap().1;
+    let has = |of: &str, lines: &[&str]| {
+        for line in lines {
+            let is = |own: &str| own.trim().trim_start_matches("- ") == *line;
+            assert!(of.lines().any(is), "{line}: {explained}");
+        }
+    };
+    has(
+        listeners,
+        &[
+            "connections: 5/s",
+            "per: listener  # default",
+            "cluster: auth",
+            "error_status: 401",
+            "timeout: 200ms  # default",
+            "allow_on_error: false  # default",
+            "requests: 5/s",
+            "status: 429  # default",
+            "max: 8MiB",
+        ],
+    );
+    has(routes, &["status: 503", "window: sliding  # default", "ext_authz: skip"]);
+    // It means the same, and says the same of itself.
+    let copy = folder.path().join("long.yaml");
+    std::fs::write(&copy, &explained).unwrap();
+    let copy = copy.to_str().unwrap();
+    assert_eq!(out(&sluice(&["explain", copy])), out(&sluice(&["explain", path])));
+    assert!(out(&sluice(&["check", "--offline", copy])).contains("usable"));
+}
+
+#[test]
 fn explain_tells_defaults_from_what_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sluice.yaml");

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 use sluice_testkit::mmdb::{self, MmdbValue};
+use sluice_testkit::origin::read_message;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait};
@@ -779,6 +780,130 @@ fn tenants() {
     assert_eq!(seen, BTreeSet::from(["acme".to_owned()]));
     let record = sluice.record("the office", |record| record["path"] == "/admin/x");
     assert_eq!(record["tenant"], "globex", "{record}");
+}
+
+#[test]
+fn passwords() {
+    let (intranet, orders) = (Origin::start("intranet"), Origin::start("orders"));
+    let text = sample(
+        "passwords.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", intranet.addr().to_string()),
+            ("127.0.0.11:8080", orders.addr().to_string()),
+        ],
+    );
+    let kit = Sluice::new();
+    let users = commands_of(&text).find_map(|command| command.split('\'').nth(1)).unwrap();
+    std::fs::write(kit.folder().join("htpasswd"), users).unwrap();
+    let sluice = kit.start(&text);
+    let ask = |host: &str, path: &str, fields: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}.example.com\r\n{fields}\r\n");
+        sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request)
+    };
+    let ann = "Authorization: Basic YW5uOnNlY3JldA==\r\nX-User: root\r\n";
+    let key = "X-Api-Key: b1946ac92492d2347c6235b4d2611184\r\nX-Service-Key: mine\r\n";
+    for (host, path, fields, status, origin) in [
+        ("intranet", "/", "", 401, ""),
+        ("intranet", "/", ann, 200, "intranet"),
+        ("intranet", "/", "Authorization: Basic YW5uOm90aGVy\r\n", 401, ""),
+        ("intranet", "/healthz", "", 200, "intranet"),
+        ("api", "/orders/1", ann, 401, ""),
+        ("api", "/orders/1", "X-Api-Key: other\r\n", 401, ""),
+        ("api", "/orders/1", key, 200, "orders"),
+    ] {
+        let response = ask(host, path, fields);
+        assert_eq!(
+            (response.status(), response.value("x-origin")),
+            (status, origin),
+            "{host}{path}"
+        );
+    }
+    assert_eq!(intranet.requests()[0].values("x-user"), ["ann"]);
+    let request = &orders.requests()[0];
+    assert_eq!(request.values("x-service-key"), ["only-the-gateway-knows"]);
+    assert!(request.values("x-api-key").is_empty());
+    for who in ["basic:ann", "api_key:acme"] {
+        sluice.record(who, |record| record["identity"] == who);
+    }
+}
+
+#[test]
+fn a_service_that_decides() {
+    let module = "envoy.service.auth.v3.external_auth_pb2_grpc";
+    let service = sluice_tests::envoy_service("authz_server.py", module);
+    let Some((_service, policies)) = service else { return };
+    let (shop, wiki) = (Origin::start("shop"), Origin::start("wiki"));
+    let logins = Server::start(|mut stream| {
+        let asked = read_message(&mut std::io::BufReader::new(stream.try_clone()?), false)?;
+        let answer = match (asked.path(), asked.value("cookie")) {
+            ("/auth/page", "user=ann") => "204 A\r\nX-User: ann\r\n",
+            _ => "302 B\r\nLocation: https://login.example.com/\r\nContent-Length: 0\r\n",
+        };
+        stream.write_all(format!("HTTP/1.1 {answer}Connection: close\r\n\r\n").as_bytes())
+    });
+    let sluice = Sluice::new().start(&sample(
+        "authorise.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", shop.addr().to_string()),
+            ("127.0.0.11:8080", wiki.addr().to_string()),
+            ("127.0.0.12:9191", policies.to_string()),
+            ("127.0.0.13:8080", addr(&logins)),
+            ("timeout: 200ms", "timeout: 60s".into()),
+            ("protocol: http,", "protocol: http, timeout: 60s,".into()),
+        ],
+    ));
+    let ask = |host: &str, head: &str| {
+        let request = head.replacen("\r\n", &format!("\r\nHost: {host}.example.com\r\n"), 1);
+        let response = sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request);
+        (response.status(), response.value("x-origin").to_owned())
+    };
+    for (host, head, status, origin) in [
+        ("shop", "GET /allow HTTP/1.1\r\n\r\n", 200, "shop"),
+        ("shop", "GET /deny HTTP/1.1\r\n\r\n", 401, ""),
+        ("shop", "GET /healthz HTTP/1.1\r\n\r\n", 200, "shop"),
+        ("wiki", "GET /page HTTP/1.1\r\n\r\n", 302, ""),
+        ("wiki", "GET /page HTTP/1.1\r\nCookie: user=ann\r\nX-User: root\r\n\r\n", 200, "wiki"),
+    ] {
+        assert_eq!(ask(host, head), (status, origin.to_owned()), "{host}: {head}");
+    }
+    assert_eq!(wiki.requests()[0].values("x-user"), ["ann"]);
+    let record = sluice.record("a denied request", |record| record["decision"] == "denied");
+    assert!(record["calls"].to_string().contains("policies"), "{record}");
+}
+
+#[test]
+fn browsers() {
+    let api = Origin::start("api");
+    let sluice = Sluice::new().start(&sample(
+        "browsers.yaml",
+        &[
+            ("127.0.0.1:8080\n", "127.0.0.1:0\n".into()),
+            ("127.0.0.10:8080", api.addr().to_string()),
+        ],
+    ));
+    let app = "https://app.example.com";
+    for (method, path, origin, status, readable) in [
+        ("OPTIONS", "/orders", app, 204, app),
+        ("OPTIONS", "/orders", "https://evil.example", 403, ""),
+        ("POST", "/orders", app, 200, app),
+        ("POST", "/orders", "https://a.preview.example.com", 200, "https://a.preview.example.com"),
+        ("POST", "/orders", "https://evil.example", 403, ""),
+        ("GET", "/orders", "https://evil.example", 200, ""),
+        ("GET", "/public/font", "https://evil.example", 200, "*"),
+        ("POST", "/hooks/paid", "", 200, ""),
+        ("POST", "/orders", "", 403, ""),
+    ] {
+        let origin =
+            if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: h\r\n{origin}Access-Control-Request-Method: PUT\r\nContent-Length: 0\r\n\r\n"
+        );
+        let response = sluice_testkit::origin::Client::connect(sluice.addr("web")).ask(&request);
+        let found = (response.status(), response.value("access-control-allow-origin"));
+        assert_eq!(found, (status, readable), "{method} {path} {origin}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::{Path, Plain, Setting, Shape, wrong_kind};
 use crate::diagnostics::Diags;
-use crate::tree::{Node, Substitution, Value};
+use crate::tree::{Node, Span, Substitution, Value};
 
 /// Binds a single value with `parse`; `what` names the expected kind in the error if `node` is not a single value.
 pub fn bind_scalar<T>(
@@ -97,6 +97,21 @@ impl Value {
             }
             Self::Substituted(of) => of.written.as_written(),
         }
+    }
+}
+
+impl Node {
+    /// The place of the first text that contains `part`, as a path below `at`, and its position.
+    pub fn find_text(&self, part: &str, at: &Path<'_>) -> Option<(String, Span)> {
+        if let Some(text) = self.text() {
+            return text.contains(part).then(|| (at.to_string(), self.span));
+        }
+        if let Value::List(items) = &self.value {
+            let mut items = items.iter().enumerate();
+            return items.find_map(|(index, item)| item.find_text(part, &at.index(index)));
+        }
+        let mut entries = self.entries().unwrap_or_default().iter();
+        entries.find_map(|entry| entry.node.find_text(part, &at.key(&entry.key)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The shape of a setting, and a value in its long form.
 
+use crate::tree::{MapEntry, Node, Span, Value};
+
 /// The permitted values of a setting.
 #[derive(Clone, Debug)]
 pub enum Shape {
@@ -84,4 +86,28 @@ pub enum Plain {
     List(Vec<Self>),
     /// Named values in order.
     Map(Vec<(String, Self)>),
+}
+
+impl Plain {
+    /// The value as a tree without positions; fields that are null are left out.
+    pub fn to_node(&self) -> Node {
+        let scalar = |text: String| Value::Scalar { text: text.into(), quoted: false };
+        let value = match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => scalar(value.to_string()),
+            Self::Number(value) => scalar(value.to_string()),
+            Self::Text(text) => scalar(text.clone()),
+            Self::List(items) => Value::List(items.iter().map(Self::to_node).collect()),
+            Self::Map(fields) => {
+                let fields = fields.iter().filter(|(_, value)| *value != Self::Null);
+                let entry = |(key, value): &(String, Self)| MapEntry {
+                    key: key.as_str().into(),
+                    key_span: Span::default(),
+                    node: value.to_node(),
+                };
+                Value::Map(fields.map(entry).collect())
+            }
+        };
+        Node { value, span: Span::default() }
+    }
 }

@@ -13,7 +13,7 @@ use sluice_core::{
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 
 use super::lookup::LiveMap;
-use super::{CheckContext, FilterFactory};
+use super::{CheckContext, FilterFactory, long_form_of};
 use crate::reasons;
 
 /// `allow: [127.0.0.0/8]`: only these sources may connect; `deny: [192.0.2.0/24]`: these may not.
@@ -43,6 +43,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ListFactory {
 
     fn shape(&self) -> Shape {
         AddressList::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<AddressList>(settings)
     }
 
     fn check(

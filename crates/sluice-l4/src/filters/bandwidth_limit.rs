@@ -10,7 +10,7 @@ use std::time::Duration;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Size;
 use sluice_core::value::ByteRate;
-use sluice_core::{ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_core::{ConnInfo, Node, Plain, Setting, Shape, Verdict};
 use sluice_io::timers::Timer;
 use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
@@ -18,7 +18,7 @@ use sluice_telemetry::Counter;
 use super::buckets::{
     BytePace, BytesDue, KeyedTable, LockedTable, PacePlan, PerOwner, forgotten, source_of,
 };
-use super::{CheckContext, FilterFactory};
+use super::{CheckContext, FilterFactory, long_form_of};
 use crate::metrics;
 
 sluice_core::choice! {
@@ -103,6 +103,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionBandwidthFactory {
 
     fn shape(&self) -> Shape {
         ConnectionBandwidth::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConnectionBandwidth>(settings)
     }
 
     fn check(

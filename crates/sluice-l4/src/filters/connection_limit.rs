@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice_core::{ConnInfo, Moment, Node, Setting, Shape, Verdict};
+use sluice_core::{ConnInfo, Moment, Node, Plain, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
 use super::buckets::{KeyState, KeyedTable, PerOwner, forgotten, source_of};
-use super::{CheckContext, FilterFactory};
+use super::{CheckContext, FilterFactory, long_form_of};
 use crate::reasons;
 
 sluice_core::section! {
@@ -78,6 +78,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLimitFactory {
 
     fn shape(&self) -> Shape {
         ConnectionLimit::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConnectionLimit>(settings)
     }
 
     fn check(

@@ -5,7 +5,7 @@
 //! few); a table holds its own text once, and 20 bytes or less for each entry.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use regex::bytes::{RegexSet, RegexSetBuilder};
 use sluice_core::Cidr;
@@ -29,7 +29,7 @@ sluice_core::choice! {
         Prefix = "prefix",
         /// It ends with one of them; the longest counts.
         Suffix = "suffix",
-        /// It is an address in one of these blocks; the smallest counts.
+        /// It is an address, with or without a port, in one of these blocks; the smallest counts.
         Cidr = "cidr",
         /// One of these regexes matches all of it; the first counts.
         Regex = "regex",
@@ -136,7 +136,9 @@ impl LookupTable {
                 .iter()
                 .find_map(|length| self.entries.get(&bytes[bytes.len().checked_sub(*length)?..])),
             Search::Cidr(v4, v6) => {
-                let address = key.parse::<IpAddr>().ok()?.to_canonical();
+                // `source.address` of expressions has the port.
+                let with_port = || key.parse::<SocketAddr>().map(|address| address.ip());
+                let address = key.parse::<IpAddr>().or_else(|_| with_port()).ok()?.to_canonical();
                 let lengths = if address.is_ipv4() { v4 } else { v6 };
                 lengths.iter().find_map(|bits| {
                     let (key, length) = block_key(Cidr::around(address, *bits));

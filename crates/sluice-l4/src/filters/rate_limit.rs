@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_core::value::{Rate, show_rate};
-use sluice_core::{Clock, ConnInfo, Node, Setting, Shape, Verdict};
+use sluice_core::{Clock, ConnInfo, Node, Plain, Setting, Shape, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::Counter;
 
 use super::buckets::{LockedRates, PerOwner, RateTable, forgotten, source_of};
-use super::{CheckContext, FilterFactory};
+use super::{CheckContext, FilterFactory, long_form_of};
 use crate::reasons;
 
 sluice_core::choice! {
@@ -68,6 +68,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRateLimitFactory {
 
     fn shape(&self) -> Shape {
         ConnectionRateLimit::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConnectionRateLimit>(settings)
     }
 
     fn check(

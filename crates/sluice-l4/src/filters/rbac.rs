@@ -6,11 +6,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sluice_core::{ConnInfo, Node, Setting, Shape, ValueDef, Verdict};
+use sluice_core::{ConnInfo, Node, Plain, Setting, Shape, ValueDef, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_telemetry::metrics::SeriesLabels;
 
-use super::{CheckContext, FilterFactory, FilterOwner};
+use super::{CheckContext, FilterFactory, FilterOwner, long_form_of};
 use crate::rbac::conn::{ConnCondition, ConnSubject, ConnectionCondition};
 use crate::rbac::settings::RbacSettings;
 use crate::rbac::{Rbac, RbacCounters, decisions};
@@ -31,6 +31,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionRbacFactory {
 
     fn shape(&self) -> Shape {
         RbacSettings::<ConnectionCondition>::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<RbacSettings<ConnectionCondition>>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -10,9 +10,10 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Weak};
 
 use sluice_core::{
-    Diagnostic, Diags, Name, Node, Path, SecretSource, SecretText, Setting, Shape, Span, Spanned,
-    ValueDef,
+    Diagnostic, Diags, Name, Node, Path, Plain, SecretSource, SecretText, Setting, Shape, Span,
+    Spanned, ValueDef,
 };
+use sluice_expr::noting_tables;
 use sluice_upstream::Cluster;
 
 use super::content::{Content, LiveSecret, SecretUser};
@@ -30,6 +31,12 @@ pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
     /// The shape of its settings.
     fn shape(&self) -> Shape;
 
+    /// These settings with every short form expanded and every default written out; see [`long_form_of`]. `None` if they
+    /// are not valid, or it is not known.
+    fn long_form(&self, _settings: &Node) -> Option<Plain> {
+        None
+    }
+
     /// The type names by which control planes configure it.
     fn type_urls(&self) -> &'static [&'static str] {
         &[]
@@ -42,6 +49,18 @@ pub trait FilterFactory<P: ?Sized>: Send + Sync + Debug {
 
     /// Checks the settings of one use; reports errors to the context.
     fn check(&self, settings: &Node, context: &mut CheckContext<'_>) -> Option<Arc<P>>;
+}
+
+/// Settings of this type in their long form. `None` if they are not valid, or what is shown would not be read as the same.
+pub fn long_form_of<S: Setting>(settings: &Node) -> Option<Plain> {
+    let read = |settings: &Node| {
+        let mut diags = Diags::new();
+        let (bound, _) = noting_tables(|| S::bind(settings, &Path::ROOT, &mut diags));
+        bound.filter(|_| !diags.has_errors()).map(|bound| bound.show())
+    };
+    let shown = read(settings)?;
+    let again = read(&shown.to_node())?;
+    (again == shown).then_some(shown)
 }
 
 /// Filters by name.
@@ -183,9 +202,17 @@ impl<'a> CheckContext<'a> {
         self.diags.error(code, span, self.at, message)
     }
 
-    /// Reads the settings as their section.
+    /// Reads the settings as their section, and supplies the lookup tables that expressions in them name.
     pub fn bind<S: Setting>(&mut self, settings: &Node) -> Option<S> {
-        S::bind(settings, self.at, self.diags)
+        let (bound, tables) = noting_tables(|| S::bind(settings, self.at, self.diags));
+        for table in tables {
+            let found = settings.find_text(table.expression(), self.at);
+            let (at, span) = found.unwrap_or_else(|| (self.at.to_string(), settings.span));
+            let name = Spanned { value: table.name().into(), span };
+            let map = self.names.map(&name, &Path::ROOT.key(&at), self.diags)?;
+            table.supply(Arc::new(map));
+        }
+        bound
     }
 
     /// Returns the cluster that the field `key` names, and marks it as used.

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
+use sluice_core::{ConnInfo, Name, Node, Plain, Setting, Shape, Spanned, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
-use sluice_l4::filters::{CheckContext, FilterFactory};
+use sluice_l4::filters::{CheckContext, FilterFactory, long_form_of};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::reasons;
 use sluice_upstream::Cluster;
@@ -49,6 +49,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionAuthzFactory {
 
     fn shape(&self) -> Shape {
         ConnectionAuthz::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConnectionAuthz>(settings)
     }
 
     fn check(

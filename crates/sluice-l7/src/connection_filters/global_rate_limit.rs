@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use sluice_core::settings::{Short, ShortForm};
 use sluice_core::value::Rate;
-use sluice_core::{ConnInfo, Name, Node, Setting, Shape, Spanned, Verdict};
+use sluice_core::{ConnInfo, Name, Node, Plain, Setting, Shape, Spanned, Verdict};
 use sluice_io::{Admit, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l4::filters::buckets::{LockedRates, PerOwner};
-use sluice_l4::filters::{CheckContext, FilterFactory};
+use sluice_l4::filters::{CheckContext, FilterFactory, long_form_of};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::reasons;
 use sluice_telemetry::CounterSet;
@@ -109,6 +109,10 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionGlobalRateLimitFactor
 
     fn shape(&self) -> Shape {
         ConnectionGlobalRateLimit::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConnectionGlobalRateLimit>(settings)
     }
 
     fn check(

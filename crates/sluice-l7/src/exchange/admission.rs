@@ -67,7 +67,7 @@ impl RequestTask {
     fn route_input(&self) -> RouteInput<'_> {
         RouteInput {
             head: &self.request,
-            source: self.summary.source.ip(),
+            source: self.summary.source,
             conn: Some(&self.downstream.conn.info),
             values: Some(&self.values),
             runtime: &self.manager.plan.runtime,
@@ -177,14 +177,17 @@ impl RequestTask {
                 share = self.share(rule, shares, table);
                 table.clusters[shares[share].cluster as usize].clone()
             }
-            Action::ByHeader(name) => {
-                let named = self.request.get_named(name.as_bytes());
-                let named = named.and_then(|value| std::str::from_utf8(value).ok());
-                match named.and_then(|name| table.directory.find(name)) {
+            Action::ByHeader(_) | Action::ByExpression(_) => {
+                let named = rule.action.named_by(&self.route_input());
+                match named.as_deref().and_then(|name| table.directory.find(name)) {
                     Some(cluster) => cluster,
                     None => {
-                        let named = named.unwrap_or("no name");
-                        self.summary.detail = Some(format!("`{name}` contains {named}").into());
+                        let named = named.as_deref().unwrap_or("no name");
+                        let detail = match &rule.action {
+                            Action::ByHeader(header) => format!("`{header}` contains {named}"),
+                            _ => format!("`cluster_from` makes {named}"),
+                        };
+                        self.summary.detail = Some(detail.into());
                         let why = sluice_upstream::reasons::CLUSTER_UNKNOWN;
                         return Err(Stop::reply(Reply::new(503, why, "cluster_not_found", "")));
                     }

@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use sluice_codec::Head;
 use sluice_core::value::Percent;
-use sluice_core::{Moment, Node, Setting, Shape, ValueDef};
+use sluice_core::{Moment, Node, Plain, Setting, Shape, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::PerOwner;
 use sluice_telemetry::CounterSet;
 
 use self::gradient::{Gradient, GradientPlan, GradientStep};
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep};
+use super::{
+    CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, ResponseStep,
+    long_form_of,
+};
 use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
@@ -81,6 +84,10 @@ impl FilterFactory<dyn HttpFilterPlan> for AdaptiveConcurrencyFactory {
 
     fn shape(&self) -> Shape {
         AdaptiveConcurrency::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<AdaptiveConcurrency>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

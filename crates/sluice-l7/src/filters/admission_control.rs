@@ -13,13 +13,13 @@ use sluice_codec::Head;
 use sluice_core::reason::Side;
 use sluice_core::settings::StatusRange;
 use sluice_core::value::{Decimal, Percent};
-use sluice_core::{Node, Setting, Shape};
+use sluice_core::{Node, Plain, Setting, Shape};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::PerOwner;
 use sluice_telemetry::CounterSet;
 
 use self::results::{AdmissionPlan, RecentResults};
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, long_form_of};
 use crate::metrics;
 use crate::reasons;
 use crate::record::Summary;
@@ -67,6 +67,10 @@ impl FilterFactory<dyn HttpFilterPlan> for AdmissionControlFactory {
 
     fn shape(&self) -> Shape {
         AdmissionControl::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<AdmissionControl>(settings)
     }
 
     fn check(

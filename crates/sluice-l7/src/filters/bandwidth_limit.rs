@@ -23,7 +23,7 @@ use sluice_telemetry::Counter;
 use super::rate_limit::keys::{RateKey, name_of, text_of};
 use super::{
     BodyAccess, BodyStep, CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan,
-    PieceStep, ResponseBodyStep, pause,
+    PieceStep, ResponseBodyStep, long_form_of, pause,
 };
 
 sluice_core::values! {
@@ -138,6 +138,10 @@ impl FilterFactory<dyn HttpFilterPlan> for BandwidthLimitFactory {
 
     fn shape(&self) -> Shape {
         BandwidthLimits::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<BandwidthLimits>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -20,7 +20,9 @@ use sluice_telemetry::{Counter, CounterSet};
 
 use self::slots::{SlotWait, Slots, TakenSlot};
 use super::rate_limit::keys::{RateKey, name_of, text_of};
-use super::{CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, pause};
+use super::{
+    CheckContext, Cx, FilterFactory, HeadStep, HttpFilter, HttpFilterPlan, long_form_of, pause,
+};
 use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
@@ -111,6 +113,10 @@ impl FilterFactory<dyn HttpFilterPlan> for ConcurrencyLimitFactory {
 
     fn shape(&self) -> Shape {
         ConcurrencyLimits::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<ConcurrencyLimits>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sluice_core::settings::Short;
 use sluice_core::value::Rate;
 use sluice_core::values::ValueFamily;
-use sluice_core::{Name, Node, Setting, Shape, Span, Spanned, ValueDef};
+use sluice_core::{Name, Node, Plain, Setting, Shape, Span, Spanned, ValueDef};
 use sluice_io::WorkerCx;
 use sluice_l4::filters::buckets::{LockedRates, PerOwner};
 use sluice_telemetry::CounterSet;
@@ -21,7 +21,7 @@ use self::descriptors::RateDescriptor;
 use self::filter::{Asking, GlobalRateFilter};
 use self::service::{LocalBuckets, RateService};
 use super::rate_limit::WithoutDecision;
-use super::{CheckContext, FilterFactory, FilterOwner, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, FilterFactory, FilterOwner, HttpFilter, HttpFilterPlan, long_form_of};
 
 mod answer;
 pub(crate) mod descriptors;
@@ -82,6 +82,10 @@ impl FilterFactory<dyn HttpFilterPlan> for GlobalRateLimitFactory {
 
     fn shape(&self) -> Shape {
         GlobalRateLimit::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<GlobalRateLimit>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -17,7 +17,7 @@ use sluice_telemetry::metrics::SeriesLabels;
 
 use self::filter::RateLimitFilter;
 use self::keys::{RateKey, name_of};
-use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan};
+use super::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan, long_form_of};
 use crate::metrics;
 use crate::runtime::RuntimeKind;
 use crate::side_calls::redis::line::RedisServer;
@@ -189,6 +189,10 @@ impl FilterFactory<dyn HttpFilterPlan> for RateLimitFactory {
 
     fn shape(&self) -> Shape {
         RateLimits::shape()
+    }
+
+    fn long_form(&self, settings: &Node) -> Option<Plain> {
+        long_form_of::<RateLimits>(settings)
     }
 
     fn values(&self) -> &'static [ValueDef] {

@@ -10,10 +10,9 @@ use sluice_core::connection::TlsFacts;
 use sluice_core::fine_percent::{FinePercent, PERCENT};
 use sluice_core::value::NamePattern;
 use sluice_core::{Cidr, choice};
-use sluice_l4::rbac::conn::ConnSubject;
 
 use super::{GrpcMatch, RouteInput};
-use crate::expression::{RequestAttributes, RequestExpression};
+use crate::expression::RequestExpression;
 use crate::header_values::{cookie, media_type, query_parameter};
 use crate::runtime::Runtime;
 use crate::value_match::ValueMatch;
@@ -185,7 +184,7 @@ impl Conditions {
         }
         if !self.sources.is_empty() {
             let holds = |ip: IpAddr| self.sources.iter().any(|block| block.holds(ip));
-            if !subject.source.is_some_and(holds) {
+            if !subject.source.ip().is_some_and(holds) {
                 return Some("source");
             }
         }
@@ -213,15 +212,8 @@ impl Conditions {
             }
         }
         if let Some(when) = &self.when {
-            let source = subject.conn.map(ConnSubject::of);
-            let request = RequestAttributes {
-                head,
-                path: head.path_only(),
-                values: subject.values,
-                conn: source.as_ref(),
-                response: None,
-            };
-            if !when.is_true(&request) {
+            let is_true = subject.with_attributes(|request| when.is_true(request));
+            if !is_true {
                 return Some("when");
             }
         }

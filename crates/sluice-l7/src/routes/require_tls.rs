@@ -25,7 +25,7 @@ impl RequireTls {
         subject.head.scheme() != "https"
             && match self {
                 Self::All => true,
-                Self::External => !subject.source.is_some_and(is_internal),
+                Self::External => !subject.source.ip().is_some_and(is_internal),
             }
     }
 }
@@ -43,13 +43,15 @@ mod tests {
     use super::*;
     use crate::runtime::Runtime;
     use sluice_codec::Head;
+    use sluice_core::connection::Peer;
 
     #[test]
     fn external_requests_are_those_from_other_networks() {
         let runtime = Runtime::default();
         let refuses = |require: RequireTls, scheme: &str, source: Option<&str>| {
             let head = Head::request("GET", scheme, "a.test", "/");
-            let source = source.map(|ip| ip.parse().unwrap());
+            let peer = |ip: &str| Peer::Ip((ip.parse::<IpAddr>().unwrap(), 0).into());
+            let source = source.map_or(Peer::Unknown, peer);
             let (conn, values) = (None, None);
             let input =
                 RouteInput { head: &head, source, conn, values, runtime: &runtime, random: 0 };

@@ -26,7 +26,7 @@ fn rule(path: PathMatch, methods: &[&str]) -> Rule {
 }
 
 fn subject<'a>(head: &'a Head, runtime: &'a Runtime) -> RouteInput<'a> {
-    RouteInput { head, source: None, conn: None, values: None, runtime, random: 7 }
+    RouteInput { head, source: Peer::Unknown, conn: None, values: None, runtime, random: 7 }
 }
 
 fn connection() -> ConnInfo {

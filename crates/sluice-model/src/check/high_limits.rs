@@ -28,7 +28,7 @@ pub(super) fn of_cluster(
         .help("add `priority: high` to a rule, or remove `high`");
 }
 
-/// Whether a rule with high priority leads to the cluster; one that goes by a header may lead to any.
+/// Whether a rule with high priority leads to the cluster; one whose requests name it may lead to any.
 fn is_reached(config: &Config, name: &Name) -> bool {
     let hosts = config.routes.iter().flat_map(|(_, hosts)| hosts.iter());
     let mut rules = hosts.flat_map(|host| host.rules.iter());
@@ -37,6 +37,7 @@ fn is_reached(config: &Config, name: &Name) -> bool {
         let mut clusters = rule.cluster.iter().chain(split);
         rule.priority == RulePriority::High
             && (rule.cluster_header.is_some()
+                || rule.cluster_from.is_some()
                 || clusters.any(|it| super::served_by(config, it).any(|it| it.value == *name)))
     })
 }

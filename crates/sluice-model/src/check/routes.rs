@@ -265,9 +265,11 @@ pub(crate) fn of_share(outer: Option<&EndpointMatch>, share: &Share) -> Option<E
     }
 }
 
-/// Whether a header of the requests of a rule may name any cluster.
+/// Whether the requests of a rule may name any cluster.
 pub(super) fn names_clusters(rule: &Rule) -> bool {
-    rule.cluster_header.is_some() || rule.mirror.iter().any(|it| it.cluster_header.is_some())
+    rule.cluster_header.is_some()
+        || rule.cluster_from.is_some()
+        || rule.mirror.iter().any(|it| it.cluster_header.is_some())
 }
 
 /// Whether a rule forwards requests without rewriting them.

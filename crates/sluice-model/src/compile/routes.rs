@@ -175,6 +175,7 @@ impl TableBuilder<'_, '_> {
                 routes::Action::Split(Box::new(shares.iter().map(share).collect::<Option<_>>()?))
             }
             Action::ByHeader(header) => routes::Action::ByHeader(header.clone()),
+            Action::ByExpression(expression) => routes::Action::ByExpression(expression.clone()),
             Action::Redirect(redirect) => routes::Action::Redirect(redirect.clone()),
             Action::Direct(direct) => routes::Action::Direct(direct.clone()),
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sluice_core::value::HostPattern;
 use sluice_core::{Name, Node, Path};
+use sluice_l7::expression::RequestExpression;
 use sluice_l7::routes::{
     Conditions, Direct, EndpointMatch, MirrorTarget, PathMatch, Redirect, RequireTls, RuleOptions,
 };
@@ -56,6 +57,8 @@ pub enum Action {
     Split(Vec<Share>),
     /// Forward it to the cluster that a header names.
     ByHeader(Box<str>),
+    /// Forward it to the cluster whose name an expression makes.
+    ByExpression(Box<RequestExpression>),
     /// Redirect the client.
     Redirect(Box<Redirect>),
     /// Respond to it directly.
@@ -107,7 +110,10 @@ impl Rule {
         let (one, shares) = match &self.action {
             Action::Cluster(name) => (Some(name), &[][..]),
             Action::Split(shares) => (None, shares.as_slice()),
-            Action::ByHeader(_) | Action::Redirect(_) | Action::Direct(_) => (None, &[][..]),
+            Action::ByHeader(_)
+            | Action::ByExpression(_)
+            | Action::Redirect(_)
+            | Action::Direct(_) => (None, &[][..]),
         };
         let mirrors = self.options.mirrors.iter().filter_map(|mirror| match &mirror.to {
             MirrorTarget::Cluster(name) => Some(name),
@@ -116,10 +122,10 @@ impl Rule {
         one.into_iter().chain(shares.iter().map(|share| &share.cluster)).chain(mirrors)
     }
 
-    /// Whether a header of its requests may name any cluster.
+    /// Whether its requests may name any cluster.
     pub fn names_clusters(&self) -> bool {
         let mut mirrors = self.options.mirrors.iter();
-        matches!(self.action, Action::ByHeader(_))
+        matches!(self.action, Action::ByHeader(_) | Action::ByExpression(_))
             || mirrors.any(|mirror| matches!(mirror.to, MirrorTarget::Header(_)))
     }
 
@@ -141,7 +147,10 @@ impl Rule {
                     in_key: true,
                 }));
             }
-            Action::ByHeader(_) | Action::Redirect(_) | Action::Direct(_) => {}
+            Action::ByHeader(_)
+            | Action::ByExpression(_)
+            | Action::Redirect(_)
+            | Action::Direct(_) => {}
         }
     }
 }

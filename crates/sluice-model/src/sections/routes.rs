@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_core::settings::{Members, OrNone, OrZero, Plain, Shape, Short, entries_of};
 use sluice_core::value::{HostPattern, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, Value, section};
+use sluice_l7::expression::RequestExpression;
 use sluice_l7::routes::RequireTls;
 
 pub mod actions;
@@ -61,8 +62,8 @@ impl std::ops::Deref for HostOrRule {
 
 impl HostOrRule {
     /// The keys that only a rule has and that say what it does.
-    const ACTIONS: [&'static str; 5] =
-        ["cluster", "cluster_header", "split", "redirect", "respond"];
+    const ACTIONS: [&'static str; 6] =
+        ["cluster", "cluster_header", "cluster_from", "split", "redirect", "respond"];
 
     /// A virtual host for any host with a single rule.
     pub fn of_rule(rule: Spanned<Rule>) -> Self {
@@ -92,8 +93,8 @@ impl Setting for HostOrRule {
 }
 
 section! {
-    /// A rule: which requests it takes, and what happens to them. Exactly one of cluster, cluster_header, split,
-    /// redirect and respond is required.
+    /// A rule: which requests it takes, and what happens to them. Exactly one of cluster, cluster_header, cluster_from,
+    /// split, redirect and respond is required.
     pub struct Rule {
         /// Name in access logs and metrics; if omitted, the first host and the rule's index, e.g. `shop.example.com/0`.
         pub name: Option<Name>,
@@ -103,6 +104,8 @@ section! {
         pub cluster: Option<Spanned<Name>>,
         /// Forward to the cluster named by this header.
         pub cluster_header: Option<HeaderName>,
+        /// Forward to the cluster whose name this expression in CEL makes: `lookup('tenants', request.hostname)`.
+        pub cluster_from: Option<RequestExpression>,
         /// Split traffic among clusters (canary releases), in percent or by weight: `split: { web: 95%, canary: 5% }`.
         pub split: Option<Spanned<Shares>>,
         /// Redirect the client.

@@ -19,7 +19,7 @@ const COMPARED_MAX: usize = 100;
 
 /// The names that were looked up.
 #[derive(Debug, Default)]
-pub(super) struct KnownNames {
+pub(crate) struct KnownNames {
     /// How many of them were not known.
     unknown: Cell<usize>,
 }
@@ -27,7 +27,7 @@ pub(super) struct KnownNames {
 impl KnownNames {
     /// Why a name must not be used among files that declare these, and what to do; `None` if it may be. One that is
     /// declared and wrong has its own errors.
-    pub(super) fn why_unknown(
+    pub(crate) fn why_unknown(
         &self,
         declared: &HashSet<(Kind, Name)>,
         kind: Kind,

@@ -235,6 +235,7 @@ fn files_and_a_control_plane_do_not_share_names() {
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        tables: Vec::new(),
         discovered: false,
     };
     let mut diags = Diags::new();
@@ -498,6 +499,7 @@ fn files_remove_what_they_declared_and_nothing_else() {
             root,
             folder,
             endpoint_files: &Default::default(),
+            tables: Vec::new(),
             discovered: false,
         };
         let (store, around, shared) = (&bench.store, &bench.around, &mut bench.shared);
@@ -552,6 +554,7 @@ fn a_name_that_no_file_declares_is_an_error() {
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        tables: Vec::new(),
         discovered: false,
     };
     let mut diags = Diags::new();

@@ -163,6 +163,7 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
     let given = [
         rule.cluster.is_some(),
         rule.cluster_header.is_some(),
+        rule.cluster_from.is_some(),
         rule.split.is_some(),
         rule.redirect.is_some(),
         rule.respond.is_some(),
@@ -172,14 +173,14 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
         0 => {
             diags
                 .error("missing-field", rule.span, at, "this rule has no action")
-                .help("add `cluster: NAME`, or one of cluster_header, split, redirect, respond");
+                .help("add `cluster: NAME`, or one of cluster_header, cluster_from, split, redirect, respond");
             return None;
         }
         _ => {
             let message = "this rule has more than one action";
-            diags
-                .error("short-and-long", rule.span, at, message)
-                .help("keep one of cluster, cluster_header, split, redirect, respond");
+            diags.error("short-and-long", rule.span, at, message).help(
+                "keep one of cluster, cluster_header, cluster_from, split, redirect, respond",
+            );
             return None;
         }
     }
@@ -188,6 +189,9 @@ fn action(rule: &Spanned<sections::Rule>, at: &Path<'_>, diags: &mut Diags) -> O
     }
     if let Some(header) = &rule.cluster_header {
         return Some(Action::ByHeader(header.0.as_str().into()));
+    }
+    if let Some(expression) = &rule.cluster_from {
+        return Some(Action::ByExpression(Box::new(expression.clone())));
     }
     if let Some(split) = &rule.split {
         let share = |(cluster, share): &(Spanned<Name>, sections::Share)| Share {

@@ -164,7 +164,7 @@ fn translate(
     };
     print(&differences(&loaded));
     let config = &config.clone().completed();
-    print(&explain::yaml(config, root, &|name| extensions.shapes(name)));
+    print(&explain::yaml(config, root, extensions));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -33,15 +33,13 @@ pub(crate) fn run(options: &Explain, extensions: &Extensions) -> anyhow::Result<
     };
     let config = &config.clone().completed();
     print(&match options.format {
-        Format::Text if options.defaults => {
-            explain::yaml_with_defaults(config, root, &|name| extensions.shapes(name))
-        }
-        Format::Text => explain::yaml(config, root, &|name| extensions.shapes(name)),
+        Format::Text if options.defaults => explain::yaml_with_defaults(config, root, extensions),
+        Format::Text => explain::yaml(config, root, extensions),
         Format::Json if options.defaults => {
             anyhow::bail!("`--defaults` marks values by comments, which JSON does not have")
         }
         Format::Json => {
-            format!("{:#}\n", explain::config_json(config, root, &|name| extensions.shapes(name)))
+            format!("{:#}\n", explain::config_json(config, root, extensions))
         }
     });
     Ok(ExitCode::SUCCESS)

@@ -107,6 +107,7 @@ impl ConfigBuilder {
             root,
             folder: &loaded.folder,
             endpoint_files: &loaded.endpoint_files,
+            tables: std::mem::take(&mut loaded.tables),
             discovered: loaded.discovered,
         };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

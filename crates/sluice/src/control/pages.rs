@@ -165,10 +165,10 @@ impl Control {
         let builder = Arc::clone(&self.builder);
         let show = move || {
             let around = &builder.around;
-            let shapes = |name: &str| crate::shapes(&around.filters, &around.http_filters, name);
+            let known = crate::FilterSets(&around.filters, &around.http_filters);
             let loaded = builder.form.load_sources(&sources, &folder);
             let read = loaded.config.zip(loaded.root);
-            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root, &shapes))
+            read.map_or(Value::Null, |(config, root)| explain::config_json(&config, &root, &known))
         };
         let config = tokio::task::spawn_blocking(show).await.unwrap_or_default();
         let in_force = self.in_force.borrow();

@@ -89,6 +89,7 @@ fn action(action: &Action, table: &RouteTable) -> (&'static str, Value) {
             ("split", Value::Object(shares.collect()))
         }
         Action::ByHeader(header) => ("cluster_header", (&**header).into()),
+        Action::ByExpression(expression) => ("cluster_from", expression.source().into()),
         Action::Redirect(redirect) => ("redirect", redirect.status.into()),
         Action::Direct(direct) => ("respond", direct.status.into()),
     }
@@ -163,7 +164,7 @@ impl RouteTrial<'_> {
                     item["scheme"] = head.scheme().into();
                     let subject = RouteInput {
                         head: &head,
-                        source: source.ip(),
+                        source,
                         conn: Some(&conn),
                         values: Some(&values),
                         runtime: self.runtime,
@@ -234,10 +235,9 @@ impl RouteTrial<'_> {
         let clusters: Vec<Arc<Cluster>> = match &rule.action {
             Action::Cluster(cluster) => vec![numbered(*cluster)],
             Action::Split(shares) => shares.iter().map(|share| numbered(share.cluster)).collect(),
-            Action::ByHeader(header) => {
-                let named = subject.head.get_named(header.as_bytes());
-                let named = named.and_then(|name| std::str::from_utf8(name).ok());
-                named.and_then(|name| table.directory.find(name)).into_iter().collect()
+            Action::ByHeader(_) | Action::ByExpression(_) => {
+                let named = rule.action.named_by(subject);
+                named.and_then(|name| table.directory.find(&name)).into_iter().collect()
             }
             Action::Redirect(_) | Action::Direct(_) => Vec::new(),
         };

@@ -12,6 +12,7 @@ use arc_swap::ArcSwapOption;
 use sluice_core::limits::Limit;
 use sluice_core::settings::{Plain, Shape, bind_entries, bind_scalar, entries_of};
 use sluice_core::{Diags, Name, Node, Path, Setting};
+use sluice_expr::ExpressionTable;
 
 use super::{CidrFile, ExactFile, LookupKind, LookupTable, PrefixFile, RegexFile, SuffixFile};
 use crate::filters::content::Content;
@@ -143,6 +144,12 @@ impl LiveMap {
     /// Whether something else has a handle.
     pub fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl ExpressionTable for LiveMap {
+    fn get(&self, key: &str) -> Option<String> {
+        Self::get(self, key)
     }
 }
 

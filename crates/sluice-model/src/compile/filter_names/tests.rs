@@ -127,6 +127,7 @@ fn stage(root: Node, store: &Store, around: &Surroundings) -> (Option<Staged>, V
         root,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        tables: Vec::new(),
         discovered: false,
     };
     let (mut shared, mut diags) = (SharedParts::default(), Diags::new());
@@ -235,6 +236,7 @@ fn names_of_secrets_are_checked() {
         root: typo,
         folder: std::path::Path::new("."),
         endpoint_files: &Default::default(),
+        tables: Vec::new(),
         discovered: false,
     };
     let now = Duration::ZERO;
