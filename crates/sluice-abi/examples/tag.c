@@ -44,7 +44,7 @@ static sluice_step request_headers(sluice_request request, void *config, void *s
     sluice_text user;
     if (host->header(request, SLUICE_REQUEST_HEADERS, text("x-user"), 0, &user) != SLUICE_OK) {
         host->count(request, of->refused, 1);
-        const sluice_field fields[] = {{text("x-tag"), {of->text, of->size}}};
+        const sluice_field fields[] = {{text("www-authenticate"), text("Name")}};
         host->respond(request, 401, fields, 1, text("who are you?\n"), text("no name"));
         return SLUICE_RESPOND;
     }
@@ -56,7 +56,7 @@ static sluice_step request_headers(sluice_request request, void *config, void *s
 static sluice_step response_headers(sluice_request request, void *config, void *state, int32_t end) {
     (void)state, (void)end;
     const tag *of = config;
-    host->header_add(request, SLUICE_RESPONSE_HEADERS, text("x-tag"), (sluice_text){of->text, of->size});
+    host->header_set(request, SLUICE_RESPONSE_HEADERS, text("x-tag"), (sluice_text){of->text, of->size});
     host->header_remove(request, SLUICE_RESPONSE_HEADERS, text("server"));
     return SLUICE_CONTINUE;
 }

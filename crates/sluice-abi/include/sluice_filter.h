@@ -13,7 +13,8 @@
  * Rules
  * - A text is a pointer and a length, without a final zero. What is passed to a function is borrowed for that call: the
  *   other side copies what it keeps. What the host gives is valid until the hook ends, or until a function that changes
- *   the message (add, set, remove, body_set) is called, whichever is first. Never free it.
+ *   the message (add, set, remove, body_set) is called, whichever is first. It may be passed to that function: the value of
+ *   a header may be set as that of another. Never free it.
  * - Handles (sluice_request, sluice_config) are numbers. They are valid during the call that passes them, on the thread
  *   of that call. At any other time, functions of the host return SLUICE_NOT_NOW or SLUICE_STALE and do nothing. Only `log` and
  *   `resume` may be called at any time by any thread.

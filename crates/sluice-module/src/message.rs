@@ -98,7 +98,7 @@ impl HookMessage<'_> {
         Ok(())
     }
 
-    /// Adds a header, or sets it in place of all of that name. `target` says whether path and host may be changed.
+    /// Adds a header, or sets it in place of all of that name.
     pub(crate) fn put(
         &mut self,
         response: bool,
@@ -109,6 +109,8 @@ impl HookMessage<'_> {
     ) -> HostAnswer<()> {
         let (of_response, of_trailers) = kind(part);
         let lower = lower(name)?;
+        // It may be a value of the same message, which moves when this is written.
+        let value = &*value.to_vec();
         let is_pseudo = lower.starts_with(':') || lower == "host" && !of_response;
         if is_pseudo && !of_trailers {
             if how == HeaderPut::Add {

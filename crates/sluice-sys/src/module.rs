@@ -23,8 +23,6 @@ use sluice_abi::{
 pub mod call;
 mod host;
 pub mod mailbox;
-#[cfg(test)]
-mod tests;
 mod text;
 
 pub use call::{ConfigCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact};
@@ -376,3 +374,6 @@ const EMPTY: ModuleTable = ModuleTable {
 unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Sync for Module {}
+
+#[cfg(test)]
+mod tests;

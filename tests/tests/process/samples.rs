@@ -10,7 +10,9 @@ use sluice_testkit::mmdb::{self, MmdbValue};
 use sluice_testkit::origin::read_message;
 use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
-use sluice_testkit::{Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait};
+use sluice_testkit::{
+    Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait,
+};
 use sluice_tests::databases::Redis;
 use sluice_tests::h3::{Client, head, status};
 use sluice_tests::{certs_beside, dnsmasq, sample};
@@ -963,10 +965,7 @@ fn loaded_libraries() {
     let Some(_) = libraries::compile(&libraries::example("tag.c"), kit.folder()) else { return };
     let sluice = kit.start(&sample(
         "module.yaml",
-        &[
-            ("127.0.0.1:8080", "127.0.0.1:0".into()),
-            ("127.0.0.1:9000", app.addr().to_string()),
-        ],
+        &[("127.0.0.1:8080", "127.0.0.1:0".into()), ("127.0.0.1:9000", app.addr().to_string())],
     ));
     let ask = |path: &str, fields: &str| {
         let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));

@@ -31,7 +31,9 @@ pub(crate) const CASES: &[Fault] = &[
             let mut heard = Vec::new();
             // The connection ends without the rest of the response.
             let _ = client.read_to_end(&mut heard);
-            let heard = String::from_utf8_lossy(&heard).into_owned();
+            let heard = String::from_utf8_lossy(&heard);
+            let heard =
+                format!("{}, and the connection ends", heard.lines().next().unwrap_or("nothing"));
             Seen::request(&sluice, "module.cut").heard(heard).at("\"web\"").endpoint(origin.addr())
         },
     },
