@@ -71,7 +71,7 @@ def policies():
 
 def cases(keys):
     """The filters by the name of their listener: name, message and settings."""
-    service = {"envoy_grpc": {"cluster_name": "auth"}, "timeout": "5s"}
+    service = {"envoy_grpc": {"cluster_name": "auth"}, "timeout": "60s"}
     bucket = {"max_tokens": 1_000_000_000, "tokens_per_fill": 1_000_000_000, "fill_interval": "1s"}
     share = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     per_address = {"entries": [{"key": "remote_address"}], "token_bucket": bucket}
