@@ -3,15 +3,20 @@
 It speaks both forms. What it serves is told on its standard input, one JSON object a line:
   {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds, sds, ecds, rtds)
   {"put": TYPE, "resources": {NAME: RESOURCE, ...}}                 some resources of a type, beside the others
-  {"say": TYPE, "nonce": N, "type_url": U, "hex": BYTES}             a response of these very bytes, on every stream
+  {"say": TYPE, "nonce": N, "type_url": U, "resources": [...]}       a response with these resources, on every stream: each
+                                                                     {"name": N, "type_url": U, "resource": {...} or {"hex": BYTES}};
+                                                                     with "removed": [NAME, ...] in the incremental form
   {"cut": true}                                                      ends every stream
   {"max_age": SECONDS}                                               ends every stream that is older
+  {"rest": true}                                                     serves what it has over HTTP, too, at the port {"rest": PORT}
+  {"times": true}                                                    says when each response is sent, as {"sent": ..., "at": ...}
 What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}. Its port is the first line.
 The arguments are its port and the path of a unix socket that it listens on, too.
 
 State of the world: EDS and RDS are answered only if the request names all there are (the superset rule), a request with
 a stale nonce is ignored, and types are sent in order: clusters, endpoints, listeners, routes.
 """
+import http.server
 import json
 import queue
 import sys
@@ -62,6 +67,7 @@ lock = threading.RLock()
 snapshot = {}  # kind -> (version, {name: encoded})
 streams = set()
 max_age = [None]
+times = [False]
 
 
 def tell(**what):
@@ -178,6 +184,8 @@ class Stream:
                 break
             if response is None:
                 break
+            if times[0]:
+                tell(sent=KINDS.get(response.type_url), at=time.monotonic())
             yield response
         with lock:
             streams.discard(self)
@@ -222,12 +230,71 @@ def command(line):
                 kinds = {True: discovery_pb2.DeltaDiscoveryResponse, False: discovery_pb2.DiscoveryResponse}
                 response = kinds[stream.delta](type_url=line.get("type_url", URLS.get(line["say"], "")))
                 response.nonce = line.get("nonce", "")
+                for of in line.get("resources", []):
+                    kind = KINDS.get(of.get("type_url"), line["say"])
+                    value = next(iter(encoded(kind, {"": of["resource"]}).values()))
+                    any_of = {"type_url": of.get("type_url", URLS[kind]), "value": value}
+                    if stream.delta:
+                        added = response.resources.add(name=of["name"], version="lie")
+                        added.resource.type_url, added.resource.value = any_of["type_url"], value
+                    else:
+                        response.resources.add(**any_of)
+                if stream.delta:
+                    response.removed_resources.extend(line.get("removed", []))
                 stream.out.put(response)
         elif "cut" in line:
             for stream in list(streams):
                 stream.out.put(None)
         elif "max_age" in line:
             max_age[0] = line["max_age"]
+        elif "rest" in line:
+            serve_rest()
+        elif "times" in line:
+            times[0] = line["times"]
+            tell(sent=None, at=time.monotonic())
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    """State of the world by requests: a version that the client has is answered with 304."""
+    protocol_version = "HTTP/1.1"
+    kinds = {"clusters": "cds", "endpoints": "eds", "listeners": "lds", "routes": "rds", "secrets": "sds",
+             "extension_configs": "ecds", "runtime": "rtds"}
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        request = json_format.Parse(body, discovery_pb2.DiscoveryRequest())
+        kind = self.kinds.get(self.path.removeprefix("/v3/discovery:"))
+        told = {"type": kind, "rest": True, "version": request.version_info, "names": sorted(request.resource_names),
+                "node": request.node.id, "host": self.headers["host"]}
+        if request.HasField("error_detail"):
+            told["error"] = request.error_detail.message
+        tell(request=told)
+        with lock:
+            version, resources = snapshot.get(kind, (None, {}))
+        if version is None:
+            return self.end(404, b"")
+        if version == request.version_info:
+            return self.end(304, b"")
+        response = discovery_pb2.DiscoveryResponse(version_info=version, type_url=URLS[kind])
+        for value in resources.values():
+            response.resources.add(type_url=URLS[kind], value=value)
+        self.end(200, json_format.MessageToJson(response).encode())
+
+    def end(self, status, body):
+        self.send_response(status)
+        if status != 304:
+            self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def serve_rest():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rest)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tell(rest=server.server_address[1])
 
 
 def main():

@@ -48,15 +48,27 @@ pub fn read(
     unknown: UnknownFields,
     diags: &mut Diags,
 ) -> Option<ProtoMessage> {
-    let mut reader =
-        MessageReader { unknown, diags, rules: RuleBook::default(), any_depth: 0, errors: 0 };
+    let rules = Some(RuleBook::default());
+    let mut reader = MessageReader { unknown, diags, rules, any_depth: 0, errors: 0 };
+    reader.message(node, descriptor, "", &[])
+}
+
+/// Reads a message that is encoded, and checked by its rules where it is decoded.
+pub fn read_to_encode(
+    node: &Node,
+    descriptor: &MessageDescriptor,
+    diags: &mut Diags,
+) -> Option<ProtoMessage> {
+    let unknown = UnknownFields::Refuse;
+    let mut reader = MessageReader { unknown, diags, rules: None, any_depth: 0, errors: 0 };
     reader.message(node, descriptor, "", &[])
 }
 
 struct MessageReader<'a> {
     unknown: UnknownFields,
     diags: &'a mut Diags,
-    rules: RuleBook,
+    /// `None` if they are not applied.
+    rules: Option<RuleBook>,
     any_depth: usize,
     /// Errors so far, other than those of rules.
     errors: usize,
@@ -134,8 +146,10 @@ impl MessageReader<'_> {
         let (descriptor, path) = (descriptor.clone(), Arc::from(at));
         let message = ProtoMessage { descriptor, path, span: node.span, fields };
         // What was left out as wrong must not be reported as missing, too.
-        if self.errors == before {
-            self.rules.check(&message, self.diags);
+        if self.errors == before
+            && let Some(rules) = &mut self.rules
+        {
+            rules.check(&message, self.diags);
         }
         Some(message)
     }

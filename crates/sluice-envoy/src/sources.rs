@@ -17,21 +17,12 @@ use crate::wire;
 /// How long a resource waits for what it needs if its source does not say.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Metadata of a call, by lower-case names.
-pub type CallMetadata = Vec<(String, Vec<u8>)>;
+mod api;
+mod beside;
 
-/// A service that resources come from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ApiSource {
-    /// Whether responses say only what changes.
-    pub delta: bool,
-    /// The cluster of the service, by its name in Envoy.
-    pub cluster: Arc<str>,
-    /// Metadata of its streams.
-    pub metadata: CallMetadata,
-    /// Whether only the first request of a stream has the node.
-    pub node_once: bool,
-}
+use api::api;
+pub use api::{ApiForm, ApiSource, CallMetadata, Polling};
+pub use beside::PlaneBesideFiles;
 
 /// Where resources come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -250,13 +241,25 @@ fn sources(bootstrap: &ProtoMessage, diags: &mut Diags) -> DynamicResources {
     if let Some(dynamic) = inner(bootstrap, "dynamic_resources") {
         only(dynamic, &["lds_config", "cds_config", "ads_config"], diags);
         let has_ads = dynamic.has("ads_config");
-        found.ads = inner(dynamic, "ads_config").and_then(|of| api(of, diags));
+        found.ads = inner(dynamic, "ads_config").and_then(|of| aggregated(of, diags));
         found.clusters = source_in(dynamic, "cds_config", has_ads, diags);
         found.listeners = source_in(dynamic, "lds_config", has_ads, diags);
     }
     let has_ads = inner(bootstrap, "dynamic_resources").is_some_and(|of| of.has("ads_config"));
     found.runtime = layers(bootstrap, has_ads, diags);
     found
+}
+
+/// The service for all types, which has a stream.
+fn aggregated(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
+    let found = api(of, diags)?;
+    if matches!(found.form, ApiForm::Rest(_)) {
+        let message = "`ads_config` is a stream for all types, and REST is asked for each of them";
+        let finding = diags.error("bad-value", of.place("api_type"), of.at("api_type"), message);
+        finding.help("use GRPC or DELTA_GRPC, or `api_config_source` with REST for each type");
+        return None;
+    }
+    Some(found)
 }
 
 /// The source in a field. One over `ads` needs the stream for all types.
@@ -354,90 +357,6 @@ fn watched(of: &ProtoMessage, path: &str, diags: &mut Diags) {
         let finding = diags.error(UNSUPPORTED, of.place(field), of.at(field), message);
         finding.help("name the file by its path in that folder");
     }
-}
-
-fn api(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
-    // The last two are about polling.
-    let known = [
-        "api_type",
-        "transport_api_version",
-        "grpc_services",
-        "set_node_on_first_message_only",
-        "request_timeout",
-        "refresh_delay",
-        "rate_limit_settings",
-    ];
-    only(of, &known, diags);
-    if let Some(limits) = inner(of, "rate_limit_settings") {
-        limits.all_without_effect();
-        let how =
-            "requests to a plane are not limited: each answers a response, or says what is needed";
-        let field = "rate_limit_settings";
-        diags.warning(crate::coverage::DIFFERS, of.place(field), of.at(field), how);
-    }
-    version(of, "transport_api_version", diags);
-    let kind = match of.peek("api_type").map(|field| &field.value) {
-        Some(ProtoValue::Enum(_, Some(word))) => Arc::clone(word),
-        _ => "REST".into(),
-    };
-    let delta = match &*kind {
-        "GRPC" | "AGGREGATED_GRPC" => false,
-        "DELTA_GRPC" | "AGGREGATED_DELTA_GRPC" => true,
-        other => {
-            let message = format!("the `api_type` {other} is not supported");
-            let finding =
-                diags.error(UNSUPPORTED, of.place("api_type"), of.at("api_type"), message);
-            finding.help("use GRPC or DELTA_GRPC");
-            return None;
-        }
-    };
-    let services = match of.peek("grpc_services").map(|field| &field.value) {
-        Some(ProtoValue::List(items)) => items.as_slice(),
-        _ => &[],
-    };
-    let [service] = services else {
-        let message = format!("expected one of `grpc_services`, not {}", services.len());
-        diags.error("bad-value", of.place("grpc_services"), of.at("grpc_services"), message);
-        return None;
-    };
-    let ProtoValue::Message(service) = &service.value else { return None };
-    let once = matches!(
-        of.peek("set_node_on_first_message_only").map(|field| &field.value),
-        Some(ProtoValue::Bool(true))
-    );
-    let (cluster, metadata) = called(service, diags)?;
-    Some(ApiSource { delta, cluster, metadata, node_once: once })
-}
-
-/// The cluster of a service, and the metadata of its calls.
-fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMetadata)> {
-    if service.has("google_grpc") {
-        let field = "google_grpc";
-        let message = format!("`{field}` of {} is not supported", service.type_name());
-        let finding = diags.error(UNSUPPORTED, service.place(field), service.at(field), message);
-        finding.help("add a cluster with `http2_protocol_options` for the target, its TLS as `transport_socket`, and name it in `envoy_grpc`");
-        service.field(field).into_iter().for_each(|field| {
-            field.value.messages(&mut ProtoMessage::all_without_effect);
-        });
-        return None;
-    }
-    // A stream has no end, and Envoy's has no time-out either.
-    only(service, &["envoy_grpc", "initial_metadata", "timeout"], diags);
-    let envoy = inner(service, "envoy_grpc")?;
-    only(envoy, &["cluster_name", "skip_envoy_headers"], diags);
-    let mut metadata = CallMetadata::new();
-    for field in service.fields.iter().filter(|of| of.descriptor.name() == "initial_metadata") {
-        field.value.messages(&mut |header| {
-            let Some(key) = text(header, "key") else { return };
-            let raw = match header.peek("raw_value").map(|field| &field.value) {
-                Some(ProtoValue::Bytes(bytes)) => Some(bytes.to_vec()),
-                _ => None,
-            };
-            let value = raw.or_else(|| Some(text(header, "value")?.as_bytes().to_vec()));
-            metadata.push((key.to_ascii_lowercase(), value.unwrap_or_default()));
-        });
-    }
-    Some((text(envoy, "cluster_name")?, metadata))
 }
 
 /// Planes of the second version are gone.

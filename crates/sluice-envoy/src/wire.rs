@@ -18,8 +18,10 @@ use crate::message::ProtoMessage;
 use crate::read::{self, UnknownFields, is_guard, is_wrapper, join};
 
 mod encode;
+mod json;
 
 pub use encode::encode;
+pub use json::json_of;
 
 /// Most values that a value may be nested in.
 const DEPTH_MAX: usize = 100;
@@ -58,8 +60,8 @@ pub fn response_of_text(text: &str) -> Result<Vec<u8>, String> {
         return Err("the file is empty".to_owned());
     }
     let read = node.zip(descriptor);
-    let read =
-        read.and_then(|(node, of)| read::read(&node, &of, UnknownFields::Refuse, &mut diags));
+    // Each resource is judged alone, once it is encoded.
+    let read = read.and_then(|(node, of)| read::read_to_encode(&node, &of, &mut diags));
     let error = diags.sorted().into_iter().find(|found| found.severity == Severity::Error);
     match (read, error) {
         (Some(message), None) => Ok(encode(&message)),

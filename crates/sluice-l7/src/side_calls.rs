@@ -66,7 +66,7 @@ pub struct SideRequest {
     attempt_timeout: Option<Duration>,
     /// When the call ends at the latest, once it is admitted.
     by: Moment,
-    /// The bound on a message of a call with several.
+    /// The bound on the body of the response, or on a message of a call with several.
     message_max: Limit,
 }
 
@@ -160,6 +160,13 @@ impl SideRequest {
     #[must_use]
     pub fn retries(mut self, plan: RetryPlan) -> Self {
         self.retries = Some(Box::new(plan));
+        self
+    }
+
+    /// Bounds the body of the response otherwise than by `limits.side_call_bytes`.
+    #[must_use]
+    pub const fn response_max(mut self, limit: Limit) -> Self {
+        self.message_max = limit;
         self
     }
 

@@ -13,6 +13,7 @@ use crate::model::Kind;
 use crate::sections::{Admin, Chain, Cluster, Config, Http, Listener, ProxyAcceptance, Relay};
 
 pub mod clusters;
+mod control_plane;
 pub mod forward;
 pub mod high_limits;
 pub mod loops;
@@ -22,6 +23,7 @@ pub mod subsets;
 pub mod zones;
 
 pub use clusters::clusters;
+pub(crate) use control_plane::control_plane;
 pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;

@@ -17,7 +17,7 @@ use crate::compile::{SharedParts, Surroundings};
 use crate::inline;
 use crate::model::Kind;
 use crate::process::Process;
-use crate::sections::Config;
+use crate::sections::{Config, PlaneResource};
 use crate::store::{Batch, BatchMode, KnownNames, Staged, Store, stage};
 use crate::translate::endpoints::EndpointFiles;
 use crate::translate::{ResourceSources, translate};
@@ -53,17 +53,20 @@ pub fn stage_files(
     diags: &mut Diags,
 ) -> Option<(Process, Staged)> {
     let FilesInput { mut config, root, folder, endpoint_files, mut tables, discovered } = input;
+    // What a plane sends may use anything.
+    let beside_plane = discovered || config.xds.is_some();
     let inline = inline::expand(&mut config, diags);
     check::names_and_addresses(&config, diags);
     check::inspected_bytes(&config, diags);
     check::admin(&config, diags);
     check::clusters(&config, diags);
-    if !discovered {
+    if !beside_plane {
         check::zones::node(&config, diags);
     }
     check::forward(&config, diags);
     check::routes(&config, diags);
     check::loops(&config, diags);
+    check::control_plane(&config, diags);
     inline::relocate(&inline, diags);
     let sources = ResourceSources { folder, endpoint_files, store, discovered };
     let translated = translate(&config, &root, &inline, sources, diags);
@@ -73,7 +76,12 @@ pub fn stage_files(
     let batch = Batch {
         source: Arc::from(FILES),
         updates: translated.updates,
-        mode: BatchMode::Files { root, folder: folder.to_owned(), declared: translated.declared },
+        mode: BatchMode::Files {
+            root,
+            folder: folder.to_owned(),
+            declared: translated.declared,
+            expected: config.xds.as_ref().is_some_and(|xds| xds.sends(PlaneResource::Clusters)),
+        },
     };
     let mut staged = stage(store, batch, around, shared, now, diags);
     staged.stale_endpoint_files = translated.stale_endpoint_files;
@@ -82,7 +90,7 @@ pub fn stage_files(
         return None;
     }
     // With errors present, what seems unused may be used by what is wrong; and what comes later may use anything.
-    if !discovered {
+    if !beside_plane {
         let looked_up = tables.iter().map(|table| (Kind::Map, table.name().into()));
         let looked_up: Vec<(Kind, Name)> = looked_up.collect();
         check::unused(&config, staged.named(store).chain(&looked_up), diags);

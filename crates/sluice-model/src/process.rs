@@ -12,8 +12,9 @@ use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
 
 use crate::sections::{
-    AccessLog, Admin, Config, Drain, LimitValues, LogFormat, LogKind, RuntimeSection,
+    AccessLog, Admin, Config, ControlPlane, Drain, LimitValues, LogFormat, LogKind, RuntimeSection,
 };
+use crate::translate;
 use sluice_core::settings::Members;
 
 /// The settings of the process.
@@ -35,6 +36,8 @@ pub struct Process {
     pub runtime_values: (RuntimeMap, RuntimeMap),
     /// The file of runtime values.
     pub runtime_file: Option<PathBuf>,
+    /// The control plane, with a name for this process.
+    pub control_plane: Option<ControlPlane>,
 }
 
 impl Process {
@@ -49,6 +52,7 @@ impl Process {
             routes: _,
             secrets: _,
             maps: _,
+            xds,
             runtime,
             access_log,
             drain,
@@ -69,6 +73,7 @@ impl Process {
             sinks,
             runtime_values,
             runtime_file,
+            control_plane: xds.as_ref().map(|xds| named(&xds.value, config)),
         }
     }
 
@@ -84,15 +89,27 @@ impl Process {
             sinks: _,
             runtime_values,
             runtime_file: _,
+            control_plane,
         } = self;
         let sections = [
             ("admin", *admin != new.admin),
             ("drain", *drain != new.drain),
             ("limits", *limits != new.limits),
             ("runtime", *runtime != new.runtime || *runtime_values != new.runtime_values),
+            ("xds", *control_plane != new.control_plane),
         ];
         sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
+}
+
+/// The control plane, which is told the name of this process: its own, or else that among others of its kind.
+fn named(xds: &ControlPlane, config: &Config) -> ControlPlane {
+    let mut found = xds.clone();
+    if found.id.is_none() {
+        let span = found.cluster.span;
+        found.id = translate::own_name(config).map(|value| Spanned { value, span });
+    }
+    found
 }
 
 /// The values in a runtime file.

@@ -9,6 +9,7 @@ use sluice_core::{SecretText, Spanned, section};
 pub mod balancing;
 pub mod cluster_limits;
 pub mod clusters;
+pub mod control_plane;
 pub mod discovery;
 pub mod health;
 pub mod http;
@@ -33,6 +34,7 @@ pub use clusters::{
     CheckOf, Cluster, ClusterProtocol, ConnectBackoff, DrainFor, EndpointEntry, OnEndpointRemoved,
     OnEndpointUnhealthy, Preconnect, ProxyHeader, Reuse,
 };
+pub use control_plane::{ControlPlane, PlaneResource};
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
 pub use health::{Health, Outlier};
 pub use http::Http;
@@ -76,6 +78,8 @@ section! {
         /// one: expressions (`lookup('offices', source.address)`), `set_values`, the connection filters `allow` and `deny`, a relay with
         /// `cluster_from`.
         pub maps: Named<LookupMap>,
+        /// A control plane that sends listeners and clusters beside those of the files. If omitted, there is none.
+        pub xds: Option<Spanned<ControlPlane>>,
         /// Values that change without a new configuration.
         pub runtime: RuntimeSection,
         /// Access logs: where a record of each ended connection, flow and request is written. If omitted, none are.

@@ -19,6 +19,9 @@ mod tests;
 use versions::HeldVersions;
 pub use versions::{OwnerKey, OwnerKind, PartKey, RefusedVersion, Versioned};
 
+/// Most clusters that are returned to be applied at once: what they are made of takes many times their memory.
+pub const READY_CLUSTERS_MAX: usize = 512;
+
 /// A part that is needed, and when it is waited for no longer.
 #[derive(Clone, Debug)]
 struct NeedUntil {
@@ -123,7 +126,7 @@ impl<T> Inventory<T> {
             return false;
         }
         let before = owner.all_needs();
-        owner.versions.newest = Some(Arc::new(version));
+        owner.versions.offer(version);
         owner.needs = needs.into_iter().map(|(part, until)| NeedUntil { part, until }).collect();
         self.relink(&key, before);
         self.dirty.insert(key);
@@ -168,7 +171,7 @@ impl<T> Inventory<T> {
             return;
         }
         self.touch(&key);
-        self.parts.entry(key).or_default().newest = Some(Arc::new(version));
+        self.parts.entry(key).or_default().offer(version);
     }
 
     /// What begins does not wait for a part that was refused and has no other version: it would hold up the rest.
@@ -230,6 +233,18 @@ impl<T> Inventory<T> {
         owner.versions.refused = Some(refusal);
     }
 
+    /// What was offered last of a resource is of before: it stands in for the version that was refused.
+    pub fn stands_in(&mut self, kind: XdsType, name: &str) {
+        let name: Arc<str> = name.into();
+        let versions = match OwnerKind::of(kind) {
+            Some(kind) => self.owners.get_mut(&OwnerKey { kind, name }).map(|of| &mut of.versions),
+            None => self.parts.get_mut(&PartKey { kind, name }),
+        };
+        if let Some(versions) = versions.filter(|versions| versions.newest.is_some()) {
+            versions.stands_in = true;
+        }
+    }
+
     /// Removes what is applied on its own; whether it was in use.
     pub fn remove(&mut self, key: &OwnerKey) -> bool {
         if self.owners.get(key).is_none_or(|owner| owner.fixed) {
@@ -264,12 +279,19 @@ impl<T> Inventory<T> {
         of.map(|(key, _)| &key.name)
     }
 
-    /// What is to be applied now: clusters first. Each is returned once, and must be followed by [`Inventory::applied`]
-    /// or [`Inventory::refused`].
+    /// What is to be applied now: clusters first, at most [`READY_CLUSTERS_MAX`]; listeners together, because one may take
+    /// the address that another one leaves. Each is returned once, and must be followed by [`Inventory::applied`] or
+    /// [`Inventory::refused`]. Once nothing is returned, nothing is left.
     pub fn ready(&mut self, now: Moment) -> Vec<ReadyUnit<T>> {
-        let mut units = Vec::new();
+        let mut units: Vec<ReadyUnit<T>> = Vec::new();
         let dirty = std::mem::take(&mut self.dirty);
         for key in dirty {
+            let is_listener = |key: &OwnerKey| key.kind == OwnerKind::Listener;
+            let goes_on = is_listener(&key) && units.last().is_some_and(|of| is_listener(&of.key));
+            if units.len() >= READY_CLUSTERS_MAX && !goes_on {
+                self.dirty.insert(key);
+                continue;
+            }
             let Some(owner) = self.owners.get(&key) else { continue };
             let Some(current) = owner.versions.current() else { continue };
             if self.missing(owner).any(|need| now < need.until) {
@@ -357,11 +379,14 @@ impl<T> Inventory<T> {
         owners.chain(parts).filter_map(|(kind, name, good)| Some((kind, name, &**good.as_ref()?)))
     }
 
-    /// Whether a version of a resource has come, of the bootstrap or of a plane.
+    /// Whether a version of a resource has come that was not refused, of the bootstrap or of a plane.
     pub fn has(&self, kind: XdsType, name: &str) -> bool {
         let name: Arc<str> = name.into();
         match OwnerKind::of(kind) {
-            Some(kind) => self.owners.contains_key(&OwnerKey { kind, name }),
+            Some(kind) => {
+                let owner = self.owners.get(&OwnerKey { kind, name });
+                owner.is_some_and(|owner| owner.versions.current().is_some())
+            }
             None => {
                 self.parts.get(&PartKey { kind, name }).is_some_and(|of| of.current().is_some())
             }
@@ -378,6 +403,13 @@ impl<T> Inventory<T> {
         let waiting = self.dirty.iter().filter_map(|key| self.owners.get(key));
         let complete = waiting.filter_map(|of| self.missing(of).map(|need| need.until).max());
         complete.min().filter(|at| *at != Moment::NEVER)
+    }
+
+    /// What has not come in time, of what waits to be applied.
+    pub fn late(&self, now: Moment) -> BTreeSet<PartKey> {
+        let waiting = self.dirty.iter().filter_map(|key| self.owners.get(key));
+        let missing = waiting.flat_map(|owner| self.missing(owner));
+        missing.filter(|need| need.until <= now).map(|need| need.part.clone()).collect()
     }
 
     /// What has not come of what the current version needs.

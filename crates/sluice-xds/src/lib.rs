@@ -20,7 +20,8 @@ mod nack;
 
 pub use backoff::ReconnectBackoff;
 pub use inventory::{
-    Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, ReadyUnit, RefusedVersion, Versioned,
+    Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ReadyUnit,
+    RefusedVersion, Versioned,
 };
 pub use kinds::XdsType;
 pub use last_good::{Keeper, KeptVersion};

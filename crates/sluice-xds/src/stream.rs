@@ -110,6 +110,8 @@ struct XdsSubscription {
     wanted: Option<WantedNames>,
     /// What the plane was asked for on this stream; `None` before the first request.
     told: Option<WantedNames>,
+    /// Whether that is what is wanted: names are many, so they are compared when they change only.
+    in_step: bool,
     /// The version of the whole that was accepted last.
     version: String,
     /// The nonce of the newest response on this stream.
@@ -154,20 +156,23 @@ impl StreamMachine {
             subscription.versions.retain(|name, _| names.contains(name));
             subscription.expiries.retain(|name, _| names.contains(name));
         }
+        subscription.in_step = subscription.told.as_ref() == Some(&wanted);
         subscription.wanted = Some(wanted);
     }
 
-    /// Notes that a resource which was asked for is there already, before the plane is told.
-    pub fn remember(&mut self, kind: XdsType, name: &str, version: &str) {
-        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return };
+    /// Notes that a resource which was asked for is there already. The plane is told at the beginning of a stream; returns
+    /// whether that was before, so that it does not know.
+    pub fn remember(&mut self, kind: XdsType, name: &str, version: &str) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else { return false };
         let is_wanted = match &subscription.wanted {
             Some(WantedNames::All) => true,
             Some(WantedNames::These(names)) => names.contains(name),
             None => false,
         };
-        if is_wanted && subscription.told.is_none() {
+        if is_wanted {
             subscription.versions.insert(name.to_owned(), version.to_owned());
         }
+        is_wanted && subscription.told.is_some()
     }
 
     /// Whether a resource lives only as long as it is renewed.
@@ -190,7 +195,7 @@ impl StreamMachine {
     pub fn closed(&mut self) {
         (self.open, self.node_sent) = (false, false);
         for subscription in self.subscriptions.values_mut() {
-            subscription.told = None;
+            (subscription.told, subscription.in_step) = (None, false);
             subscription.answer = None;
             subscription.nonce.clear();
             if let Some(pending) = &mut subscription.pending {
@@ -291,8 +296,13 @@ impl XdsSubscription {
         // A subscription to nothing is not begun: planes take an empty list for all there are.
         let begins =
             self.told.is_some() || !matches!(wanted, WantedNames::These(names) if names.is_empty());
-        let changes = self.told.as_ref() != Some(wanted);
-        self.answer.is_some() || (begins && changes && self.pending.is_none())
+        self.answer.is_some() || (begins && !self.in_step && self.pending.is_none())
+    }
+
+    /// The plane is told what is wanted.
+    fn tell(&mut self) {
+        self.told.clone_from(&self.wanted);
+        self.in_step = true;
     }
 
     fn error(&mut self) -> Option<ErrorDetail> {
@@ -302,7 +312,7 @@ impl XdsSubscription {
 
     /// A request with everything that is asked for, which answers as well.
     fn sotw(&mut self, kind: XdsType, node: Option<Bytes>) -> DiscoveryRequest {
-        self.told.clone_from(&self.wanted);
+        self.tell();
         let names = match &self.told {
             Some(WantedNames::These(names)) => names.iter().cloned().collect(),
             _ => Vec::new(),
@@ -326,7 +336,7 @@ impl XdsSubscription {
         };
         let (before, after) = (names(&self.told), names(&self.wanted));
         let answers = self.answer.is_some();
-        self.told.clone_from(&self.wanted);
+        self.tell();
         DeltaDiscoveryRequest {
             node,
             type_url: kind.url().to_owned(),

@@ -255,7 +255,7 @@ impl Control {
         let shard = registry.shard(options.workers + 1);
         let log =
             LogHub::start(&registry, options.workers + 2).context("cannot start the log thread")?;
-        let Built { sources, folder, process, staged, diags } = built;
+        let Built { sources, folder, process, node_section: _, staged, diags } = built;
         let process = Arc::new(process);
         let limits = process.limits.0.clone();
         let descriptors = Budget::new(options.files, options.workers, &limits);

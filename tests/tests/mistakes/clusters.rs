@@ -418,3 +418,17 @@ fn of_upstreams() {
         ],
     );
 }
+
+#[test]
+fn of_control_planes() {
+    let plane = |xds: &str| format!("{}xds: {xds}\n", relay(""));
+    page(
+        "mistakes-control-planes",
+        &[
+            ("a control plane without a cluster", plane("{ cluster: plane }")),
+            ("a cluster that does not speak its protocol", plane("{ cluster: up }")),
+            ("what no control plane sends", plane("{ cluster: up, resources: [routes] }")),
+            ("a control plane that has no name", plane("{ resources: [clusters] }")),
+        ],
+    );
+}

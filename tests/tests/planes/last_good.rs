@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sluice_testkit::{Authority, Origin, tools, wait};
-use sluice_tests::planes::{Envoy, FORMS, Plane, ads, listener, origin_of, over_ads, to};
+use sluice_tests::planes::{
+    Envoy, FORMS, Plane, ads, assignment, bootstrap, cluster, listener, origin_of, over_ads, table,
+    to,
+};
 
 fn start(bootstrap: &str, file: &Path, more: &[&str]) -> Envoy {
     let mut flags = vec!["--last-good", file.to_str().unwrap()];
@@ -79,6 +82,117 @@ fn a_restart_comes_up_without_its_plane_and_follows_it_later() {
             (!items.iter().any(|of| of["name"] == "gone" || of["name"] == "added")).then_some(())
         });
         assert_eq!(envoy.addr("web"), web);
+    }
+}
+
+/// A bootstrap whose sources are waited for so long.
+fn patient(plane: SocketAddr, form: &str, timeout: &str) -> String {
+    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": timeout });
+    let service = json!({ "api_type": form, "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane" } }] });
+    bootstrap(
+        plane,
+        &format!("  ads_config: {service}\n  cds_config: {ads}\n  lds_config: {ads}\n"),
+    )
+}
+
+#[test]
+fn a_plane_that_stays_silent_is_waited_for_no_longer_than_its_source_says() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("last");
+        plane.set_all("1", to("one"), &[("one", a.addr()), ("gone", a.addr())]);
+        let mut envoy = start(&patient(plane.addr, form, "30s"), &file, &[]);
+        envoy.until_ready();
+        until_kept(&file, "gone");
+        let port = plane.kill();
+        drop(envoy);
+        let mut plane = Plane::at(port);
+        let mut envoy = start(&patient(plane.addr, form, "0.3s"), &file, &[]);
+        envoy.until_ready();
+        assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+        let log = envoy.log();
+        assert!(log.contains("no control plane has sent cds in time: 2 of"), "{log}");
+        assert!(log.contains("no control plane has sent lds in time: 1 of"), "{log}");
+        // The plane speaks after all, and what it has no longer leaves.
+        plane.set_all("2", to("one"), &[("one", b.addr())]);
+        envoy.until_served("/", "200 b");
+        wait::until("a cluster to leave", || {
+            (!envoy.xds().iter().any(|of| of["name"] == "gone")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn endpoints_that_do_not_come_in_time_are_those_of_before() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("last");
+        let soon =
+            json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0.3s" });
+        let one = json!({ "one": { "name": "one", "type": "EDS", "eds_cluster_config": { "eds_config": soon } } });
+        plane.set_all("1", to("one"), &[("one", a.addr())]);
+        plane.set("cds", "2", one.clone());
+        let bootstrap = over_ads(plane.addr, form);
+        let mut envoy = start(&bootstrap, &file, &[]);
+        envoy.until_ready();
+        until_kept(&file, "web");
+        let port = plane.kill();
+        drop(envoy);
+        let mut plane = Plane::at(port);
+        plane.set("cds", "2", one);
+        plane.set("lds", "2", json!({ "web": listener("web", "main") }));
+        plane.set("rds", "2", json!({ "main": table("main", to("one")) }));
+        let mut envoy = start(&bootstrap, &file, &[]);
+        envoy.until_ready();
+        assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+        let log = envoy.log();
+        assert!(
+            log.contains("endpoints `one` has not come in time: it is as it was last"),
+            "{log}"
+        );
+        plane.set("eds", "2", json!({ "one": assignment("one", &[b.addr()]) }));
+        envoy.until_served("/", "200 b");
+    }
+}
+
+#[test]
+fn what_is_refused_after_a_restart_is_as_it_was_before() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("last");
+        plane.set_all("1", to("one"), &[("one", a.addr()), ("two", b.addr())]);
+        let bootstrap = over_ads(plane.addr, form);
+        let mut envoy = start(&bootstrap, &file, &[]);
+        envoy.until_ready();
+        until_kept(&file, "web");
+        let port = plane.kill();
+        drop(envoy);
+        let mut plane = Plane::at(port);
+        plane.set_all("2", to("one"), &[("one", a.addr()), ("two", b.addr())]);
+        let wrong =
+            json!({ "name": "one", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" });
+        plane.set("cds", "3", json!({ "one": wrong, "two": cluster("two") }));
+        let no_route = json!([{ "match": { "prefix": "/" }, "route": { "cluster": "two", "prefix_rewrite": "no\nline" } }]);
+        plane.set("rds", "3", json!({ "main": table("main", no_route) }));
+        let mut envoy = start(&bootstrap, &file, &[]);
+        envoy.until_ready();
+        assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
+        assert!(plane.error("cds").starts_with("cluster `one`: type"));
+        assert!(plane.error("rds").starts_with("routes `main`: "));
+        let rejected = envoy.until("cluster", "one", "rejected");
+        assert!(rejected["version"].is_string(), "{rejected}");
+        envoy.until("routes", "main", "rejected");
+        // The plane corrects both.
+        plane.set("cds", "4", json!({ "one": cluster("one"), "two": cluster("two") }));
+        plane.set("rds", "4", json!({ "main": table("main", to("two")) }));
+        envoy.until_served("/", "200 b");
+        envoy.until("cluster", "one", "active");
     }
 }
 

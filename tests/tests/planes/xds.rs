@@ -417,6 +417,70 @@ fn clusters_and_listeners_of_the_bootstrap_wait_for_a_plane() {
 }
 
 #[test]
+fn a_plane_may_be_asked_by_http_again_and_again() {
+    let Some(mut plane) = Plane::start() else { return };
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let own = json!({ "api_config_source": { "api_type": "REST", "transport_api_version": "V3", "cluster_names": ["plane"], "refresh_delay": "0.1s", "request_timeout": "5s" }, "resource_api_version": "V3" });
+    plane.say(&json!({ "rest": true }));
+    let port = wait::until("the port", || {
+        plane.told.lock().unwrap().iter().find_map(|line| line["rest"].as_u64())
+    });
+    plane.set("cds", "1", json!({ "one": { "name": "one", "type": "EDS", "eds_cluster_config": { "eds_config": own } } }));
+    plane.set(
+        "eds",
+        "1",
+        json!({ "one": assignment("one", &[a.addr()]), "other": assignment("other", &[b.addr()]) }),
+    );
+    plane.set(
+        "lds",
+        "1",
+        json!({ "web": listener_with("web", json!({ "route_config_name": "main", "config_source": own })) }),
+    );
+    // The last type is not there at first: it is asked for again.
+    let at = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+    let file = bootstrap(at, &format!("  cds_config: {own}\n  lds_config: {own}\n"))
+        .replace("http2_protocol_options", "http_protocol_options");
+    let mut envoy = Envoy::start(&file);
+    envoy.until("listener", "web", "warming");
+    let failure = wait::until("a failure", || {
+        envoy.xds().iter().find_map(|of| Some(of["failure"].as_str()?.to_owned()))
+    });
+    assert_eq!(failure, "it has responded with the status 404");
+    plane.set("rds", "1", json!({ "main": table("main", to("one")) }));
+    envoy.until_ready();
+    envoy.until_served("/", "200 a");
+    let asked = plane.request("the node and the names", |of| of["type"] == "eds");
+    assert_eq!((&asked["node"], &asked["names"]), (&json!("here"), &json!(["one"])));
+    assert_eq!(asked["host"], "plane");
+    plane.request("the version that is there", |of| of["type"] == "cds" && of["version"] == "1");
+    // An endpoint moves, and a resource that is wrong leaves the one in use.
+    plane.set("eds", "2", json!({ "one": assignment("one", &[b.addr()]) }));
+    envoy.until_served("/", "200 b");
+    let wrong = json!([{ "match": { "prefix": "/" }, "route": { "cluster": "one", "prefix_rewrite": "no\nline" } }]);
+    plane.set("rds", "2", json!({ "main": table("main", wrong) }));
+    assert!(plane.error("rds").starts_with("routes `main`: "), "{}", plane.error("rds"));
+    envoy.until("routes", "main", "rejected");
+    let refused = || envoy.metric("sluice_xds_responses_total", "type=\"rds\",result=\"rejected\"");
+    let asked = || {
+        let told = plane.told.lock().unwrap();
+        told.iter().filter(|line| line["request"]["error"].is_string()).count()
+    };
+    let before = asked();
+    wait::until("more requests", || (asked() > before + 3).then_some(()));
+    assert_eq!(refused(), 1, "the same response is taken once");
+    envoy.until_served("/", "200 b");
+    plane.set("rds", "3", json!({ "main": table("main", to("nobody")) }));
+    envoy.until_served("/", "503 ");
+    // What is there no longer leaves.
+    plane.set("lds", "2", json!({}));
+    let web = envoy.addr("web");
+    wait::until("the port to close", || TcpStream::connect(web).is_err().then_some(()));
+    let streams =
+        envoy.xds().into_iter().filter(|of| of["kind"] == "rest" && of["state"] == "connected");
+    assert!(streams.count() >= 2);
+}
+
+#[test]
 fn what_a_source_cannot_be_is_said_at_the_start() {
     let refused = |dynamic: &str, expected: &str| {
         let mut envoy = Envoy::start(&bootstrap(nowhere(), dynamic));
@@ -426,9 +490,17 @@ fn what_a_source_cannot_be_is_said_at_the_start() {
     let service = "grpc_services: [{ envoy_grpc: { cluster_name: plane } }]";
     refused(
         &format!(
-            "  cds_config: {{ api_config_source: {{ api_type: REST, transport_api_version: V3, {service} }} }}"
+            "  cds_config: {{ api_config_source: {{ api_type: REST, transport_api_version: V3, refresh_delay: 1s, {service} }} }}"
         ),
-        "the `api_type` REST is not supported",
+        "expected one of `cluster_names`, not 0",
+    );
+    refused(
+        "  cds_config: { api_config_source: { api_type: REST, transport_api_version: V3, cluster_names: [plane] } }",
+        "REST needs a `refresh_delay`",
+    );
+    refused(
+        "  ads_config: { api_type: REST, cluster_names: [plane], refresh_delay: 1s }\n  cds_config: { ads: {} }",
+        "`ads_config` is a stream for all types, and REST is asked for each of them",
     );
     refused("  cds_config: { ads: {} }", "comes over `ads`, but there is no `ads_config`");
     refused(

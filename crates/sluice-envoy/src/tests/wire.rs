@@ -147,6 +147,11 @@ fn a_response_may_be_written_as_text() {
         read.messages("resources").next().and_then(|of| of.text("name")).map(|of| &**of),
         Some("a")
     );
+    // A resource that breaks a rule leaves the others alone: it is judged where it is decoded.
+    let rule = text.replace("name: a }", "name: a }, { \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: \"\", connect_timeout: 0s }");
+    let encoded = response_of_text(&rule).expect("a response");
+    assert!(decode(name, &encoded, 0, &mut diags).is_some());
+    assert!(diags.has_errors(), "the rule holds there");
     for (text, problem) in [
         ("", "the file is empty"),
         ("{ resources: [{ name: a }] }", "resources[0].@type"),

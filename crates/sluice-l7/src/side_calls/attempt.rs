@@ -89,7 +89,7 @@ impl SideCalls {
         let received = self.await_head_in_time(&mut up, request, &mut response).await;
         self.note(pool, &mut up, received.as_ref().map(|()| response.status()));
         received?;
-        match self.receive(&mut up.stream, response).await {
+        match self.receive(&mut up.stream, response, request.message_max).await {
             Ok(received) => {
                 let sent = up.stream.is_sent();
                 up.finish(&self.worker, pool, sent);
@@ -288,9 +288,10 @@ impl SideCalls {
         &self,
         stream: &mut HttpStream,
         head: Head,
+        limit: Limit,
     ) -> Result<SideResponse, FailedAttempt> {
         let worker = &*self.worker;
-        let max = worker.limits.size(Limit::SideCallBytes);
+        let max = worker.limits.size(limit);
         let (mut all, mut charge) = (BytesMut::new(), worker.buffers.charge());
         let mut trailers = None;
         while !stream.is_received() {
@@ -299,10 +300,11 @@ impl SideCalls {
                 Frame::Data { body, last } => {
                     let len = all.len() + body.len();
                     if len > max {
-                        sluice_l4::metrics::count_limit(worker, Limit::SideCallBytes);
+                        sluice_l4::metrics::count_limit(worker, limit);
                         let detail = format!(
-                            "more than {} (`limits.side_call_bytes`)",
-                            plural(max as u64, "byte")
+                            "more than {} (`limits.{}`)",
+                            plural(max as u64, "byte"),
+                            limit.def().name
                         );
                         let detail = Some(detail.into());
                         return Err(final_failure(reasons::SIDE_CALL_TOO_LARGE, detail));

@@ -72,6 +72,8 @@ pub enum BatchMode {
         folder: PathBuf,
         /// Names that were declared, including those of resources with errors.
         declared: HashSet<(Kind, Name)>,
+        /// Whether clusters that are not declared may come from a control plane.
+        expected: bool,
     },
     /// A control plane: each resource is accepted or rejected on its own. A cluster that does not exist yet refuses
     /// its requests; a resource that cannot be used without another waits for it, for this long.

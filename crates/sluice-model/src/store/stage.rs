@@ -154,6 +154,9 @@ impl StageRun<'_> {
         for candidate in candidates {
             let mut found = Diags::new();
             for Reference { kind, name, at, in_key } in candidate.resource.references() {
+                if self.may_be_sent(kind) {
+                    continue;
+                }
                 if let Some((message, help)) = self.known.why_unknown(declared, kind, &name) {
                     let finding = found.error("unknown-name", None, &at, message);
                     finding.on_key = in_key;
@@ -162,6 +165,11 @@ impl StageRun<'_> {
             }
             candidate.from.adopt(found, root, diags);
         }
+    }
+
+    /// Whether files may name what they do not declare: a control plane may send it.
+    const fn may_be_sent(&self, kind: Kind) -> bool {
+        matches!((self.mode, kind), (BatchMode::Files { expected: true, .. }, Kind::Cluster))
     }
 
     fn remove(&mut self, kind: Kind, name: Name) {
@@ -230,7 +238,8 @@ impl StageRun<'_> {
     fn are_declared(&self, inputs: &Inputs) -> bool {
         match self.mode {
             BatchMode::Files { declared, .. } => {
-                inputs.named.iter().all(|name| declared.contains(name))
+                let is_known = |of: &(Kind, Name)| self.may_be_sent(of.0) || declared.contains(of);
+                inputs.named.iter().all(is_known)
             }
             BatchMode::Plane { .. } => true,
         }
@@ -391,6 +400,7 @@ impl OtherResources for StageRun<'_> {
 
     fn why_unknown(&self, kind: Kind, name: &Name) -> Option<(String, String)> {
         match self.mode {
+            BatchMode::Files { .. } if self.may_be_sent(kind) => None,
             BatchMode::Files { declared, .. } => self.known.why_unknown(declared, kind, name),
             // It may come later.
             BatchMode::Plane { .. } => None,

@@ -204,14 +204,19 @@ impl Context<'_> {
     }
 }
 
+/// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
+pub(crate) fn own_name(config: &sections::Config) -> Option<String> {
+    let id = config.node.id.as_ref().map(|id| id.value.clone());
+    id.or_else(|| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(host.trim().to_owned()).filter(|host| !host.is_empty())
+    })
+}
+
 impl Context<'_> {
     /// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
     pub(super) fn own_name(self) -> Option<String> {
-        let id = self.config.node.id.as_ref().map(|id| id.value.clone());
-        id.or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-            Some(host.trim().to_owned()).filter(|host| !host.is_empty())
-        })
+        own_name(self.config)
     }
 
     /// Checks that this process has a name, which decides about its aperture.

@@ -94,10 +94,51 @@ fn what_does_not_come_in_time_is_applied_without() {
     offer(&mut inventory, listener("web"), said("1"), vec![rds("r")], at(15), false);
     offer(&mut inventory, listener("slow"), said("1"), vec![rds("r")], Moment::NEVER, false);
     assert!(apply(&mut inventory, 14).is_empty());
+    assert!(inventory.late(at(14)).is_empty());
+    assert_eq!(inventory.late(at(15)), [rds("r")].into());
     assert_eq!(apply(&mut inventory, 15), ["web@1(r@nothing)"]);
     assert_eq!(inventory.next_deadline(), None, "the other one waits for ever");
     inventory.offer_part(rds("r"), said("r1"));
     assert_eq!(apply(&mut inventory, 16), ["slow@1(r@r1)", "web@1(r@r1)"]);
+}
+
+#[test]
+fn many_clusters_are_applied_in_portions_and_listeners_together_after_them() {
+    let mut inventory = Inventory::default();
+    for number in 0..READY_CLUSTERS_MAX + 1 {
+        let name = format!("c{number:04}");
+        offer(&mut inventory, cluster(&name), said("1"), vec![], at(15), false);
+    }
+    for number in 0..READY_CLUSTERS_MAX {
+        let name = format!("l{number:04}");
+        offer(&mut inventory, listener(&name), said("1"), vec![], at(15), false);
+    }
+    let mut portions = Vec::new();
+    while let applied @ [first, ..] = apply(&mut inventory, 0).as_slice() {
+        portions.push((applied.len(), first.clone()));
+    }
+    let last = format!("c{READY_CLUSTERS_MAX:04}@1()");
+    let whole = READY_CLUSTERS_MAX;
+    assert_eq!(portions, [(whole, "c0000@1()".to_owned()), (whole + 1, last)]);
+}
+
+#[test]
+fn a_version_of_before_stands_in_for_one_that_is_refused() {
+    let mut inventory = Inventory::default();
+    let refused = |inventory: &Inventory<String>| {
+        let entry = inventory.entries().into_iter().next().unwrap();
+        (entry.good.map(|(version, _)| version), entry.refused.is_some())
+    };
+    inventory.refuse(XdsType::Cluster, "a", "2", "wrong", at(1));
+    assert!(!inventory.has(XdsType::Cluster, "a"));
+    offer(&mut inventory, cluster("a"), said("1"), vec![eds("a")], at(15), false);
+    inventory.stands_in(XdsType::Cluster, "a");
+    inventory.offer_part(eds("a"), said("e1"));
+    assert_eq!(apply(&mut inventory, 3), ["a@1(a@e1)"]);
+    assert_eq!(refused(&inventory), (Some("1".into()), true));
+    offer(&mut inventory, cluster("a"), said("3"), vec![eds("a")], at(15), false);
+    assert_eq!(apply(&mut inventory, 5), ["a@3(a@e1)"]);
+    assert_eq!(refused(&inventory), (Some("3".into()), false));
 }
 
 #[test]

@@ -102,11 +102,13 @@ pub(super) struct HeldVersions<T> {
     /// The newest one, which was neither applied nor refused.
     pub(super) newest: Option<Arc<Versioned<T>>>,
     pub(super) refused: Option<RefusedVersion>,
+    /// Whether the newest one is of before, in place of the one that was refused.
+    pub(super) stands_in: bool,
 }
 
 impl<T> Default for HeldVersions<T> {
     fn default() -> Self {
-        Self { good: None, newest: None, refused: None }
+        Self { good: None, newest: None, refused: None, stands_in: false }
     }
 }
 
@@ -115,10 +117,17 @@ impl<T> HeldVersions<T> {
         self.newest.as_ref().or(self.good.as_ref())
     }
 
+    pub(super) fn offer(&mut self, version: Versioned<T>) {
+        (self.newest, self.stands_in) = (Some(Arc::new(version)), false);
+    }
+
     pub(super) fn accept(&mut self) {
         if let Some(newest) = self.newest.take() {
             self.good = Some(newest);
-            self.refused = None;
+            // A version of before does not make the one right that it stands in for.
+            if !std::mem::take(&mut self.stands_in) {
+                self.refused = None;
+            }
         }
     }
 

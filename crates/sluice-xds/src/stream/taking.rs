@@ -89,6 +89,10 @@ impl Taking {
         if inner.is_empty() && name.is_none() {
             return self.fault(None, place, "it has no name".to_owned());
         }
+        if let Some(name) = name.as_ref().filter(|name| !inner.is_empty() && **name != inner) {
+            let problem = format!("its own name is `{inner}`; send it under that name");
+            return self.fault(Some(name.clone()), place, problem);
+        }
         let name = name.unwrap_or(inner);
         if !self.names.insert(name.clone()) {
             self.resources.retain(|other| other.name != name);

@@ -198,6 +198,19 @@ fn what_was_not_asked_for_is_ignored_and_what_is_wrong_is_named() {
 }
 
 #[test]
+fn a_resource_under_the_name_of_another_one_is_refused() {
+    let mut machine = machine(DiscoveryForm::Delta);
+    machine.opened();
+    machine.poll_request();
+    let lie = ResourceEnvelope { name: "a".to_owned(), ..envelope(CDS, "b", "1") };
+    let all = vec![lie, envelope(CDS, "c", "1")];
+    let response = machine.receive(delta(CDS, "n", all, &[]), NOW).unwrap();
+    let why: Vec<_> = response.faults.iter().map(|of| (&*of.name, &*of.problem)).collect();
+    assert_eq!(why, [("a", "its own name is `b`; send it under that name")]);
+    assert_eq!(response.resources.len(), 1);
+}
+
+#[test]
 fn a_resource_lives_as_long_as_it_is_renewed() {
     let mut machine = machine(DiscoveryForm::Delta);
     machine.opened();
@@ -311,7 +324,7 @@ fn what_is_there_before_the_first_stream_is_told_to_the_plane() {
     let mut machine = machine(DiscoveryForm::Delta);
     machine.want(EDS, names(&["a"]));
     for (kind, name) in [(CDS, "a"), (EDS, "a"), (EDS, "unwanted"), (XdsType::Listener, "web")] {
-        machine.remember(kind, name, "1");
+        assert!(!machine.remember(kind, name, "1"));
     }
     machine.opened();
     let told = |request: DeltaDiscoveryRequest| {
@@ -321,10 +334,12 @@ fn what_is_there_before_the_first_stream_is_told_to_the_plane() {
     assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
     assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
     assert!(machine.poll_request().is_none());
-    // It is for the plane to say what changes once it was asked.
-    machine.remember(CDS, "late", "1");
+    // Once it was asked, it is told on the next stream.
+    assert!(machine.remember(CDS, "late", "1"), "the plane does not know");
+    assert!(machine.poll_request().is_none());
     machine.closed();
     machine.opened();
-    assert_eq!(next_delta(&mut machine).map(told), Some(vec!["a=1".to_owned()]));
+    let both = vec!["a=1".to_owned(), "late=1".to_owned()];
+    assert_eq!(next_delta(&mut machine).map(told), Some(both));
     assert!(!machine.expires(CDS, "a"));
 }

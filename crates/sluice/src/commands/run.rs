@@ -29,7 +29,7 @@ pub(super) struct Start {
     pub(super) log_format: Format,
     /// The level of the process log, if `SLUICE_LOG` does not say otherwise.
     pub(super) log_level: Option<&'static str>,
-    /// Control planes.
+    /// Control planes of a bootstrap.
     #[cfg(feature = "envoy")]
     pub(super) planes: Option<control::PlanesPlan>,
 }
@@ -63,6 +63,13 @@ pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<Exit
     for warning in built.warnings() {
         tracing::warn!("{}", warning.trim_end());
     }
+    #[cfg(feature = "envoy")]
+    let planes = start.planes.or_else(|| control::PlanesPlan::beside_files(&built));
+    #[cfg(not(feature = "envoy"))]
+    if built.process.control_plane.is_some() {
+        crate::say("`xds`: this build has no control planes; build it with the feature `envoy`");
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    }
     let files = process::raise_file_limit();
     let workers = workers.map_or_else(process::processors, usize::from);
     tracing::info!(
@@ -80,7 +87,7 @@ pub(super) fn start(start: Start, builder: ConfigBuilder) -> anyhow::Result<Exit
         takeover,
         process_log,
         #[cfg(feature = "envoy")]
-        planes: start.planes,
+        planes,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

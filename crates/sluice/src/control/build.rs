@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_config::{Loaded, Sources, render};
 use sluice_core::clock::ClockOrigin;
-use sluice_core::{Diags, Severity};
+use sluice_core::{Diags, Node, Severity};
 use sluice_model::compile::{SharedParts, Surroundings};
 use sluice_model::files::{FilesInput, stage_files};
 use sluice_model::process::Process;
@@ -31,6 +31,9 @@ pub(crate) struct Built {
     pub(crate) sources: Sources,
     pub(crate) folder: PathBuf,
     pub(crate) process: Process,
+    /// The section `node`, which clusters of a control plane are read with; only if there is one.
+    #[cfg_attr(not(feature = "envoy"), allow(dead_code, reason = "planes read it"))]
+    pub(crate) node_section: Option<Node>,
     pub(crate) staged: Staged,
     /// The findings: warnings only.
     pub(crate) diags: Diags,
@@ -102,6 +105,8 @@ impl ConfigBuilder {
         let Some((config, root)) = loaded.config.take().zip(loaded.root.take()) else {
             return Err(Box::new(Rejected { loaded }));
         };
+        let node = root.get("node").filter(|_| config.xds.is_some());
+        let node_section = node.map(|entry| entry.node.clone());
         let input = FilesInput {
             config,
             root,
@@ -121,6 +126,7 @@ impl ConfigBuilder {
                 sources: loaded.sources,
                 folder: loaded.folder,
                 process,
+                node_section,
                 staged,
                 diags: loaded.diags,
             }),

@@ -39,7 +39,7 @@ impl Control {
     /// Says what a reload does not reach.
     pub(super) fn tell_of_planes(&self) {
         #[cfg(feature = "envoy")]
-        if self.planes.borrow().is_some() {
+        if matches!(self.builder.form, super::ConfigForm::EnvoyPart(_)) {
             tracing::info!(
                 "listeners of the file, and what it says of control planes, take effect after a restart"
             );

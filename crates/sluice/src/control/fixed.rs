@@ -16,6 +16,9 @@ pub(super) fn changes(old: &Process, new: &Process) -> Vec<&'static str> {
     if old.limits != new.limits {
         changes.push("limits");
     }
+    if old.control_plane != new.control_plane {
+        changes.push("xds");
+    }
     changes
 }
 
@@ -44,6 +47,8 @@ mod tests {
             (&none, &config("runtime: { values: { a: 1 } }"), &[]),
             (&none, &config("limits: { inspect_bytes: 1KiB }"), &["limits"]),
             (&none, &admin(""), &["admin"]),
+            (&none, &config("xds: { cluster: a }"), &["xds"]),
+            (&config("xds: { cluster: a }"), &config("# moved\nxds: { cluster: a }"), &[]),
             (&admin(""), &config("# moved\nadmin: { address: \"127.0.0.1:1\" }"), &[]),
             (&admin(""), &admin(", writable: true"), &[]),
             (&admin(""), &admin(", hosts: a.test"), &["admin.hosts"]),

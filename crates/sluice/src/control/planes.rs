@@ -5,7 +5,7 @@
 //! leaves its predecessor in force and the others alone; clusters come before the listeners that use them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,26 +13,27 @@ use bytes::Bytes;
 use sluice_core::clock::Clock;
 use sluice_core::{Moment, Name};
 use sluice_envoy::message::ProtoMessage;
-use sluice_envoy::sources::{DynamicResources, ResourceSource, SourceKind};
+use sluice_envoy::sources::{DynamicResources, PlaneBesideFiles, ResourceSource, SourceKind};
 use sluice_model::model::Kind;
-use sluice_xds::{
-    Inventory, OwnerKey, OwnerKind, PartKey, ResourceFault, Versioned, WantedNames, XdsResponse,
-    XdsType,
-};
+use sluice_model::sections::PlaneResource;
+use sluice_xds::{Inventory, OwnerKey, OwnerKind, PartKey, WantedNames, XdsType};
 use tokio::sync::Notify;
 
 use super::Control;
+use super::build::Built;
 
 mod applying;
 mod files;
 mod last_good;
 mod mapper;
 mod page;
+mod polling;
 mod streams;
+mod taking;
 
 use last_good::LastGood;
 pub(crate) use last_good::LastGoodPlan;
-use mapper::{Decoded, PlaneMapper};
+use mapper::{GivenResource, PlaneMapper};
 use streams::PlaneStream;
 
 sluice_telemetry::metrics! {
@@ -48,20 +49,29 @@ const BOOTSTRAP: &str = "bootstrap";
 /// A resource as it is kept.
 #[derive(Debug)]
 struct XdsContent {
-    message: ProtoMessage,
+    /// As it was read, until it is applied: a tree takes many times the memory of its bytes. One of the bootstrap stays.
+    read: RefCell<Option<ProtoMessage>>,
     /// The same, encoded; empty for one of the bootstrap.
     body: Bytes,
     /// Whether a secret is in it.
     has_secret: bool,
 }
 
+impl XdsContent {
+    /// What it says, to be applied.
+    fn given(&self, kind: XdsType) -> GivenResource {
+        let read = if self.body.is_empty() { self.read.borrow().clone() } else { self.read.take() };
+        let received = || GivenResource::Received(kind, self.body.clone());
+        read.map_or_else(received, GivenResource::Read)
+    }
+}
+
 /// What is in force of a cluster or listener.
 #[derive(Debug, Default)]
 struct AppliedOwner {
-    keys: BTreeSet<(Kind, Name)>,
+    keys: Box<[(Kind, Name)]>,
     /// The clusters that it names.
-    clusters: HashSet<Arc<str>>,
-    logs: applying::PlaneLogs,
+    clusters: Box<[Arc<str>]>,
 }
 
 /// The control planes of a bootstrap, and what they are told of this process, encoded.
@@ -71,6 +81,27 @@ pub(crate) struct PlanesPlan {
     pub(crate) node: Vec<u8>,
     /// Where what they said last is kept.
     pub(crate) last_good: Option<LastGoodPlan>,
+}
+
+impl PlanesPlan {
+    /// The control plane that files of the native form name; `None` if they name none.
+    pub(crate) fn beside_files(built: &Built) -> Option<Self> {
+        let section = built.process.control_plane.as_ref()?;
+        let time = section.timeout.0;
+        let plane = PlaneBesideFiles {
+            cluster: Arc::clone(&section.cluster.value),
+            incremental: section.incremental,
+            node: (section.id.as_ref()?.value.clone(), section.group.value.clone()),
+            clusters: section.sends(PlaneResource::Clusters),
+            listeners: section.sends(PlaneResource::Listeners),
+            fetch_timeout: (!time.is_zero()).then_some(time),
+        };
+        let clusters = built.staged.verdicts.iter().filter(|of| of.kind == Kind::Cluster);
+        let clusters = clusters.map(|of| Arc::clone(&of.name)).collect();
+        let dynamic = DynamicResources::beside(plane, clusters, built.node_section.clone());
+        let node = dynamic.node().ok()?;
+        Some(Self { dynamic, node, last_good: None })
+    }
 }
 
 /// Where the first resources have been waited for so far.
@@ -98,8 +129,10 @@ pub(crate) struct Planes {
     part_sources: RefCell<BTreeMap<PartKey, SourceKind>>,
     /// The state of what is needed that was asked for; `None` to ask again.
     subscribed: Cell<Option<u64>>,
-    /// The access logs of listeners that are written.
-    logs_in_use: RefCell<applying::PlaneLogs>,
+    /// The access logs of the listeners that have any.
+    logs: RefCell<BTreeMap<OwnerKey, applying::PlaneLogs>>,
+    /// Those that are written.
+    logs_in_use: RefCell<Option<applying::PlaneLogs>>,
     load: Cell<FirstLoad>,
     last_good: Option<LastGood>,
     /// The types of which a first response came, or was waited for long enough.
@@ -125,6 +158,7 @@ impl Planes {
             streams: RefCell::default(),
             part_sources: RefCell::default(),
             subscribed: Cell::new(None),
+            logs: RefCell::default(),
             logs_in_use: RefCell::default(),
             load: Cell::new(FirstLoad::Runtime),
             answered: RefCell::default(),
@@ -142,8 +176,8 @@ impl Planes {
         loop {
             self.settle(&control).await;
             loop {
-                if let Some((kind, _)) = self.first_wait(waits_since)
-                    && self.falls_back(kind)
+                if let Some((kind, until)) = self.first_wait(waits_since)
+                    && self.falls_back(kind, until)
                 {
                     self.fall_back(&control, kind).await;
                     self.settle(&control).await;
@@ -165,6 +199,7 @@ impl Planes {
                     }
                     FirstLoad::Listeners => {
                         self.load.set(FirstLoad::Done);
+                        self.forget_kept();
                         ready.notify_one();
                     }
                     FirstLoad::Done => break,
@@ -271,116 +306,6 @@ impl Planes {
         all.min().unwrap_or(Moment::NEVER)
     }
 
-    /// Takes a response of a plane; returns what was not accepted.
-    pub(super) async fn take(
-        self: &Rc<Self>,
-        control: &Rc<Control>,
-        response: XdsResponse,
-    ) -> Vec<ResourceFault> {
-        let turn = self.turn.lock().await;
-        let XdsResponse { kind, version, resources, removed, complete, mut faults } = response;
-        let mut there: HashSet<String> = faults.iter().map(|fault| fault.name.clone()).collect();
-        let now = self.clock.now();
-        let mut new = Vec::new();
-        for resource in resources {
-            there.insert(resource.name.clone());
-            let version: Arc<str> = resource.version.as_str().into();
-            let same = |content: &XdsContent| content.body == resource.body;
-            if !self.inventory.borrow_mut().renew(kind, &resource.name, &version, same) {
-                new.push((resource.name, version, resource.body));
-            }
-        }
-        for fault in &faults {
-            self.refuse(kind, &fault.name, &version, &fault.problem);
-        }
-        let decoded = self.with_mapper(move |mapper| {
-            let decode = |(name, version, body): (String, Arc<str>, Bytes)| {
-                let decoded = mapper.decode(kind, &body);
-                (name, version, body, decoded)
-            };
-            new.into_iter().map(decode).collect::<Vec<_>>()
-        });
-        for (name, version, body, decoded) in decoded.await {
-            let problem = match decoded {
-                Ok(decoded) => {
-                    if self.offer(kind, &name, &version, decoded, body, false) {
-                        continue;
-                    }
-                    format!("the bootstrap has a {kind} of this name; rename one of the two")
-                }
-                Err(problem) => problem,
-            };
-            self.refuse(kind, &name, &version, &problem);
-            faults.push(ResourceFault { name, problem });
-        }
-        let mut gone = removed;
-        if complete {
-            gone.extend(self.missing(kind, &there));
-        }
-        let refused = self.apply(control, kind, gone, now).await;
-        let own = refused.into_iter().filter(|(of, ..)| *of == kind);
-        faults.extend(
-            own.map(|(_, name, problem)| ResourceFault { name: name.to_string(), problem }),
-        );
-        let result = if faults.is_empty() { "accepted" } else { "rejected" };
-        control.shard.counter(&RESPONSES, &[kind.discovery(), result]).increment();
-        self.answered.borrow_mut().insert(kind);
-        drop(turn);
-        self.subscribe(control);
-        self.changed.notify_one();
-        faults
-    }
-
-    /// The clusters or listeners that a complete response does not have any more.
-    fn missing(&self, kind: XdsType, there: &HashSet<String>) -> Vec<String> {
-        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
-        let inventory = self.inventory.borrow();
-        let names = inventory.names(of).filter(|name| !there.contains(&***name));
-        names.map(ToString::to_string).collect()
-    }
-
-    /// Adds a resource that was read; `false` if the bootstrap has one of its name.
-    fn offer(
-        &self,
-        kind: XdsType,
-        name: &str,
-        version: &Arc<str>,
-        decoded: Decoded,
-        body: Bytes,
-        fixed: bool,
-    ) -> bool {
-        let Decoded { message, needs, warnings, has_secret } = decoded;
-        for warning in warnings {
-            tracing::warn!("{kind} `{name}`: {warning}");
-        }
-        let now = self.clock.now();
-        let content = XdsContent { message, body, has_secret };
-        let versioned = Versioned { version: Arc::clone(version), since: now, content };
-        let Some(owner) = OwnerKind::of(kind) else {
-            let key = PartKey { kind, name: name.into() };
-            self.inventory.borrow_mut().offer_part(key, versioned);
-            return true;
-        };
-        let mut sources = self.part_sources.borrow_mut();
-        let mut until = Vec::new();
-        for (key, ResourceSource { from, fetch_timeout }) in needs {
-            let wait = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
-            let before = sources.insert(key.clone(), from.clone());
-            if before.is_some_and(|before| before != from) {
-                self.subscribed.set(None);
-            }
-            until.push((key, wait));
-        }
-        let key = OwnerKey { kind: owner, name: name.into() };
-        self.inventory.borrow_mut().offer(key, versioned, until, fixed)
-    }
-
-    fn refuse(&self, kind: XdsType, name: &str, version: &str, problem: &str) {
-        tracing::warn!("{kind} `{name}` of the control plane is not accepted: {problem}");
-        let now = self.clock.now();
-        self.inventory.borrow_mut().refuse(kind, name, version, problem, now);
-    }
-
     /// Applies what has waited for long enough, and removes what has lived for long enough.
     async fn settle(self: &Rc<Self>, control: &Rc<Control>) {
         let turn = self.turn.lock().await;
@@ -389,6 +314,7 @@ impl Planes {
             let streams = self.streams.borrow();
             streams.iter().flat_map(|stream| stream.machine.borrow_mut().expire(now)).collect()
         };
+        self.restore_late(now).await;
         for kind in [XdsType::Runtime, XdsType::Cluster, XdsType::Listener] {
             let gone = expired.iter().filter(|(of, _)| *of == kind);
             let gone = gone.map(|(_, name)| name.clone()).collect();

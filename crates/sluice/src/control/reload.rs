@@ -105,7 +105,7 @@ impl Control {
         for fixed in fixed::changes(&self.in_force.borrow().process, &built.process) {
             tracing::warn!("the change of `{fixed}` takes effect after a restart");
         }
-        let Built { sources, folder, process, staged, diags } = built;
+        let Built { sources, folder, process, node_section: _, staged, diags } = built;
         self.put_in_force(&process, staged).await?;
         self.note_endpoint_files(&stale, &verdicts);
         let mut in_force = self.in_force.borrow_mut();

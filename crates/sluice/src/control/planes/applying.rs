@@ -13,8 +13,9 @@ use sluice_core::{Moment, Name};
 use sluice_model::model::Kind;
 use sluice_model::sections::AccessLog;
 use sluice_model::store::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
+use sluice_sys::memory;
 use sluice_telemetry::log::{OpenSinks, SinkPlan};
-use sluice_xds::{OwnerKey, OwnerKind, ReadyUnit, XdsType};
+use sluice_xds::{OwnerKey, OwnerKind, READY_CLUSTERS_MAX, ReadyUnit, XdsType};
 
 use super::mapper::{BuiltUnit, PlaneMapper, UnitFault, UnitJob};
 use super::{AppliedOwner, Planes, XdsContent};
@@ -27,9 +28,9 @@ const SOURCE: &str = "the control plane";
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The access logs of a listener, as configured and compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct PlaneLogs {
-    written: Option<Members<AccessLog>>,
+    written: Members<AccessLog>,
     sinks: Vec<SinkPlan>,
 }
 
@@ -38,6 +39,16 @@ type PlaneVerdicts = BTreeMap<(Kind, Name), ResourceVerdict>;
 
 /// Resources that were refused, and why.
 pub(super) type RefusedResources = Vec<(XdsType, Arc<str>, String)>;
+
+/// What became of the resources of a response.
+#[derive(Debug, Default)]
+pub(super) struct ApplyRound {
+    /// How many by what became of them.
+    changes: BTreeMap<&'static str, usize>,
+    /// How many clusters and listeners were built.
+    built: usize,
+    pub(super) refused: RefusedResources,
+}
 
 impl Planes {
     /// Puts in force what is complete, and removes clusters or listeners. The caller has the turn.
@@ -48,14 +59,28 @@ impl Planes {
         gone: Vec<String>,
         now: Moment,
     ) -> RefusedResources {
-        let mut refused = Vec::new();
+        let mut round = ApplyRound::default();
+        self.advance(control, kind, gone, now, &mut round).await;
+        self.finish(control, &round).await;
+        round.refused
+    }
+
+    /// The same, as a part of a round.
+    pub(super) async fn advance(
+        self: &Rc<Self>,
+        control: &Rc<Control>,
+        kind: XdsType,
+        gone: Vec<String>,
+        now: Moment,
+        round: &mut ApplyRound,
+    ) {
         let mut updates = self.removals(kind, gone);
-        let mut changes = BTreeMap::new();
         loop {
             let units = self.inventory.borrow_mut().ready(now);
             if units.is_empty() && updates.is_empty() {
-                break;
+                return;
             }
+            round.built += units.len();
             let jobs: Vec<UnitJob> = units.iter().map(job_of).collect();
             let built = self.with_mapper(move |mapper| {
                 jobs.into_iter().map(|job| mapper.build(job)).collect::<Vec<_>>()
@@ -68,16 +93,24 @@ impl Planes {
             }
             let verdicts = self.put_in_force(control, std::mem::take(&mut updates)).await;
             for verdict in verdicts.iter().flat_map(BTreeMap::values) {
-                *changes.entry(word(&verdict.outcome)).or_insert(0_usize) += 1;
+                *round.changes.entry(word(&verdict.outcome)).or_insert(0) += 1;
             }
             for (unit, built) in units.iter().zip(built) {
-                self.conclude(unit, built, &verdicts, now, &mut refused);
+                self.conclude(unit, built, &verdicts, now, &mut round.refused);
             }
+        }
+    }
+
+    /// What is done once everything is in force.
+    pub(super) async fn finish(&self, control: &Rc<Control>, round: &ApplyRound) {
+        if round.built >= READY_CLUSTERS_MAX {
+            // What many resources were made of is freed by now.
+            self.with_mapper(|_| memory::give_back()).await;
+            memory::give_back();
         }
         self.tidy();
         self.use_logs(control);
-        self.tell(control, &changes);
-        refused
+        self.tell(control, &round.changes);
     }
 
     fn removals(&self, kind: XdsType, gone: Vec<String>) -> Vec<Update> {
@@ -87,6 +120,7 @@ impl Planes {
         for name in gone {
             let key = OwnerKey { kind: of, name: name.as_str().into() };
             self.inventory.borrow_mut().remove(&key);
+            self.logs.borrow_mut().remove(&key);
             if let Some(applied) = self.applied.borrow_mut().remove(&key) {
                 let keys = applied.keys.into_iter();
                 updates.extend(keys.map(|(kind, name)| Update::Remove { kind, name }));
@@ -113,10 +147,9 @@ impl Planes {
             return;
         }
         let own = &updates.access_log;
-        let applied = self.applied.borrow();
-        let applied =
-            applied.iter().filter_map(|(of, applied)| Some((of, applied.logs.written.as_ref()?)));
-        let mut all = applied.chain(seen.as_ref().map(|(of, logs)| (of, logs)));
+        let logs = self.logs.borrow();
+        let known = logs.iter().map(|(of, logs)| (of, &logs.written));
+        let mut all = known.chain(seen.as_ref().map(|(of, logs)| (of, logs)));
         let other = all.find(|(of, logs)| *of != key && *logs != own).map(|(of, _)| &of.name);
         if let Some(other) = other {
             let problem = format!(
@@ -187,11 +220,18 @@ impl Planes {
             let keys = updates.keys().cloned();
             if fault.is_some() {
                 // Some of it may be in force, beside what was before.
-                applied.keys.extend(keys);
+                let all = std::mem::take(&mut applied.keys).into_iter().chain(keys);
+                applied.keys = all.collect::<BTreeSet<_>>().into_iter().collect();
             } else {
-                let written = (!updates.sinks.is_empty()).then(|| updates.access_log.clone());
-                let logs = PlaneLogs { written, sinks: updates.sinks.clone() };
-                *applied = AppliedOwner { keys: keys.collect(), clusters: built.clusters, logs };
+                let clusters = built.clusters.into_iter().collect();
+                *applied = AppliedOwner { keys: keys.collect(), clusters };
+                let mut all = self.logs.borrow_mut();
+                if updates.sinks.is_empty() {
+                    all.remove(&unit.key);
+                } else {
+                    let (written, sinks) = (updates.access_log.clone(), updates.sinks.clone());
+                    all.insert(unit.key.clone(), PlaneLogs { written, sinks });
+                }
             }
         }
         let Some(UnitFault { part, problem }) = fault else {
@@ -223,13 +263,10 @@ impl Planes {
 
     /// Opens the logs of the listeners in force beside those of the file, if they changed.
     fn use_logs(&self, control: &Rc<Control>) {
-        let logs = {
-            let applied = self.applied.borrow();
-            let logs = applied.values().map(|applied| &applied.logs);
-            logs.clone().find(|logs| logs.written.is_some()).cloned().unwrap_or_default()
-        };
+        let logs = self.logs.borrow().values().next().cloned();
         let before = self.logs_in_use.replace(logs);
-        if before.written == self.logs_in_use.borrow().written {
+        let written = |logs: Option<&PlaneLogs>| logs.map(|logs| logs.written.clone());
+        if written(before.as_ref()) == written(self.logs_in_use.borrow().as_ref()) {
             return;
         }
         let process = Arc::clone(&control.in_force.borrow().process);
@@ -241,7 +278,7 @@ impl Planes {
 
     /// The access logs of listeners.
     pub(in crate::control) fn sinks(&self) -> Vec<SinkPlan> {
-        self.logs_in_use.borrow().sinks.clone()
+        self.logs_in_use.borrow().as_ref().map(|logs| logs.sinks.clone()).unwrap_or_default()
     }
 
     fn tell(&self, control: &Rc<Control>, changes: &BTreeMap<&'static str, usize>) {
@@ -280,11 +317,12 @@ impl Planes {
 }
 
 fn job_of(unit: &ReadyUnit<XdsContent>) -> UnitJob {
-    let parts = unit.parts.iter();
-    let parts = parts
-        .map(|(key, part)| (key.clone(), part.as_ref().map(|part| part.content.message.clone())));
+    let parts = unit
+        .parts
+        .iter()
+        .map(|(key, part)| (key.clone(), part.as_ref().map(|part| part.content.given(key.kind))));
     UnitJob {
-        owner: unit.owner.content.message.clone(),
+        owner: unit.owner.content.given(unit.key.kind.xds_type()),
         version: Arc::clone(&unit.owner.version),
         parts: parts.collect(),
     }

@@ -16,9 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_core::Moment;
 use sluice_core::clock::rfc3339;
-use sluice_xds::{Keeper, KeptVersion, OwnerKind, XdsType};
+use sluice_xds::{
+    DiscoveryForm, Keeper, KeptVersion, OwnerKind, PartKey, READY_CLUSTERS_MAX, ResourceFault,
+    XdsType,
+};
 
 use super::Planes;
+use super::applying::ApplyRound;
 use crate::control::Control;
 
 /// The least time between two writes.
@@ -63,6 +67,11 @@ impl LastGood {
         }
     }
 
+    /// Whether something of an earlier process is left.
+    fn has_some(&self) -> bool {
+        !self.kept.borrow().is_empty()
+    }
+
     /// Something that is in force has changed.
     pub(super) fn note_change(&self) {
         self.changed.set(true);
@@ -93,68 +102,152 @@ impl Planes {
         }
     }
 
-    /// Whether what was kept of a kind is to be used: nobody who could send it can be reached.
-    pub(super) fn falls_back(&self, kind: OwnerKind) -> bool {
+    /// Whether what was kept of a kind is to be used: nobody who could send it can be reached, or sent it until now.
+    pub(super) fn falls_back(&self, kind: OwnerKind, until: Moment) -> bool {
         let Some(last) = &self.last_good else { return false };
         let xds = kind.xds_type();
-        let is_away = self.streams.borrow().iter().any(|stream| {
-            let state = stream.state.borrow();
-            !state.connected && state.failure.is_some()
-        });
+        let has_sources = !self.sources_of(kind).is_empty();
+        let is_late = has_sources && self.clock.now() >= until;
+        let is_due = !last.used.borrow().contains(&kind)
+            && (!self.answered.borrow().contains(&xds) || !has_sources);
         let has_some = || {
             let kept = last.kept.borrow();
             kept.iter().any(|kept| kept.kind == xds || XdsType::PARTS.contains(&kept.kind))
         };
-        let is_due = !last.used.borrow().contains(&kind)
-            && (!self.answered.borrow().contains(&xds) || self.sources_of(kind).is_empty());
-        is_away && is_due && has_some()
+        is_due && (is_late || self.is_away()) && has_some()
+    }
+
+    /// Whether a plane cannot be reached.
+    fn is_away(&self) -> bool {
+        self.streams.borrow().iter().any(|stream| {
+            let state = stream.state.borrow();
+            !state.connected && state.failure.is_some()
+        })
     }
 
     /// Offers what was kept of a kind, and what it needs.
     pub(super) async fn fall_back(self: &Rc<Self>, control: &Rc<Control>, kind: OwnerKind) {
         let Some(last) = &self.last_good else { return };
         let turn = self.turn.lock().await;
-        let own = self.restore(last, |xds| xds == kind.xds_type()).await;
-        let parts = self.restore(last, |xds| XdsType::PARTS.contains(&xds)).await;
+        let own = self.restore(last, |kept| kept.kind == kind.xds_type()).await;
+        let parts = self.restore(last, |kept| XdsType::PARTS.contains(&kept.kind)).await;
         self.answered.borrow_mut().insert(kind.xds_type());
         last.used.borrow_mut().insert(kind);
         drop(turn);
         self.subscribe(control);
-        for of in own.iter().chain(&parts) {
-            for stream in self.streams.borrow().iter() {
-                stream.machine.borrow_mut().remember(of.kind, &of.name, &of.version);
-            }
-        }
+        self.remember(own.iter().chain(&parts));
+        let discovery = kind.xds_type().discovery();
+        let why = if self.is_away() {
+            format!("no control plane can be reached for {discovery}")
+        } else {
+            format!("no control plane has sent {discovery} in time")
+        };
         tracing::warn!(
-            "no control plane can be reached for {}: {} of {} are in force as they were last, with {} that they need",
-            kind.xds_type().discovery(),
+            "{why}: {} of {} are in force as they were last, with {} that they need",
             own.len(),
             last.plan.path.display(),
             parts.len()
         );
     }
 
-    /// Offers what was kept of some types; returns what has been accepted.
-    async fn restore(&self, last: &LastGood, of: impl Fn(XdsType) -> bool) -> Vec<KeptVersion> {
+    /// Planes are told that these are there. One that was asked before they were is told on a new stream, if it would not
+    /// say by itself that one of them is gone.
+    fn remember<'a>(&self, kept: impl Iterator<Item = &'a KeptVersion> + Clone) {
+        for stream in self.streams.borrow().iter() {
+            let mut machine = stream.machine.borrow_mut();
+            let mut is_unknown = false;
+            for of in kept.clone() {
+                let late = machine.remember(of.kind, &of.name, &of.version);
+                is_unknown |= late && OwnerKind::of(of.kind).is_some();
+            }
+            if is_unknown && machine.form() == DiscoveryForm::Delta {
+                stream.reopen.notify_one();
+            }
+        }
+    }
+
+    /// Offers what was kept of what has not come in time, while the first resources are waited for.
+    pub(super) async fn restore_late(&self, now: Moment) {
+        let Some(last) = self.last_good.as_ref().filter(|last| last.has_some()) else { return };
+        let late = self.inventory.borrow().late(now);
+        if late.is_empty() {
+            return;
+        }
+        let is_late = |kept: &KeptVersion| {
+            late.contains(&PartKey { kind: kept.kind, name: kept.name.as_str().into() })
+        };
+        let found = self.restore(last, is_late).await;
+        self.remember(found.iter());
+        for of in found {
+            tracing::warn!("{} `{}` has not come in time: it is as it was last", of.kind, of.name);
+        }
+    }
+
+    /// What a plane sent first and was refused is in force as it was last, while the first resources are waited for.
+    pub(super) async fn stand_in(
+        self: &Rc<Self>,
+        control: &Rc<Control>,
+        kind: XdsType,
+        faults: &[ResourceFault],
+        round: &mut ApplyRound,
+    ) {
+        let Some(last) = self.last_good.as_ref().filter(|last| last.has_some()) else { return };
+        if faults.is_empty() {
+            return;
+        }
+        let refused: BTreeSet<&str> = faults.iter().map(|fault| &*fault.name).collect();
+        let is_refused =
+            |kept: &KeptVersion| kept.kind == kind && refused.contains(kept.name.as_str());
+        let found = self.restore(last, is_refused).await;
+        for of in &found {
+            self.inventory.borrow_mut().stands_in(kind, &of.name);
+            tracing::warn!("{kind} `{}` is in force as it was last", of.name);
+        }
+        self.advance(control, kind, Vec::new(), self.clock.now(), round).await;
+    }
+
+    /// What was kept is of no use once everything was waited for.
+    pub(super) fn forget_kept(&self) {
+        if let Some(last) = &self.last_good {
+            last.kept.take();
+        }
+    }
+
+    /// Offers some of what was kept; returns what has been accepted.
+    async fn restore(
+        &self,
+        last: &LastGood,
+        of: impl Fn(&KeptVersion) -> bool,
+    ) -> Vec<KeptVersion> {
         let kept: Vec<KeptVersion> = {
             let inventory = self.inventory.borrow();
             let kept = last.kept.borrow();
-            let wanted = kept.iter().filter(|kept| of(kept.kind));
+            let wanted = kept.iter().filter(|kept| of(kept));
             wanted.filter(|kept| !inventory.has(kept.kind, &kept.name)).cloned().collect()
         };
+        let mut accepted = Vec::new();
+        let mut kept = kept.into_iter();
+        while kept.len() > 0 {
+            let portion: Vec<KeptVersion> = kept.by_ref().take(READY_CLUSTERS_MAX).collect();
+            self.restore_portion(portion, &mut accepted).await;
+        }
+        accepted
+    }
+
+    async fn restore_portion(&self, portion: Vec<KeptVersion>, accepted: &mut Vec<KeptVersion>) {
         let decoded = self.with_mapper(move |mapper| {
             let decode = |kept: KeptVersion| {
                 let decoded = mapper.decode(kept.kind, &kept.body);
                 (kept, decoded)
             };
-            kept.into_iter().map(decode).collect::<Vec<_>>()
+            portion.into_iter().map(decode).collect::<Vec<_>>()
         });
-        let mut accepted = Vec::new();
         for (kept, decoded) in decoded.await {
             let version = kept.version.as_str().into();
             match decoded {
                 Ok(decoded) => {
-                    self.offer(kept.kind, &kept.name, &version, decoded, kept.body.clone(), false);
+                    let body = Bytes::copy_from_slice(&kept.body);
+                    self.offer(kept.kind, &kept.name, &version, decoded, body, false);
                     // A part that nothing needs is not kept.
                     if self.inventory.borrow().has(kept.kind, &kept.name) {
                         accepted.push(kept);
@@ -163,7 +256,6 @@ impl Planes {
                 Err(problem) => self.refuse(kept.kind, &kept.name, &kept.version, &problem),
             }
         }
-        accepted
     }
 
     /// When it is to be written.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sluice_config::{Loaded, Sources};
 use sluice_core::{Diagnostic, Diags, Name, Node, Severity};
 use sluice_envoy::delivered::DeliveredSecrets;
@@ -52,18 +53,29 @@ pub(super) struct Decoded {
     pub(super) has_secret: bool,
 }
 
+/// A resource as it is there: as it was read, or its bytes.
+#[derive(Debug)]
+pub(super) enum GivenResource {
+    Read(ProtoMessage),
+    Received(XdsType, Bytes),
+}
+
 /// A cluster or listener, with what it needs.
 #[derive(Debug)]
-pub(super) struct UnitJob {
-    pub(super) owner: ProtoMessage,
+pub(super) struct UnitJob<R = GivenResource> {
+    pub(super) owner: R,
     pub(super) version: Arc<str>,
-    pub(super) parts: Vec<(PartKey, Option<ProtoMessage>)>,
+    pub(super) parts: Vec<(PartKey, Option<R>)>,
 }
+
+/// The same, read.
+type ReadJob = UnitJob<ProtoMessage>;
 
 /// What became of it.
 #[derive(Debug)]
 pub(super) struct BuiltUnit {
-    job: UnitJob,
+    /// `None` if it could not be read again.
+    job: Option<ReadJob>,
     root: Option<Node>,
     /// The clusters that it names.
     pub(super) clusters: HashSet<Arc<str>>,
@@ -117,12 +129,32 @@ impl PlaneMapper {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn decode(&mut self, kind: XdsType, bytes: &[u8]) -> Result<Decoded, String> {
+        let mut diags = Diags::new();
+        let message = self.read(kind, bytes, &mut diags);
+        self.check(kind, message, diags)
+    }
+
+    fn read(&mut self, kind: XdsType, bytes: &[u8], diags: &mut Diags) -> Option<ProtoMessage> {
         let file = self.next;
         self.next = self.next.checked_add(1).unwrap_or(1);
-        let mut diags = Diags::new();
         let name = descriptors::name_of(kind.url()).unwrap_or_default();
-        let message = wire::decode(name, bytes, file, &mut diags);
-        self.check(kind, message, diags)
+        wire::decode(name, bytes, file, diags)
+    }
+
+    fn read_given(&mut self, given: GivenResource) -> Option<ProtoMessage> {
+        match given {
+            GivenResource::Read(message) => Some(message),
+            // It was read before, so that everything about it was told.
+            GivenResource::Received(kind, bytes) => self.read(kind, &bytes, &mut Diags::new()),
+        }
+    }
+
+    fn read_job(&mut self, job: UnitJob) -> Option<ReadJob> {
+        let UnitJob { owner, version, parts } = job;
+        let owner = self.read_given(owner)?;
+        let parts = parts.into_iter();
+        let parts = parts.map(|(key, part)| (key, part.and_then(|part| self.read_given(part))));
+        Some(UnitJob { owner, version, parts: parts.collect() })
     }
 
     /// Checks a resource that was read: from a plane, a file or the bootstrap.
@@ -154,7 +186,7 @@ impl PlaneMapper {
         if !needs.is_empty() {
             let parts = needs.iter().map(|(key, _)| (key.clone(), None)).collect();
             let job = UnitJob { owner: message.clone(), version: "".into(), parts };
-            self.build(job).updates.map_err(|fault| fault.problem)?;
+            self.build_read(job).updates.map_err(|fault| fault.problem)?;
         }
         let has_secret = self.marks_secrets && parts::has_secret(&message);
         Ok(Decoded { message, needs, warnings, has_secret })
@@ -169,6 +201,17 @@ impl PlaneMapper {
 
     /// Maps and translates a unit.
     pub(super) fn build(&mut self, job: UnitJob) -> BuiltUnit {
+        match self.read_job(job) {
+            Some(job) => self.build_read(job),
+            None => {
+                let problem = "it cannot be read any more".to_owned();
+                let updates = Err(UnitFault { part: None, problem });
+                BuiltUnit { job: None, root: None, clusters: HashSet::new(), updates }
+            }
+        }
+    }
+
+    fn build_read(&mut self, job: ReadJob) -> BuiltUnit {
         let mut diags = Diags::new();
         let whole = job.whole(&mut diags);
         let secrets = DeliveredSecrets::new(job.given(XdsType::Secret));
@@ -190,11 +233,11 @@ impl PlaneMapper {
             Some(updates) => Ok(updates),
             None => Err(job.fault(&diags.into_sorted(), root.as_ref())),
         };
-        BuiltUnit { job, root, clusters: mapped.clusters, updates }
+        BuiltUnit { job: Some(job), root, clusters: mapped.clusters, updates }
     }
 }
 
-impl UnitJob {
+impl ReadJob {
     fn whole(&self, diags: &mut Diags) -> ProtoMessage {
         let given = GivenParts {
             endpoints: self.given(XdsType::Assignment).into_values().next(),
@@ -230,7 +273,10 @@ impl BuiltUnit {
         for finding in &mut found {
             finding.path = path(&finding.path);
         }
-        self.job.fault(&found, self.root.as_ref())
+        match &self.job {
+            Some(job) => job.fault(&found, self.root.as_ref()),
+            None => UnitFault { part: None, problem: told(&found, &[], None).1 },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use sluice_core::Moment;
 use sluice_core::clock::rfc3339;
-use sluice_envoy::sources::SourceKind;
+use sluice_envoy::sources::{ApiForm, SourceKind};
 use sluice_telemetry::Shard;
 use sluice_xds::{DiscoveryForm, InventoryEntry, XdsType};
 
@@ -36,6 +36,9 @@ impl Planes {
         let (name, what) = match &stream.source {
             SourceKind::Ads => {
                 (self.dynamic.ads.as_ref().map_or("-", |api| &api.cluster).to_owned(), "ads")
+            }
+            SourceKind::Api(api) if matches!(api.form, ApiForm::Rest(_)) => {
+                (api.cluster.to_string(), "rest")
             }
             SourceKind::Api(api) => (api.cluster.to_string(), "stream"),
             SourceKind::File(path) => (path.display().to_string(), "file"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sluice_core::limits::Limit;
 use sluice_core::{LocalFuture, Moment};
-use sluice_envoy::sources::{ApiSource, SourceKind};
+use sluice_envoy::sources::{ApiForm, ApiSource, SourceKind};
 use sluice_l7::{GrpcCallError, GrpcMethod, GrpcStream, SideCalls};
 use sluice_xds::messages::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -41,6 +41,8 @@ pub(super) struct PlaneStream {
     pub(super) machine: RefCell<StreamMachine>,
     /// What is asked for has changed.
     pub(super) changed: Notify,
+    /// The plane is to be told again what is there.
+    pub(super) reopen: Notify,
     pub(super) state: RefCell<PlaneStreamState>,
     /// Responses on the stream that is open.
     pub(super) responses: Cell<u64>,
@@ -53,6 +55,12 @@ pub(super) struct PlaneStreamState {
     pub(super) since: Moment,
     /// Why the last one ended.
     pub(super) failure: Option<String>,
+}
+
+/// How a stream ended that was not broken.
+enum ConversationEnd {
+    ByPlane,
+    ToTellAgain,
 }
 
 /// A stream in either form.
@@ -107,7 +115,7 @@ impl Planes {
     ) -> Rc<PlaneStream> {
         let api = self.api_of(source);
         let form = match &api {
-            Some(api) if api.delta => DiscoveryForm::Delta,
+            Some(api) if api.form == ApiForm::Delta => DiscoveryForm::Delta,
             _ => DiscoveryForm::Sotw,
         };
         let once = api.as_ref().is_some_and(|api| api.node_once);
@@ -117,6 +125,7 @@ impl Planes {
             kinds: RefCell::new(BTreeSet::from([kind])),
             machine: RefCell::new(StreamMachine::new(form, self.node.clone(), once)),
             changed: Notify::new(),
+            reopen: Notify::new(),
             state: RefCell::new(state),
             responses: Cell::new(0),
         });
@@ -130,7 +139,12 @@ impl Planes {
                 );
             }
             (_, Some(api)) => {
-                tokio::task::spawn_local(async move { planes.follow(control, own, api).await });
+                tokio::task::spawn_local(async move {
+                    match api.form {
+                        ApiForm::Rest(polling) => planes.poll(control, own, api, polling).await,
+                        _ => planes.follow(control, own, api).await,
+                    }
+                });
             }
             (_, None) => {
                 let failure = "the bootstrap has no `ads_config`; add one".to_owned();
@@ -158,16 +172,23 @@ impl Planes {
             stream.machine.borrow_mut().closed();
             if worked {
                 control.shard.gauge(&CONNECTED, &[&api.cluster]).decrement();
-            }
-            let result = if worked { "closed" } else { "failed" };
-            control.shard.counter(&STREAMS, &[&api.cluster, result]).increment();
-            let failure = match ended {
-                Ok(()) => "the control plane has closed the stream".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            if worked {
                 backoff.succeeded();
             }
+            let failure = match ended {
+                Ok(ConversationEnd::ToTellAgain) => {
+                    tracing::info!(
+                        "the control plane `{}` is told on a new stream what is in force",
+                        api.cluster
+                    );
+                    continue;
+                }
+                Ok(ConversationEnd::ByPlane) => {
+                    "the control plane has closed the stream".to_owned()
+                }
+                Err(error) => error.to_string(),
+            };
+            let result = if worked { "closed" } else { "failed" };
+            control.shard.counter(&STREAMS, &[&api.cluster, result]).increment();
             let wait = backoff.next_wait();
             stream.failed(failure, &api, self.clock.now());
             // What was kept of an earlier process may be due.
@@ -182,7 +203,7 @@ impl Planes {
         control: &Rc<Control>,
         stream: &Rc<PlaneStream>,
         api: &ApiSource,
-    ) -> Result<(), GrpcCallError> {
+    ) -> Result<ConversationEnd, GrpcCallError> {
         let mut wire = self.open(control, stream, api).await?;
         stream.machine.borrow_mut().opened();
         loop {
@@ -192,8 +213,9 @@ impl Planes {
             let message = tokio::select! {
                 message = wire.message() => message?,
                 () = stream.changed.notified() => continue,
+                () = stream.reopen.notified() => return Ok(ConversationEnd::ToTellAgain),
             };
-            let Some(message) = message else { return Ok(()) };
+            let Some(message) = message else { return Ok(ConversationEnd::ByPlane) };
             if stream.responses.replace(stream.responses.get() + 1) == 0 {
                 control.shard.gauge(&CONNECTED, &[&api.cluster]).increment();
                 stream.connected(api, self.clock.now());
@@ -220,15 +242,16 @@ impl Planes {
         let calls = SideCalls::of_control(&control.worker);
         let aggregated = stream.source == SourceKind::Ads;
         let kind = stream.kinds.borrow().first().copied().unwrap_or(XdsType::Cluster);
-        let mut method = GrpcMethod::new(method_of(kind, aggregated, api.delta))
-            .message_max(Limit::DiscoveryBytes);
+        let delta = api.form == ApiForm::Delta;
+        let mut method =
+            GrpcMethod::new(method_of(kind, aggregated, delta)).message_max(Limit::DiscoveryBytes);
         for (name, value) in &api.metadata {
             match method.clone().with(name, value) {
                 Ok(with) => method = with,
                 Err(error) => tracing::warn!("`initial_metadata` {name} is not sent: {error}"),
             }
         }
-        if api.delta {
+        if delta {
             let opening: LocalFuture<_> = calls.open_grpc(&cluster, method, Moment::NEVER);
             bounded(opening).await.map(WireStream::Delta)
         } else {
@@ -237,7 +260,7 @@ impl Planes {
         }
     }
 
-    async fn native_cluster(&self, name: &str) -> std::sync::Arc<str> {
+    pub(super) async fn native_cluster(&self, name: &str) -> std::sync::Arc<str> {
         let _turn = self.turn.lock().await;
         self.mapper.borrow_mut().as_mut().map_or_else(|| name.into(), |of| of.cluster(name))
     }
@@ -260,19 +283,28 @@ impl PlaneStream {
             && (*source == SourceKind::Ads || self.kinds.borrow().contains(&kind))
     }
 
-    fn next_request(&self) -> Option<XdsRequest> {
+    pub(super) fn next_request(&self) -> Option<XdsRequest> {
         self.machine.borrow_mut().poll_request()
     }
 
-    fn connected(&self, api: &ApiSource, now: Moment) {
-        tracing::info!("the stream to the control plane `{}` works", api.cluster);
+    pub(super) fn connected(&self, api: &ApiSource, now: Moment) {
+        match api.form {
+            ApiForm::Rest(_) => tracing::info!("the control plane `{}` responds", api.cluster),
+            _ => tracing::info!("the stream to the control plane `{}` works", api.cluster),
+        }
         *self.state.borrow_mut() = PlaneStreamState { connected: true, since: now, failure: None };
     }
 
     /// A plane that is away is logged once.
-    fn failed(&self, failure: String, api: &ApiSource, now: Moment) {
+    pub(super) fn failed(&self, failure: String, api: &ApiSource, now: Moment) {
         let mut state = self.state.borrow_mut();
-        if state.connected || state.failure.as_ref() != Some(&failure) {
+        let is_new = state.connected || state.failure.as_ref() != Some(&failure);
+        if is_new && matches!(api.form, ApiForm::Rest(_)) {
+            tracing::warn!(
+                "the control plane `{}` does not respond: {failure}; what is in force stays, and it is asked again",
+                api.cluster
+            );
+        } else if is_new {
             tracing::warn!(
                 "the stream to the control plane `{}` has ended: {failure}; what is in force stays, and the stream is opened again",
                 api.cluster

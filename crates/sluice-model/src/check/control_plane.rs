@@ -1,0 +1,36 @@
+//! Checks of the control plane.
+//!
+//! Owns: what its cluster must be, and that planes can tell processes apart. Refuses to know: what it sends.
+
+use sluice_core::{Diags, Path};
+
+use crate::sections::{ClusterProtocol, Config};
+use crate::translate;
+
+/// Checks that the cluster of the control plane is one of the files and speaks HTTP/2, and that this process has a name.
+pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
+    let Some(xds) = &config.xds else { return };
+    let at = Path::ROOT.key("xds");
+    let name = &xds.cluster;
+    match config.clusters.get(&name.value).map(|cluster| cluster.protocol) {
+        // One that is wrong has its own errors.
+        None if config.clusters.names().any(|of| *of == name.value) => {}
+        None => {
+            let message = format!("no file has the cluster `{}`", name.value);
+            diags
+                .error("unknown-name", name.span, at.key("cluster"), message)
+                .help("add it under `clusters`, with `protocol: http2`: the control plane cannot send its own");
+        }
+        Some(ClusterProtocol::Http2) => {}
+        Some(_) => {
+            let message = format!("control planes speak HTTP/2, and `{}` does not", name.value);
+            diags
+                .error("wrong-kind", name.span, at.key("cluster"), message)
+                .help("add `protocol: http2` to the cluster");
+        }
+    }
+    if xds.id.is_none() && translate::own_name(config).is_none() {
+        let message = "the system has no host name, by which the plane would know this process";
+        diags.error("missing-field", xds.span, at, message).help("add `id: NAME`");
+    }
+}

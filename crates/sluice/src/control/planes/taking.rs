@@ -1,0 +1,157 @@
+//! Responses of control planes are taken.
+//!
+//! Owns: which resources of a response are new, in which portions they are read and applied, what a plane is told of them.
+//! Refuses to know: streams, what a resource says. Keeps: each resource is judged alone; what a response says is applied in
+//! portions of a bounded size where one resource does not depend on another.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_core::Moment;
+use sluice_envoy::sources::ResourceSource;
+use sluice_xds::{
+    OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ResourceFault, Versioned, XdsResponse,
+    XdsType,
+};
+
+use super::applying::ApplyRound;
+use super::mapper::Decoded;
+use super::{Planes, RESPONSES, XdsContent};
+use crate::control::Control;
+
+impl Planes {
+    /// Takes a response of a plane; returns what was not accepted.
+    pub(super) async fn take(
+        self: &Rc<Self>,
+        control: &Rc<Control>,
+        response: XdsResponse,
+    ) -> Vec<ResourceFault> {
+        let turn = self.turn.lock().await;
+        let XdsResponse { kind, version, resources, removed, complete, mut faults } = response;
+        let mut there: HashSet<String> = faults.iter().map(|fault| fault.name.clone()).collect();
+        let now = self.clock.now();
+        let mut new = Vec::new();
+        for resource in resources {
+            there.insert(resource.name.clone());
+            let version: Arc<str> = resource.version.as_str().into();
+            let same = |content: &XdsContent| content.body == resource.body;
+            if !self.inventory.borrow_mut().renew(kind, &resource.name, &version, same) {
+                new.push((resource.name, version, resource.body));
+            }
+        }
+        for fault in &faults {
+            self.refuse(kind, &fault.name, &version, &fault.problem);
+        }
+        let mut round = ApplyRound::default();
+        let mut new = new.into_iter();
+        while new.len() > 0 {
+            let portion: Vec<_> = new.by_ref().take(READY_CLUSTERS_MAX).collect();
+            self.read(kind, portion, &mut faults).await;
+            // Listeners may take addresses of each other.
+            if new.len() > 0 && matches!(kind, XdsType::Cluster | XdsType::Assignment) {
+                self.advance(control, kind, Vec::new(), now, &mut round).await;
+            }
+        }
+        let mut gone = removed;
+        if complete {
+            gone.extend(self.missing(kind, &there));
+        }
+        self.advance(control, kind, gone, now, &mut round).await;
+        let own = round.refused.iter().filter(|(of, ..)| *of == kind);
+        faults.extend(own.map(|(_, name, problem)| ResourceFault {
+            name: name.to_string(),
+            problem: problem.clone(),
+        }));
+        self.stand_in(control, kind, &faults, &mut round).await;
+        self.finish(control, &round).await;
+        let result = if faults.is_empty() { "accepted" } else { "rejected" };
+        control.shard.counter(&RESPONSES, &[kind.discovery(), result]).increment();
+        self.answered.borrow_mut().insert(kind);
+        drop(turn);
+        self.subscribe(control);
+        self.changed.notify_one();
+        faults
+    }
+
+    /// Reads resources and adds them to those that are there.
+    async fn read(
+        &self,
+        kind: XdsType,
+        portion: Vec<(String, Arc<str>, Bytes)>,
+        faults: &mut Vec<ResourceFault>,
+    ) {
+        let decoded = self.with_mapper(move |mapper| {
+            let decode = |(name, version, body): (String, Arc<str>, Bytes)| {
+                let decoded = mapper.decode(kind, &body);
+                // As received, it keeps the memory of the whole message.
+                (name, version, Bytes::copy_from_slice(&body), decoded)
+            };
+            portion.into_iter().map(decode).collect::<Vec<_>>()
+        });
+        for (name, version, body, decoded) in decoded.await {
+            let problem = match decoded {
+                Ok(decoded) => {
+                    if self.offer(kind, &name, &version, decoded, body, false) {
+                        continue;
+                    }
+                    format!("the bootstrap has a {kind} of this name; rename one of the two")
+                }
+                Err(problem) => problem,
+            };
+            self.refuse(kind, &name, &version, &problem);
+            faults.push(ResourceFault { name, problem });
+        }
+    }
+
+    /// The clusters or listeners that a complete response does not have any more.
+    fn missing(&self, kind: XdsType, there: &HashSet<String>) -> Vec<String> {
+        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
+        let inventory = self.inventory.borrow();
+        let names = inventory.names(of).filter(|name| !there.contains(&***name));
+        names.map(ToString::to_string).collect()
+    }
+
+    /// Adds a resource that was read; `false` if the bootstrap has one of its name.
+    pub(super) fn offer(
+        &self,
+        kind: XdsType,
+        name: &str,
+        version: &Arc<str>,
+        decoded: Decoded,
+        body: Bytes,
+        fixed: bool,
+    ) -> bool {
+        let Decoded { message, needs, warnings, has_secret } = decoded;
+        for warning in warnings {
+            tracing::warn!("{kind} `{name}`: {warning}");
+        }
+        let now = self.clock.now();
+        let content = XdsContent { read: Some(message).into(), body, has_secret };
+        let versioned = Versioned { version: Arc::clone(version), since: now, content };
+        let Some(owner) = OwnerKind::of(kind) else {
+            let key = PartKey { kind, name: name.into() };
+            self.inventory.borrow_mut().offer_part(key, versioned);
+            return true;
+        };
+        let mut sources = self.part_sources.borrow_mut();
+        let mut until = Vec::new();
+        for (key, ResourceSource { from, fetch_timeout }) in needs {
+            let wait = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
+            let before = sources.insert(key.clone(), from.clone());
+            if before.is_some_and(|before| before != from) {
+                self.subscribed.set(None);
+            }
+            until.push((key, wait));
+        }
+        let key = OwnerKey { kind: owner, name: name.into() };
+        self.inventory.borrow_mut().offer(key, versioned, until, fixed)
+    }
+
+    pub(super) fn refuse(&self, kind: XdsType, name: &str, version: &str, problem: &str) {
+        tracing::warn!("{kind} `{name}` of the control plane is not accepted: {problem}");
+        let now = self.clock.now();
+        self.inventory.borrow_mut().refuse(kind, name, version, problem, now);
+    }
+}
