@@ -157,7 +157,11 @@ fn a_tunnel_ends_here_and_its_bytes_go_to_the_cluster() {
 
 #[test]
 fn chains_are_found_by_the_tags_of_a_service() {
-    let up = Server::start(|mut stream| stream.write_all(b"hello"));
+    let up = Server::start(|mut stream| {
+        let read = stream.read(&mut [0; 1024])?;
+        assert!(read > 0, "the ClientHello comes through");
+        stream.write_all(b"hello")
+    });
     let inspector = "{ name: t, typed_config: { '@type': t/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector } }";
     let relay = "{ name: x, typed_config: { '@type': t/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: a } }";
     let chain = |name: &str, filters: &str| {
