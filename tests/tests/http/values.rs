@@ -128,7 +128,7 @@ fn a_table_is_asked_wherever_a_value_is() {
            tiers: {{ entries: {{ gamma: gamma }} }}\n  \
            clusters: {{ entries: {{ acme: one, beta: two, gamma: gone }} }}\n  \
            offices: {{ entries: {{ 10.0.0.0/8: inside, 192.0.2.0/24: branch }}, lookup: cidr }}\n\
-         access_log: [{{ sink: records.json, format: {{ json: {{ path: \"%PATH%\", cluster: \"%UPSTREAM_CLUSTER%\", tenant: \"%CEL(lookup('tenants', request.hostname))%\", reason: \"%REASON%\", detail: \"%DETAIL%\" }} }} }}]\n",
+         access_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", path: \"%PATH%\", cluster: \"%UPSTREAM_CLUSTER%\", tenant: \"%CEL(lookup('tenants', request.hostname))%\", reason: \"%REASON%\", detail: \"%DETAIL%\" }} }} }}]\n",
         one.addr(),
         two.addr()
     ));

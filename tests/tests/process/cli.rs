@@ -419,7 +419,7 @@ fn explain_says_which_defaults_of_filters_are_in_force() {
     std::fs::write(&copy, &explained).unwrap();
     let copy = copy.to_str().unwrap();
     assert_eq!(out(&sluice(&["explain", copy])), out(&sluice(&["explain", path])));
-    assert!(out(&sluice(&["check", "--offline", copy])).contains("usable"));
+    assert_eq!(sluice(&["check", copy]).status.code(), Some(0));
 }
 
 #[test]
