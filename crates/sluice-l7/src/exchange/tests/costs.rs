@@ -11,7 +11,7 @@ use sluice_l4::filters::FilterOwner;
 use sluice_testkit::tokens::{SigningKey, key_set};
 
 use super::kit::filters::{Clusters, filter};
-use super::kit::{Bench, cluster, connects, plan, response};
+use super::kit::{Bench, NAMES, cluster, connects, plan, response};
 use crate::filters::built_in;
 use crate::routes::RuleOptions;
 
@@ -35,9 +35,10 @@ fn settings(name: &str, keys: &str) -> Json {
     }
 }
 
-const GUARDS: [&str; 6] = ["none", "cors", "jwt", "rbac", "rate_limit", "ext_authz"];
+const GUARDS: [&str; 7] = ["none", "skipped", "cors", "jwt", "rbac", "rate_limit", "ext_authz"];
 
-/// Serves `COUNT` requests through each guard, or through the one in `GUARD`; through none for `none`.
+/// Serves `COUNT` requests through each guard, or through the one in `GUARD`; through none for `none`. Its route skips the one
+/// of `skipped`.
 #[test]
 fn requests_pass_one_guard_each() {
     let count = std::env::var("COUNT").map_or(2, |count| count.parse().unwrap());
@@ -49,14 +50,17 @@ fn requests_pass_one_guard_each() {
 
 fn pass(guard: &str, count: usize) {
     let key = SigningKey::new("ES256", "k");
-    let (mut plan, app) = plan(RuleOptions::default(), &[], &[]);
+    let skips = guard == "skipped";
+    let (kind, own) = if skips { ("rbac", (0, None)) } else { (guard, (1, None)) };
+    let (mut plan, app) = plan(RuleOptions::default(), &[], &[("/team500", &[own])]);
     let auth = cluster("auth");
     let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]));
     let (listener, chain): (Name, Name) = ("web".into(), "default".into());
     let owner = FilterOwner::Chain { listener: &listener, chain: &chain };
     if guard != "none" {
-        let of = settings(guard, &key_set([&key]));
-        plan.filters = vec![filter(&built_in(), &mut names, owner, guard, &of)];
+        let of = settings(kind, &key_set([&key]));
+        let (name, guard) = filter(&built_in(), &mut names, owner, kind, &of);
+        plan.filters = vec![(if skips { NAMES[0] } else { name }, guard)];
     }
     let bench = Bench::of(Limits::default(), plan, app);
     let (pool, worker) = (bench.pool_of(&auth), &bench.worker);

@@ -333,6 +333,10 @@ fn path_key(path: &PathMatch) -> Option<(RequestDimension, PolicyKey)> {
     match path {
         PathMatch::Exact(path) => key(false, path),
         PathMatch::Prefix(path) if path.matches('/').count() <= DEPTH_MAX => key(true, path),
+        // What starts like this is in the last folder that is written out.
+        PathMatch::StartsWith(start) => {
+            key(true, folders(start).take_while(|folder| folder.len() < start.len()).last()?)
+        }
         PathMatch::AnyCase(inner) => {
             let (RequestDimension::Path { folders, .. }, PolicyKey::Text(text)) = path_key(inner)?
             else {

@@ -8,9 +8,9 @@ use sluice_core::value::parse_host_pattern;
 use sluice_core::{ConnValues, Setting as _, SharedValues};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::rbac::settings::ConditionSettings as _;
-use sluice_l4::rbac::{Formula, Lean, PolicyCondition as _, PolicySet};
+use sluice_l4::rbac::{Formula, Lean, PolicyCondition as _, PolicyKey, PolicySet};
 
-use super::request::{RequestCondition, RequestMatch, RequestSubject};
+use super::request::{RequestCondition, RequestDimension, RequestMatch, RequestSubject};
 use crate::expression::RequestExpression;
 use crate::identity::{Identity, Means, WHO};
 use crate::json::Json;
@@ -210,7 +210,8 @@ fn an_expression_counts_as_other_conditions_do() {
 fn some_match() -> impl Strategy<Value = RequestMatch> {
     let path = prop_oneof![
         "(/[ab]){1,3}(/\\*)?".prop_map(|text| PathMatch::parse(&text).unwrap()),
-        "(/[ab]){1,2}".prop_map(|text| PathMatch::StartsWith(text.into())),
+        "(/[ab]?){1,3}".prop_map(|text| PathMatch::StartsWith(text.into())),
+        "(/[aB]?){1,2}".prop_map(|text| PathMatch::StartsWith(text.into()).in_any_case().unwrap()),
         "(/[aB]){1,2}".prop_map(|text| PathMatch::parse(&text).unwrap().in_any_case().unwrap()),
         "(/[ab]){1,2}".prop_map(|text| PathMatch::parse_regex(&format!("{text}.*")).unwrap()),
     ];
@@ -259,6 +260,38 @@ proptest! {
                 prop_assert_eq!(found, slow);
                 Ok(())
             })?;
+        }
+    }
+}
+
+#[test]
+fn the_start_of_a_path_is_found_by_its_folder() {
+    let deep = "/a".repeat(20);
+    let deepest = "/a".repeat(9);
+    for (start, folder) in [
+        ("/team5/", Some("/team5")),
+        ("/api/v1", Some("/api")),
+        ("/api/v1/", Some("/api/v1")),
+        ("//a", Some("/")),
+        (deep.as_str(), Some(deepest.as_str())),
+        ("/team", None),
+        ("/", None),
+        ("", None),
+    ] {
+        let keys = RequestMatch::Path(vec![PathMatch::StartsWith(start.into())]).keys();
+        let dimension = RequestDimension::Path { folders: true, any_case: false };
+        let expected =
+            folder.map(|folder| vec![(dimension, PolicyKey::Text(folder.as_bytes().into()))]);
+        assert_eq!(keys, expected, "{start}");
+        let others =
+            (0..20).map(|at| (format!("{at}").into(), Formula::Is(path(&format!("/{at}")))));
+        let starts = RequestMatch::Path(vec![PathMatch::StartsWith(start.into())]);
+        let all = others.chain([(Arc::from("it"), Formula::Is(starts))]);
+        let set = PolicySet::new(all.collect(), Lean::ToMatch);
+        for rest in ["", "x", "/", "/x/y"] {
+            let head = request("GET", "a", &format!("{start}{rest}"), &[]);
+            let found = judged(&head, |subject| set.first(subject).cloned());
+            assert_eq!(found.as_deref(), Some("it"), "{start}{rest}");
         }
     }
 }
