@@ -202,12 +202,7 @@ impl Cluster {
 
     /// Whether an endpoint is a member.
     pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
-        let members = self.members.load();
-        let same = |member: &Arc<EndpointState>| Arc::ptr_eq(member, endpoint);
-        match endpoint.own_name() {
-            Some(name) => members.host(name).is_some_and(same),
-            None => members.endpoints.iter().any(same),
-        }
+        self.members.load().has(endpoint)
     }
 
     /// Whether an endpoint with this ID is a member, usable or not.

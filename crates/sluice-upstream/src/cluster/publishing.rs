@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::membership::{Member, Membership};
+use super::membership::{Member, MemberIndex, Membership};
 use crate::balance::load_balancer::BalancerInput;
 use crate::balance::subsets::{StateChanges, SubsetTable};
 use crate::balance::{Balance, LoadBalancer};
@@ -129,10 +129,8 @@ impl Cluster {
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let version = old.version + 1;
         if plan.forward.is_some() {
-            let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
-            let hosts = Some(named.zip(0..).collect());
-            let balancer = LoadBalancer::default();
-            self.members.store(Membership::new(version, endpoints, traits, hosts, balancer, None));
+            let (index, balancer) = (MemberIndex::of(&endpoints), LoadBalancer::default());
+            self.members.store(Membership::new(version, endpoints, traits, index, balancer, None));
             self.announce();
             return left;
         }
@@ -151,7 +149,8 @@ impl Cluster {
         if let Some(subsets) = &subsets {
             tell_left_out(&self.name, subsets, old.subsets.as_ref());
         }
-        self.members.store(Membership::new(version, endpoints, traits, None, balancer, subsets));
+        let index = MemberIndex::of(&endpoints);
+        self.members.store(Membership::new(version, endpoints, traits, index, balancer, subsets));
         self.announce();
         self.tell_followers();
         left
@@ -176,7 +175,7 @@ impl Cluster {
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.load(), self.members.load_full());
-        let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
+        let Membership { version, endpoints, traits, balancer, subsets, index } = &*old;
         // Nothing is picked among hosts that clients name.
         if plan.forward.is_some() {
             return None;
@@ -202,9 +201,9 @@ impl Cluster {
                 tell_panic(&self.name, balancer.panics());
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
-            let version = *version;
+            let (version, index) = (*version, index.clone());
             self.members
-                .store(Membership::new(version, endpoints, traits, None, balancer, subsets));
+                .store(Membership::new(version, endpoints, traits, index, balancer, subsets));
             self.review_queue();
             self.tell_followers();
         }
