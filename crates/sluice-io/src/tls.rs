@@ -27,7 +27,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use early::EarlySent;
+use early::{EarlySent, HandshakeEnd};
 use session::{Fed, Session};
 
 /// A TLS session over a socket.
@@ -49,6 +49,8 @@ pub struct TlsStream {
     early: bool,
     /// What was sent before the handshake was complete, which it still is not.
     early_sent: Option<Box<EarlySent>>,
+    /// By when the rest of the handshake must have arrived.
+    handshake_end: Option<Box<HandshakeEnd>>,
 }
 
 /// The first byte of a TLS handshake record, and therefore of every client's stream.
@@ -92,6 +94,7 @@ impl TlsStream {
             began: false,
             early: false,
             early_sent: None,
+            handshake_end: None,
         }
     }
 
@@ -151,8 +154,12 @@ impl TlsStream {
                 return Poll::Ready(Ok(0));
             }
             let got = worker.with_cipher(|cipher| self.read_and_feed(cx, worker, cipher, into));
+            let Poll::Ready(got) = got else {
+                self.heed_handshake_end(cx);
+                return Poll::Pending;
+            };
             let peer = self.session.peer();
-            match ready!(got).map_err(|error| error.into_io(peer))? {
+            match got.map_err(|error| error.into_io(peer))? {
                 Got::Clear(0) => {}
                 Got::Clear(count) => return Poll::Ready(Ok(count)),
                 Got::End => {

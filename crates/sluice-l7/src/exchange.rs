@@ -29,6 +29,7 @@ use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, R
 use crate::filters::HookScope;
 use crate::hop_count::HopCount;
 use crate::in_flight;
+use crate::plan::HttpOptions;
 use crate::record::{RequestRecord, Summary};
 use crate::reply::Reply;
 use crate::routes::{Action, EndpointMatch, Rule};
@@ -63,7 +64,7 @@ mod upstream_request;
 pub mod websocket;
 mod whole;
 
-use deadlines::Deadlines;
+use deadlines::{Deadlines, TotalSource};
 pub(crate) use ending::{refuse, refuse_stream};
 use filtering::filter_wait;
 use mirror::Mirroring;
@@ -246,6 +247,9 @@ impl RequestTask {
         let worker = &manager.worker;
         let began = worker.now();
         manager.counters.active.increment();
+        let HttpOptions { body_timeout, stream_duration_max, .. } = manager.plan.options;
+        let mut deadlines = Deadlines::new(body_timeout, filter_wait(worker));
+        deadlines.bound(stream_duration_max, TotalSource::Listener, began);
         let summary = Summary {
             id: next_id(),
             started: worker.clock.wall(began),
@@ -293,7 +297,7 @@ impl RequestTask {
             pending: None,
             reporting: None,
             handshake: websocket::Handshake::default(),
-            deadlines: Deadlines::new(manager.plan.options.body_timeout, filter_wait(worker)),
+            deadlines,
             hops: None,
             entry: manager.shared.in_flight.enter(downstream.conn.info.id, &request, began),
             random: worker.random_below(1 << 30) as u64,

@@ -131,6 +131,30 @@ pub(crate) fn timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     }
 }
 
+/// The failure of a request that lasted longer than `name`, such as `timeout.total`.
+pub(crate) fn lasted_too_long(name: &str, bound: Option<Duration>, status: u16) -> FailedAttempt {
+    FailedAttempt {
+        why: reasons::ROUTE_TIMEOUT,
+        status,
+        details: "max_duration_timeout",
+        text: "downstream duration timeout",
+        said: FailureDetail { errno: None, detail: Some(late(name, bound)) },
+        cause: Cause::Final,
+    }
+}
+
+/// The failure of an attempt whose stream lasted longer than its cluster allows.
+pub(crate) fn stream_too_long(bound: Option<Duration>, status: u16) -> FailedAttempt {
+    FailedAttempt {
+        why: reasons::STREAM_DURATION,
+        status,
+        details: "upstream_max_stream_duration_reached",
+        text: "upstream max stream duration reached",
+        said: FailureDetail { errno: None, detail: Some(late("max_stream_duration", bound)) },
+        cause: Cause::Reset,
+    }
+}
+
 /// The failure of an attempt that took longer than `name`, such as `timeout.per_try`.
 pub(crate) fn attempt_timed_out(name: &str, bound: Option<Duration>) -> FailedAttempt {
     FailedAttempt {

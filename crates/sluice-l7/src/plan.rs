@@ -78,6 +78,8 @@ pub struct HttpOptions {
     pub body_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Option<Duration>,
+    /// How long a request and its response may last, unless their rule says; `None` is unlimited.
+    pub stream_duration_max: Option<Duration>,
     /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
     /// The age at which a connection takes no further request; `None` is unlimited.

@@ -176,7 +176,7 @@ fn by_flag(reason: Reason) -> &'static str {
         ("DF", _) => "dns_error",
         ("UF", _) => "destination_unavailable",
         ("UC", _) => "connection_terminated",
-        ("UT", _) => "http_response_timeout",
+        ("UT" | "UMSDR", _) => "http_response_timeout",
         ("UPE", _) => "http_protocol_error",
         ("FI", _) => "proxy_internal_response",
         ("SI", Side::Local) => "connection_read_timeout",

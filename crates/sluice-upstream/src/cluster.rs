@@ -108,7 +108,7 @@ impl Cluster {
     /// A cluster without endpoints.
     pub fn new(plan: Arc<ClusterPlan>) -> Self {
         let (none, balancer) = (Arc::new([]), LoadBalancer::default());
-        let members = Membership::new(0, none, Arc::new([]), None, balancer, None);
+        let members = Arc::new(Membership::new(0, none, Arc::new([]), None, balancer, None));
         let queue = OnceLock::new();
         if plan.queue.is_some() {
             queue.get_or_init(Box::default);
@@ -194,12 +194,7 @@ impl Cluster {
 
     /// Whether an endpoint is a member.
     pub fn has_member(&self, endpoint: &Arc<EndpointState>) -> bool {
-        let members = self.members.peek();
-        let same = |member: &Arc<EndpointState>| Arc::ptr_eq(member, endpoint);
-        match endpoint.own_name() {
-            Some(name) => members.host(name).is_some_and(same),
-            None => members.endpoints.iter().any(same),
-        }
+        self.members.peek().has(endpoint)
     }
 
     /// Whether an endpoint with this ID is a member, usable or not.

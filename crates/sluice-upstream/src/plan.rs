@@ -98,6 +98,9 @@ pub struct ClusterSettings {
     pub outlier: Option<OutlierPlan>,
     /// The HTTP version to the endpoints, if a chain speaks HTTP.
     pub protocol: HttpVersion,
+    /// How long a stream to an endpoint may last, from the request headers to the end of the response; `None` is
+    /// unlimited.
+    pub stream_duration_max: Option<Duration>,
     /// How connections are reused.
     pub reuse: ReusePlan,
     /// Connections made ahead of requests; `None` makes none.
@@ -210,6 +213,7 @@ impl ClusterSettings {
                 health: None,
                 outlier: None,
                 protocol: HttpVersion::Http1,
+                stream_duration_max: None,
                 reuse: ReusePlan {
                     idle_timeout: Duration::from_secs(60),
                     age_max: None,

@@ -106,18 +106,22 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Closes connections that were idle for too long, are dead, or lead to an endpoint that has left.
-    pub fn sweep(&self, now: Moment, mut is_alive: impl FnMut(&mut C) -> bool) {
+    /// Closes connections that were idle for too long, are dead, or lead to an endpoint that has left. `most` is how many it
+    /// may close, and is lowered; at 0 there may be more.
+    pub fn sweep(&self, now: Moment, most: &mut usize, mut is_alive: impl FnMut(&mut C) -> bool) {
         let plan = self.plan.get();
         let generation = self.plan.cluster().generation();
         let mut count = 0;
         self.idle.borrow_mut().retain(|_, list| {
             let stays = self.plan.cluster().has_member(&list.endpoint);
             list.idle.retain_mut(|idle| {
+                let stays = *most == 0
+                    || stays
+                        && now.since(idle.since) < plan.reuse.idle_timeout
+                        && idle.may_go_on(&plan.reuse, generation, now)
+                        && is_alive(&mut idle.connection);
+                *most -= usize::from(!stays);
                 stays
-                    && now.since(idle.since) < plan.reuse.idle_timeout
-                    && idle.may_go_on(&plan.reuse, generation, now)
-                    && is_alive(&mut idle.connection)
             });
             count += list.idle.len();
             stays || !list.idle.is_empty()
@@ -208,13 +212,42 @@ mod tests {
         let (cluster, endpoint) = cluster();
         let pool = Pool::new(Arc::clone(&cluster));
         pool.give(&endpoint, Idle::new(1, at(0), 0), at(1));
-        pool.sweep(at(1).after(Duration::from_secs(9)), |_| true);
+        let sweep = |at| pool.sweep(at, &mut 10, |_| true);
+        sweep(at(1).after(Duration::from_secs(9)));
         assert_eq!(pool.len(), 1);
-        pool.sweep(at(1).after(Duration::from_secs(10)), |_| true);
+        sweep(at(1).after(Duration::from_secs(10)));
         assert!(pool.is_empty());
         pool.give(&endpoint, Idle::new(2, at(0), 0), at(1));
         cluster.publish(&[]);
-        pool.sweep(at(2), |_| true);
+        sweep(at(2));
         assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn a_sweep_closes_no_more_than_it_may() {
+        let many: Vec<Member> = (1..=40)
+            .map(|last| Member {
+                target: Target::Ip(([127, 0, 0, last], 1).into()),
+                host: None,
+                traits: EndpointTraits::default(),
+                name: None,
+                alternates: Vec::new(),
+            })
+            .collect();
+        let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
+        cluster.publish(&many);
+        let pool = Pool::new(Arc::clone(&cluster));
+        for endpoint in &*cluster.members().endpoints {
+            assert!(cluster.has_member(endpoint));
+            pool.give(endpoint, Idle::new((), at(0), 0), at(1));
+        }
+        let old = cluster.members();
+        cluster.publish(&many[..30]);
+        assert_eq!(old.endpoints.iter().filter(|it| cluster.has_member(it)).count(), 30);
+        for (left, rest) in [(36, 0), (32, 0), (30, 2)] {
+            let mut most = 4;
+            pool.sweep(at(1), &mut most, |_| true);
+            assert_eq!((pool.len(), most), (left, rest));
+        }
     }
 }

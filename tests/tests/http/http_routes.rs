@@ -559,10 +559,61 @@ fn timeouts_end_slow_requests() {
         let request = format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-Kind: {kind}\r\n\r\n");
         let answer = Client::connect(sluice.addr("web")).ask(&request);
         assert_eq!(answer.status(), 504);
-        assert!(answer.text().starts_with("upstream request timeout ("), "{}", answer.text());
+        let text = match kind {
+            "total" => "downstream duration timeout (",
+            _ => "upstream request timeout (",
+        };
+        assert!(answer.text().starts_with(text), "{}", answer.text());
         sluice.record_of(reason);
     }
     a.release();
+}
+
+#[test]
+fn streams_last_no_longer_than_their_listener_and_cluster_allow() {
+    let origin = Origin::start("a");
+    let sluice = start(&format!(
+        "listeners:\n\
+         - {{ name: web, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: bounded, address: 127.0.0.1:0, http: {{ routes: main, max_stream_duration: 200ms }} }}\n\
+         routes:\n  main:\n  - hosts: \"*\"\n    rules:\n\
+         \x20   - {{ match: {{ headers: {{ x-to: short }} }}, cluster: short }}\n\
+         \x20   - {{ match: {{ headers: {{ x-to: own }} }}, cluster: up, timeout: {{ total: none }} }}\n\
+         \x20   - {{ cluster: up }}\n\
+         clusters:\n  up: {{ endpoints: [\"{0}\"] }}\n  short: {{ endpoints: [\"{0}\"], max_stream_duration: 200ms }}\n",
+        origin.addr()
+    ));
+    let wait = |to: &str| format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-To: {to}\r\n\r\n");
+    // A rule has the last word; it goes on while the others are ended.
+    let mut unbounded = Client::connect(sluice.addr("bounded"));
+    unbounded.send(&wait("own"));
+    for (listener, to, text, reason, details) in [
+        (
+            "bounded",
+            "any",
+            "downstream duration timeout (",
+            "route.timeout",
+            "max_duration_timeout",
+        ),
+        (
+            "web",
+            "short",
+            "upstream max stream duration reached (",
+            "upstream.stream_duration",
+            "upstream_max_stream_duration_reached",
+        ),
+    ] {
+        let answer = Client::connect(sluice.addr(listener)).ask(&wait(to));
+        assert_eq!(answer.status(), 504, "{listener}");
+        assert!(answer.text().starts_with(text), "{}", answer.text());
+        let record = sluice.record_of(reason);
+        assert_eq!(record["response_code_details"], details);
+    }
+    // The client is late as well.
+    let upload = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab";
+    assert_eq!(Client::connect(sluice.addr("bounded")).ask(upload).status(), 408);
+    origin.release();
+    assert_eq!(unbounded.read().status(), 200);
 }
 
 #[test]

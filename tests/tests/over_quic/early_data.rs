@@ -14,11 +14,15 @@ use sluice_testkit::{Authority, Origin, QuicServer, Running, Sluice, wait};
 
 /// A listener `web` that serves `own.test` over TLS and grants early data.
 fn edge(origin: &Origin) -> Running {
+    edge_with(origin, "")
+}
+
+fn edge_with(origin: &Origin, tls: &str) -> Running {
     let kit = Sluice::new().workers(2);
     Authority::new(kit.folder()).issue("own", &["own.test"]);
     kit.start(&format!(
         "listeners:\n\
-         - {{ name: web, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}], early_data_sessions: 16 }}, http: main }}\n\
+         - {{ name: web, address: 127.0.0.1:0, tls: {{ certificates: [{{ cert: own.pem, key: own.key }}], early_data_sessions: 16{tls} }}, http: main }}\n\
          routes: {{ main: {{ cluster: up }} }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
         origin.addr()
@@ -79,6 +83,58 @@ fn a_request_in_early_data_over_tcp_is_served_if_it_is_safe() {
     sluice.record_of("http.too_early");
     sluice.record("an early connection", |record| record["downstream_early_data"] == "true");
     sluice.record("the first one", |record| record["downstream_early_data"] == "false");
+}
+
+#[test]
+fn a_client_that_never_completes_its_handshake_after_early_data_is_disconnected() {
+    let origin = Origin::start("a");
+    let sluice = edge_with(&origin, ", handshake_timeout: 300ms");
+    let (client, to) = (returning(&sluice, "http/1.1"), sluice.addr("web"));
+    visit(&client, to);
+    let (mut early, answer) = ask_early(&client, to, "GET");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(early.read(&mut [0; 1]).unwrap_or(0), 0, "the server closes the connection");
+    let record = sluice.record_of("tls.timeout");
+    assert_eq!(record["detail"], "the handshake was not complete in time after early data");
+
+    // Over HTTP/2, which reads all the time.
+    let (client, fields) = (returning(&sluice, "h2"), [(":method", "GET"), (":scheme", "https")]);
+    let block =
+        frames::block(&[&fields[..], &[(":authority", "own.test"), (":path", "/echo")]].concat());
+    let head = frames::frame(kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, 1, &block);
+    let request = [frames::PREFACE, &frames::frame(kind::SETTINGS, 0, 0, &[]), &head].concat();
+    let mut first = client.connect(to);
+    first.write_all(&request).unwrap();
+    ends_stream(&mut first);
+    let mut early = client.connect_early(to, &request).expect("a session was left");
+    ends_stream(&mut early);
+    let mut rest = Vec::new();
+    let _ = early.read_to_end(&mut rest);
+    let ended = || sluice.metric("sluice_connections_ended_total", "reason=\"tls.timeout\"");
+    wait::until("the end of both", || (ended() == 2).then_some(()));
+}
+
+#[test]
+fn a_handshake_that_waits_for_a_slow_response_is_in_time() {
+    let origin = Origin::start("a");
+    let sluice = edge_with(&origin, ", handshake_timeout: 200ms");
+    let (client, other) = (returning(&sluice, "http/1.1"), returning(&sluice, "http/1.1"));
+    let to = sluice.addr("web");
+    [&client, &other].into_iter().for_each(|client| visit(client, to));
+    let slow = "GET /wait HTTP/1.1\r\nhost: own.test\r\ncontent-length: 0\r\n\r\n";
+    let early = client.connect_early(to, slow.as_bytes()).expect("a session was left");
+    // The client is done long before the response comes, and before anything further is read of it.
+    let mut stream = early.finish();
+    stream.flush().unwrap();
+    // One that came later is late.
+    let (_held, answer) = ask_early(&other, to, "GET");
+    assert_eq!(answer.status(), 200);
+    sluice.record_of("tls.timeout");
+    origin.release();
+    assert_eq!(read_message(&mut BufReader::new(&mut stream), false).unwrap().status(), 200);
+    assert_eq!(ask_on(&mut stream, "POST").status(), 200);
+    let ended = || sluice.metric("sluice_connections_ended_total", "reason=\"tls.timeout\"");
+    assert_eq!(ended(), 1);
 }
 
 #[test]

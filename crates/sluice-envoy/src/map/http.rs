@@ -173,8 +173,8 @@ impl Mapping<'_> {
                 "DROP_HEADER" => http.word("underscores", "drop", common.span),
                 _ => {}
             }
-            if common.duration("max_stream_duration").is_some_and(|max| max.0 != 0) {
-                self.unsupported(common, "max_stream_duration", "set it on routes");
+            if let Some(max) = self.duration(common, "max_stream_duration", Zero::Word("none")) {
+                http.set("max_stream_duration", max);
             }
         }
         http.set("idle_timeout", idle);

@@ -21,7 +21,7 @@ impl Mapping<'_> {
             reuse.word("requests", requests, cluster.place("max_requests_per_connection"));
         }
         if let Some(common) = cluster.message("common_http_protocol_options") {
-            self.upstream_common(common, &mut reuse);
+            self.upstream_common(common, native, &mut reuse);
         }
         if let Some(options) = cluster.message("http_protocol_options") {
             self.upstream_http1(options);
@@ -79,7 +79,7 @@ impl Mapping<'_> {
         reuse: &mut NativeMap,
     ) {
         if let Some(common) = options.message("common_http_protocol_options") {
-            self.upstream_common(common, reuse);
+            self.upstream_common(common, native, reuse);
         }
         if let Some(names) = options.message("upstream_http_protocol_options") {
             self.upstream_names(names);
@@ -136,7 +136,12 @@ impl Mapping<'_> {
         }
     }
 
-    fn upstream_common(&mut self, common: &ProtoMessage, reuse: &mut NativeMap) {
+    fn upstream_common(
+        &mut self,
+        common: &ProtoMessage,
+        native: &mut NativeMap,
+        reuse: &mut NativeMap,
+    ) {
         // What bounds the responses of endpoints is always on.
         common.without_effect(&[
             "max_headers_count",
@@ -153,8 +158,8 @@ impl Mapping<'_> {
         } else if let Some(idle) = self.duration(common, "idle_timeout", Zero::Refused) {
             reuse.set("idle_timeout", idle);
         }
-        if common.duration("max_stream_duration").is_some_and(|max| max.0 != 0) {
-            self.unsupported(common, "max_stream_duration", "set it on routes");
+        if let Some(max) = self.duration(common, "max_stream_duration", Zero::Word("none")) {
+            native.set("max_stream_duration", max);
         }
         if let Some(age) = self.duration(common, "max_connection_duration", Zero::Word("none")) {
             reuse.set("max_age", age);

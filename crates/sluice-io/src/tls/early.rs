@@ -1,22 +1,26 @@
 //! Data before the handshake is complete (0-RTT, early data), on both sides.
 //!
-//! Owns: what a client has sent so, until it is known whether the server takes it. Refuses to know: which data may be
-//! sent early, or is served. Keeps: a server that takes none of it, or a part, gets the rest after the handshake, so that
-//! every byte arrives exactly once and in order.
+//! Owns: what a client has sent so, until it is known whether the server takes it; and the time that a server gives to
+//! the rest of the handshake. Refuses to know: which data may be sent early, or is served. Keeps: a server that takes
+//! none of it, or a part, gets the rest after the handshake, so that every byte arrives exactly once and in order.
 //!
 //! Source: RFC 8446 §2.3, RFC 8470.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
+use sluice_core::{Moment, Reason};
 
 use super::session::Session;
 use super::{HandshakeError, TlsStream};
 use crate::buffers::{Buf, SCRATCH};
 use crate::raw::{RawStream, no_buffer};
+use crate::timers::Timer;
 use crate::worker::WorkerCx;
+use crate::worker::conn::Conn;
 
 /// The most that a client sends early. Less than the 16 KiB that servers usually take, because a server that rejects early
 /// data has to pass over it: one with rustls counts a record, and what encryption adds, each time that it looks at it.
@@ -33,7 +37,37 @@ pub(super) struct EarlySent {
     open: bool,
 }
 
+/// When the rest of the handshake of a client that has sent early data must have arrived.
+#[derive(Debug)]
+pub(super) struct HandshakeEnd {
+    timer: Timer,
+    conn: Rc<Conn>,
+    why: Reason,
+}
+
 impl TlsStream {
+    /// Bounds the rest of the handshake of a client that has sent early data: if it is still awaited at `by`, the connection
+    /// is killed for `why`. What has arrived and is not read yet, because a response comes first, is not awaited.
+    pub fn complete_by(&mut self, by: Moment, conn: &Rc<Conn>, why: Reason) {
+        if self.is_early() {
+            let timer = Timer::new(&conn.worker.timers);
+            timer.set(by);
+            let conn = Rc::clone(conn);
+            self.handshake_end = Some(Box::new(HandshakeEnd { timer, conn, why }));
+        }
+    }
+
+    /// Nothing has arrived, and something is awaited.
+    pub(super) fn heed_handshake_end(&mut self, cx: &Context<'_>) {
+        let Some(end) = &self.handshake_end else { return };
+        if !self.session.is_handshaking() {
+            self.handshake_end = None;
+        } else if end.timer.poll(cx).is_ready() {
+            end.conn.info.note("the handshake was not complete in time after early data");
+            end.conn.kill(end.why);
+        }
+    }
+
     /// Creates the client side over `raw`, for a connection that begins with early data if an earlier session allows it.
     /// [`TlsStream::poll_begin_early`] comes next.
     ///

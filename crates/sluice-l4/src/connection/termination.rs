@@ -1,9 +1,10 @@
 //! Phase 4: TLS termination.
 //!
-//! Owns: the time for a handshake, its counters, and what a client is told that does not get one. Refuses to know: TLS
-//! itself. Keeps: each handshake is counted once: full, resumed, early or failed.
+//! Owns: the time for a handshake, also for what follows early data, its counters, and what a client is told that does
+//! not get one. Refuses to know: TLS itself. Keeps: each handshake is counted once: full, resumed, early or failed.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 
 use sluice_core::reason::end;
@@ -53,7 +54,7 @@ pub(super) async fn turn_away(stream: &mut Stream, conn: &Conn, transport: Trans
 pub(super) async fn terminate(
     listener: &Listener,
     termination: &Termination,
-    conn: &Conn,
+    conn: &Rc<Conn>,
     raw: RawStream,
 ) -> Result<Stream, Reason> {
     let started = conn.worker.now();
@@ -104,6 +105,7 @@ pub(super) async fn terminate(
             result.increment();
             listener.counters.handshake_time.record(conn.worker.now().since(started));
             let _ = conn.info.tls.set(Box::new(facts));
+            tls.complete_by(started.after(termination.timeout), conn, tls_reasons::TIMEOUT);
             Ok(Stream::Tls(Box::new(tls)))
         }
     }

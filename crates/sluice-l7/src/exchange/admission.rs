@@ -7,7 +7,9 @@
 use std::rc::Rc;
 
 use sluice_codec::{HttpStream, Method};
+use sluice_core::settings::OrNone;
 
+use super::deadlines::TotalSource;
 use super::reroute::RoutePlace;
 use super::{RequestTask, RouteTarget, Stop};
 use crate::connection_manager::{FilterList, RouteSnapshot};
@@ -93,8 +95,12 @@ impl RequestTask {
         if let Some(rule) = rule {
             let Timeouts { total, total_jitter_percent, .. } = rule.options.timeouts;
             let jittered = |total| self.worker().jittered(total, total_jitter_percent);
-            let timeouts = Timeouts { total: total.map(jittered), ..rule.options.timeouts };
-            self.deadlines.configure(&timeouts, self.began);
+            let (total, source) = match total {
+                Some(OrNone(total)) => (total.map(jittered), TotalSource::Rule),
+                None => (self.manager.plan.options.stream_duration_max, TotalSource::Listener),
+            };
+            self.deadlines.configure(&rule.options.timeouts);
+            self.deadlines.bound(total, source, self.began);
         }
         self.manager.filters(snapshot, rule.map_or(0, |rule| rule.overrides))
     }

@@ -236,9 +236,18 @@ impl RequestTask {
     pub(super) fn incomplete_by(&self, deadline: Deadline) -> Stop {
         let timeout = self.deadlines.timeout(deadline).map_or_else(String::new, show_duration);
         let (reason, detail) = match deadline {
-            Deadline::Total => (
-                reasons::ROUTE_TIMEOUT,
-                format!("the response was not complete within `timeout.total` ({timeout})"),
+            Deadline::Total => {
+                let name = self.deadlines.total_name();
+                (
+                    reasons::ROUTE_TIMEOUT,
+                    format!("the response was not complete within `{name}` ({timeout})"),
+                )
+            }
+            Deadline::Stream => (
+                reasons::STREAM_DURATION,
+                format!(
+                    "the response was not complete within `max_stream_duration` of the cluster ({timeout})"
+                ),
             ),
             Deadline::Body => {
                 (reasons::BODY_TIMEOUT, "the client stopped sending its body".to_owned())

@@ -197,5 +197,5 @@ pub(super) fn too_large() -> Stop {
 /// The reply if the deadline of the exchange passed before the request was forwarded.
 pub(super) fn overdue() -> Stop {
     let body = "the request body was not received in time\n";
-    Stop::reply(Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body))
+    Stop::reply(Reply::new(408, reasons::ROUTE_TIMEOUT, "max_duration_timeout", body))
 }

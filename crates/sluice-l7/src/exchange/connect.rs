@@ -27,7 +27,9 @@ use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pieces::RequestHooks;
 use super::{RequestTask, Stop};
-use crate::failed_attempt::{FailedAttempt, failed_attempt, not_reached, timed_out};
+use crate::failed_attempt::{
+    FailedAttempt, failed_attempt, lasted_too_long, not_reached, timed_out,
+};
 use crate::filters::BodyAccess;
 use crate::hop_count::HopCount;
 use crate::pools::{ClusterPool, ConnectionNeeds, PooledConn};
@@ -199,15 +201,16 @@ impl RequestTask {
     /// The failure for an expired deadline of the whole exchange, or of the response headers over all attempts.
     pub(super) fn overall_timed_out(&self) -> FailedAttempt {
         let deadlines = &self.deadlines;
-        let (name, deadline) = if deadlines.due(Deadline::Response) < deadlines.due(Deadline::Total)
-        {
-            ("timeout.response", Deadline::Response)
-        } else if deadlines.total_is_clients() {
-            ("grpc-timeout", Deadline::Total)
-        } else {
-            ("timeout.total", Deadline::Total)
-        };
-        timed_out(name, deadlines.timeout(deadline))
+        if deadlines.due(Deadline::Response) < deadlines.due(Deadline::Total) {
+            return timed_out("timeout.response", deadlines.timeout(Deadline::Response));
+        }
+        let (name, bound) = (deadlines.total_name(), deadlines.timeout(Deadline::Total));
+        lasted_too_long(name, bound, self.late_status())
+    }
+
+    /// The status if a request and its response last too long: that of the side that is waited for.
+    pub(super) const fn late_status(&self) -> u16 {
+        if self.upload.is_received() { 504 } else { 408 }
     }
 
     /// Runs a future until it is ready, `by` passes (`None`), or the client has gone. The future stays where it is pinned:

@@ -13,7 +13,7 @@ use crate::routes::Timeouts;
 /// What has a deadline. If two are due at the same moment, the one declared first counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deadline {
-    /// The whole exchange: `timeout.total`, or the client's `grpc-timeout` if that is shorter.
+    /// The whole exchange: what [`TotalSource`] says.
     Total,
     /// The next piece of the client's body, while it is awaited.
     Body,
@@ -25,6 +25,8 @@ pub(super) enum Deadline {
     Response,
     /// The response headers within one attempt.
     Attempt,
+    /// The stream of one attempt, from its headers to the end of the response.
+    Stream,
     /// Bytes in either direction within one attempt, until the response headers.
     AttemptIdle,
     /// Bytes in either direction, once the response headers have been sent.
@@ -32,16 +34,28 @@ pub(super) enum Deadline {
 }
 
 impl Deadline {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Total,
         Self::Body,
         Self::RequestFilter,
         Self::ResponseFilter,
         Self::Response,
         Self::Attempt,
+        Self::Stream,
         Self::AttemptIdle,
         Self::Idle,
     ];
+}
+
+/// What set the deadline of the whole exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TotalSource {
+    /// The listener.
+    Listener,
+    /// The rule, whatever the listener says.
+    Rule,
+    /// The client, which can only shorten it.
+    Client,
 }
 
 /// When a request's deadlines are due.
@@ -49,7 +63,7 @@ impl Deadline {
 pub(super) struct Deadlines {
     due: [Moment; Deadline::ALL.len()],
     timeouts: [Option<Duration>; Deadline::ALL.len()],
-    total_is_clients: bool,
+    total_source: TotalSource,
 }
 
 impl Deadlines {
@@ -59,7 +73,7 @@ impl Deadlines {
         let mut deadlines = Self {
             due: [Moment::NEVER; Deadline::ALL.len()],
             timeouts: [None; Deadline::ALL.len()],
-            total_is_clients: false,
+            total_source: TotalSource::Listener,
         };
         deadlines.timeouts[Deadline::Body as usize] = Some(body);
         deadlines.timeouts[Deadline::RequestFilter as usize] = Some(filter);
@@ -67,10 +81,9 @@ impl Deadlines {
         deadlines
     }
 
-    /// Sets the timeouts of a route for a request that began at `began`, and starts the total.
-    pub(super) fn configure(&mut self, timeouts: &Timeouts, began: Moment) {
+    /// Sets the timeouts of a route, apart from that of the whole exchange.
+    pub(super) fn configure(&mut self, timeouts: &Timeouts) {
         for (deadline, timeout) in [
-            (Deadline::Total, timeouts.total),
             (Deadline::Response, timeouts.response),
             (Deadline::Attempt, timeouts.per_try),
             (Deadline::AttemptIdle, timeouts.per_try_idle),
@@ -78,15 +91,25 @@ impl Deadlines {
         ] {
             self.timeouts[deadline as usize] = timeout;
         }
+    }
+
+    /// Bounds the whole exchange, which began at `began`.
+    pub(super) fn bound(&mut self, total: Option<Duration>, source: TotalSource, began: Moment) {
+        self.timeouts[Deadline::Total as usize] = total;
+        self.total_source = source;
         self.start(Deadline::Total, began);
+    }
+
+    /// Bounds the stream of an attempt, whose headers were sent at `sent`.
+    pub(super) fn bound_stream(&mut self, most: Option<Duration>, sent: Moment) {
+        self.timeouts[Deadline::Stream as usize] = most;
+        self.start(Deadline::Stream, sent);
     }
 
     /// Shortens the deadline of the whole exchange to the client's timeout, if that is earlier.
     pub(super) fn shorten(&mut self, timeout: Duration, began: Moment) {
         if began.after(timeout) < self.due(Deadline::Total) {
-            self.timeouts[Deadline::Total as usize] = Some(timeout);
-            self.total_is_clients = true;
-            self.start(Deadline::Total, began);
+            self.bound(Some(timeout), TotalSource::Client, began);
         }
     }
 
@@ -136,7 +159,16 @@ impl Deadlines {
 
     /// Whether the client set the deadline of the whole exchange.
     pub(super) const fn total_is_clients(&self) -> bool {
-        self.total_is_clients
+        matches!(self.total_source, TotalSource::Client)
+    }
+
+    /// The setting that the deadline of the whole exchange is from.
+    pub(super) const fn total_name(&self) -> &'static str {
+        match self.total_source {
+            TotalSource::Listener => "max_stream_duration",
+            TotalSource::Rule => "timeout.total",
+            TotalSource::Client => "grpc-timeout",
+        }
     }
 
     /// The deadline for everything before the response headers: the earlier of `Total` and `Response`.
@@ -155,6 +187,7 @@ impl Deadlines {
 #[cfg(test)]
 mod tests {
     use sluice_core::Clock;
+    use sluice_core::settings::OrNone;
 
     use super::*;
 
@@ -163,12 +196,18 @@ mod tests {
     fn timeouts(total: u32, response: u32, per_try: u32, idle: u32) -> Timeouts {
         let timeout = |ms: u32| (ms > 0).then_some(MS * ms);
         Timeouts {
-            total: timeout(total),
+            total: Some(OrNone(timeout(total))),
             response: timeout(response),
             per_try: timeout(per_try),
             idle: timeout(idle),
             ..Timeouts::default()
         }
+    }
+
+    fn configure(deadlines: &mut Deadlines, timeouts: &Timeouts, began: Moment) {
+        deadlines.configure(timeouts);
+        let total = timeouts.total.and_then(|total| total.0);
+        deadlines.bound(total, TotalSource::Rule, began);
     }
 
     #[test]
@@ -177,7 +216,7 @@ mod tests {
         let at = |ms| began.after(MS * ms);
         let mut deadlines = Deadlines::new(MS * 30, MS * 40);
         assert_eq!(deadlines.first().0, Moment::NEVER);
-        deadlines.configure(&timeouts(100, 50, 20, 0), began);
+        configure(&mut deadlines, &timeouts(100, 50, 20, 0), began);
         assert_eq!(deadlines.overall(), at(100));
         for deadline in [Deadline::Response, Deadline::Attempt, Deadline::Body] {
             deadlines.start(deadline, began);
@@ -200,7 +239,8 @@ mod tests {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS * 5, MS * 5);
         let all = Timeouts { per_try_idle: Some(MS * 5), ..timeouts(5, 5, 5, 5) };
-        deadlines.configure(&all, began);
+        configure(&mut deadlines, &all, began);
+        deadlines.bound_stream(Some(MS * 5), began);
         for deadline in Deadline::ALL {
             deadlines.start(deadline, began);
         }
@@ -214,13 +254,15 @@ mod tests {
     fn a_client_can_only_shorten_the_exchange() {
         let began = Clock::held().now();
         let mut deadlines = Deadlines::new(MS, MS);
-        deadlines.configure(&timeouts(50, 0, 0, 0), began);
+        configure(&mut deadlines, &timeouts(50, 0, 0, 0), began);
+        assert_eq!(deadlines.total_name(), "timeout.total");
         for longer in [60, 50] {
             deadlines.shorten(MS * longer, began);
             assert!(!deadlines.total_is_clients());
         }
         deadlines.shorten(MS * 40, began);
         assert!(deadlines.total_is_clients());
+        assert_eq!(deadlines.total_name(), "grpc-timeout");
         assert_eq!(deadlines.due(Deadline::Total), began.after(MS * 40));
         assert_eq!(deadlines.timeout(Deadline::Total), Some(MS * 40));
     }
@@ -238,7 +280,7 @@ mod tests {
             let mut deadlines = Deadlines::new(MS, MS);
             let per_try_idle = (own > 0).then_some(MS * own);
             let timeouts = Timeouts { per_try_idle, ..timeouts(0, 9, 9, idle) };
-            deadlines.configure(&timeouts, began);
+            configure(&mut deadlines, &timeouts, began);
             for deadline in [Deadline::Response, Deadline::Attempt, Deadline::AttemptIdle] {
                 deadlines.start(deadline, began);
             }

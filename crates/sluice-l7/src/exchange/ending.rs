@@ -185,8 +185,13 @@ fn cut_status(reason: Reason) -> u16 {
         408
     } else if reason == end::ENDPOINT_REMOVED {
         503
-    } else if [reasons::STREAM_IDLE, reasons::ROUTE_TIMEOUT, sluice_l4::reasons::FILTER_TIMEOUT]
-        .contains(&reason)
+    } else if [
+        reasons::STREAM_IDLE,
+        reasons::STREAM_DURATION,
+        reasons::ROUTE_TIMEOUT,
+        sluice_l4::reasons::FILTER_TIMEOUT,
+    ]
+    .contains(&reason)
     {
         504
     } else {
@@ -198,8 +203,10 @@ fn cut_status(reason: Reason) -> u16 {
 fn cut_details(reason: Reason, is_begun: bool) -> &'static str {
     if reason == reasons::STREAM_IDLE {
         "stream_idle_timeout"
+    } else if reason == reasons::STREAM_DURATION {
+        "upstream_max_stream_duration_reached"
     } else if reason == reasons::ROUTE_TIMEOUT {
-        "response_timeout"
+        "max_duration_timeout"
     } else if reason == reasons::BODY_TIMEOUT {
         "request_body_timeout"
     } else if reason == sluice_l4::reasons::FILTER_TIMEOUT {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sluice_codec::Head;
 use sluice_codec::names::is_token;
+use sluice_core::settings::OrNone;
 
 use super::RequestTask;
 use crate::routes::{RetryPlan, RuleOptions, ValueMatch};
@@ -38,7 +39,7 @@ impl RequestTask {
     /// The options of a rule that heeds the headers, as changed by those of the request.
     pub(super) fn heed_envoy_headers(&mut self, options: Arc<RuleOptions>) -> Arc<RuleOptions> {
         let Some(changed) = changed(&mut self.request, &options) else { return options };
-        self.deadlines.configure(&changed.timeouts, self.began);
+        self.deadlines.configure(&changed.timeouts);
         Arc::new(changed)
     }
 
@@ -79,11 +80,13 @@ fn changed(request: &mut Head, options: &RuleOptions) -> Option<RuleOptions> {
     for (name, of) in [
         ("x-envoy-upstream-rq-timeout-ms", &mut timeouts.response),
         ("x-envoy-upstream-rq-per-try-timeout-ms", &mut timeouts.per_try),
-        ("x-envoy-upstream-stream-duration-ms", &mut timeouts.total),
     ] {
         if let Some(timeout) = timeout(name) {
             *of = timeout;
         }
+    }
+    if let Some(most) = timeout("x-envoy-upstream-stream-duration-ms") {
+        timeouts.stream = Some(OrNone(most));
     }
     request.remove_where(|name, _| is_heeded(name));
     Some(options)
@@ -219,7 +222,7 @@ mod tests {
     fn headers_set_timeouts() {
         let (usual, ms) = (Timeouts::default, Duration::from_millis);
         let timeouts =
-            Timeouts { response: Some(ms(250)), per_try: Some(ms(100)), total: None, ..usual() };
+            Timeouts { response: Some(ms(250)), per_try: Some(ms(100)), stream: None, ..usual() };
         let fields = [
             ("x-envoy-upstream-rq-timeout-ms", "250"),
             ("x-envoy-upstream-rq-per-try-timeout-ms", "100"),
@@ -228,6 +231,11 @@ mod tests {
         check(&fields, RetryPlan::default(), timeouts);
         let fields = [("X-Envoy-Upstream-Rq-Timeout-Ms", "0")];
         check(&fields, RetryPlan::default(), Timeouts { response: None, ..usual() });
+        for (value, most) in [("700", Some(ms(700))), ("0", None)] {
+            let fields = [("x-envoy-upstream-stream-duration-ms", value)];
+            let timeouts = Timeouts { stream: Some(OrNone(most)), ..usual() };
+            check(&fields, RetryPlan::default(), timeouts);
+        }
         assert!(
             changed(&mut request(&[("x-envoy-other", "1")]), &RuleOptions::default()).is_none()
         );

@@ -173,7 +173,8 @@ impl RequestTask {
         self.summary.detail = Some(late(filter).into());
         if self.deadlines.due(Deadline::Total) <= by {
             let body = "a filter did not decide in time\n";
-            let reply = Reply::new(504, reasons::ROUTE_TIMEOUT, "request_overall_timeout", body);
+            let status = self.late_status();
+            let reply = Reply::new(status, reasons::ROUTE_TIMEOUT, "max_duration_timeout", body);
             return Err(Stop::reply(reply));
         }
         Err(self.filter_timeout())

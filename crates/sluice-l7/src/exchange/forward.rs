@@ -179,6 +179,9 @@ impl RequestTask {
         };
         let connected = connected.unwrap_or_else(|left| Err(endpoint_left(left).into()));
         let mut up = connected.map_err(|error| self.note_failed(&endpoint, error, forwarding))?;
+        let of_cluster = pool.handle.plan().stream_duration_max;
+        let most = forwarding.options.timeouts.stream.map_or(of_cluster, |most| most.0);
+        self.deadlines.bound_stream(most, up.sent_at);
         self.summary.upstream_version = Some(up.version);
         if let Some(pending) = &mut self.pending {
             pending.connected(up.sent_at);
@@ -286,6 +289,7 @@ impl RequestTask {
         let detail = Some(format!("status {}, followed", self.response.status()).into());
         let attempt = Attempt::failed(Arc::clone(&endpoint.name), reasons::RETRIED, None, detail);
         self.note(attempt.in_place(endpoint.place()));
+        self.deadlines.stop(Deadline::Stream);
         if sent.up.stream.is_received() {
             sent.up.finish(self.worker(), &sent.pool, self.upload.is_sent());
         } else {
@@ -408,12 +412,14 @@ impl RequestTask {
     }
 
     /// Whether a failed attempt is no evidence against its endpoint: the endpoint left the cluster, its reused
-    /// connection was stale, the client's own deadline was shorter than the rule's, or Sluice lacked a resource.
+    /// connection was stale, the client's own deadline was shorter than the rule's, its stream was as long as any may
+    /// be, or Sluice lacked a resource.
     fn is_blameless(&self, failed: &FailedAttempt) -> bool {
         let clients_deadline = self.deadlines.total_is_clients()
             && failed.why == reasons::ROUTE_TIMEOUT
             && self.worker().now() >= self.deadlines.due(Deadline::Total);
-        failed.cause == Cause::Stale || clients_deadline || failed.why.def().side != Side::Upstream
+        let is_blameless = failed.cause == Cause::Stale || failed.why == reasons::STREAM_DURATION;
+        is_blameless || clients_deadline || failed.why.def().side != Side::Upstream
     }
 
     /// Registers the attempt if its cluster cancels attempts when their endpoint leaves or is unhealthy.
@@ -437,6 +443,7 @@ impl RequestTask {
         mut error: AttemptError,
         forwarding: &mut Forwarding,
     ) -> AttemptError {
+        self.deadlines.stop(Deadline::Stream);
         if let AttemptError::Failed(failed) | AttemptError::Unwanted(failed) = &mut error {
             let FailureDetail { errno, detail } = std::mem::take(&mut failed.said);
             let attempt = Attempt::failed(Arc::clone(&endpoint.name), failed.why, errno, detail);

@@ -40,10 +40,12 @@ impl RequestTask {
         handle.note_latency(&worker, &endpoint, worker.now().since(sent.up.sent_at));
         let permit = forwarding.permit.take();
         let place = self.summary.attempts.len();
+        let stream_max = self.deadlines.timeout(Deadline::Stream);
         self.note_failed(&endpoint, self.late_failure().into(), forwarding);
         let again = self.may_retry(Cause::TryTimeout, forwarding);
         let response = self.manager.shared.head_pool.take().into();
-        AttemptError::Late(Box::new(LateAttempt::new(sent, permit, response, place, again)))
+        let late = LateAttempt::new(sent, permit, response, place, again);
+        AttemptError::Late(Box::new(late.within(stream_max, &worker)))
     }
 
     fn late_failure(&self) -> FailedAttempt {
@@ -160,7 +162,8 @@ impl RequestTask {
         mut late: LateAttempts,
     ) -> Result<ForwardOutcome, Stop> {
         let worker = Rc::clone(self.worker());
-        let LateAttempt { mut sent, mut response, place, .. } = won;
+        let LateAttempt { mut sent, mut response, place, stream_max, .. } = won;
+        self.deadlines.bound_stream(stream_max, sent.up.sent_at);
         let endpoint = Arc::clone(&sent.up.endpoint);
         if let Some(pending) = self.pending.take() {
             let whole = self.upload.is_sent();

@@ -6,15 +6,17 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use sluice_codec::grpc::status_number;
 use sluice_codec::{ErrorKind, HttpError};
 use sluice_core::connection::Attempt;
 use sluice_io::WorkerCx;
+use sluice_io::timers::Timer;
 
 use super::sent_attempt::SentAttempt;
 use crate::failed_attempt::{
-    FailedAttempt, FailureDetail, endpoint_left, failed_attempt, retried_response,
+    FailedAttempt, FailureDetail, endpoint_left, failed_attempt, retried_response, stream_too_long,
 };
 use crate::pools::InFlightGuard;
 use crate::reasons;
@@ -29,6 +31,10 @@ pub(super) struct LateAttempt {
     _permit: Option<InFlightGuard>,
     pub(super) response: PooledHead,
     heads: u32,
+    /// How long its stream may last.
+    pub(super) stream_max: Option<Duration>,
+    /// When its stream has lasted that long.
+    stream_end: Option<Timer>,
     /// Its place among the attempts of the record.
     pub(super) place: usize,
     /// Whether another attempt follows.
@@ -44,11 +50,38 @@ impl LateAttempt {
         place: usize,
         again: bool,
     ) -> Self {
-        Self { sent, _permit: permit, response, heads: 0, place, again }
+        let (stream_max, stream_end) = (None, None);
+        Self { sent, _permit: permit, response, heads: 0, stream_max, stream_end, place, again }
+    }
+
+    /// Bounds how long the stream may last.
+    pub(super) fn within(mut self, most: Option<Duration>, worker: &WorkerCx) -> Self {
+        self.stream_max = most;
+        self.stream_end = most.map(|most| {
+            let timer = Timer::new(&worker.timers);
+            timer.set(self.sent.up.sent_at.after(most));
+            timer
+        });
+        self
     }
 
     /// Ready with the response headers, or with why there are none.
     fn poll(&mut self, cx: &mut Context<'_>, worker: &WorkerCx) -> Poll<Result<(), FailedAttempt>> {
+        if let Poll::Ready(ended) = self.poll_head(cx, worker) {
+            return Poll::Ready(ended);
+        }
+        match &self.stream_end {
+            // It has the whole request.
+            Some(end) => end.poll(cx).map(|()| Err(stream_too_long(self.stream_max, 504))),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerCx,
+    ) -> Poll<Result<(), FailedAttempt>> {
         let Self { sent, response, heads, .. } = self;
         if let Some(Poll::Ready(left)) = sent.guard.as_ref().map(|guard| guard.poll_cancelled(cx)) {
             return Poll::Ready(Err(endpoint_left(left)));

@@ -109,7 +109,8 @@ impl RequestTask {
             return;
         }
         let timeouts = &options.timeouts;
-        let timeout = timeouts.response.or(timeouts.total).unwrap_or(TIMEOUT);
+        let total = timeouts.total.and_then(|total| total.0);
+        let timeout = timeouts.response.or(total).unwrap_or(TIMEOUT);
         let (body, charge) = (BytesMut::new(), worker.buffers.charge());
         let mut mirroring = Mirroring { worker, copies, body, charge, hops, timeout };
         // A filter may have received the request whole.

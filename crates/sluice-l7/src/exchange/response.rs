@@ -18,7 +18,7 @@ use super::deadlines::Deadline;
 use super::response_buffering::ResponseBody;
 use super::upload::Upload;
 use super::{RequestTask, Stop};
-use crate::failed_attempt::{attempt_timed_out, failed_attempt};
+use crate::failed_attempt::{attempt_timed_out, failed_attempt, stream_too_long};
 use crate::reasons;
 use crate::reply::Reply;
 use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream};
@@ -131,6 +131,9 @@ impl RequestTask {
             Deadline::Body => Stop::Downstream(late()).into(),
             Deadline::Attempt => {
                 attempt_timed_out("timeout.per_try", self.deadlines.timeout(deadline)).into()
+            }
+            Deadline::Stream => {
+                stream_too_long(self.deadlines.timeout(deadline), self.late_status()).into()
             }
             Deadline::AttemptIdle => {
                 let timeout = self.deadlines.timeout(deadline);

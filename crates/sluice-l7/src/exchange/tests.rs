@@ -8,6 +8,7 @@ use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, SentEvent};
 use sluice_codec::{ErrorKind, Head};
 use sluice_core::reason::end;
+use sluice_core::settings::OrNone;
 use sluice_upstream::reasons as upstream_reasons;
 
 use self::kit::{BODY_TIMEOUT, Bench, data, get, is_reset, post, response};
@@ -39,6 +40,7 @@ mod retries;
 mod side_call_retries;
 mod side_calls;
 mod simulation;
+mod stream_duration;
 mod time_limits;
 mod whole;
 
@@ -59,7 +61,7 @@ fn within(timeouts: Timeouts) -> RuleOptions {
 fn timeouts(total: u64, response: u64, per_try: u64, idle: u64) -> Timeouts {
     let timeout = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
     Timeouts {
-        total: timeout(total),
+        total: Some(OrNone(timeout(total))),
         response: timeout(response),
         per_try: timeout(per_try),
         idle: timeout(idle),

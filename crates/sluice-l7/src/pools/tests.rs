@@ -455,11 +455,11 @@ fn idle_connections_are_not_kept_from_other_workers_that_wait() {
                     let mut endpoint = bench.accepts().await;
                     bench.exchanges(pooled, &mut endpoint).await;
                 }
-                bench.pool.sweep(&bench.worker)
+                bench.pool.sweep(&bench.worker, &mut 9)
             };
             assert!(idle().await, "it is kept");
             other.enter(1);
-            assert!(!bench.pool.sweep(&bench.worker), "it is closed for others");
+            assert!(!bench.pool.sweep(&bench.worker, &mut 9), "it is closed for others");
             assert!(!idle().await, "and so are those that come back");
             other.leave(1);
             assert!(idle().await);
@@ -472,14 +472,14 @@ fn the_sweep_closes_what_was_idle_for_too_long() {
     on_bench(
         |settings| settings.reuse.idle_timeout = SECOND * 10,
         async |bench| {
-            assert!(!bench.pool.sweep(&bench.worker), "there is nothing to sweep");
+            assert!(!bench.pool.sweep(&bench.worker, &mut 9), "there is nothing to sweep");
             let pooled = bench.takes().await;
             let mut endpoint = bench.accepts().await;
             bench.exchanges(pooled, &mut endpoint).await;
             bench.advance(SECOND * 9);
-            assert!(bench.pool.sweep(&bench.worker));
+            assert!(bench.pool.sweep(&bench.worker, &mut 9));
             bench.advance(SECOND);
-            assert!(!bench.pool.sweep(&bench.worker));
+            assert!(!bench.pool.sweep(&bench.worker, &mut 9));
             assert_eq!(receives(&mut endpoint).await, None);
         },
     );
@@ -497,17 +497,17 @@ fn the_sweep_spares_shared_connections_in_use() {
         let stream = connection.open(&head, true).await.unwrap();
         for _ in 0..3 {
             bench.advance(SECOND * 9);
-            assert!(bench.pool.sweep(&bench.worker));
+            assert!(bench.pool.sweep(&bench.worker, &mut 9));
         }
         drop(stream);
         // It is idle since it was last seen in use, or taken.
         bench.advance(SECOND * 9);
-        assert!(bench.pool.sweep(&bench.worker));
+        assert!(bench.pool.sweep(&bench.worker, &mut 9));
         assert!(bench.take_idle().is_some());
         bench.advance(SECOND * 9);
-        assert!(bench.pool.sweep(&bench.worker));
+        assert!(bench.pool.sweep(&bench.worker, &mut 9));
         bench.advance(SECOND);
-        assert!(!bench.pool.sweep(&bench.worker));
+        assert!(!bench.pool.sweep(&bench.worker, &mut 9));
         assert!(bench.take_idle().is_none());
     });
 }
@@ -519,9 +519,9 @@ fn the_sweep_closes_shared_connections_that_nobody_may_use() {
             let head = Head::request("GET", "http", "app.test", "/");
             let mut connection = shared(bench.takes().await);
             let _stream = connection.open(&head, true).await.unwrap();
-            assert!(bench.pool.sweep(&bench.worker));
+            assert!(bench.pool.sweep(&bench.worker, &mut 9));
             leaves(&bench);
-            assert!(!bench.pool.sweep(&bench.worker), "its streams go on without the pool");
+            assert!(!bench.pool.sweep(&bench.worker, &mut 9), "its streams go on without the pool");
             assert!(connection.is_alive());
         });
     };
@@ -530,7 +530,7 @@ fn the_sweep_closes_shared_connections_that_nobody_may_use() {
     on_bench(http2, async |bench| {
         shared(bench.takes().await);
         drop(bench.accepts().await);
-        until("news of the end", || (!bench.pool.sweep(&bench.worker)).then_some(())).await;
+        until("news of the end", || (!bench.pool.sweep(&bench.worker, &mut 9)).then_some(())).await;
     });
 }
 
@@ -539,10 +539,10 @@ fn the_sweep_leaves_a_connection_alone_that_is_being_made() {
     on_bench(http2, async |bench| {
         let now = bench.worker.now();
         let connecting = Connecting::begin(&bench.pool, &bench.endpoint, HttpVersion::Http2, now);
-        assert!(bench.pool.sweep(&bench.worker));
+        assert!(bench.pool.sweep(&bench.worker, &mut 9));
         assert!(bench.pool.connecting(&bench.endpoint, HttpVersion::Http2).is_some());
         drop(connecting);
-        assert!(!bench.pool.sweep(&bench.worker));
+        assert!(!bench.pool.sweep(&bench.worker, &mut 9));
     });
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use sluice_core::Name;
+use sluice_core::settings::OrNone;
 use sluice_upstream::plan::BreakerClass;
 
 use super::conditions::RuntimeShare;
@@ -126,12 +127,14 @@ pub enum FollowScheme {
 /// The time-outs of a request; `None` disables one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request headers to the last byte.
-    pub total: Option<Duration>,
+    /// From the request headers to the last byte; `None` leaves it to the listener.
+    pub total: Option<OrNone<Duration>>,
     /// How much longer than `total` that may be, at random, in percent.
     pub total_jitter_percent: u8,
     /// From the end of the request to the response headers, over all attempts; when it expires, there is no retry.
     pub response: Option<Duration>,
+    /// From the request headers of an attempt to the last byte; `None` leaves it to the cluster.
+    pub stream: Option<OrNone<Duration>>,
     /// From the start of an attempt, connecting included, to the response headers.
     pub per_try: Option<Duration>,
     /// The longest time without a byte in either direction, within one attempt.
@@ -149,6 +152,7 @@ impl Default for Timeouts {
         Self {
             total: None,
             total_jitter_percent: 0,
+            stream: None,
             response: Some(Duration::from_secs(60)),
             per_try: None,
             per_try_idle: None,

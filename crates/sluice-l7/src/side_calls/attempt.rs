@@ -4,8 +4,8 @@
 //! ends the attempt. Keeps: an attempt is judged and counted as one of any request is; a connection returns to its pool only
 //! between two messages.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -31,6 +31,7 @@ use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{
     FailedAttempt, FailureDetail, attempt_timed_out, endpoint_left, failed_attempt, not_reached,
+    stream_too_long,
 };
 use crate::hop_count::HopCount;
 use crate::pools::{ClusterPool, ConnectionNeeds, PoolTicket, PooledConn};
@@ -38,6 +39,19 @@ use crate::reasons;
 use crate::retry_plan::{RetryPlan, RetryRule};
 use crate::upstream_stream::{RESPONSE_HEADS_MAX, UpstreamStream, send_on_h1, version_of};
 use crate::worker::HttpWorker;
+
+/// The end of the longest stream that a cluster allows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamEnd {
+    pub(super) at: Moment,
+    most: Duration,
+}
+
+impl StreamEnd {
+    pub(super) fn failure(self) -> FailedAttempt {
+        stream_too_long(Some(self.most), 504)
+    }
+}
 
 impl SideCalls {
     /// Sends the request, in as many attempts as are needed and allowed.
@@ -85,11 +99,19 @@ impl SideCalls {
         request: &SideRequest,
     ) -> Result<SideResponse, FailedAttempt> {
         let mut up = self.connect(pool, endpoint, request).await?;
+        let end = self.stream_end(pool, &up);
         let mut response = Head::default();
-        let received = self.await_head_in_time(&mut up, request, &mut response).await;
+        let received = {
+            let awaiting = pin!(self.await_head_in_time(&mut up, request, &mut response));
+            self.until_end(end, awaiting).await
+        };
         self.note(pool, &mut up, received.as_ref().map(|()| response.status()));
         received?;
-        match self.receive(&mut up.stream, response, request.message_max).await {
+        let received = {
+            let receiving = pin!(self.receive(&mut up.stream, response, request.message_max));
+            self.until_end(end, receiving).await
+        };
+        match received {
             Ok(received) => {
                 let sent = up.stream.is_sent();
                 up.finish(&self.worker, pool, sent);
@@ -100,6 +122,23 @@ impl SideCalls {
                 Err(failed)
             }
         }
+    }
+
+    /// When the stream of an attempt ends at the latest, and the setting.
+    pub(super) fn stream_end(&self, pool: &ClusterPool, up: &UpstreamStream) -> Option<StreamEnd> {
+        let most = pool.handle.plan().stream_duration_max?;
+        Some(StreamEnd { at: up.sent_at.after(most), most })
+    }
+
+    /// Runs a part of an attempt until its stream has lasted as long as it may.
+    pub(super) async fn until_end<T>(
+        &self,
+        end: Option<StreamEnd>,
+        part: Pin<&mut impl Future<Output = Result<T, FailedAttempt>>>,
+    ) -> Result<T, FailedAttempt> {
+        let Some(end) = end else { return part.await };
+        let ended = Timer::new(&self.worker.timers).until(end.at, part).await;
+        ended.unwrap_or_else(|_| Err(end.failure()))
     }
 
     /// Judges and counts an attempt by the status of its response, or by its failure before one.
@@ -119,7 +158,7 @@ impl SideCalls {
             }
             Err(failed) => {
                 up.stream.reset(true);
-                if failed.cause != Cause::Stale {
+                if failed.cause != Cause::Stale && failed.why != reasons::STREAM_DURATION {
                     pool.handle.note_answer(&self.worker, &up.endpoint, None);
                 }
                 (0, None)

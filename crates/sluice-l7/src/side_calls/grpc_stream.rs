@@ -24,7 +24,7 @@ use sluice_io::timers::Timer;
 use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::{Cluster, EndpointState};
 
-use super::attempt::too_many_heads;
+use super::attempt::{StreamEnd, too_many_heads};
 use super::attempts::failure;
 use super::grpc::framed;
 use super::permits::SideCallPermit;
@@ -102,7 +102,8 @@ impl SideCalls {
         let opened = Timer::new(&self.worker.timers).until(by, opening).await;
         let (up, attempt, claim) = opened.unwrap_or_else(|_| Err(self.late(guard.began)))?;
         let message_max = request.message_max;
-        Ok(Opened { up, attempt, _claim: claim, _permit: permit, by, message_max })
+        let end = self.stream_end(&guard.pool(), &up);
+        Ok(Opened { up, attempt, _claim: claim, _permit: permit, by, end, message_max })
     }
 }
 
@@ -174,6 +175,8 @@ struct Opened {
     _claim: RequestClaim,
     _permit: SideCallPermit,
     by: Moment,
+    /// When the cluster ends the stream, if that is earlier.
+    end: Option<StreamEnd>,
     message_max: Limit,
 }
 
@@ -362,7 +365,9 @@ impl OpenCall {
         mut poll: impl FnMut(&mut Self, &WorkerCx, &mut Context<'_>) -> Poll<Result<T, FailedAttempt>>,
     ) -> Result<T, GrpcCallError> {
         let worker = Rc::clone(&self.guard.calls.worker);
-        let (attempt, by) = (self.opened.attempt.clone(), self.opened.by);
+        let attempt = self.opened.attempt.clone();
+        let end = self.opened.end.filter(|end| end.at < self.opened.by);
+        let by = end.map_or(self.opened.by, |end| end.at);
         let stepping = pin!(poll_fn(|cx| poll(self, &worker, cx)));
         let stepping = AttemptGuard::unless_cancelled(attempt.as_deref(), stepping);
         let stepped = Timer::new(&worker.timers).until(by, stepping).await;
@@ -370,7 +375,10 @@ impl OpenCall {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(failed))) => Err(self.failed(failed)),
             Ok(Err(left)) => Err(self.failed(endpoint_left(left))),
-            Err(_) => Err(self.guard.calls.late(self.guard.began).into()),
+            Err(_) => match end {
+                Some(end) => Err(self.failed(end.failure())),
+                None => Err(self.guard.calls.late(self.guard.began).into()),
+            },
         }
     }
 

@@ -144,11 +144,19 @@ impl SideCalls {
         let guard = self.enter_attempt(pool, &endpoint);
         let exchange = pin!(async {
             let mut up = self.connect(pool, &endpoint, request).await?;
+            let end = self.stream_end(pool, &up);
             let mut response = Head::default();
-            let awaited = self.await_head(&mut up, request.body.clone(), &mut response).await;
+            let awaited = {
+                let body = request.body.clone();
+                let awaiting = pin!(self.await_head(&mut up, body, &mut response));
+                self.until_end(end, awaiting).await
+            };
             self.note(pool, &mut up, awaited.as_ref().map(|()| response.status()));
             awaited?;
-            let discarded = self.discard(&mut up.stream).await;
+            let discarded = {
+                let discarding = pin!(self.discard(&mut up.stream));
+                self.until_end(end, discarding).await
+            };
             if discarded.is_ok() {
                 let sent = up.stream.is_sent();
                 up.finish(&self.worker, pool, sent);

@@ -59,6 +59,10 @@ section! {
         pub subsets: Option<Spanned<Short<Subsets>>>,
         /// The HTTP version spoken to endpoints, if a rule routes to this cluster.
         pub protocol: ClusterProtocol = "http1",
+        /// HTTP: how long one attempt of a request may last, from its headers to the last byte of the response. Then its
+        /// stream is reset, and it may be retried if the response has not begun (`retry: { when: reset }`). Event
+        /// streams, WebSockets and tunnels are bounded as well.
+        pub max_stream_duration: OrNone<Duration> = "none",
         /// Connection pool: how HTTP connections to endpoints are reused.
         pub reuse: Reuse,
         /// Connections made ahead of the requests that will need them; `150%` sets `per_endpoint`. If omitted, none.

@@ -57,6 +57,9 @@ section! {
         pub head_timeout: Duration = "10s",
         /// How long a client may pause between two parts of a request body.
         pub body_timeout: Duration = "60s",
+        /// How long a request may last, from its headers to the last byte of the response; a rule with `timeout.total`
+        /// says so itself, even with `none`. Event streams, WebSockets and tunnels are bounded as well.
+        pub max_stream_duration: OrNone<Duration> = "none",
         /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
         /// The age at which a connection takes no further request and is closed once its requests have ended.

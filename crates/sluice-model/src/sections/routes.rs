@@ -150,8 +150,9 @@ section! {
 section! {
     /// Timeouts of a request.
     pub struct RouteTimeout {
-        /// The whole request, from its headers to the last byte of the response.
-        pub total: OrNone<Duration> = "none",
+        /// The whole request, from its headers to the last byte of the response. If omitted, `max_stream_duration` of the
+        /// listener's `http`, which has none by default.
+        pub total: Option<OrNone<Duration>>,
         /// Part of `total` by which it is longer, at random up to this share, so that long streams do not all end at once.
         pub total_jitter: Percent = "0%",
         /// From the end of the request to the response headers, across all attempts.

@@ -92,6 +92,7 @@ impl Context<'_> {
             slow_start,
             subsets,
             protocol,
+            max_stream_duration,
             reuse:
                 Reuse { idle_timeout, max_age, requests: requests_each, streams, idle, across_changes },
             preconnect,
@@ -149,6 +150,7 @@ impl Context<'_> {
                 ConnectBackoffPlan { base, max }
             }),
             protocol: version_of(*protocol),
+            stream_duration_max: max_stream_duration.0,
             reuse: ReusePlan {
                 idle_timeout: *idle_timeout,
                 age_max: max_age.0,

@@ -276,7 +276,7 @@ fn options(
         grpc_max,
         grpc_offset,
     } = &rule.timeout;
-    if total.0.is_none() && total_jitter.0 > 0 {
+    if total.is_none_or(|total| total.0.is_none()) && total_jitter.0 > 0 {
         let message = "`total_jitter` has no effect without `total`";
         diags
             .warning("useless-setting", rule.span, at.key("timeout").key("total_jitter"), message)
@@ -300,8 +300,10 @@ fn options(
     };
     let options = RuleOptions {
         timeouts: Timeouts {
-            total: total.0,
+            total: *total,
             total_jitter_percent: total_jitter.0,
+            // Only a client asks for it, with a header.
+            stream: None,
             response: response.0,
             per_try: per_try.0,
             per_try_idle: per_try_idle.0,

@@ -5,7 +5,6 @@
 //! keeps to the limits of the cluster.
 
 use std::cell::{Cell, OnceCell, Ref, RefCell};
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -484,9 +483,7 @@ impl ClusterHandle {
     fn forget_those_who_left(&self) {
         let members = self.cluster.members.peek();
         if self.compared.replace(members.version) != members.version {
-            let names: HashSet<&Arc<str>> =
-                members.endpoints.iter().map(|endpoint| &endpoint.name).collect();
-            self.per_endpoint.retain(|endpoint| names.contains(endpoint));
+            self.per_endpoint.retain(|endpoint| members.named(endpoint).is_some());
         }
     }
 

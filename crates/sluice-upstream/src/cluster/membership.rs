@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use crate::balance::LoadBalancer;
 use crate::balance::subsets::SubsetTable;
@@ -20,16 +22,37 @@ pub struct Membership {
     pub endpoints: Arc<[Arc<EndpointState>]>,
     /// What the cluster says of each.
     pub traits: Arc<[EndpointTraits]>,
-    by_id: OnceLock<HashMap<EndpointId, u32>>,
-    /// The hosts that clients name, by name, if the endpoints are such.
-    pub(super) hosts: Option<HashMap<Arc<str>, u32>>,
+    /// Whether they are hosts that clients name.
+    pub named_by_clients: bool,
+    /// Where each is; `None` if there are so few that a search is as fast.
+    pub(super) index: Option<Arc<MemberIndex>>,
     /// Those that may be picked, as of the last change of their states.
     pub balancer: LoadBalancer,
     /// The subsets, if the cluster has any.
     pub subsets: Option<SubsetTable>,
 }
 
-/// Memberships up to this size are searched for an ID one by one.
+/// Where each endpoint of a membership is. Made together with it, so that no worker has to.
+#[derive(Debug)]
+pub(super) struct MemberIndex {
+    by_id: HashMap<EndpointId, u32, RandomState>,
+    by_name: HashMap<Arc<str>, u32, RandomState>,
+}
+
+impl MemberIndex {
+    /// The index of these endpoints; `None` if they are few.
+    pub(super) fn of(endpoints: &[Arc<EndpointState>]) -> Option<Arc<Self>> {
+        let all = || endpoints.iter().zip(0..);
+        (endpoints.len() > SEARCHED_MAX).then(|| {
+            Arc::new(Self {
+                by_id: all().map(|(endpoint, index)| (endpoint.id, index)).collect(),
+                by_name: all().map(|(it, index)| (Arc::clone(&it.name), index)).collect(),
+            })
+        })
+    }
+}
+
+/// Memberships up to this size are searched one by one.
 const SEARCHED_MAX: usize = 16;
 
 impl Membership {
@@ -37,25 +60,22 @@ impl Membership {
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
         traits: Arc<[EndpointTraits]>,
-        hosts: Option<HashMap<Arc<str>, u32>>,
+        index: Option<Arc<MemberIndex>>,
         balancer: LoadBalancer,
         subsets: Option<SubsetTable>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            version,
-            endpoints,
-            traits,
-            by_id: OnceLock::new(),
-            hosts,
-            balancer,
-            subsets,
-        })
+    ) -> Self {
+        Self { version, endpoints, traits, named_by_clients: false, index, balancer, subsets }
     }
 
-    /// The host that clients name so, if it is a member.
-    pub(crate) fn host(&self, name: &str) -> Option<&Arc<EndpointState>> {
-        let index = self.hosts.as_ref()?.get(name)?;
-        Some(&self.endpoints[*index as usize])
+    /// With hosts that clients name, among which nothing is picked.
+    pub(super) fn of_hosts(
+        version: u64,
+        endpoints: Arc<[Arc<EndpointState>]>,
+        traits: Arc<[EndpointTraits]>,
+    ) -> Self {
+        let (index, balancer) = (MemberIndex::of(&endpoints), LoadBalancer::default());
+        let members = Self::new(version, endpoints, traits, index, balancer, None);
+        Self { named_by_clients: true, ..members }
     }
 
     /// The indexes of the endpoints that this process uses, of all or in a subset.
@@ -65,8 +85,16 @@ impl Membership {
     }
 
     /// The endpoint of that name.
-    pub(super) fn named(&self, name: &str) -> Option<&Arc<EndpointState>> {
-        self.endpoints.iter().find(|endpoint| *endpoint.name == *name)
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<EndpointState>> {
+        match &self.index {
+            None => self.endpoints.iter().find(|endpoint| *endpoint.name == *name),
+            Some(index) => Some(&self.endpoints[*index.by_name.get(name)? as usize]),
+        }
+    }
+
+    /// Whether this endpoint is a member.
+    pub(super) fn has(&self, endpoint: &Arc<EndpointState>) -> bool {
+        self.index_of(endpoint).is_some()
     }
 
     /// The index of this endpoint, if it is a member.
@@ -77,11 +105,13 @@ impl Membership {
 
     /// The index of the endpoint with this ID.
     pub(super) fn with_id(&self, id: EndpointId) -> Option<u32> {
-        let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
-        if self.endpoints.len() <= SEARCHED_MAX {
-            return ids.find(|(known, _)| *known == id).map(|(_, index)| index);
+        match &self.index {
+            None => {
+                let mut ids = self.endpoints.iter().map(|endpoint| endpoint.id).zip(0..);
+                ids.find(|(known, _)| *known == id).map(|(_, index)| index)
+            }
+            Some(index) => index.by_id.get(&id).copied(),
         }
-        self.by_id.get_or_init(|| ids.collect()).get(&id).copied()
     }
 }
 

@@ -82,7 +82,7 @@ impl ClusterHandle {
         let desk = &self.cluster.desk;
         // A second time if the settings have changed meanwhile, with which look-ups begin again.
         for _ in 0..3 {
-            if let Some(endpoint) = self.cluster.members().host(&host.name) {
+            if let Some(endpoint) = self.cluster.members().named(&host.name) {
                 endpoint.note_use();
                 return Ok(Arc::clone(endpoint));
             }

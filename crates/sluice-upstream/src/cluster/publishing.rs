@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::time::Instant;
 
 use super::Cluster;
-use super::membership::{Member, Membership};
+use super::membership::{Member, MemberIndex, Membership};
 use crate::balance::load_balancer::BalancerInput;
 use crate::balance::subsets::{StateChanges, SubsetTable};
 use crate::balance::{Balance, LoadBalancer};
@@ -129,10 +129,7 @@ impl Cluster {
         let (endpoints, traits): (Arc<[_]>, Arc<[_]>) = (endpoints.into(), traits.into());
         let version = old.version + 1;
         if plan.forward.is_some() {
-            let named = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name));
-            let hosts = Some(named.zip(0..).collect());
-            let balancer = LoadBalancer::default();
-            self.members.set(Membership::new(version, endpoints, traits, hosts, balancer, None));
+            self.members.set(Arc::new(Membership::of_hosts(version, endpoints, traits)));
             self.announce();
             return left;
         }
@@ -151,7 +148,9 @@ impl Cluster {
         if let Some(subsets) = &subsets {
             tell_left_out(&self.name, subsets, old.subsets.as_ref());
         }
-        self.members.set(Membership::new(version, endpoints, traits, None, balancer, subsets));
+        let index = MemberIndex::of(&endpoints);
+        let members = Membership::new(version, endpoints, traits, index, balancer, subsets);
+        self.members.set(Arc::new(members));
         self.announce();
         self.tell_followers();
         left
@@ -176,7 +175,7 @@ impl Cluster {
     /// Returns when time alone will change one. For the control thread.
     pub(crate) fn rebalance(&self) -> Option<Instant> {
         let (plan, old) = (self.plan.peek(), self.members.get());
-        let Membership { version, endpoints, traits, balancer, subsets, .. } = &*old;
+        let Membership { version, endpoints, traits, balancer, subsets, index, .. } = &*old;
         // Nothing is picked among hosts that clients name.
         if plan.forward.is_some() {
             return None;
@@ -202,8 +201,9 @@ impl Cluster {
                 tell_panic(&self.name, balancer.panics());
             }
             let (endpoints, traits) = (Arc::clone(endpoints), Arc::clone(traits));
-            let version = *version;
-            self.members.set(Membership::new(version, endpoints, traits, None, balancer, subsets));
+            let (version, index) = (*version, index.clone());
+            let members = Membership::new(version, endpoints, traits, index, balancer, subsets);
+            self.members.set(Arc::new(members));
             self.review_queue();
             self.tell_followers();
         }

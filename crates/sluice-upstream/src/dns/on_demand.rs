@@ -241,7 +241,7 @@ impl HostTable<'_> {
         let host_ttl = self.plan.forward.as_ref().map_or(Duration::ZERO, |of| of.host_ttl);
         let (mut gone, mut due) = (Vec::new(), Vec::new());
         for (host, known) in &mut self.hosts {
-            let member = members.host(&host.name);
+            let member = members.named(&host.name);
             if member.is_some_and(|member| member.take_use() || member.load() > 0) {
                 known.idle_since = now;
             }
@@ -272,7 +272,7 @@ impl HostTable<'_> {
             return None;
         }
         let in_use = |host: &ForwardHost| {
-            members.host(&host.name).is_some_and(|member| member.is_used() || member.load() > 0)
+            members.named(&host.name).is_some_and(|member| member.is_used() || member.load() > 0)
         };
         let failed = self.hosts.iter().find(|(_, known)| known.failure.is_some());
         let unused = || {

@@ -14,6 +14,8 @@ use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::*;
 
+mod many_endpoints;
+
 /// A process with one worker that was started with a configuration, driven from `test`.
 fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
     let folder = tempfile::tempdir().unwrap();
@@ -25,7 +27,7 @@ fn with_control<T>(yaml: &str, test: impl AsyncFnOnce(Rc<Control>) -> T) -> T {
     let options = Options {
         config,
         workers: 1,
-        files: 1024,
+        files: 20_000,
         report: None,
         watch: false,
         takeover: false,

@@ -130,6 +130,20 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "route.timeout",
         inject: too_long,
     },
+    Fault {
+        name: "The stream to an endpoint lasts longer than its cluster allows",
+        reason: "upstream.stream_duration",
+        inject: || {
+            let server = stalling();
+            let cluster = ", max_stream_duration: 150ms";
+            let sluice = start(&web(&[server.addr().to_string()], "", cluster));
+            let mut client = Client::connect(sluice.addr("web"));
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            drop(client.rest());
+            let heard = "200, and the connection ends in the middle of the body";
+            Seen::request(&sluice, "upstream.stream_duration").heard(heard).endpoint(server.addr())
+        },
+    },
     Fault { name: "Every attempt fails", reason: "route.retries_exhausted", inject: exhausted },
     Fault {
         name: "The client gives up while it waits for the endpoint",

@@ -139,6 +139,14 @@ fn fields_of_clusters() {
         ),
         ("http2_protocol_options: {}", &[("protocol", "http2")]),
         (
+            "common_http_protocol_options: { max_stream_duration: 9s }",
+            &[("max_stream_duration", "9s")],
+        ),
+        (
+            "typed_extension_protocol_options: { x: { '@type': t/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, common_http_protocol_options: { max_stream_duration: 0s }, explicit_http_config: { http_protocol_options: {} } } }",
+            &[("max_stream_duration", "none")],
+        ),
+        (
             "transport_socket: { name: tls, typed_config: { '@type': t/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: a.test } }",
             &[("tls/sni", "a.test"), ("tls/verify", "none")],
         ),

@@ -113,6 +113,15 @@ fn what_routes_match() {
 }
 
 #[test]
+fn streams_are_bounded_by_listeners_and_clusters() {
+    let route = "{ match: { prefix: / }, route: { cluster: a } }";
+    for (max, of) in [("9s", "9s"), ("0s", "none")] {
+        let common = format!("common_http_protocol_options: {{ max_stream_duration: {max} }}");
+        expect(&hcm(&common, route), &[("listeners/0/chains/0/http/max_stream_duration", of)]);
+    }
+}
+
+#[test]
 fn what_routes_do() {
     for (action, path, value) in [
         (", prefix_rewrite: /b", "rewrite/replace_prefix", "/b"),
@@ -127,6 +136,7 @@ fn what_routes_do() {
         (", timeout: 3s", "timeout/response", "3s"),
         (", idle_timeout: 2s", "timeout/idle", "2s"),
         (", max_stream_duration: { max_stream_duration: 9s }", "timeout/total", "9s"),
+        (", max_stream_duration: { max_stream_duration: 0s }", "timeout/total", "none"),
         (
             ", retry_policy: { retry_on: '5xx,connect-failure', num_retries: 2, per_try_timeout: 1s }",
             "retry/when",

@@ -99,7 +99,7 @@ fn a_response_that_is_cut_says_why() {
     let idle = within(timeouts(0, 0, 0, 20));
     check_cut(idle, &[], None, reasons::STREAM_IDLE, "stream_idle_timeout");
     let total = within(timeouts(20, 0, 0, 0));
-    check_cut(total, &[], None, reasons::ROUTE_TIMEOUT, "response_timeout");
+    check_cut(total, &[], None, reasons::ROUTE_TIMEOUT, "max_duration_timeout");
     check_cut(none(), &[], None, reasons::BODY_TIMEOUT, "request_body_timeout");
     let waits = Hooks {
         access: BodyAccess::Read,

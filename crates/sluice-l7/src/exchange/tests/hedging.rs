@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sluice_codec::ErrorKind;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer};
+use sluice_core::settings::OrNone;
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 use sluice_upstream::reasons as upstream_reasons;
 
@@ -24,7 +25,11 @@ fn options(attempts: u32) -> RuleOptions {
             backoff: Duration::ZERO,
             ..RetryPlan::default()
         },
-        timeouts: Timeouts { per_try: Some(TRY), total: Some(TRY * 10), ..Timeouts::default() },
+        timeouts: Timeouts {
+            per_try: Some(TRY),
+            total: Some(OrNone(Some(TRY * 10))),
+            ..Timeouts::default()
+        },
         ..RuleOptions::default()
     }
 }

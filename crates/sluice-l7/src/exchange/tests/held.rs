@@ -98,7 +98,7 @@ fn what_goes_wrong_while_a_response_is_held_is_answered() {
             },
             504,
             reasons::ROUTE_TIMEOUT,
-            "response_timeout",
+            "max_duration_timeout",
         ),
         (
             |request, _| {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sluice_codec::scripted::{PeerEvent, SentEvent};
 use sluice_codec::{ErrorKind, Head};
 use sluice_core::limits::Limit;
+use sluice_core::settings::OrNone;
 use sluice_core::{Limits, LocalFuture, Moment, Reason};
 use sluice_upstream::endpoint::Target;
 use sluice_upstream::hops::{HopTransport, ListenerGuard};
@@ -158,7 +159,7 @@ fn attempts_that_no_endpoint_can_have_seen_are_repeated_and_others_are_not() {
 
 #[test]
 fn a_call_ends_before_the_time_of_its_caller_does() {
-    let total = Some(4 * SECOND);
+    let total = Some(OrNone(Some(4 * SECOND)));
     let timeouts = Timeouts { total, ..Timeouts::default() };
     for (options, seconds) in
         [(RuleOptions::default(), 10), (RuleOptions { timeouts, ..RuleOptions::default() }, 4)]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{Body, ErrorKind, Head};
+use sluice_core::settings::OrNone;
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::kit::{Bench, Hooks, Running, get, is_reset, post};
@@ -32,7 +33,8 @@ fn invariants_hold_whatever_the_peers_do() {
 fn options(rng: &mut Rng) -> RuleOptions {
     let mut timeout = || rng.bool().then(|| Duration::from_secs(rng.u64(1..40)));
     let timeouts = Timeouts {
-        total: timeout(),
+        total: Some(OrNone(timeout())),
+        stream: Some(OrNone(timeout())),
         response: timeout(),
         per_try: timeout(),
         per_try_idle: timeout(),

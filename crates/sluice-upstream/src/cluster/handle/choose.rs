@@ -74,7 +74,7 @@ impl ClusterHandle {
         full: &dyn Fn(&EndpointState) -> bool,
     ) -> Result<Arc<EndpointState>, Reason> {
         // Nothing is picked among hosts that clients name.
-        if members.hosts.is_some() && self.cluster.is_configured() {
+        if members.named_by_clients && self.cluster.is_configured() {
             return Err(reasons::NAME_MISSING);
         }
         let priorities = tried.priorities_in(members);

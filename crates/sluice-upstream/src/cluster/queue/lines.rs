@@ -139,7 +139,7 @@ impl WaitLines {
                     // What counts towards a limit of the whole cluster makes room at every endpoint.
                     let total =
                         class.filter(|class| cluster.peek_plan().limit_of(load, *class).is_some());
-                    if total.is_some() && members.hosts.is_some() {
+                    if total.is_some() && members.named_by_clients {
                         lines.hand_over_all(load, queue, cluster, &members);
                         continue;
                     }
@@ -195,7 +195,7 @@ impl LoadLines {
             !line.is_empty() && can_serve(id)
         });
         // Nothing is picked among hosts that clients name.
-        if members.hosts.is_some() {
+        if members.named_by_clients {
             self.among.clear();
         }
         self.among.retain(|key, line| {
@@ -231,7 +231,7 @@ impl LoadLines {
         cluster: &Cluster,
         members: &Membership,
     ) {
-        if members.hosts.is_some() {
+        if members.named_by_clients {
             return self.hand_over_hosts(load, queue, cluster, members);
         }
         for endpoint in &*members.endpoints {
@@ -351,7 +351,7 @@ impl Membership {
     /// Whether those that wait for this endpoint only may get it.
     fn serves_own(&self, endpoint: &EndpointState) -> bool {
         // A drained endpoint keeps its sessions, but a host that clients name has none.
-        if self.hosts.is_some() { endpoint.is_usable() } else { endpoint.may_continue() }
+        if self.named_by_clients { endpoint.is_usable() } else { endpoint.may_continue() }
     }
 }
 

@@ -322,7 +322,7 @@ impl ClusterHandle {
     /// It cannot be used any more.
     fn still_served(&self, endpoint: &Arc<EndpointState>) -> Result<Arc<EndpointState>, Reason> {
         let members = self.cluster.members.peek();
-        let known = members.host(&endpoint.name).filter(|known| known.is_usable());
+        let known = members.named(&endpoint.name).filter(|known| known.is_usable());
         known.map(Arc::clone).ok_or(reasons::NO_HEALTHY)
     }
 

@@ -113,6 +113,7 @@ pub(crate) fn plan(
             head_timeout: Duration::from_secs(10),
             body_timeout: BODY_TIMEOUT,
             idle_timeout: None,
+            stream_duration_max: None,
             requests_max: None,
             age_max: None,
             age_jitter_percent: 0,
