@@ -51,7 +51,7 @@ fn pass(guard: &str, count: usize) {
     let key = SigningKey::new("ES256", "k");
     let (mut plan, app) = plan(RuleOptions::default(), &[], &[]);
     let auth = cluster("auth");
-    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]));
+    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]), Arc::default());
     let (listener, chain): (Name, Name) = ("web".into(), "default".into());
     let owner = FilterOwner::Chain { listener: &listener, chain: &chain };
     if guard != "none" {
