@@ -54,7 +54,7 @@ fn pass(guard: &str, count: usize) {
     let (kind, own) = if skips { ("rbac", (0, None)) } else { (guard, (1, None)) };
     let (mut plan, app) = plan(RuleOptions::default(), &[], &[("/team500", &[own])]);
     let auth = cluster("auth");
-    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]));
+    let mut names = Clusters(HashMap::from([("auth", Arc::clone(&auth))]), Arc::default());
     let (listener, chain): (Name, Name) = ("web".into(), "default".into());
     let owner = FilterOwner::Chain { listener: &listener, chain: &chain };
     if guard != "none" {

@@ -1,30 +1,34 @@
 //! All guards in one chain, against a plain model: random requests, each of which must end as the model says.
 //!
+//! Tokens, keys, sessions and passwords are real, as are the provider of the sessions and the server that counts for the fleet.
 //! The model knows the order of the filters and what each is for, and none of their code: it has no index, no cache, no
 //! token and no header to parse.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use fastrand::Rng;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 use sluice_codec::Head;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer};
 use sluice_core::value::HostPattern;
-use sluice_core::{Limits, Name, Reason};
-use sluice_l4::filters::FilterOwner;
+use sluice_core::{Name, Reason};
+use sluice_io::WorkerCx;
+use sluice_l4::filters::{Fetches, FilterOwner};
+use sluice_telemetry::Registry;
 use sluice_testkit::tokens::{SigningKey, key_set};
 use sluice_upstream::Cluster;
 use sluice_upstream::plan::HttpVersion;
 
 use super::kit::filters::{Clusters, filter};
 use super::kit::{
-    Bench, cluster, cluster_over, connects, head_sent_to, header_in, opens, plan, response,
+    self, Bench, cluster, cluster_over, connects, head_sent_to, header_in, opens, plan, response,
 };
 use crate::filters::built_in;
 use crate::filters::global_rate_limit::messages::{
@@ -39,13 +43,27 @@ use crate::routes::{
 use crate::value_match::ValueMatch;
 
 mod model;
+mod peers;
+mod wallet;
 
-use model::{Asked, Descriptors, LimitAnswer, Model, Token};
+use model::{Asked, Descriptors, LimitAnswer, Model, OF_BATCH, Password, Told};
+use peers::Peers;
+use wallet::Wallet;
 
 const REQUESTS: usize = 10_000;
 
 /// The filters of the chain, in their order.
-fn chain(keys: &str) -> Vec<(&'static str, Json)> {
+fn chain(keys: &str, peers: &Peers) -> Vec<(&'static str, Json)> {
+    let mut limits = vec![
+        json!({ "requests": "5/s", "burst": 3, "per": "source_ip" }),
+        json!({ "name": "who", "requests": "8/s", "burst": 2, "per": "identity" }),
+    ];
+    if peers.redis.is_some() {
+        limits.push(json!({
+            "name": "fleet", "requests": format!("{OF_BATCH}/d"), "per": "header:x-batch",
+            "redis": { "cluster": "redis", "on_error": "deny" },
+        }));
+    }
     let hash = |key: &str| HEXLOWER.encode(digest(&SHA256, key.as_bytes()).as_ref());
     vec![
         ("cors", json!({ "origins": [PARTNER], "methods": ["PUT", "DELETE"] })),
@@ -61,6 +79,18 @@ fn chain(keys: &str) -> Vec<(&'static str, Json)> {
                 "allow_missing": true,
             }),
         ),
+        ("basic_auth", json!({ "users": USERS, "user_header": "x-login", "allow_missing": true })),
+        (
+            "oidc",
+            json!({
+                "providers": { "corp": {
+                    "issuer": peers.provider.issuer(), "cluster": "id", "client_id": "shop",
+                    "origin": "https://shop.test", "claims": { "x-account": "sub" },
+                    "session": { "key": "01234567890123456789012345678901" }, "refresh": "1000h",
+                } },
+                "allow_missing": true,
+            }),
+        ),
         (
             "rbac",
             json!({
@@ -71,17 +101,12 @@ fn chain(keys: &str) -> Vec<(&'static str, Json)> {
                 "allow": {
                     "readers": { "permissions": { "method": ["GET", "OPTIONS"] } },
                     "staff": { "principals": { "identity": { "prefix": "jwt:corp/" } } },
+                    "members": { "principals": { "identity": { "prefix": "oidc:corp/" } }, "permissions": { "path": "/account/*" } },
                     "acme": { "principals": { "identity": "api_key:acme" }, "permissions": { "path": "/orders/*" } },
                 },
             }),
         ),
-        (
-            "rate_limit",
-            json!([
-                { "requests": "5/s", "burst": 3, "per": "source_ip" },
-                { "name": "who", "requests": "8/s", "burst": 2, "per": "identity" },
-            ]),
-        ),
+        ("rate_limit", Json::Array(limits)),
         (
             "global_rate_limit",
             json!({
@@ -108,6 +133,10 @@ fn chain(keys: &str) -> Vec<(&'static str, Json)> {
 
 const PARTNER: &str = "https://app.partner.test";
 
+/// Users, with as few rounds as a hash may have.
+const USERS: &str = "ann:$5$rounds=1000$saltsalt$.36NyrNXcBO4aLIlZs.DfHjReuBjS6HzVulq/L6Je13\n\
+                     bob:$5$rounds=1000$saltsalt$E6QHIQBXz1HvQ6R0D11GuvPHYoNeyfn135ZYZ5i/oRA\n";
+
 /// A rule of the only virtual host.
 struct RuleCase {
     name: &'static str,
@@ -133,6 +162,8 @@ fn rules() -> Vec<RuleCase> {
         filters,
     };
     let readers = json!({ "allow": { "all": { "permissions": { "method": "GET" } } } });
+    let vault = json!({ "users": USERS, "user_header": "x-login" });
+    let account = json!({ "api": "/account/api/*" });
     vec![
         rule(
             "open",
@@ -155,24 +186,28 @@ fn rules() -> Vec<RuleCase> {
             true,
             vec![("rate_limit", Some(json!({ "requests": "1/s" }))), ("rbac", Some(readers))],
         ),
+        rule("vault", "/vault/*", any(), false, vec![("basic_auth", Some(vault))]),
+        rule("account", "/account/*", any(), false, vec![("oidc", Some(account))]),
         rule("admins", "/admin/*", admins, true, vec![]),
         rule("canary", "/*", canary, true, vec![("ext_authz", None)]),
         rule("rest", "/*", any(), false, vec![]),
     ]
 }
 
-/// The chain, and the clusters `app`, `back`, `auth` and `limits`.
-fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 4]) {
+/// The chain, the clusters `app`, `back`, `auth` and `limits`, and what filters fetch.
+fn build(keys: &str, peers: &Peers) -> (HttpPlan, [Arc<Cluster>; 4], Arc<Fetches>) {
     let (mut plan, app) = plan(RuleOptions::default(), &[], &[]);
     let (back, auth) = (cluster("back"), cluster("auth"));
     let limits = cluster_over("limits", HttpVersion::Http2);
     let all = built_in();
-    let mut names =
-        Clusters(HashMap::from([("auth", Arc::clone(&auth)), ("limits", Arc::clone(&limits))]));
+    let mut clusters =
+        HashMap::from([("auth", Arc::clone(&auth)), ("limits", Arc::clone(&limits))]);
+    clusters.extend(peers.clusters());
+    let mut names = Clusters(clusters, Arc::default());
     let (listener, of_chain, of_routes): (Name, Name, Name) =
         ("web".into(), "default".into(), "main".into());
     let owner = FilterOwner::Chain { listener: &listener, chain: &of_chain };
-    plan.filters = chain(keys)
+    plan.filters = chain(keys, peers)
         .iter()
         .map(|(name, settings)| filter(&all, &mut names, owner, name, settings))
         .collect();
@@ -206,16 +241,19 @@ fn build(keys: &str) -> (HttpPlan, [Arc<Cluster>; 4]) {
     let table = RouteTable::build(vec![host], clusters, Arc::default(), sets).unwrap();
     plan.routes = Arc::new(RouteCell::new("main".into(), Arc::new(table)));
     plan.options.edge.trusted_hops = 1;
-    (plan, [app, back, auth, limits])
+    (plan, [app, back, auth, limits], names.1)
 }
 
 /// The head of a request, and of what only filters may say.
-fn head_of(asked: &Asked, token: Option<&str>) -> Head {
+fn head_of(asked: &Asked, token: Option<&str>, cookie: Option<&str>) -> Head {
     let mut head = Head::request(asked.method, "http", asked.host, asked.path.sent);
     head.append(b"x-forwarded-for", asked.address().as_bytes());
     // What only filters may say.
     head.append(b"x-user", b"root");
     head.append(b"x-role", b"root");
+    head.append(b"x-login", b"root");
+    head.append(b"x-account", b"root");
+    head.append(b"x-batch", asked.batch.to_string().as_bytes());
     if let Some(origin) = asked.origin {
         head.append(b"origin", origin.as_bytes());
     }
@@ -227,6 +265,21 @@ fn head_of(asked: &Asked, token: Option<&str>) -> Head {
     }
     if let Some(token) = token {
         head.append(b"authorization", format!("Bearer {token}").as_bytes());
+    }
+    let password = match asked.password {
+        Password::None => None,
+        Password::Right(name) => Some(BASE64.encode(format!("{name}:pw-{name}").as_bytes())),
+        Password::Wrong(text) => Some(BASE64.encode(text.as_bytes())),
+        Password::Malformed => Some("YW5u".to_owned()),
+    };
+    if let Some(password) = password {
+        head.append(b"authorization", format!("Basic {password}").as_bytes());
+    }
+    if let Some(cookie) = cookie {
+        head.append(b"cookie", cookie.as_bytes());
+    }
+    if asked.page {
+        head.append(b"accept", b"text/html");
     }
     asked.teams.iter().for_each(|team| head.append(b"x-team", team.as_bytes()));
     if asked.canary {
@@ -272,52 +325,27 @@ fn limit_events(answer: LimitAnswer) -> Vec<PeerEvent> {
     ]
 }
 
-/// The tokens that clients may have.
-struct Wallet(Vec<(Token, String)>);
-
-impl Wallet {
-    fn new(key: &SigningKey, now: Duration) -> Self {
-        let now = now.as_secs();
-        let of = |user: &str, admin: bool, audience: &str, until: u64| {
-            let roles: &[&str] = if admin { &["staff", "admin"] } else { &["staff"] };
-            key.token(
-                &json!({ "iss": "id", "aud": audience, "sub": user, "roles": roles, "exp": until }),
-            )
-        };
-        let late = now + 1_000_000;
-        let mut forged = of("ann", true, "shop", late);
-        // The last character has bits that do not count.
-        let at = forged.len() - 10;
-        let other = if &forged[at..=at] == "A" { "B" } else { "A" };
-        forged.replace_range(at..=at, other);
-        Self(vec![
-            (Token::Valid("ann", true), of("ann", true, "shop", late)),
-            (Token::Valid("ann", false), of("ann", false, "shop", late)),
-            (Token::Valid("bob", false), of("bob", false, "shop", late)),
-            (Token::Expired, of("ann", true, "shop", now - 1000)),
-            (Token::Forged, forged),
-            (Token::Audience, of("ann", true, "bank", late)),
-            (Token::Malformed, "a.b".to_owned()),
-        ])
-    }
-
-    fn of(&self, token: Token) -> Option<&str> {
-        self.0.iter().find(|(of, _)| *of == token).map(|(_, text)| &**text)
-    }
-}
-
 #[test]
 fn random_requests_end_as_a_plain_model_says() {
+    kit::on_worker(random_requests);
+}
+
+async fn random_requests(worker: Rc<WorkerCx>, registry: Registry) {
     let key = SigningKey::new("ES256", "k");
-    let (plan, clusters) = build(&key_set([&key]));
-    let bench = Bench::of(Limits::default(), plan, Arc::clone(&clusters[0]));
+    let peers = Peers::start();
+    let (plan, clusters, fetches) = build(&key_set([&key]), &peers);
+    let bench = Bench::on(worker, registry, plan, Arc::clone(&clusters[0]));
     let pools = clusters.each_ref().map(|cluster| bench.pool_of(cluster));
     let clock = &bench.worker.clock;
     clock.advance(Duration::from_secs(10_000));
     let wallet = Wallet::new(&key, clock.wall(bench.worker.now()));
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(13);
     let mut rng = Rng::with_seed(seed);
-    let mut model = Model::default();
+    let jar = peers.log_in(&bench, &fetches).await;
+    let wall = clock.wall(bench.worker.now());
+    let brief_until = jar.brief_until.saturating_sub(wall).as_micros();
+    let brief_until = u64::try_from(brief_until).unwrap();
+    let mut model = Model::new(brief_until, peers.redis.is_some());
     let mut ends: HashMap<(u16, &'static str), usize> = HashMap::new();
     for number in 0..REQUESTS {
         let passed = rng.u64(..120_000);
@@ -330,13 +358,16 @@ fn random_requests_end_as_a_plain_model_says() {
         // What the model does not expect finds no connection.
         let limits = expected.counted.as_ref().map(|_| opens(&pools[3]));
         let asked = expected.asked.map(|_| connects(&pools[2], false));
-        let endpoint = expected.forwarded.map(|(cluster, ..)| connects(&pools[cluster], false));
+        let endpoint = expected.forwarded.map(|cluster| connects(&pools[cluster], false));
         let body = of.body.filter(|length| *length > 0);
-        let mut request = bench.serve(head_of(&of, wallet.of(of.token)), body.is_none());
+        let head = head_of(&of, wallet.of(of.token), jar.of(of.session));
+        let mut request = bench.serve(head, body.is_none());
         let text = Bytes::from_static(b"0123456789").slice(..body.unwrap_or(0));
         if body.is_some() && request.is_waiting() {
             request.client_does(PeerEvent::Data(text.clone(), true));
         }
+        let next = limits.as_ref().or(asked.as_ref()).or(endpoint.as_ref());
+        request.until(&place, || next.is_some_and(|peer| !peer.sent().is_empty())).await;
         if let (Some(limits), Some(counted)) = (&limits, &expected.counted) {
             assert_eq!(descriptors_sent_to(limits), *counted, "{place}");
             for event in limit_events(of.limit) {
@@ -349,14 +380,22 @@ fn random_requests_end_as_a_plain_model_says() {
             head.append(b"x-role", b"buyer");
             request.after(asked, PeerEvent::Head(head, true));
         }
-        if let (Some(endpoint), Some((_, user, role))) = (&endpoint, expected.forwarded) {
+        if let Some(endpoint) = &endpoint {
             let head = head_sent_to(endpoint);
-            let told = ["x-user", "x-role", "x-api-key", "authorization"];
-            let told = told.map(|name| header_in(&head, name));
+            let Told { user, login, account, role } = expected.told;
             // Without the service, its header is as the client sent it.
             let role = if role { "buyer" } else { "root" };
-            let own = [user.map(str::to_owned), Some(role.to_owned()), None, None];
-            assert_eq!(told, own, "{place}");
+            for (name, told) in [
+                ("x-user", user),
+                ("x-login", login),
+                ("x-account", account),
+                ("x-role", Some(role)),
+                ("x-api-key", None),
+                ("authorization", None),
+                ("cookie", None),
+            ] {
+                assert_eq!(header_in(&head, name).as_deref(), told, "{name}: {place}");
+            }
             assert_eq!(endpoint.body(), text, "{place}");
             request.after(endpoint, response(200, true));
         }
@@ -373,6 +412,7 @@ fn random_requests_end_as_a_plain_model_says() {
         *ends.entry((expected.status, expected.reason)).or_default() += 1;
     }
     // Every way to end has been seen often enough.
-    assert_eq!(ends.len(), 16, "{ends:?}");
-    assert!(ends.values().all(|count| *count >= 20), "{ends:?}");
+    assert_eq!(ends.len(), 20, "{ends:?}");
+    assert!(model.fleet.is_none() || model.fleet_refused >= 20, "{}", model.fleet_refused);
+    assert!(ends.values().all(|count| *count >= 15), "{ends:?}");
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
-use sluice_codec::{Body, Head, HttpStream};
+use sluice_codec::{Head, HttpStream};
 use sluice_core::connection::{ConnInfo, Peer, TlsFacts};
 use sluice_core::{Clock, Limits, Moment, Reason};
 use sluice_io::{Budget, Conn, WorkerCx};
@@ -22,10 +22,6 @@ use sluice_upstream::Cluster;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn};
 use crate::exchange::RequestTask;
-use crate::filters::{
-    BodyAccess, BodyStep, Cx, HeadStep, HttpFilter, HttpFilterPlan, ResponseBodyStep, ResponseStep,
-    ResponseTrailersStep, TrailersStep,
-};
 use crate::plan::HttpPlan;
 use crate::pools::ClusterPool;
 use crate::pools::scripted::ScriptedConnect;
@@ -33,10 +29,12 @@ use crate::record::Summary;
 use crate::routes::RuleOptions;
 
 pub(super) mod filters;
+mod hooks;
 mod plan;
 
+pub(crate) use hooks::Hooks;
 pub(crate) use plan::plan;
-pub(super) use plan::{cluster, cluster_over, fill};
+pub(super) use plan::{cluster, cluster_at, cluster_over, fill};
 
 /// What a rule has for the filter at a place in the chain; `None` skips it.
 pub(crate) type OwnHooks = (usize, Option<Hooks>);
@@ -74,97 +72,6 @@ pub(super) struct Bench {
     pub(super) manager: Rc<ConnectionManager>,
     pub(super) pool: Rc<ClusterPool>,
     pub(super) cluster: Arc<Cluster>,
-}
-
-/// A filter of a test.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hooks {
-    pub(super) request: fn(&mut Cx<'_>, &mut Head) -> HeadStep,
-    pub(super) response: fn(&mut Cx<'_>, &mut Head) -> ResponseStep,
-    /// See [`HttpFilterPlan::is_guard`].
-    pub(super) guards: bool,
-    /// See [`HttpFilterPlan::judges_target`].
-    pub(super) judges: bool,
-    /// What it does with bodies, both ways.
-    pub(super) access: BodyAccess,
-    pub(super) request_body: fn(&mut Cx<'_>, &mut Body, bool) -> BodyStep,
-    pub(super) response_body: fn(&mut Cx<'_>, &mut Body, bool) -> ResponseBodyStep,
-    pub(super) request_trailers: fn(&mut Cx<'_>, &mut Head) -> TrailersStep,
-    pub(super) response_trailers: fn(&mut Cx<'_>, &mut Head) -> ResponseTrailersStep,
-    /// Whether it adds to bodies, both ways.
-    pub(super) addition: fn(&mut Context<'_>) -> Poll<()>,
-}
-
-impl Hooks {
-    /// A filter that does nothing.
-    pub(super) const NONE: Self = Self {
-        request: |_, _| HeadStep::Continue,
-        response: |_, _| ResponseStep::Continue,
-        guards: false,
-        judges: false,
-        access: BodyAccess::None,
-        request_body: |_, _, _| BodyStep::Continue,
-        response_body: |_, _, _| ResponseBodyStep::Continue,
-        request_trailers: |_, _| TrailersStep::Continue,
-        response_trailers: |_, _| ResponseTrailersStep::Continue,
-        addition: |_| Poll::Pending,
-    };
-}
-
-impl HttpFilterPlan for Hooks {
-    fn is_guard(&self) -> bool {
-        self.guards
-    }
-
-    fn judges_target(&self) -> bool {
-        self.judges
-    }
-
-    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(*self)
-    }
-}
-
-impl HttpFilter for Hooks {
-    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        (self.request)(cx, head)
-    }
-
-    fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
-        (self.response)(cx, head)
-    }
-
-    fn request_body_access(&self, _: &Cx<'_>) -> BodyAccess {
-        self.access
-    }
-
-    fn response_body_access(&self, _: &Cx<'_>) -> BodyAccess {
-        self.access
-    }
-
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> BodyStep {
-        (self.request_body)(cx, body, last)
-    }
-
-    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> ResponseBodyStep {
-        (self.response_body)(cx, body, last)
-    }
-
-    fn request_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> TrailersStep {
-        (self.request_trailers)(cx, trailers)
-    }
-
-    fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
-        (self.response_trailers)(cx, trailers)
-    }
-
-    fn poll_request_addition(&self, _: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
-        (self.addition)(task)
-    }
-
-    fn poll_response_addition(&self, _: &Cx<'_>, task: &mut Context<'_>) -> Poll<()> {
-        (self.addition)(task)
-    }
 }
 
 /// A request that is being served.
@@ -238,6 +145,16 @@ impl Bench {
     /// A worker that serves a chain whose requests go to this cluster.
     pub(super) fn of(limits: Limits, plan: HttpPlan, cluster: Arc<Cluster>) -> Self {
         let (worker, registry) = worker(limits);
+        Self::on(worker, registry, plan, cluster)
+    }
+
+    /// As [`Bench::of`], on a worker that there is already: with [`on_worker`], one with sockets.
+    pub(super) fn on(
+        worker: Rc<WorkerCx>,
+        registry: Registry,
+        plan: HttpPlan,
+        cluster: Arc<Cluster>,
+    ) -> Self {
         let manager = ConnectionManager::new(plan, &worker);
         let pool = manager.shared.pools.to(&cluster, &worker);
         Self { registry, worker, manager, pool, cluster }
@@ -326,6 +243,17 @@ impl Running<'_> {
         self
     }
 
+    /// Lets threads and sockets do their part until this holds, or the request has ended.
+    pub(super) async fn until(&mut self, what: &str, holds: impl Fn() -> bool) -> &mut Self {
+        for _ in 0..10_000_000 {
+            if self.go_on().ended.is_some() || holds() {
+                return self;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("it did not go on: {what}");
+    }
+
     /// Lets a peer do something, and the exchange react.
     pub(super) fn after(&mut self, peer: &ScriptedPeer, event: PeerEvent) -> &mut Self {
         peer.does(event);
@@ -345,13 +273,18 @@ impl Running<'_> {
         self.go_on()
     }
 
-    /// A header of the last head that the client received.
-    pub(super) fn header(&self, name: &str) -> Option<String> {
+    /// The last head that the client received.
+    pub(super) fn last_head(&self) -> Option<String> {
         let heads = self.client.sent().into_iter().filter_map(|sent| match sent {
             SentEvent::Head(text, _) => Some(text),
             _ => None,
         });
-        header_in(&heads.last()?, name)
+        heads.last()
+    }
+
+    /// A header of it.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        header_in(&self.last_head()?, name)
     }
 
     /// Whether the exchange waits for something.

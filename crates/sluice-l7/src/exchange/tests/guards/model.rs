@@ -19,6 +19,29 @@ pub(super) enum Token {
     Malformed,
 }
 
+/// The name and the password that clients may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Password {
+    None,
+    /// Of this user.
+    Right(&'static str),
+    /// Of another, or of nobody.
+    Wrong(&'static str),
+    Malformed,
+}
+
+/// The session that browsers may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Session {
+    None,
+    /// Of a login as this user.
+    Of(&'static str),
+    /// Of one that ends soon.
+    Brief,
+    Forged,
+    Cut,
+}
+
 /// What the service for limits answers, if it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LimitAnswer {
@@ -49,12 +72,16 @@ const fn path(sent: &'static str, rule: &'static str, admin: bool, orders: bool)
     PathCase { sent, rule, admin, orders }
 }
 
-const PATHS: [PathCase; 13] = [
+const PATHS: [PathCase; 17] = [
     path("/", "rest", false, false),
     path("/open/a", "open", false, false),
     path("/open/..%2fadmin/x", "open", true, false),
     path("/members/a", "members", false, false),
     path("/export", "export", false, false),
+    path("/vault/a", "vault", false, false),
+    path("/account/a", "account", false, false),
+    path("/account/a", "account", false, false),
+    path("/account/api/a", "account", false, false),
     path("/admin", "admins", true, false),
     path("/admin/users?a=/open", "admins", true, false),
     path("/admin%2Fusers", "rest", true, false),
@@ -74,6 +101,12 @@ pub(super) struct Asked {
     pub(super) preflight: bool,
     pub(super) key: Option<&'static str>,
     pub(super) token: Token,
+    pub(super) password: Password,
+    pub(super) session: Session,
+    /// Whether the client is a browser that asks for a page.
+    pub(super) page: bool,
+    /// The part of the clients that a limit of the fleet tells apart.
+    pub(super) batch: u16,
     pub(super) teams: &'static [&'static str],
     pub(super) canary: bool,
     /// The last part of the address: the client is inside if it is even.
@@ -88,6 +121,10 @@ pub(super) struct Asked {
 fn pick<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
     all[rng.usize(..all.len())]
 }
+
+/// How many clients a limit of the fleet tells apart, and how many requests of each it lets pass.
+const BATCHES: u16 = 60;
+pub(super) const OF_BATCH: u32 = 20;
 
 const LIMIT_ANSWERS: [LimitAnswer; 8] = {
     use LimitAnswer::{Allowed, Failed, Limited, Malformed};
@@ -116,6 +153,23 @@ impl Asked {
             Token::Audience,
             Token::Malformed,
         ];
+        let passwords = [
+            Password::Right("ann"),
+            Password::Right("bob"),
+            Password::Right("ann"),
+            Password::Wrong("ann:pw-bob"),
+            Password::Wrong("eve:pw-ann"),
+            Password::Malformed,
+        ];
+        let sessions = [
+            Session::None,
+            Session::Of("ann"),
+            Session::Of("bob"),
+            Session::Brief,
+            Session::Forged,
+            Session::Cut,
+        ];
+        let password = if rng.u8(..6) == 0 { pick(rng, &passwords) } else { Password::None };
         let body = matches!(method, "POST" | "PUT").then(|| rng.usize(..11));
         Self {
             method,
@@ -125,6 +179,10 @@ impl Asked {
             preflight: rng.bool(),
             key: pick(rng, &[None, None, None, Some("key-acme"), Some("key-beta"), Some("key")]),
             token: pick(rng, &tokens),
+            password,
+            session: pick(rng, &sessions),
+            page: rng.bool(),
+            batch: rng.u16(..BATCHES),
             teams: pick(rng, &[&[][..], &[], &["staff"], &["guest"], &["staff", "guest"]]),
             canary: rng.u8(..4) == 0,
             source: rng.u8(..6),
@@ -168,8 +226,22 @@ pub(super) struct Expected {
     pub(super) counted: Option<Descriptors>,
     /// Whether the service is asked, and with how much of the body.
     pub(super) asked: Option<usize>,
-    /// The cluster that it is forwarded to, by the rule; and the user and role that the endpoint is told.
-    pub(super) forwarded: Option<(usize, Option<&'static str>, bool)>,
+    /// The cluster that it is forwarded to, by the rule.
+    pub(super) forwarded: Option<usize>,
+    pub(super) told: Told,
+}
+
+/// What the endpoint is told of who asks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// By a token.
+    pub(super) user: Option<&'static str>,
+    /// By a password.
+    pub(super) login: Option<&'static str>,
+    /// By a session.
+    pub(super) account: Option<&'static str>,
+    /// Whether the service says the role.
+    pub(super) role: bool,
 }
 
 /// A bucket of tokens, in the time that one takes to come back.
@@ -181,10 +253,21 @@ struct Tokens {
 #[derive(Default)]
 pub(super) struct Model {
     pub(super) now: u64,
+    /// Until when the brief session lasts.
+    pub(super) brief_until: u64,
+    /// How many requests of each client the fleet has counted; `None` if nobody counts.
+    pub(super) fleet: Option<HashMap<u16, u32>>,
+    /// How many it has refused.
+    pub(super) fleet_refused: usize,
     buckets: HashMap<(&'static str, String), Tokens>,
 }
 
 impl Model {
+    /// Where the brief session lasts until then, and whether somebody counts for the fleet.
+    pub(super) fn new(brief_until: u64, with_fleet: bool) -> Self {
+        Self { brief_until, fleet: with_fleet.then(HashMap::new), ..Self::default() }
+    }
+
     /// Takes a token from a bucket that gets one each `every` microseconds, up to `burst`.
     fn take(&mut self, limit: &'static str, key: String, every: u64, burst: u64) -> bool {
         let now = self.now;
@@ -197,6 +280,24 @@ impl Model {
         taken
     }
 
+    /// Counts a request with the fleet.
+    fn is_within_batch(&mut self, batch: u16) -> bool {
+        let Some(fleet) = &mut self.fleet else { return true };
+        let count = fleet.entry(batch).or_default();
+        let within = *count < OF_BATCH;
+        *count += u32::from(within);
+        self.fleet_refused += usize::from(!within);
+        within
+    }
+
+    fn user_of(&self, session: Session) -> Option<&'static str> {
+        match session {
+            Session::Of(user) => Some(user),
+            Session::Brief => (self.now < self.brief_until).then_some("cid"),
+            Session::None | Session::Forged | Session::Cut => None,
+        }
+    }
+
     pub(super) fn decide(&mut self, of: &Asked) -> Expected {
         let mut end = Expected {
             status: 0,
@@ -205,6 +306,7 @@ impl Model {
             counted: None,
             asked: None,
             forwarded: None,
+            told: Told::default(),
         };
         let stop = |mut end: Expected, status, reason: Reason| {
             (end.status, end.reason) = (status, reason.code());
@@ -241,13 +343,12 @@ impl Model {
             None => None,
         };
         // jwt
-        let mut user = None;
         match of.token {
             Token::None if route == "members" => return stop(end, 401, reasons::JWT_MISSING),
             Token::None => {}
             Token::Valid(name, admin) => {
                 identity = Some(format!("jwt:corp/{name}"));
-                user = Some(name);
+                end.told.user = Some(name);
                 if known {
                     route = rule(admin);
                 }
@@ -257,15 +358,38 @@ impl Model {
             Token::Audience => return stop(end, 401, reasons::JWT_CLAIMS),
             Token::Malformed => return stop(end, 401, reasons::JWT_MALFORMED),
         }
+        // basic_auth
+        match of.password {
+            Password::None if route == "vault" => return stop(end, 401, reasons::BASIC_MISSING),
+            Password::None => {}
+            Password::Right(name) => {
+                identity = Some(format!("basic:{name}"));
+                end.told.login = Some(name);
+            }
+            Password::Wrong(_) | Password::Malformed => {
+                return stop(end, 401, reasons::BASIC_REFUSED);
+            }
+        }
+        // oidc
+        end.told.account = self.user_of(of.session);
+        match end.told.account {
+            Some(name) => identity = Some(format!("oidc:corp/{name}")),
+            None if route != "account" => {}
+            None if of.page && of.method == "GET" && of.path.sent == "/account/a" => {
+                return stop(end, 303, reasons::LOCAL);
+            }
+            None => return stop(end, 401, reasons::OIDC_MISSING),
+        }
         // rbac
         let outside = !of.source.is_multiple_of(2) && of.path.admin;
         let guest = of.teams.contains(&"guest") && of.method != "GET";
         let staff = identity.as_deref().is_some_and(|who| who.starts_with("jwt:"));
+        let member = of.path.rule == "account" && end.told.account.is_some();
         let acme = identity.as_deref() == Some("api_key:acme") && of.path.orders;
         let passes = match route {
             "open" => true,
             "export" => of.method == "GET",
-            _ => !outside && !guest && (safe || staff || acme),
+            _ => !outside && !guest && (safe || staff || acme || member),
         };
         if !passes {
             return stop(end, 403, reasons::DENIED);
@@ -276,6 +400,7 @@ impl Model {
         } else {
             self.take("source_ip", of.source.to_string(), 200_000, 3)
                 && self.take("who", format!("{identity:?}"), 125_000, 2)
+                && self.is_within_batch(of.batch)
         };
         if !within {
             return stop(end, 429, reasons::RATE);
@@ -292,11 +417,10 @@ impl Model {
             return stop(end, 418, reasons::FAULT_ABORT);
         }
         // ext_authz
-        let mut role = false;
         if route != "canary" {
             end.asked = Some(of.body.unwrap_or(0).min(4));
             match of.answer {
-                200 | 204 => role = true,
+                200 | 204 => end.told.role = true,
                 503 => return stop(end, 403, reasons::DENIED),
                 status => return stop(end, status, reasons::DENIED),
             }
@@ -308,8 +432,7 @@ impl Model {
         if !known {
             return stop(end, 404, reasons::ROUTE_UNMATCHED);
         }
-        end.forwarded =
-            Some((usize::from(matches!(route, "export" | "admins" | "canary")), user, role));
+        end.forwarded = Some(usize::from(matches!(route, "export" | "admins" | "canary")));
         stop(end, 200, reasons::VIA_UPSTREAM)
     }
 }

@@ -16,9 +16,10 @@ use sluice_upstream::Cluster;
 
 use crate::filters::{HttpFilterPlan, HttpFilters};
 
-/// Clusters by name, for filters.
+/// Clusters by name, for filters, and what filters fetch.
 pub(in crate::exchange::tests) struct Clusters(
     pub(in crate::exchange::tests) HashMap<&'static str, Arc<Cluster>>,
+    pub(in crate::exchange::tests) Arc<Fetches>,
 );
 
 impl FilterNames for Clusters {
@@ -47,7 +48,7 @@ impl FilterNames for Clusters {
     fn follow(&mut self, _: &Name, _: Weak<dyn SecretUser>) {}
 
     fn fetches(&self) -> Arc<Fetches> {
-        Arc::default()
+        Arc::clone(&self.1)
     }
 
     fn folder(&self) -> Option<&FilePath> {

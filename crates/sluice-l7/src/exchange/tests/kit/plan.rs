@@ -3,6 +3,7 @@
 //! Owns: the plans. Refuses to know: workers. Keeps: what a test does not set has no limit and no time-out but those that
 //! every chain has.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,13 @@ pub(crate) fn cluster_over(name: &str, protocol: HttpVersion) -> Arc<Cluster> {
     cluster
 }
 
+/// A cluster whose only endpoint is there.
+pub(in crate::exchange::tests) fn cluster_at(name: &str, address: SocketAddr) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(Arc::new(cluster_plan(name, HttpVersion::Http1))));
+    cluster.publish(&[member(address)]);
+    cluster
+}
+
 /// Configures a cluster that a rule refers to, with two endpoints.
 pub(crate) fn fill(cluster: &Cluster) {
     cluster.set_plan(Arc::new(cluster_plan(&cluster.name, HttpVersion::Http1)));
@@ -47,14 +55,17 @@ pub(crate) fn fill(cluster: &Cluster) {
 }
 
 fn publish(cluster: &Cluster) {
-    let member = |last| Member {
-        target: Target::Ip(([192, 0, 2, last], 80).into()),
+    cluster.publish(&[1, 2].map(|last| member(([192, 0, 2, last], 80).into())));
+}
+
+fn member(address: SocketAddr) -> Member {
+    Member {
+        target: Target::Ip(address),
         host: None,
         name: None,
         alternates: Vec::new(),
         traits: EndpointTraits::default(),
-    };
-    cluster.publish(&[member(1), member(2)]);
+    }
 }
 
 /// A chain whose routes have these options and lead to the returned cluster; with these filters, and with these rules
