@@ -306,7 +306,9 @@ impl ExpressionCheck<'_> {
         let name = match (&call.target, call.args.as_slice()) {
             (None, [name, _] | [name, _, _]) => &name.expr,
             _ => {
-                return Err("write `lookup('TABLE', key)` or `lookup('TABLE', key, default)`".into());
+                return Err(
+                    "write `lookup('TABLE', key)` or `lookup('TABLE', key, default)`".into()
+                );
             }
         };
         let Expr::Literal(LiteralValue::String(name)) = name else {

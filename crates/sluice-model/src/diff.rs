@@ -198,9 +198,13 @@ mod tests {
                 "access_log" => list(vec![map(&[])]),
                 "drain" => map(&[("timeout", text("1s"))]),
                 "limits" => map(&[("inspect_bytes", text("32KiB"))]),
+                "xds" => map(&[("cluster", text("b"))]),
                 other => panic!("a value for the new section `{other}`, please"),
             };
+            let plane = || map(&[("endpoints", endpoint()), ("protocol", text("http2"))]);
             let both = |more: Node| match field {
+                // It names a cluster.
+                "xds" => map(&[(field, more), ("clusters", map(&[("b", plane())]))]),
                 // The listener needs a cluster.
                 "listeners" => {
                     let clusters = map(&[("b", map(&[("endpoints", endpoint())]))]);
@@ -216,6 +220,7 @@ mod tests {
             let (around, mut store) = (Surroundings::default(), Store::default());
             let empty = match field {
                 "admin" => map(&[]),
+                "xds" => map(&[("clusters", map(&[("b", plane())]))]),
                 "listeners" | "access_log" => both(list(Vec::new())),
                 _ => both(map(&[])),
             };

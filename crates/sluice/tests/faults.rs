@@ -36,12 +36,12 @@ mod ends;
 mod http;
 #[path = "faults/login.rs"]
 mod login;
+#[path = "faults/modules.rs"]
+mod modules;
 #[path = "faults/processing.rs"]
 mod processing;
 #[path = "faults/quic.rs"]
 mod quic;
-#[path = "faults/modules.rs"]
-mod modules;
 #[path = "faults/scripts.rs"]
 mod scripts;
 #[path = "faults/side_calls.rs"]

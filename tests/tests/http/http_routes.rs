@@ -586,7 +586,7 @@ fn streams_last_no_longer_than_their_listener_and_cluster_allow() {
     let wait = |to: &str| format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-To: {to}\r\n\r\n");
     // A rule has the last word; it goes on while the others are ended.
     let mut unbounded = Client::connect(sluice.addr("bounded"));
-    unbounded.send(&wait("own"));
+    unbounded.send(wait("own"));
     for (listener, to, text, reason, details) in [
         (
             "bounded",

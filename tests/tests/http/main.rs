@@ -13,6 +13,7 @@ mod http_hostile;
 mod http_routes;
 mod http_soak;
 mod lua;
+mod modules;
 mod request_memory;
 mod route_matching;
 mod values;

@@ -5,4 +5,6 @@
 mod envoy;
 mod last_good;
 mod xds;
+mod xds_load;
+mod xds_native;
 mod xds_parts;

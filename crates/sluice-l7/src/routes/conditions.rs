@@ -217,10 +217,10 @@ impl Conditions {
                 return Some("when");
             }
         }
-        if let Some(share) = &self.runtime {
-            if !share.takes(subject.random, subject.runtime) {
-                return Some("runtime");
-            }
+        if let Some(share) = &self.runtime
+            && !share.takes(subject.random, subject.runtime)
+        {
+            return Some("runtime");
         }
         None
     }

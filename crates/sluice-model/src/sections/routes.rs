@@ -139,7 +139,8 @@ section! {
         pub attempt_count: Vec<AttemptCount>,
         /// Protocols that clients may upgrade to.
         pub upgrades: Upgrades = "websocket",
-        /// Whether CONNECT is accepted, and where its tunnel ends. A cluster with `forward` opens it to the host that it names.
+        /// Whether CONNECT is accepted: it is passed on to an endpoint of the cluster, which must be a proxy; a cluster with
+        /// `forward` opens a tunnel to the host that it names.
         pub connect: ConnectMode = "false",
         /// Filter settings for this rule, by filter name, in place of those of the virtual host and the chain; `skip`
         /// disables a filter. Those of `set_headers` add up instead, in the order chain, virtual host, rule.

@@ -5,8 +5,8 @@
 use std::num::NonZeroU32;
 
 use sluice_core::fine_percent::FinePercent;
-use sluice_core::settings::{ShortForm, Status};
-use sluice_core::{Name, Spanned, choice, section};
+use sluice_core::settings::{Plain, ShortForm, Status};
+use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned, choice, section};
 
 use super::HeaderName;
 
@@ -61,15 +61,38 @@ choice! {
     }
 }
 
-choice! {
-    /// What becomes of CONNECT.
-    pub enum ConnectMode {
-        /// It is refused.
-        Refuse = "false",
-        /// It is passed on to an endpoint of the cluster, which must be a proxy.
-        Pass = "true",
-        /// The tunnel ends here: its bytes go to an endpoint of the cluster, as those of a connection.
-        Terminate = "terminate",
+/// What becomes of CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectMode {
+    /// It is refused.
+    Refuse,
+    /// It is passed on to an endpoint of the cluster, which must be a proxy.
+    Pass,
+    /// The tunnel ends here.
+    Terminate,
+}
+
+/// The word for a tunnel that ends here.
+const TERMINATE: &str = "terminate";
+
+impl Setting for ConnectMode {
+    fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
+        if node.text() == Some(TERMINATE) {
+            return Some(Self::Terminate);
+        }
+        bool::bind(node, at, diags).map(|passes| if passes { Self::Pass } else { Self::Refuse })
+    }
+
+    fn shape() -> Shape {
+        let doc = "The tunnel ends here: its bytes go to an endpoint of the cluster, as those of a connection.";
+        Shape::Either(vec![bool::shape(), Shape::Choice(vec![(TERMINATE, doc)])])
+    }
+
+    fn show(&self) -> Plain {
+        match self {
+            Self::Terminate => Plain::Text(TERMINATE.to_owned()),
+            Self::Pass | Self::Refuse => (*self == Self::Pass).show(),
+        }
     }
 }
 

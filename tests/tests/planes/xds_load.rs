@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_testkit::origin::{self, Client};
@@ -228,15 +228,14 @@ fn a_stream_that_is_cut_again_and_again_still_brings_what_is_new() {
         let (addr, stop) = (envoy.addr("web"), AtomicBool::new(false));
         let lost = std::thread::scope(|scope| {
             let load = scope.spawn(|| requests(addr, &stop));
-            let over = Instant::now() + Duration::from_secs(seconds());
-            let mut cuts = 0;
-            while Instant::now() < over || cuts < 3 {
-                cuts += 1;
-                let (name, at) = if cuts % 2 == 0 { ("a", a.addr()) } else { ("b", b.addr()) };
+            // Once a second, or more often in a short run.
+            let cuts = if seconds() < 10 { 3 * seconds() } else { seconds() };
+            for cut in 1..=cuts {
+                let (name, at) = if cut % 2 == 0 { ("a", a.addr()) } else { ("b", b.addr()) };
                 let opened = plane.opened();
                 plane.say(&json!({ "cut": true }));
                 // While there is no stream, or just as it opens.
-                plane.set("eds", &cuts.to_string(), json!({ "one": assignment("one", &[at]) }));
+                plane.set("eds", &cut.to_string(), json!({ "one": assignment("one", &[at]) }));
                 envoy.until_served("/", &format!("200 {name}"));
                 wait::until("a new stream", || (plane.opened() > opened).then_some(()));
                 let beat = Duration::from_secs(1).min(Duration::from_millis(100 * seconds()));

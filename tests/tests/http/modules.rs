@@ -338,7 +338,7 @@ fn another_library_takes_over_without_losing_a_request() {
 
 #[test]
 fn the_library_on_the_page() {
-    let page = include_str!("../../docs/modules.md");
+    let page = include_str!("../../../docs/modules.md");
     let text = page.split("```c\n").nth(1).unwrap().split("```").next().unwrap();
     let kit = Sluice::new();
     let Some(_) = compile_text("served-by", text, kit.folder()) else { return };
