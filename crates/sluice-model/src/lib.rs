@@ -13,6 +13,7 @@ pub mod diff;
 pub mod files;
 mod inline;
 pub mod model;
+mod own_name;
 pub mod planes;
 pub mod process;
 pub mod provenance;

@@ -11,10 +11,10 @@ use sluice_l7::runtime::RuntimeMap;
 use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
 
+use crate::own_name::own_name;
 use crate::sections::{
     AccessLog, Admin, Config, ControlPlane, Drain, LimitValues, LogFormat, LogKind, RuntimeSection,
 };
-use crate::translate;
 use sluice_core::settings::Members;
 
 /// The settings of the process.
@@ -107,7 +107,7 @@ fn named(xds: &ControlPlane, config: &Config) -> ControlPlane {
     let mut found = xds.clone();
     if found.id.is_none() {
         let span = found.cluster.span;
-        found.id = translate::own_name(config).map(|value| Spanned { value, span });
+        found.id = own_name(config).map(|value| Spanned { value, span });
     }
     found
 }

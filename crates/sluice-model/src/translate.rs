@@ -27,7 +27,6 @@ mod secrets;
 mod sockets;
 mod tls;
 
-pub(crate) use clusters::own_name;
 use endpoints::EndpointFiles;
 
 /// The resources of a configuration.

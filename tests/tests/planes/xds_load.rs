@@ -79,7 +79,11 @@ impl World {
             }
             "eds" => {
                 let of = |name: &str, turn: usize| assignment(name, &[self.at[turn]]);
-                let mut all = json!({ "one": of("one", turn), "two": of("two", 1 - turn), "more": of("more", 0) });
+                let mut all = json!({ "one": of("one", turn), "two": of("two", 1 - turn) });
+                // A plane says nothing while it has endpoints that nobody asks for.
+                if turn == 1 {
+                    all["more"] = of("more", 0);
+                }
                 all["db"] = assignment("db", &[self.tcp.unwrap_or(self.at)[turn]]);
                 all
             }

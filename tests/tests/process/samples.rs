@@ -68,9 +68,9 @@ fn s_server(
 #[test]
 fn every_sample_has_a_test() {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests = std::fs::read_to_string(here.join("tests/samples.rs")).unwrap()
-        + &std::fs::read_to_string(here.join("tests/postgres.rs")).unwrap()
-        + &std::fs::read_to_string(here.join("tests/databases.rs")).unwrap();
+    let tests = std::fs::read_to_string(here.join("tests/process/samples.rs")).unwrap()
+        + &std::fs::read_to_string(here.join("tests/relay/postgres.rs")).unwrap()
+        + &std::fs::read_to_string(here.join("tests/relay/databases.rs")).unwrap();
     for entry in std::fs::read_dir(here.join("../config")).unwrap() {
         let entry = entry.unwrap();
         // Certificates created for the samples.

@@ -42,12 +42,12 @@ use crate::worker::HttpWorker;
 
 /// The end of the longest stream that a cluster allows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StreamEnd {
+pub(super) struct StreamBound {
     pub(super) at: Moment,
     most: Duration,
 }
 
-impl StreamEnd {
+impl StreamBound {
     pub(super) fn failure(self) -> FailedAttempt {
         stream_too_long(Some(self.most), 504)
     }
@@ -125,15 +125,19 @@ impl SideCalls {
     }
 
     /// When the stream of an attempt ends at the latest, and the setting.
-    pub(super) fn stream_end(&self, pool: &ClusterPool, up: &UpstreamStream) -> Option<StreamEnd> {
+    pub(super) fn stream_end(
+        &self,
+        pool: &ClusterPool,
+        up: &UpstreamStream,
+    ) -> Option<StreamBound> {
         let most = pool.handle.plan().stream_duration_max?;
-        Some(StreamEnd { at: up.sent_at.after(most), most })
+        Some(StreamBound { at: up.sent_at.after(most), most })
     }
 
     /// Runs a part of an attempt until its stream has lasted as long as it may.
     pub(super) async fn until_end<T>(
         &self,
-        end: Option<StreamEnd>,
+        end: Option<StreamBound>,
         part: Pin<&mut impl Future<Output = Result<T, FailedAttempt>>>,
     ) -> Result<T, FailedAttempt> {
         let Some(end) = end else { return part.await };

@@ -24,7 +24,7 @@ use sluice_io::timers::Timer;
 use sluice_upstream::cluster::RequestClaim;
 use sluice_upstream::{Cluster, EndpointState};
 
-use super::attempt::{StreamEnd, too_many_heads};
+use super::attempt::{StreamBound, too_many_heads};
 use super::attempts::failure;
 use super::grpc::framed;
 use super::permits::SideCallPermit;
@@ -176,7 +176,7 @@ struct Opened {
     _permit: SideCallPermit,
     by: Moment,
     /// When the cluster ends the stream, if that is earlier.
-    end: Option<StreamEnd>,
+    end: Option<StreamBound>,
     message_max: Limit,
 }
 

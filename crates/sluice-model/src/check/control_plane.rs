@@ -4,8 +4,8 @@
 
 use sluice_core::{Diags, Path};
 
+use crate::own_name::own_name;
 use crate::sections::{ClusterProtocol, Config};
-use crate::translate;
 
 /// Checks that the cluster of the control plane is one of the files and speaks HTTP/2, and that this process has a name.
 pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
@@ -29,7 +29,7 @@ pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
                 .help("add `protocol: http2` to the cluster");
         }
     }
-    if xds.id.is_none() && translate::own_name(config).is_none() {
+    if xds.id.is_none() && own_name(config).is_none() {
         let message = "the system has no host name, by which the plane would know this process";
         diags.error("missing-field", xds.span, at, message).help("add `id: NAME`");
     }

@@ -21,6 +21,7 @@ use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 use super::{Context, Translated, health, sockets};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
+use crate::own_name::own_name;
 use crate::provenance::Provenance;
 use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
 use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
@@ -134,9 +135,9 @@ impl Context<'_> {
                     _ => LocalityPlan::Weighted,
                 },
                 slow_start: slow_start.as_ref().map(|section| slow_start_plan(section)),
-                aperture: aperture
-                    .as_ref()
-                    .map(|size| AperturePlan::new(size.0, &self.own_name().unwrap_or_default())),
+                aperture: aperture.as_ref().map(|size| {
+                    AperturePlan::new(size.0, &own_name(self.config).unwrap_or_default())
+                }),
                 subsets: subsets
                     .as_ref()
                     .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
@@ -206,25 +207,11 @@ impl Context<'_> {
     }
 }
 
-/// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
-pub(crate) fn own_name(config: &sections::Config) -> Option<String> {
-    let id = config.node.id.as_ref().map(|id| id.value.clone());
-    id.or_else(|| {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-        Some(host.trim().to_owned()).filter(|host| !host.is_empty())
-    })
-}
-
 impl Context<'_> {
-    /// The name of this process among those of its kind; `None` if neither the configuration nor the system says one.
-    pub(super) fn own_name(self) -> Option<String> {
-        own_name(self.config)
-    }
-
     /// Checks that this process has a name, which decides about its aperture.
     fn check_aperture(self, section: &sections::Cluster, at: &Path<'_>, diags: &mut Diags) {
         if let Some(size) = &section.aperture
-            && self.own_name().is_none()
+            && own_name(self.config).is_none()
         {
             let message = "the system has no host name, by which processes differ";
             diags

@@ -4,6 +4,7 @@
 //! weight.
 
 use sluice_core::settings::{Plain, Shape, Short, ShortForm, bind_entries, entries_of};
+use sluice_core::suggest::nearest;
 use sluice_core::value::{Authority, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Spanned, section};
 use sluice_l7::template::HttpTemplate;
@@ -22,10 +23,16 @@ sluice_core::text_setting! {
 /// Parses a scheme (RFC 3986 §3.1).
 fn parse_scheme(text: &str) -> Result<Scheme, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
-    if text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(fits) {
-        return Ok(Scheme(text.to_ascii_lowercase()));
+    if !text.starts_with(|first: char| first.is_ascii_alphabetic()) || !text.bytes().all(fits) {
+        return Err(format!("expected a URL scheme such as https, not `{text}`"));
     }
-    Err(format!("expected a URL scheme such as https, not `{text}`"))
+    let scheme = text.to_ascii_lowercase();
+    match nearest(&scheme, ["http", "https"]) {
+        Some(meant) if *meant != *scheme => {
+            Err(format!("`{text}` is hardly meant; did you mean `{meant}`?"))
+        }
+        _ => Ok(Scheme(scheme)),
+    }
 }
 
 section! {
