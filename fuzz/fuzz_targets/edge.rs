@@ -19,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
         let mut head = Head::request("GET", "http", "a", "/");
         lines.iter().for_each(|line| head.append(name, line));
         head.append(b"x-forwarded-proto", left);
-        let edge = Edge { trusted_hops: hops, trusted_header, forwarded };
+        let edge = Edge { trusted_hops: hops, trusted_header, forwarded, scheme: None };
         let source = edge.apply(&mut head, peer, &address_of(peer), first & 4 != 0);
         assert!(matches!(head.scheme(), "http" | "https"));
         source

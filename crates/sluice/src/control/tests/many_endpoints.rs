@@ -6,48 +6,50 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 
-/// The endpoints of a file: so many addresses of this host, from the one with this number on.
-fn endpoints(port: u16, from: usize, many: usize) -> String {
-    let address = |number: usize| {
-        format!(
-            "- 127.{}.{}.{}:{port}\n",
-            1 + number / 40_000,
-            number / 200 % 200,
-            1 + number % 200
-        )
-    };
-    (from..from + many).map(address).collect()
-}
-
-/// A server on every address of this host, and how many connections it has.
-fn server() -> (u16, Arc<AtomicUsize>) {
-    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
-    let (port, open) = (socket.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-    socket.set_nonblocking(true).unwrap();
+/// So many servers on this host, each on a port of its own, and how many connections they have.
+fn servers(many: usize) -> (Vec<SocketAddr>, Arc<AtomicUsize>) {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let sockets: Vec<TcpListener> = (0..many).map(bind).collect();
+    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let open = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&open);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default());
         runtime.unwrap().block_on(async {
-            let socket = tokio::net::TcpListener::from_std(socket).unwrap();
-            while let Ok((mut stream, _)) = socket.accept().await {
-                let count = Arc::clone(&count);
-                count.fetch_add(1, SeqCst);
-                tokio::task::spawn_local(async move {
-                    let mut request = [0; 1024];
-                    while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
-                        let response = b"HTTP/1.1 204 No Content\r\n\r\n";
-                        if stream.write_all(response).await.is_err() {
-                            break;
-                        }
-                    }
-                    count.fetch_sub(1, SeqCst);
-                });
+            for socket in sockets {
+                socket.set_nonblocking(true).unwrap();
+                let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+                tokio::task::spawn_local(serve(socket, Arc::clone(&count)));
             }
+            std::future::pending::<()>().await;
         });
     });
-    (port, open)
+    (addresses, open)
+}
+
+/// Accepts connections, and answers every request.
+async fn serve(socket: tokio::net::TcpListener, count: Arc<AtomicUsize>) {
+    while let Ok((mut stream, _)) = socket.accept().await {
+        let count = Arc::clone(&count);
+        count.fetch_add(1, SeqCst);
+        tokio::task::spawn_local(async move {
+            let mut request = [0; 1024];
+            while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+                if stream.write_all(response).await.is_err() {
+                    break;
+                }
+            }
+            count.fetch_sub(1, SeqCst);
+        });
+    }
+}
+
+/// The file that lists them.
+fn listed(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(|address| format!("- {address}\n")).collect()
 }
 
 /// A client that asks over one connection.
@@ -89,10 +91,10 @@ fn since(before: Duration) -> Duration {
 fn a_file_of_many_endpoints_is_replaced() {
     let many = std::env::var("SLUICE_BENCH_ENDPOINTS");
     let many: usize = many.map_or(60, |many| many.parse().expect("a number of endpoints"));
-    let (port, open) = server();
+    let (addresses, open) = servers(many + many / 2);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("endpoints.yaml");
-    std::fs::write(&file, endpoints(port, 0, many)).unwrap();
+    std::fs::write(&file, listed(&addresses[..many])).unwrap();
     let yaml = format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: all }}]\nroutes: {{ all: {{ cluster: up }} }}\n\
          clusters: {{ up: {{ endpoints_file: \"{}\" }} }}\n",
@@ -102,7 +104,7 @@ fn a_file_of_many_endpoints_is_replaced() {
         let mut client = tokio::net::TcpStream::connect(address_of(&control, "web")).await.unwrap();
         ask(&mut client, many).await;
         assert_eq!(open.load(SeqCst), many, "an idle connection to each");
-        std::fs::write(&file, endpoints(port, many / 2, many)).unwrap();
+        std::fs::write(&file, listed(&addresses[many / 2..])).unwrap();
 
         let (control_before, before) = (process::thread_cpu(), worker_cpu());
         control.reread_endpoints().await;
