@@ -43,6 +43,7 @@ impl TableUse {
 
     /// Supplies the table; the first one stays.
     pub fn supply(&self, table: Arc<dyn ExpressionTable>) {
+        // An error says that there is one already, which stays.
         let _ = self.0.table.set(table);
     }
 }
@@ -70,7 +71,7 @@ pub fn noting_tables<T>(read: impl FnOnce() -> T) -> (T, Vec<TableUse>) {
 /// Takes note of the tables that an expression names.
 ///
 /// # Errors
-/// Nobody supplies tables here.
+/// No tables are supplied here.
 pub(crate) fn note(names: Vec<String>, expression: &str) -> Result<Arc<[TableUse]>, String> {
     let uses = names.into_iter().map(|name| {
         let (name, expression, table) = (name.into(), expression.into(), OnceLock::new());

@@ -156,7 +156,7 @@ unsafe extern "C" fn config_new<F: Filter>(
 }
 
 unsafe extern "C" fn config_free<F: Filter>(object: *mut c_void) {
-    // A panic while it is dropped has nobody to go to.
+    // It must not unwind into the host, which has no use for the failure of what it gives up.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: from `config_new`, once.
         drop(unsafe { Box::from_raw(object.cast::<F>()) });
@@ -182,6 +182,7 @@ unsafe extern "C" fn request_end<F: Filter>(
     object: *mut c_void,
     state: *mut c_void,
 ) {
+    // The request has ended, so that a panic cannot change it any more; it must not unwind into the host.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: as in `request_new`.
         let filter = unsafe { &*object.cast::<F>() };

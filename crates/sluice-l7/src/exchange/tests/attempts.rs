@@ -1,44 +1,19 @@
 //! What attempts leave behind: evidence against endpoints, counters, and what a retry may send again.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer, SentEvent};
 use sluice_codec::{ErrorKind, Head};
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, EnforcePlan, OutlierPlan};
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::kit::{Bench, Running, data, get, post, response};
+use super::kit::{Bench, Running, configure, data, get, post, response, strict};
 use super::{SECOND, retrying, timeouts, within};
 use crate::metrics;
 use crate::reasons;
 use crate::routes::{RetryWhen, RuleOptions};
 
 /// A chain whose cluster ejects an endpoint after one failure.
-fn strict(options: RuleOptions) -> Bench {
+fn ejecting(options: RuleOptions) -> Bench {
     let bench = Bench::new(options);
-    let outlier = OutlierPlan {
-        connect_failures: 1,
-        consecutive_5xx: 1,
-        consecutive_gateway_errors: 0,
-        connect_failures_as_503: false,
-        success_rate: None,
-        failure_percentage: None,
-        silence: None,
-        latency: None,
-        enforce: EnforcePlan::ALWAYS,
-        interval: Duration::from_secs(10),
-        ejection: Duration::from_secs(1000),
-        ejection_max: Duration::from_secs(1000),
-        ejection_jitter: Duration::ZERO,
-        max_ejected_percent: 100,
-        readmit_after_check: false,
-    };
-    let plan = bench.cluster.peek_plan();
-    let settings = ClusterSettings { outlier: Some(outlier), ..ClusterSettings::clone(&plan) };
-    let name = Arc::clone(&bench.cluster.name);
-    let plan = ClusterPlan { name, settings: Arc::new(settings), tls: None };
-    bench.cluster.set_plan(Arc::new(plan));
+    configure(&bench.cluster, |settings| settings.outlier = Some(strict()));
     bench
 }
 
@@ -64,7 +39,7 @@ fn check_blame(
     ends: impl FnOnce(&mut Running<'_>, &ScriptedPeer),
     blamed: bool,
 ) {
-    let bench = strict(options);
+    let bench = ejecting(options);
     let endpoint = bench.connects(reused);
     let mut request = bench.serve(head, true);
     ends(&mut request, &endpoint);
@@ -107,7 +82,7 @@ fn responses_and_failures_of_an_endpoint_are_evidence_and_those_of_others_are_no
 
 #[test]
 fn a_stale_connection_is_no_evidence() {
-    let bench = strict(RuleOptions::default());
+    let bench = ejecting(RuleOptions::default());
     let (stale, fresh) = (bench.connects(true), bench.connects(false));
     let mut request = bench.serve(get(), true);
     request.after(&stale, PeerEvent::Fails(ErrorKind::Finished));

@@ -1,11 +1,9 @@
 //! Requests with high priority, which have limits and connections of their own.
 
-use std::sync::Arc;
-
-use sluice_upstream::plan::{BreakerClass, ClusterPlan, ClusterSettings, HighLimits};
+use sluice_upstream::plan::BreakerClass;
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::kit::{Bench, connects, get, response};
+use super::kit::{Bench, configure, connects, get, response};
 use crate::reasons;
 use crate::routes::RuleOptions;
 
@@ -15,13 +13,10 @@ fn the_limits_of_high_priority_are_counted_apart() {
         [(BreakerClass::Default, "limits.requests"), (BreakerClass::High, "limits.high.requests")]
     {
         let bench = Bench::new(RuleOptions { class, ..RuleOptions::default() });
-        let plan = bench.cluster.peek_plan();
-        let high = HighLimits { requests_max: Some(2), ..plan.high };
-        let settings =
-            ClusterSettings { requests_max: Some(1), high, ..ClusterSettings::clone(&plan) };
-        let name = Arc::clone(&bench.cluster.name);
-        let plan = ClusterPlan { name, settings: Arc::new(settings), tls: None };
-        bench.cluster.set_plan(Arc::new(plan));
+        configure(&bench.cluster, |settings| {
+            settings.requests_max = Some(1);
+            settings.high.requests_max = Some(2);
+        });
         let pool = bench.manager.shared.pools.to_class(&bench.cluster, class, &bench.worker);
         let count = if class == BreakerClass::High { 2 } else { 1 };
         let endpoints: Vec<_> = (0..count).map(|_| connects(&pool, false)).collect();

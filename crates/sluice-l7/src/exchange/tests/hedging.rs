@@ -5,11 +5,10 @@ use std::time::Duration;
 use sluice_codec::ErrorKind;
 use sluice_codec::scripted::{PeerEvent, ScriptedPeer};
 use sluice_core::settings::OrNone;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 use sluice_upstream::reasons as upstream_reasons;
 
 use super::SECOND;
-use super::kit::{Bench, Running, data, get, is_reset, post, response};
+use super::kit::{Bench, Running, configure, data, get, is_reset, post, response};
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
 use crate::{metrics, reasons};
 
@@ -192,16 +191,11 @@ fn a_request_that_is_not_whole_or_not_for_retries_has_one_attempt_at_a_time() {
 #[test]
 fn a_late_attempt_counts_towards_the_limits_until_it_ends() {
     let bench = bench(3);
-    let plan = bench.cluster.peek_plan();
-    let settings = ClusterSettings {
-        retries_max: 1,
-        retry_percent: 0,
-        requests_max: Some(10),
-        ..ClusterSettings::clone(&plan)
-    };
-    let name = std::sync::Arc::clone(&bench.cluster.name);
-    let plan = ClusterPlan { name, settings: std::sync::Arc::new(settings), tls: None };
-    bench.cluster.set_plan(std::sync::Arc::new(plan));
+    configure(&bench.cluster, |settings| {
+        settings.retries_max = 1;
+        settings.retry_percent = 0;
+        settings.requests_max = Some(10);
+    });
     let (one, two) = (bench.connects(false), bench.connects(false));
     let mut request = bench.serve(get(), true);
     request.pass(TRY);

@@ -34,7 +34,7 @@ mod plan;
 
 pub(crate) use hooks::Hooks;
 pub(crate) use plan::plan;
-pub(super) use plan::{cluster, cluster_at, cluster_over, fill};
+pub(super) use plan::{cluster, cluster_at, cluster_over, configure, fill, strict};
 
 /// What a rule has for the filter at a place in the chain; `None` skips it.
 pub(crate) type OwnHooks = (usize, Option<Hooks>);

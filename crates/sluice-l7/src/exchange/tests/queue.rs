@@ -1,13 +1,12 @@
 //! Requests that wait for an endpoint below its limit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::reason::end;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, QueuePlan};
+use sluice_upstream::plan::QueuePlan;
 use sluice_upstream::reasons as upstream_reasons;
 
-use super::kit::{Bench, get, response};
+use super::kit::{Bench, configure, get, response};
 use super::{SECOND, timeouts, within};
 use crate::reasons;
 use crate::routes::RuleOptions;
@@ -15,16 +14,11 @@ use crate::routes::RuleOptions;
 /// A chain whose cluster takes two requests, one at each endpoint; one more waits for three seconds.
 fn queued(options: RuleOptions) -> Bench {
     let bench = Bench::new(options);
-    let plan = bench.cluster.peek_plan();
     let queue = QueuePlan { size: 1, timeout: 3 * SECOND, own_timeout: Duration::ZERO };
-    let settings = ClusterSettings {
-        endpoint_requests_max: Some(1),
-        queue: Some(queue),
-        ..ClusterSettings::clone(&plan)
-    };
-    let name = Arc::clone(&bench.cluster.name);
-    let plan = ClusterPlan { name, settings: Arc::new(settings), tls: None };
-    bench.cluster.set_plan(Arc::new(plan));
+    configure(&bench.cluster, |settings| {
+        settings.endpoint_requests_max = Some(1);
+        settings.queue = Some(queue);
+    });
     bench
 }
 

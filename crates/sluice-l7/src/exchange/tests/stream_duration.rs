@@ -1,16 +1,15 @@
 //! How long a stream may last: with the client by its listener or rule, with the endpoint by its cluster.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::Head;
 use sluice_codec::scripted::PeerEvent;
 use sluice_core::Limits;
 use sluice_core::settings::OrNone;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, EnforcePlan, OutlierPlan};
+use sluice_upstream::plan::OutlierPlan;
 
 use super::SECOND;
-use super::kit::{Bench, Hooks, data, get, is_reset, plan, post, response};
+use super::kit::{Bench, Hooks, configure, data, get, is_reset, plan, post, response, strict};
 use crate::filters::HeadStep;
 use crate::reasons;
 use crate::routes::{RetryPlan, RetryWhen, RuleOptions, Timeouts};
@@ -35,13 +34,10 @@ fn of_cluster(options: RuleOptions) -> Bench {
 
 fn of_cluster_with(options: RuleOptions, outlier: Option<OutlierPlan>) -> Bench {
     let bench = Bench::new(options);
-    let settings = ClusterSettings {
-        stream_duration_max: Some(SECOND * 5),
-        outlier,
-        ..ClusterSettings::clone(&bench.cluster.peek_plan())
-    };
-    let name = Arc::clone(&bench.cluster.name);
-    bench.cluster.set_plan(Arc::new(ClusterPlan { name, settings: Arc::new(settings), tls: None }));
+    configure(&bench.cluster, |settings| {
+        settings.stream_duration_max = Some(SECOND * 5);
+        settings.outlier = outlier;
+    });
     bench
 }
 
@@ -125,23 +121,7 @@ fn a_listener_bounds_what_no_rule_does_yet() {
 
 #[test]
 fn a_cluster_bounds_streams_and_no_endpoint_is_blamed() {
-    let outlier = OutlierPlan {
-        connect_failures: 1,
-        consecutive_5xx: 1,
-        consecutive_gateway_errors: 1,
-        connect_failures_as_503: false,
-        success_rate: None,
-        failure_percentage: None,
-        silence: None,
-        latency: None,
-        enforce: EnforcePlan::ALWAYS,
-        interval: SECOND * 10,
-        ejection: SECOND * 1000,
-        ejection_max: SECOND * 1000,
-        ejection_jitter: Duration::ZERO,
-        max_ejected_percent: 100,
-        readmit_after_check: false,
-    };
+    let outlier = OutlierPlan { consecutive_gateway_errors: 1, ..strict() };
     let bench = of_cluster_with(unbounded(None), Some(outlier));
     let endpoint = bench.connects(false);
     let mut request = bench.serve(get(), true);

@@ -265,10 +265,11 @@ impl Planes {
     fn use_logs(&self, control: &Rc<Control>) {
         let logs = self.logs.borrow().values().next().cloned();
         let before = self.logs_in_use.replace(logs);
-        let written = |logs: Option<&PlaneLogs>| logs.map(|logs| logs.written.clone());
-        if written(before.as_ref()) == written(self.logs_in_use.borrow().as_ref()) {
+        let now = self.logs_in_use.borrow();
+        if before.as_ref().map(|logs| &logs.written) == now.as_ref().map(|logs| &logs.written) {
             return;
         }
+        drop(now);
         let process = Arc::clone(&control.in_force.borrow().process);
         match OpenSinks::open(control.sinks_of(&process)) {
             Ok(sinks) => control.log.use_sinks(sinks),

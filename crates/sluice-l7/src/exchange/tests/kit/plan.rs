@@ -10,7 +10,9 @@ use std::time::Duration;
 use sluice_core::value::HostPattern;
 use sluice_upstream::cluster::Member;
 use sluice_upstream::endpoint::EndpointTraits;
-use sluice_upstream::plan::{ClusterPlan, ClusterSettings, HttpVersion, OnRemoved};
+use sluice_upstream::plan::{
+    ClusterPlan, ClusterSettings, EnforcePlan, HttpVersion, OnRemoved, OutlierPlan,
+};
 use sluice_upstream::{Cluster, Target};
 
 use super::{BODY_TIMEOUT, Hooks, NAMES, OwnHooks};
@@ -27,6 +29,35 @@ fn cluster_plan(name: &str, protocol: HttpVersion) -> ClusterPlan {
     let bare = ClusterSettings::clone(&ClusterSettings::bare());
     let settings = ClusterSettings { on_endpoint_removed: OnRemoved::Close, protocol, ..bare };
     ClusterPlan { name: name.into(), settings: Arc::new(settings), tls: None }
+}
+
+/// Changes the settings of a cluster.
+pub(crate) fn configure(cluster: &Cluster, change: impl FnOnce(&mut ClusterSettings)) {
+    let mut settings = ClusterSettings::clone(&cluster.peek_plan());
+    change(&mut settings);
+    let name = Arc::clone(&cluster.name);
+    cluster.set_plan(Arc::new(ClusterPlan { name, settings: Arc::new(settings), tls: None }));
+}
+
+/// Ejects an endpoint after one failure to connect or one server error.
+pub(crate) const fn strict() -> OutlierPlan {
+    OutlierPlan {
+        connect_failures: 1,
+        consecutive_5xx: 1,
+        consecutive_gateway_errors: 0,
+        connect_failures_as_503: false,
+        success_rate: None,
+        failure_percentage: None,
+        silence: None,
+        latency: None,
+        enforce: EnforcePlan::ALWAYS,
+        interval: Duration::from_secs(10),
+        ejection: Duration::from_secs(1000),
+        ejection_max: Duration::from_secs(1000),
+        ejection_jitter: Duration::ZERO,
+        max_ejected_percent: 100,
+        readmit_after_check: false,
+    }
 }
 
 /// A cluster with two endpoints.
