@@ -139,8 +139,11 @@ impl Sockets {
                     return Err(held).with_context(cannot);
                 }
             }
+            let also_udp =
+                served(name, listener).any(|(other, _)| is_udp_beside(&other.0, &wanted));
+            let bind = || bind_one(&wanted, self.workers, &listener.socket, self.takeover);
             let (mut handles, staged) =
-                bind_one(&wanted, self.workers, &listener.socket, self.takeover)
+                if also_udp { bind_free_for_udp(&wanted, bind) } else { bind() }
                     .with_context(cannot)?;
             if matches!(plan, PlanKind::Quic(_)) {
                 let count = u32::try_from(self.workers).unwrap_or(u32::MAX);
@@ -384,12 +387,15 @@ fn served<'a>(
     plain.chain(quic)
 }
 
+/// The handles of a socket, one for each worker, and the file of a unix socket.
+type BoundSockets = (Vec<OwnedFd>, Option<StagedFile>);
+
 fn bind_one(
     address: &ListenAddress,
     count: usize,
     options: &SocketOptions,
     takeover: bool,
-) -> std::io::Result<(Vec<OwnedFd>, Option<StagedFile>)> {
+) -> std::io::Result<BoundSockets> {
     let unnamed = |sockets| (sockets, None);
     match address {
         ListenAddress::Tcp(socket) => {
@@ -407,6 +413,31 @@ fn bind_one(
     }
 }
 
+/// Whether `other` is the UDP socket on the port that the system is to choose for the TCP socket `wanted`.
+fn is_udp_beside(other: &ListenAddress, wanted: &ListenAddress) -> bool {
+    matches!((other, wanted), (ListenAddress::Udp(udp), ListenAddress::Tcp(tcp)) if udp == tcp && tcp.port() == 0)
+}
+
+/// Binds a TCP socket whose port the system chooses, until UDP is free on that port, too: each protocol has ports of
+/// its own, and the system looks at those of TCP only.
+fn bind_free_for_udp(
+    wanted: &ListenAddress,
+    mut bind: impl FnMut() -> std::io::Result<BoundSockets>,
+) -> std::io::Result<BoundSockets> {
+    /// Past it, the error of the UDP socket tells what is wrong.
+    const TRIES: usize = 32;
+    let mut bound = bind()?;
+    // Those that do not fit stay bound meanwhile, so that the system chooses another port.
+    let mut refused = Vec::new();
+    while refused.len() < TRIES
+        && let ListenAddress::Tcp(chosen) = address_of(wanted, &bound.0[0])
+        && holder::is_taken(chosen, holder::Kind::Udp)
+    {
+        refused.push(std::mem::replace(&mut bound, bind()?));
+    }
+    Ok(bound)
+}
+
 /// The bound address of a socket: for port 0 the system chose the port.
 fn address_of(wanted: &ListenAddress, socket: &OwnedFd) -> ListenAddress {
     let clone = || socket.as_fd().try_clone_to_owned().ok();
@@ -422,5 +453,28 @@ fn address_of(wanted: &ListenAddress, socket: &OwnedFd) -> ListenAddress {
             local(clone().and_then(|fd| UdpSocket::from(fd).local_addr().ok()), ListenAddress::Udp)
         }
         ListenAddress::Unix(_) => wanted.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_udp_has_elsewhere_is_not_chosen() {
+        let elsewhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let taken = elsewhere.local_addr().expect("it is bound");
+        let wanted = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        // What the system may choose: that port of TCP is free.
+        let mut choices = [taken.port(), 0].into_iter();
+        let bound = bind_free_for_udp(&wanted, || {
+            let port = choices.next().expect("the second one fits");
+            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+            Ok((vec![socket.into()], None))
+        });
+        let (sockets, _) = bound.expect("loopback can be bound");
+        assert_ne!(address_of(&wanted, &sockets[0]), ListenAddress::Tcp(taken));
     }
 }
