@@ -10,6 +10,7 @@ use sluice_l4::record;
 use sluice_l7::runtime::RuntimeMap;
 use sluice_telemetry::log::{SinkPlan, SinkTarget};
 use sluice_telemetry::{Operator, RecordKind, Template};
+use sluice_upstream::events::{HEALTH_OPERATORS, HEALTH_TEXT};
 
 use crate::own_name::own_name;
 use crate::sections::{
@@ -140,19 +141,28 @@ pub fn operators() -> Vec<&'static Operator> {
     let new = own.iter().filter(|own| !record::operators().any(|of| of.name == own.name));
     // One that parses its argument knows more of a request.
     let parsing = |of: &str| own.iter().copied().find(|own| own.name == of && own.parse.is_some());
-    record::operators().map(|of| parsing(of.name).unwrap_or(of)).chain(new.copied()).collect()
+    let mut all: Vec<&'static Operator> =
+        record::operators().map(|of| parsing(of.name).unwrap_or(of)).chain(new.copied()).collect();
+    let of_health = HEALTH_OPERATORS.iter().copied();
+    let new = of_health.filter(|of| !all.iter().any(|known| known.name == of.name));
+    all.extend(new.collect::<Vec<_>>());
+    all
 }
 
-/// Every operator with the records that support it: `connection` (and flows), `request`, or `all`.
-pub fn operators_of() -> impl Iterator<Item = (&'static Operator, &'static str)> {
+/// Every operator with the records that support it: `connection` (and flows), `request` and `health`, or `all`.
+pub fn operators_of() -> impl Iterator<Item = (&'static Operator, String)> {
     operators().into_iter().map(|operator| {
         let same = |of: &Operator| of.name == operator.name;
         let requests = sluice_l7::record::OPERATORS;
-        match (record::operators().any(same), requests.iter().copied().any(same)) {
-            (true, true) => (operator, "all"),
-            (true, false) => (operator, "connection"),
-            _ => (operator, "request"),
-        }
+        let kinds = [
+            ("connection", record::operators().any(same)),
+            ("request", requests.iter().copied().any(same)),
+            ("health", HEALTH_OPERATORS.iter().copied().any(same)),
+        ];
+        let known: Vec<&str> =
+            kinds.iter().filter(|(_, knows)| *knows).map(|(kind, _)| *kind).collect();
+        let all = known.len() == kinds.len();
+        (operator, if all { "all".to_owned() } else { known.join(", ") })
     })
 }
 
@@ -166,13 +176,21 @@ fn sinks(logs: &Members<AccessLog>, folder: &FilePath, diags: &mut Diags) -> Vec
     sinks
 }
 
+/// The line that `format: text` writes.
+fn default_text(kinds: &[LogKind]) -> &'static str {
+    match kinds {
+        [LogKind::Request] => sluice_l7::record::DEFAULT_TEXT,
+        [LogKind::Health] => HEALTH_TEXT,
+        _ => record::DEFAULT_TEXT,
+    }
+}
+
 fn sink(
     log: &Spanned<AccessLog>,
     folder: &FilePath,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<SinkPlan> {
-    let requests_only = log.kinds.as_slice() == [LogKind::Request];
     let operators = operators();
     let template = match &log.format.value {
         LogFormat::Json(fields) => {
@@ -182,8 +200,7 @@ fn sink(
         LogFormat::Line(line) => match line.as_str() {
             "json" => Template::json(&operators)
                 .with(sluice_l7::record::DEFAULT_HEADERS.iter().copied(), &operators),
-            "text" if requests_only => Template::text(sluice_l7::record::DEFAULT_TEXT, &operators),
-            "text" => Template::text(record::DEFAULT_TEXT, &operators),
+            "text" => Template::text(default_text(&log.kinds), &operators),
             text if text.contains('%') => Template::text(text, &operators),
             text => Err(format!("expected json, text or a line with %OPERATOR%s, not `{text}`")),
         },
@@ -196,8 +213,9 @@ fn sink(
         LogKind::Connection => RecordKind::Connection.bit(),
         LogKind::Flow => RecordKind::Flow.bit(),
         LogKind::Request => RecordKind::Request.bit(),
+        LogKind::Health => RecordKind::Health.bit(),
     });
-    let kinds = kinds.reduce(|a, b| a | b).unwrap_or(u8::MAX);
+    let kinds = kinds.reduce(|a, b| a | b).unwrap_or(!RecordKind::Health.bit());
     let target = match log.sink.value.as_str() {
         "stdout" => SinkTarget::Stdout,
         "stderr" => SinkTarget::Stderr,

@@ -24,6 +24,8 @@ pub enum RecordKind {
     Flow,
     /// An HTTP request.
     Request,
+    /// An event in the life of an endpoint.
+    Health,
 }
 
 impl RecordKind {
@@ -33,6 +35,7 @@ impl RecordKind {
             Self::Connection => "connection",
             Self::Flow => "flow",
             Self::Request => "request",
+            Self::Health => "health",
         }
     }
 

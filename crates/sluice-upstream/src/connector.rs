@@ -37,6 +37,7 @@ pub use socket_options::prepare_datagrams;
 use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenFull};
 use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
+use crate::events::EndpointEvent;
 use crate::forward::ForwardFailure;
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
@@ -326,8 +327,7 @@ impl ClusterHandle {
             let labels = [&*self.cluster.name, "unhealthy"];
             worker.shard.counter(&metrics::HEALTH_CHANGES, &labels).increment();
             self.cluster.announce();
-            let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
-            tracing::warn!(cluster, endpoint, error = CAUSE, "endpoint is unhealthy");
+            EndpointEvent::Unhealthy(CAUSE).tell(worker, &self.cluster, endpoint);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::{LocalFuture, reason};
-use sluice_telemetry::Shard;
+use sluice_io::WorkerCx;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -90,8 +90,8 @@ pub type RemovedHook = Rc<dyn Fn(&Arc<Cluster>, &[Arc<EndpointState>])>;
 
 /// What the watch over a cluster needs from the control thread.
 pub struct HealthWatch {
-    /// For metrics.
-    pub shard: Shard,
+    /// The context of the control thread, for metrics and records.
+    pub worker: Rc<WorkerCx>,
     /// Performs the checks.
     pub probes: Probes,
     /// Is told of endpoints that became unhealthy or were ejected.
@@ -112,13 +112,13 @@ pub(crate) async fn watch(
     watcher: Rc<HealthWatch>,
     on_removed: RemovedHook,
 ) {
-    let plan = cluster.plan();
+    let (plan, worker) = (cluster.plan(), &watcher.worker);
     let gauges = ["healthy", "unhealthy", "ejected"]
-        .map(|state| watcher.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
+        .map(|state| watcher.worker.shard.gauge(&metrics::ENDPOINTS, &[&cluster.name, state]));
     // A cluster that has no subsets any more shows that.
     let of_subsets = cluster.shows_subsets(&plan).then(|| {
         ["made", "left_out"]
-            .map(|state| watcher.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
+            .map(|state| watcher.worker.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
     });
     let mut checks = schedule::Checks::default();
     let mut ejections = ejections::Ejections::default();
@@ -126,10 +126,16 @@ pub(crate) async fn watch(
         let members = cluster.members();
         let endpoints = &members.endpoints;
         let outlier = plan.outlier.as_ref();
-        let ejected =
-            ejections.look(&cluster, endpoints, outlier, Instant::now(), &mut fastrand::f64);
+        let ejected = ejections.look(
+            worker,
+            &cluster,
+            endpoints,
+            outlier,
+            Instant::now(),
+            &mut fastrand::f64,
+        );
         for (kind, found) in ejected {
-            found.count(&watcher.shard, &cluster.name, kind);
+            found.count(&watcher.worker.shard, &cluster.name, kind);
         }
         match &plan.health {
             Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),

@@ -13,6 +13,7 @@ pub mod directory;
 pub mod dns;
 pub mod egress;
 pub mod endpoint;
+pub mod events;
 pub mod forward;
 pub mod health;
 pub mod hops;

@@ -15,6 +15,7 @@ use sluice_telemetry::Shard;
 use crate::balance::{BalancePlan, LoadReport};
 use crate::cluster::{Cluster, ClusterHandle};
 use crate::endpoint::{EjectionKind, EndpointState};
+use crate::events::EndpointEvent;
 use crate::metrics;
 use crate::plan::{CheckKind, OutlierPlan, SilencePlan};
 use crate::reasons;
@@ -54,9 +55,10 @@ impl EjectionOutcome {
 
 impl Cluster {
     /// Ejects an endpoint unless too many are ejected already, or by chance it is only counted: `roll` is a random number
-    /// below 100. Returns whether it was ejected or counted, and which. From any thread.
+    /// below 100. Returns whether it was ejected or counted, and which. From any thread, with its context.
     pub(crate) fn eject(
         &self,
+        worker: &WorkerCx,
         endpoint: &EndpointState,
         outlier: &OutlierPlan,
         kind: EjectionKind,
@@ -74,16 +76,14 @@ impl Cluster {
         }
         if roll >= usize::from(outlier.enforce.of(kind)) {
             endpoint.counts.end_streak_of(kind);
-            let (cluster, endpoint) = (&*self.name, &*endpoint.name);
-            tracing::info!(cluster, endpoint, "endpoint not ejected, by `enforce`: {cause}");
+            EndpointEvent::NotEjected(cause).tell(worker, self, endpoint);
             return Some(EjectionOutcome::Counted);
         }
         if !endpoint.eject(kind, cause) {
             return None;
         }
         self.announce();
-        let (cluster, endpoint) = (&*self.name, &*endpoint.name);
-        tracing::warn!(cluster, endpoint, "endpoint ejected: {cause}");
+        EndpointEvent::Ejected(cause).tell(worker, self, endpoint);
         Some(EjectionOutcome::Ejected)
     }
 }
@@ -217,7 +217,7 @@ impl ClusterHandle {
         cause: &str,
     ) {
         let roll = worker.random_below(100);
-        if let Some(found) = self.cluster.eject(endpoint, outlier, kind, cause, roll) {
+        if let Some(found) = self.cluster.eject(worker, endpoint, outlier, kind, cause, roll) {
             found.count(&worker.shard, &self.cluster.name, kind);
         }
     }

@@ -70,7 +70,7 @@ impl TaskContext {
         if own.is_empty() && cluster.overrides().is_empty() {
             return;
         }
-        let gauge = self.watcher.shard.gauge(&metrics::OVERRIDDEN, &[&cluster.name]);
+        let gauge = self.watcher.worker.shard.gauge(&metrics::OVERRIDDEN, &[&cluster.name]);
         gauge.set(own.len() as u64);
         cluster.set_overrides(own);
     }
@@ -305,7 +305,7 @@ impl RunningCluster {
                 Arc::clone(&self.cluster),
                 Rc::clone(&self.resolution),
                 name.clone(),
-                context.watcher.shard.clone(),
+                context.watcher.worker.shard.clone(),
                 move || publishing.publish(),
             );
             self.names.insert(name, tokio::task::spawn_local(task));
@@ -324,7 +324,7 @@ impl RunningCluster {
         let most = Limit::ForwardLookups.def().max;
         let (asking, asked) = mpsc::channel(usize::try_from(most).unwrap_or(1024));
         self.cluster.set_host_desk(Some(asking));
-        let (cluster, shard) = (Arc::clone(&self.cluster), context.watcher.shard.clone());
+        let (cluster, shard) = (Arc::clone(&self.cluster), context.watcher.worker.shard.clone());
         let publish = move |members: &[Member]| publishing.publish_members(members);
         self.hosts =
             Some(tokio::task::spawn_local(dns::serve_hosts(cluster, asked, shard, publish)));

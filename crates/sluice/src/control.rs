@@ -26,7 +26,7 @@ use sluice_model::process::Process;
 use sluice_model::sections::Admin;
 use sluice_model::store::Store;
 use sluice_sys::listen::StagedFile;
-use sluice_telemetry::{LogHub, LogQueue, Registry};
+use sluice_telemetry::{LogHub, Registry};
 use sluice_upstream::health::{ConnectionProbe, HealthWatch, Probes};
 use sluice_upstream::hops::{HopTransport, ListenerGuard};
 use sluice_upstream::plan::{CheckKind, OnRemoved, OnUnhealthy};
@@ -83,6 +83,10 @@ sluice_telemetry::metrics! {
     RELOADS = "sluice_config_reloads_total", Counter, ["result"], "Reloads, by result: applied, unchanged or failed; stale_certificate counts certificates that no longer load.";
     SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
 }
+
+/// Events of endpoints that the control thread has found and that may wait for the log thread; more are dropped and
+/// counted.
+const HEALTH_EVENTS: usize = 4096;
 
 /// The options of `run`.
 #[derive(Debug)]
@@ -277,7 +281,7 @@ impl Control {
             options.workers,
             origin.clock(),
             shard.clone(),
-            LogQueue::nowhere(&shard),
+            log.queue(HEALTH_EVENTS).take_root(&shard, "control"),
             limits.clone(),
             &Budget::unlimited(),
         );
@@ -306,7 +310,7 @@ impl Control {
                 clusters: RefCell::new(Clusters::new(
                     Arc::clone(&builder.around.clusters),
                     HealthWatch {
-                        shard: shard.clone(),
+                        worker: Rc::clone(&control_worker),
                         probes: probes(Rc::clone(&control_worker)),
                         on_unhealthy: Rc::new(on_unhealthy),
                         checked: tokio::sync::Notify::new(),

@@ -7,6 +7,7 @@ mod by_name;
 mod discovery;
 mod endpoint_changes;
 mod health_checks;
+mod health_events;
 mod https_records;
 mod outliers;
 mod subsets;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufReader, Write as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -10,13 +11,13 @@ use sluice_testkit::peers::{Server, connect};
 use sluice_testkit::{Running, Sluice, origin, tools, wait};
 
 /// An HTTP server that responds with the status that it is given.
-struct Moody {
+pub(crate) struct Moody {
     status: Arc<AtomicU16>,
     server: Server,
 }
 
 impl Moody {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let status = Arc::new(AtomicU16::new(200));
         let now = Arc::clone(&status);
         let server = Server::start(move |mut stream| {
@@ -30,7 +31,11 @@ impl Moody {
         Self { status, server }
     }
 
-    fn set(&self, status: u16) {
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr()
+    }
+
+    pub(crate) fn set(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
     }
 }

@@ -46,6 +46,8 @@ choice! {
         Flow = "flow",
         /// An HTTP request.
         Request = "request",
+        /// An event of an endpoint: it became healthy or unhealthy, was ejected or readmitted.
+        Health = "health",
     }
 }
 
@@ -57,7 +59,7 @@ section! {
         /// `json`, `text`, a line with %OPERATOR%s, or `{ json: { NAME: "%OPERATOR%" } }`; the operators are listed at
         /// the end of this page.
         pub format: Spanned<LogFormat> = "json",
-        /// The kinds of records to write; if omitted, all.
+        /// The kinds of records to write; if omitted, all but `health`.
         pub kinds: Vec<LogKind>,
     }
 }

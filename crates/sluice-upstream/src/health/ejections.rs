@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_io::WorkerCx;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::endpoint::counts::{Tally, TimeTally};
 use crate::endpoint::{EjectionKind, EndpointState};
+use crate::events::EndpointEvent;
 use crate::outlier::EjectionOutcome;
 use crate::outlier::rates::{self, Outlying};
 use crate::plan::OutlierPlan;
@@ -36,6 +38,7 @@ impl Ejections {
     /// results when it is time to, and returns what it found. `random` is from 0 to 1.
     pub(super) fn look(
         &mut self,
+        worker: &WorkerCx,
         cluster: &Cluster,
         endpoints: &[Arc<EndpointState>],
         outlier: Option<&OutlierPlan>,
@@ -49,14 +52,14 @@ impl Ejections {
         {
             self.forgive(endpoints);
             if outlier.measures_rates() {
-                ejected = compare(cluster, endpoints, outlier, random);
+                ejected = compare(worker, cluster, endpoints, outlier, random);
             }
         }
         for endpoint in endpoints {
             endpoint.counts.measure(outlier.is_some_and(OutlierPlan::measures_rates));
             endpoint.counts.await_replies(outlier.is_some_and(|plan| plan.silence.is_some()));
             if endpoint.is_ejected() {
-                self.readmit(cluster, endpoint, outlier, now, random);
+                self.readmit(worker, cluster, endpoint, outlier, now, random);
             } else if let Some(entry) = self.of.get_mut(&endpoint.name) {
                 // A check readmitted it.
                 entry.until = None;
@@ -93,6 +96,7 @@ impl Ejections {
 
     fn readmit(
         &mut self,
+        worker: &WorkerCx,
         cluster: &Cluster,
         endpoint: &EndpointState,
         outlier: Option<&OutlierPlan>,
@@ -112,8 +116,7 @@ impl Ejections {
             (Some(until), _) if until <= now => {
                 entry.until = None;
                 endpoint.readmit();
-                let (cluster, endpoint) = (&*cluster.name, &*endpoint.name);
-                tracing::info!(cluster, endpoint, "endpoint is back in use");
+                EndpointEvent::EjectionOver.tell(worker, cluster, endpoint);
             }
             _ => {}
         }
@@ -126,6 +129,7 @@ fn jitter(most: Duration, random: &mut dyn FnMut() -> f64) -> Duration {
 
 /// Ejects endpoints whose results since the last sweep are outliers.
 fn compare(
+    worker: &WorkerCx,
     cluster: &Cluster,
     endpoints: &[Arc<EndpointState>],
     outlier: &OutlierPlan,
@@ -176,7 +180,8 @@ fn compare(
             reason = "a number from 0 to 100"
         )]
         let roll = ((random() * 100.0) as usize).min(99);
-        let found = cluster.eject(endpoint, outlier, kind, &format!("{why} of {what}"), roll);
+        let found =
+            cluster.eject(worker, endpoint, outlier, kind, &format!("{why} of {what}"), roll);
         results.extend(found.map(|found| (kind, found)));
     }
     results

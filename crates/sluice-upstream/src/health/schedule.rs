@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{CheckError, CheckPassed, CheckResult, HealthProbe, HealthWatch};
 use crate::cluster::Cluster;
 use crate::endpoint::{ConnectTo, EndpointCheck, EndpointState};
+use crate::events::EndpointEvent;
 use crate::metrics;
 use crate::outlier;
 use crate::plan::{ClusterPlan, HealthPlan};
@@ -133,7 +134,7 @@ impl CheckTask {
                 Err(CheckError::Local(_)) => "local",
             };
             let counter = |code: &&'static str| {
-                self.watcher.shard.counter(&metrics::CHECKS, &[&self.cluster.name, code])
+                self.watcher.worker.shard.counter(&metrics::CHECKS, &[&self.cluster.name, code])
             };
             results.count(&code, counter);
             match &result {
@@ -218,34 +219,24 @@ impl CheckTask {
             return false;
         }
         endpoint.readmit();
-        let (cluster, endpoint) = (&*self.cluster.name, &*endpoint.name);
-        tracing::info!(cluster, endpoint, "endpoint is back in use: a health check succeeded");
+        EndpointEvent::EjectionRefuted.tell(&self.watcher.worker, &self.cluster, endpoint);
         true
     }
 
     fn tell_healthy(&self, first: bool) {
-        self.count_change("healthy");
-        let (cluster, endpoint) = (&*self.cluster.name, &*self.endpoint.name);
-        if first {
-            tracing::info!(cluster, endpoint, "endpoint is healthy");
-        } else {
-            tracing::info!(cluster, endpoint, "endpoint is healthy again");
-        }
+        let event = if first { EndpointEvent::FirstHealthy } else { EndpointEvent::Healthy };
+        self.tell("healthy", event);
     }
 
     fn tell_unhealthy(&self, error: &str) {
-        self.count_change("unhealthy");
-        tracing::warn!(
-            cluster = &*self.cluster.name,
-            endpoint = &*self.endpoint.name,
-            error,
-            "endpoint is unhealthy"
-        );
+        self.tell("unhealthy", EndpointEvent::Unhealthy(error));
     }
 
-    fn count_change(&self, to: &str) {
-        let shard = &self.watcher.shard;
-        shard.counter(&metrics::HEALTH_CHANGES, &[&self.cluster.name, to]).increment();
+    fn tell(&self, to: &str, event: EndpointEvent<'_>) {
+        let worker = &self.watcher.worker;
+        let labels = [&*self.cluster.name, to];
+        worker.shard.counter(&metrics::HEALTH_CHANGES, &labels).increment();
+        event.tell(worker, &self.cluster, &self.endpoint);
     }
 }
 

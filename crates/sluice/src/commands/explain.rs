@@ -78,7 +78,7 @@ fn operators(format: Format) {
         }
         Format::Text => {
             for (operator, of) in all {
-                print(&format!("{:<44} {of:<11} {}\n", operator.written(), operator.help));
+                print(&format!("{:<44} {of:<20} {}\n", operator.written(), operator.help));
             }
         }
     }

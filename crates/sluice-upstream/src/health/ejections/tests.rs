@@ -30,7 +30,8 @@ fn look(
     now: Instant,
 ) -> bool {
     let members = cluster.members();
-    ejections.look(cluster, &members.endpoints, outlier, now, &mut || 1.0);
+    let worker = WorkerCx::solitary(ClockOrigin::read().clock());
+    ejections.look(&worker, cluster, &members.endpoints, outlier, now, &mut || 1.0);
     members.endpoints[0].is_ejected()
 }
 
@@ -235,7 +236,8 @@ fn simulate(seed: u64) -> u32 {
     let (begin, mut now) = (Instant::now(), Duration::ZERO);
     let mut ejections = Ejections::default();
     let mut look = |now: Duration| {
-        ejections.look(&cluster, &members.endpoints, Some(&plan), begin + now, &mut || 0.0);
+        let now = begin + now;
+        ejections.look(&worker, &cluster, &members.endpoints, Some(&plan), now, &mut || 0.0);
     };
     look(now);
     let mut plain = PlainDetector {

@@ -1,3 +1,6 @@
+use sluice_core::clock::ClockOrigin;
+use sluice_io::WorkerCx;
+
 use super::*;
 use CheckOutcome::{Failed, Passed, Unfit};
 
@@ -115,7 +118,7 @@ fn an_endpoint_that_left_and_came_back_is_checked_again() {
             endpoint
         };
         let watcher = Rc::new(HealthWatch {
-            shard: sluice_telemetry::Registry::new().shard(1),
+            worker: WorkerCx::solitary(ClockOrigin::read().clock()),
             probes: Rc::new(|_, _| {
                 Rc::new(Says(Ok(CheckPassed::default()), std::cell::Cell::new(0)))
             }),
@@ -145,7 +148,7 @@ fn healthy_after(result: CheckResult, waits: bool) -> bool {
         let says = Rc::new(Says(result, std::cell::Cell::new(0)));
         let probe = Rc::clone(&says) as Rc<dyn HealthProbe>;
         let watcher = HealthWatch {
-            shard: sluice_telemetry::Registry::new().shard(1),
+            worker: WorkerCx::solitary(ClockOrigin::read().clock()),
             probes: Rc::new(move |_, _| Rc::clone(&probe)),
             on_unhealthy: Rc::new(|_, _| {}),
             checked: tokio::sync::Notify::new(),
