@@ -297,6 +297,17 @@ impl<'a> RouteInput<'a> {
     }
 
     /// What TLS termination found out.
+    /// What a header says, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<Cow<'a, str>> {
+        let value = self.head.get_named(name.as_bytes())?;
+        std::str::from_utf8(value).ok().map(Cow::Borrowed)
+    }
+
+    /// The text that an expression makes of the request.
+    pub(crate) fn made_by(&self, expression: &RequestExpression) -> Option<Cow<'a, str>> {
+        self.with_attributes(|of| expression.text(of)).map(Cow::Owned)
+    }
+
     fn tls(&self) -> Option<&'a TlsFacts> {
         self.conn?.tls.get().map(|tls| &**tls)
     }
@@ -312,13 +323,8 @@ impl Action {
     /// or the action goes by none.
     pub fn named_by<'h>(&self, of: &RouteInput<'h>) -> Option<Cow<'h, str>> {
         match self {
-            Self::ByHeader(header) => {
-                let named = of.head.get_named(header.as_bytes())?;
-                std::str::from_utf8(named).ok().map(Cow::Borrowed)
-            }
-            Self::ByExpression(expression) => {
-                of.with_attributes(|of| expression.text(of)).map(Cow::Owned)
-            }
+            Self::ByHeader(header) => of.header(header),
+            Self::ByExpression(expression) => of.made_by(expression),
             Self::Cluster(_) | Self::Split(_) | Self::Redirect(_) | Self::Direct(_) => None,
         }
     }

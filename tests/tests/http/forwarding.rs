@@ -51,20 +51,23 @@ fn requests_are_copied_without_a_trace_in_the_original() {
 }
 
 #[test]
-fn a_header_names_the_cluster_that_gets_a_copy() {
-    let (origin, shadow) = (Origin::start("a"), Origin::start("shadow"));
-    let sluice = start(&web("", ", mirror: { cluster_header: x-copy-to }", &origin, &shadow));
-    let mut client = Client::connect(sluice.addr("web"));
-    for named in ["x-copy-to: other\r\n", "x-copy-to: nowhere\r\n", "x-copy-to: \r\n", ""] {
-        let request = format!("GET /one HTTP/1.1\r\nHost: a\r\n{named}\r\n");
-        assert_eq!(client.ask(&request).status(), 200);
+fn a_header_or_an_expression_names_the_cluster_that_gets_a_copy() {
+    // An expression over a header that is not there makes no name.
+    for names in ["cluster_header: x-copy-to", "cluster_from: \"request.headers['x-copy-to']\""] {
+        let (origin, shadow) = (Origin::start("a"), Origin::start("shadow"));
+        let sluice = start(&web("", &format!(", mirror: {{ {names} }}"), &origin, &shadow));
+        let mut client = Client::connect(sluice.addr("web"));
+        for named in ["x-copy-to: other\r\n", "x-copy-to: nowhere\r\n", "x-copy-to: \r\n", ""] {
+            let request = format!("GET /one HTTP/1.1\r\nHost: a\r\n{named}\r\n");
+            assert_eq!(client.ask(&request).status(), 200);
+        }
+        wait::until("the copy to end", || {
+            (sluice.metric("sluice_cluster_mirrored_requests_total", "2xx") == 1).then_some(())
+        });
+        assert_eq!((origin.requests().len(), shadow.requests().len()), (4, 1), "{names}");
+        let unnamed = |result: &str| sluice.metric("sluice_http_mirrors_unnamed_total", result);
+        assert_eq!((unnamed("unknown"), unnamed("missing")), (2, 1), "{names}");
     }
-    wait::until("the copy to end", || {
-        (sluice.metric("sluice_cluster_mirrored_requests_total", "2xx") == 1).then_some(())
-    });
-    assert_eq!((origin.requests().len(), shadow.requests().len()), (4, 1));
-    let unnamed = |result: &str| sluice.metric("sluice_http_mirrors_unnamed_total", result);
-    assert_eq!((unnamed("unknown"), unnamed("missing")), (2, 1));
 }
 
 #[test]

@@ -460,6 +460,7 @@ fn mtls() {
     }
     let kit = Sluice::new();
     let certs = certs_beside(&kit);
+    let origin = Origin::start("web");
     let (public, clients, internal) = (
         Authority::new(&certs),
         Authority::named(&certs, "clients"),
@@ -476,7 +477,12 @@ fn mtls() {
     );
     let yaml = sample(
         "mtls.yaml",
-        &[("127.0.0.1:8443", "127.0.0.1:0".into()), ("127.0.0.10:8443", service.to_string())],
+        &[
+            ("127.0.0.1:8443", "127.0.0.1:0".into()),
+            ("127.0.0.1:8444", "127.0.0.1:0".into()),
+            ("127.0.0.10:8443", service.to_string()),
+            ("127.0.0.10:8080", origin.addr().to_string()),
+        ],
     );
     let sluice = kit.start(&yaml);
     let ca = certs.join("ca.pem");
@@ -488,6 +494,12 @@ fn mtls() {
     assert!(ok && text.contains("s_server"), "{text}");
     let record = sluice.record_of("end.done");
     assert_eq!(record["downstream_peer_subject"], "CN=ann.example.com");
+    let own_certificate = ["-cert", &own("client.pem"), "-key", &own("client.key")];
+    let get = "GET / HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n";
+    assert!(s_client(sluice.addr("web"), "api.example.com", &ca, &own_certificate, get).0);
+    let request = &origin.requests()[0];
+    let told = request.value("x-forwarded-client-cert");
+    assert!(told.contains("Subject=\"CN=ann.example.com\""), "{told}");
     assert!(!ask(&[]).1.contains("s_server"));
     sluice.record_of("tls.client_cert_missing");
     assert!(

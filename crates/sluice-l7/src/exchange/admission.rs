@@ -66,7 +66,7 @@ impl RequestTask {
         snapshot.table.find(&self.route_input())
     }
 
-    fn route_input(&self) -> RouteInput<'_> {
+    pub(super) fn route_input(&self) -> RouteInput<'_> {
         RouteInput {
             head: &self.request,
             source: self.summary.source,

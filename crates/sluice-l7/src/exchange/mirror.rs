@@ -126,15 +126,16 @@ impl RequestTask {
     /// The cluster that gets copies, if there is one.
     fn mirror_cluster(&self, target: &RouteTarget, to: &MirrorTarget) -> Option<Arc<Cluster>> {
         let directory = &target.snapshot.table.directory;
-        let header = match to {
+        let named = match to {
             MirrorTarget::Cluster(name) => return Some(directory.reference(name)),
-            MirrorTarget::Header(header) => header,
+            MirrorTarget::Header(header) => self.route_input().header(header),
+            MirrorTarget::Expression(expression) => self.route_input().made_by(expression),
         };
-        let Some(named) = self.request.get_named(header.as_bytes()) else {
+        let Some(named) = named else {
             self.manager.count_unnamed_mirror("missing");
             return None;
         };
-        let cluster = std::str::from_utf8(named).ok().and_then(|name| directory.find(name));
+        let cluster = directory.find(&named);
         if cluster.is_none() {
             self.manager.count_unnamed_mirror("unknown");
         }

@@ -94,6 +94,8 @@ pub enum MirrorTarget {
     Cluster(Name),
     /// To the cluster that this request header names; a request without it, or with another name, is not copied.
     Header(Box<str>),
+    /// To the cluster whose name an expression makes; where it makes none, or another name, the request is not copied.
+    Expression(Box<RequestExpression>),
 }
 
 /// The redirects of endpoints that are followed.

@@ -269,7 +269,7 @@ pub(crate) fn of_share(outer: Option<&EndpointMatch>, share: &Share) -> Option<E
 pub(super) fn names_clusters(rule: &Rule) -> bool {
     rule.cluster_header.is_some()
         || rule.cluster_from.is_some()
-        || rule.mirror.iter().any(|it| it.cluster_header.is_some())
+        || rule.mirror.iter().any(|mirror| mirror.cluster.is_none())
 }
 
 /// Whether a rule forwards requests without rewriting them.

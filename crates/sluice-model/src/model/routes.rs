@@ -117,7 +117,7 @@ impl Rule {
         };
         let mirrors = self.options.mirrors.iter().filter_map(|mirror| match &mirror.to {
             MirrorTarget::Cluster(name) => Some(name),
-            MirrorTarget::Header(_) => None,
+            MirrorTarget::Header(_) | MirrorTarget::Expression(_) => None,
         });
         one.into_iter().chain(shares.iter().map(|share| &share.cluster)).chain(mirrors)
     }
@@ -126,7 +126,7 @@ impl Rule {
     pub fn names_clusters(&self) -> bool {
         let mut mirrors = self.options.mirrors.iter();
         matches!(self.action, Action::ByHeader(_) | Action::ByExpression(_))
-            || mirrors.any(|mirror| matches!(mirror.to, MirrorTarget::Header(_)))
+            || mirrors.any(|mirror| !matches!(mirror.to, MirrorTarget::Cluster(_)))
     }
 
     fn references(&self, at: &Path<'_>, found: &mut References) {

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use sluice_core::fine_percent::FinePercent;
 use sluice_core::settings::{Plain, ShortForm, Status};
 use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned, choice, section};
+use sluice_l7::expression::RequestExpression;
 
 use super::HeaderName;
 
@@ -97,12 +98,16 @@ impl Setting for ConnectMode {
 }
 
 section! {
-    /// A cluster that gets copies of requests. The short form is its name. Exactly one of cluster and cluster_header is set.
+    /// A cluster that gets copies of requests. The short form is its name. Exactly one of cluster, cluster_header
+    /// and cluster_from is set.
     pub struct Mirror {
         /// The cluster.
         pub cluster: Option<Spanned<Name>>,
         /// The request header that names the cluster. A request without it, or with an unknown name, is not copied.
         pub cluster_header: Option<HeaderName>,
+        /// An expression that makes the name of the cluster. Where it makes none, or an unknown one, the request is not
+        /// copied.
+        pub cluster_from: Option<RequestExpression>,
         /// The share of requests that are copied.
         pub share: FinePercent = "100%",
         /// The runtime value that sets the share in percent.
