@@ -45,7 +45,7 @@ fn mirror(
         _ => {
             let message = "a mirror needs one of `cluster`, `cluster_header` and `cluster_from`";
             diags
-                .error("missing-field", span, at.clone(), message)
+                .error("missing-field", span, *at, message)
                 .help("set the one that says where copies go, and remove the others");
             return None;
         }
