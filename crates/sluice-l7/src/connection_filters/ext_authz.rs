@@ -15,7 +15,8 @@ use sluice_l4::reasons;
 use sluice_upstream::Cluster;
 
 use crate::filters::ext_authz::messages::{CHECK, CheckResponse};
-use crate::filters::ext_authz::{ContextTexts, question};
+use crate::filters::ext_authz::question;
+use crate::filters::ext_authz::settings::ContextTexts;
 use crate::side_calls::SideCalls;
 
 sluice_core::section! {

@@ -8,24 +8,18 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use sluice_codec::grpc::status_number;
-use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
-use sluice_core::Reason;
+use sluice_codec::{Body, ErrorKind, Frame, HttpError, HttpStream};
 use sluice_core::limits::Limit;
 use sluice_core::value::show_duration;
 
 use super::deadlines::Deadline;
-use super::pieces::{Piece, RequestHooks, ResponseHooks};
+use super::download::{BUDGET, Backpressure, Download, fields_in_tunnel};
+use super::pieces::{Piece, RequestHooks};
 use super::upload::Next;
 use super::{RequestTask, Stop};
-use crate::errors::{self, At};
 use crate::filters::BodyAccess;
-use crate::load_report::report_in;
 use crate::reasons;
 use crate::reply::Reply;
-
-/// The most frames moved in one direction per poll, so that other tasks get a turn.
-const BUDGET: u8 = 16;
 
 /// Which side of an exchange failed.
 #[derive(Debug)]
@@ -36,11 +30,6 @@ pub(super) enum FailedSide {
     Up(HttpError),
     /// A filter replied.
     Reply(Box<Reply>),
-}
-
-/// The error of a tunnel that receives trailers: a tunnel carries only bytes, RFC 9113 §8.5, RFC 9114 §4.4.
-fn fields_in_tunnel() -> HttpError {
-    HttpError::coded(ErrorKind::Malformed(400), "http.fields_in_tunnel")
 }
 
 impl RequestTask {
@@ -303,164 +292,6 @@ impl RequestTask {
         match down.poll_gone(cx, &worker) {
             Poll::Ready(error) => Poll::Ready(Err(Stop::Downstream(error))),
             Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// Moves the response body to the client as far as both sides allow; ready when it is complete.
-    fn poll_download(
-        &mut self,
-        cx: &mut Context<'_>,
-        down: &mut HttpStream,
-        up: &mut HttpStream,
-        flow: &mut Backpressure,
-    ) -> Result<Poll<()>, Stop> {
-        let worker = Rc::clone(self.worker());
-        for _ in 0..BUDGET {
-            let polled = down.poll_flushed(cx, &worker);
-            let next = flow.after(polled.is_pending(), self.summary.sent > 0);
-            if next != std::mem::replace(flow, next) {
-                up.set_blocked(&worker, next == Backpressure::Blocked, down.is_shared())
-                    .map_err(cut)?;
-            }
-            match polled {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(flushed) => flushed.map_err(Stop::Downstream)?,
-            }
-            if self.is_in_filters::<ResponseHooks>() {
-                let Poll::Ready(passed) = self.poll_waiting::<ResponseHooks>(cx) else {
-                    down.push(cx, &worker).map_err(Stop::Downstream)?;
-                    return Ok(Poll::Pending);
-                };
-                let piece = passed.map_err(|why| self.cut_by_filter(why))?;
-                if self.send_piece(cx, down, piece)? {
-                    return Ok(Poll::Ready(()));
-                }
-                continue;
-            }
-            if self.body_access::<ResponseHooks>() == BodyAccess::None {
-                match down.poll_take_from(cx, &worker, up) {
-                    Poll::Pending => return Ok(Poll::Pending),
-                    Poll::Ready(Err(error)) => return Err(cut(error)),
-                    Poll::Ready(Ok(Some(taken))) => {
-                        self.summary.sent += taken.count;
-                        if taken.last && down.is_sent() {
-                            return Ok(Poll::Ready(()));
-                        }
-                        continue;
-                    }
-                    Poll::Ready(Ok(None)) => {}
-                }
-            }
-            match up.poll_recv(cx, &worker) {
-                Poll::Pending => {
-                    let Poll::Ready(added) = self.poll_addition::<ResponseHooks>(cx) else {
-                        down.push(cx, &worker).map_err(Stop::Downstream)?;
-                        return Ok(Poll::Pending);
-                    };
-                    let piece = added.map_err(|why| self.cut_by_filter(why))?;
-                    if self.send_piece(cx, down, piece)? {
-                        return Ok(Poll::Ready(()));
-                    }
-                }
-                Poll::Ready(Err(error)) => {
-                    // Send what was received before the client is notified of the failure.
-                    let _ = down.push(cx, &worker);
-                    return Err(cut(error));
-                }
-                Poll::Ready(Ok(Frame::Trailers(_))) if self.upload.is_tunnel() => {
-                    return Err(cut(fields_in_tunnel()));
-                }
-                Poll::Ready(Ok(frame)) => {
-                    if let Frame::Trailers(trailers) = &frame {
-                        self.note_reported(trailers);
-                    }
-                    let Poll::Ready(passed) = self.poll_filters::<ResponseHooks>(cx, frame) else {
-                        continue;
-                    };
-                    let piece = passed.map_err(|why| self.cut_by_filter(why))?;
-                    if self.send_piece(cx, down, piece)? {
-                        return Ok(Poll::Ready(()));
-                    }
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Ok(Poll::Pending)
-    }
-
-    /// Notes what the endpoint reports of its load in trailers, if its balancer goes by it.
-    fn note_reported(&mut self, trailers: &Head) {
-        if let Some(reporting) = self.reporting.take()
-            && let Some(report) = report_in(trailers)
-        {
-            let (handle, endpoint) = &*reporting;
-            handle.note_load_report(self.worker(), endpoint, report.as_ref());
-        }
-    }
-
-    /// Sends a piece of the response to the client; returns whether it was the last.
-    fn send_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        down: &mut HttpStream,
-        piece: Piece,
-    ) -> Result<bool, Stop> {
-        let worker = Rc::clone(self.worker());
-        let (sent, last) = match piece {
-            // A filter holds it back.
-            Piece::Data(body, false) if body.is_empty() => (Ok(()), false),
-            Piece::Data(body, last) => {
-                self.summary.sent += body.len() as u64;
-                (down.send_data(cx, &worker, body, last), last)
-            }
-            Piece::Trailers(trailers) => {
-                self.summary.grpc_status = status_number(&trailers).or(self.summary.grpc_status);
-                (down.send_end(cx, &worker, Some(&trailers)), true)
-            }
-            Piece::End => (down.send_end(cx, &worker, None), true),
-        };
-        sent.map_err(Stop::Downstream)?;
-        Ok(last)
-    }
-
-    /// The stop for a response that a filter cuts off.
-    pub(super) fn cut_by_filter(&mut self, why: Reason) -> Stop {
-        self.finish(why, "filter_cut_response");
-        Stop::Cut(why, HttpError::new(ErrorKind::Cancelled, "a filter cut the response off"))
-    }
-}
-
-/// The stop for a response that ended prematurely.
-pub(super) fn cut(error: HttpError) -> Stop {
-    let reason = errors::reason(error.kind(), At::Response);
-    Stop::Cut(reason, error)
-}
-
-struct Download {
-    done: bool,
-    /// The endpoint accepts no more of the request.
-    upload_broken: bool,
-    flow: Backpressure,
-}
-
-/// Whether the client keeps up with the response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backpressure {
-    /// Nothing has been sent yet.
-    New,
-    /// The client has taken the last piece.
-    Flows,
-    /// The client has not taken all of the last piece.
-    Blocked,
-}
-
-impl Backpressure {
-    /// The next state; `waits` if earlier data is not flushed yet, `sent` if any data was sent at all.
-    const fn after(self, waits: bool, sent: bool) -> Self {
-        match (self, waits, sent) {
-            (_, true, _) => Self::Blocked,
-            (Self::New, false, false) => Self::New,
-            _ => Self::Flows,
         }
     }
 }

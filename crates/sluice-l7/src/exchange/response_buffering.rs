@@ -13,8 +13,9 @@ use sluice_codec::{HttpStream, Known, Method};
 use sluice_core::Moment;
 use sluice_core::value::plural;
 
-use super::body::{FailedSide, cut};
+use super::body::FailedSide;
 use super::deadlines::Deadline;
+use super::download::cut;
 use super::pieces::{Piece, PieceInFilters, ResponseHooks};
 use super::whole::{Buffering, HeldMessage, NoRoom, announce, no_buffers};
 use super::{RequestTask, Stop};

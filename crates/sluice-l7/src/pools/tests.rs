@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use sluice_codec::Head;
+use sluice_codec::h1::stream::H1Options;
 use sluice_telemetry::Registry;
 use sluice_upstream::Target;
 use sluice_upstream::cluster::Member;

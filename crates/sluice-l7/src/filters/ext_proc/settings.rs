@@ -13,7 +13,7 @@ use sluice_upstream::Cluster;
 use super::attributes::AttributeName;
 use super::changes::{AllowedChanges, HeaderChanges};
 use crate::GrpcMethod;
-use crate::filters::ext_authz::ContextTexts;
+use crate::filters::ext_authz::settings::ContextTexts;
 use crate::filters::{CheckContext, FilterOwner};
 use crate::words::HeaderName;
 
