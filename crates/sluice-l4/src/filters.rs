@@ -13,6 +13,7 @@ pub mod buckets;
 pub mod connection_limit;
 pub mod content;
 pub mod fetch;
+mod labelled;
 pub mod lookup;
 pub mod rate_limit;
 pub mod rbac;
@@ -22,8 +23,10 @@ mod tests;
 
 pub use content::{Content, LiveSecret, SecretUser};
 pub use fetch::{FetchOrigin, FetchSchedule, Fetched, Fetches, FileOrigin};
+pub use labelled::plan_of_use;
 pub use registry::{
-    CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry, long_form_of,
+    CheckContext, FilterFactory, FilterNames, FilterOwner, FilterRegistry, check_key, long_form_of,
+    owner_of_use, split_key,
 };
 
 /// Connection filters by name.

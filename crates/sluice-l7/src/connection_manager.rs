@@ -14,6 +14,7 @@ use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Moment, Reason};
 use sluice_io::{Conn, WorkerCx};
+use sluice_l4::filters::owner_of_use;
 use sluice_l4::metrics::count_limit;
 use sluice_telemetry::metrics::other;
 use sluice_telemetry::{CounterSet, Gauge, Histogram};
@@ -66,7 +67,8 @@ pub(crate) type FilterList = Vec<FilterEntry>;
 /// A filter of a request.
 #[derive(Clone)]
 pub(crate) struct FilterEntry {
-    pub(crate) name: &'static str,
+    /// The key of the use.
+    pub(crate) name: Rc<str>,
     pub(crate) filter: Rc<dyn HttpFilter>,
     /// See [`HttpFilterPlan::is_guard`].
     pub(crate) guards: bool,
@@ -75,14 +77,10 @@ pub(crate) struct FilterEntry {
 }
 
 impl FilterEntry {
-    fn new(
-        name: &'static str,
-        plan: &dyn HttpFilterPlan,
-        worker: &Rc<WorkerCx>,
-        owner: &str,
-    ) -> Self {
+    fn new(name: &str, plan: &dyn HttpFilterPlan, worker: &Rc<WorkerCx>, owner: &str) -> Self {
         let (guards, judges_target) = (plan.is_guard(), plan.judges_target());
-        Self { name, filter: plan.on_worker(worker, owner), guards, judges_target }
+        let filter = plan.on_worker(worker, &owner_of_use(owner, name));
+        Self { name: name.into(), filter, guards, judges_target }
     }
 }
 
@@ -93,7 +91,7 @@ pub(crate) struct ManagerCounters {
     answered: CounterSet<(&'static str, u16)>,
     ended: CounterSet<Reason>,
     routes: CounterSet<(Arc<str>, u16)>,
-    filter_replies: CounterSet<&'static str>,
+    filter_replies: CounterSet<Rc<str>>,
     unnamed_mirrors: CounterSet<&'static str>,
     faults: CounterSet<&'static str>,
 }
@@ -218,7 +216,7 @@ impl ConnectionManager {
         let named = snapshot.table.overrides.get(overrides as usize).map(|set| &*set.owner);
         let owner = format!("{}/{}", self.plan.owner, named.unwrap_or_default());
         let mut list = FilterList::new();
-        let entry = |name: &'static str, plan: Arc<dyn HttpFilterPlan>| {
+        let entry = |name: &str, plan: Arc<dyn HttpFilterPlan>| {
             FilterEntry::new(name, &*plan, &self.worker, &owner)
         };
         for (of_chain, (name, plan)) in self.chain_filters.iter().zip(&self.plan.filters) {
@@ -237,7 +235,7 @@ impl ConnectionManager {
 
     /// The place of a filter among those of the chain.
     pub(crate) fn place_in_chain(&self, name: &str) -> Option<usize> {
-        self.chain_filters.iter().position(|entry| entry.name == name)
+        self.chain_filters.iter().position(|entry| *entry.name == *name)
     }
 
     /// Counts a finished request.
@@ -269,11 +267,11 @@ impl ConnectionManager {
     }
 
     /// Counts a request that a filter replied to.
-    pub(crate) fn count_filter_reply(&self, filter: &'static str) {
+    pub(crate) fn count_filter_reply(&self, filter: &Rc<str>) {
         let (shard, listener) = (&self.worker.shard, &*self.plan.listener);
         self.counters
             .filter_replies
-            .count(&filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
+            .count(filter, |filter| shard.counter(&metrics::FILTER_REPLIES, &[listener, filter]));
     }
 
     /// Counts a copy that was not made, since the request names no cluster for it.

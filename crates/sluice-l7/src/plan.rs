@@ -27,8 +27,8 @@ pub struct HttpPlan {
     pub owner: Name,
     /// The routes.
     pub routes: Arc<RouteCell>,
-    /// The filters in order, with their names.
-    pub filters: Vec<(&'static str, Arc<dyn HttpFilterPlan>)>,
+    /// The filters in order, each with the key of its use.
+    pub filters: Vec<(Name, Arc<dyn HttpFilterPlan>)>,
     /// Runtime values.
     pub runtime: Arc<Runtime>,
     /// Which requests name a host with other client authentication; `None` if all chains of the listener ask for the

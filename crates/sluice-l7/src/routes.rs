@@ -96,7 +96,7 @@ pub struct RouteTable {
 }
 
 /// Filter settings of a rule and its virtual host, by filter.
-pub type Overrides = Vec<(&'static str, Override)>;
+pub type Overrides = Vec<(Name, Override)>;
 
 /// Filter settings with the name of the rule or virtual host that contains them. The state of their filters is kept
 /// under this name across reloads.
@@ -373,7 +373,7 @@ impl RouteTable {
     }
 
     /// Returns what the set with that number configures for filters.
-    pub fn said_of_filters(&self, set: u32) -> &[(&'static str, Override)] {
+    pub fn said_of_filters(&self, set: u32) -> &[(Name, Override)] {
         self.overrides.get(set as usize).map_or(&[], |set| &set.said)
     }
 

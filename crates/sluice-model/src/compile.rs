@@ -167,7 +167,7 @@ pub(crate) struct FilteredChain {
     /// Its route table.
     pub(crate) routes: Name,
     /// The filters with their names.
-    pub(crate) filters: Vec<(&'static str, Arc<dyn HttpFilterPlan>)>,
+    pub(crate) filters: Vec<(Name, Arc<dyn HttpFilterPlan>)>,
 }
 
 /// The resources beside the one that is compiled.

@@ -276,11 +276,7 @@ impl Store {
     }
 
     /// The HTTP filters of a chain, in order.
-    pub fn http_filters(
-        &self,
-        listener: &str,
-        chain: &str,
-    ) -> &[(&'static str, Arc<dyn HttpFilterPlan>)] {
+    pub fn http_filters(&self, listener: &str, chain: &str) -> &[(Name, Arc<dyn HttpFilterPlan>)] {
         let inputs = self.get(Kind::Listener, listener).and_then(|held| held.inputs.as_deref());
         let mut chains = inputs.into_iter().flat_map(|inputs| &inputs.chains);
         let owner = format!("{listener}/{chain}");

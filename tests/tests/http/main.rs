@@ -3,6 +3,7 @@
 //! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
 
 mod cross_origin;
+mod filter_labels;
 mod forwarding;
 mod http1;
 mod http2;

@@ -30,6 +30,13 @@ fn of_filters() {
             ),
             ("probes of an unknown cluster", http("health_check: { min_healthy: { upp: 50% } }")),
             ("a filter for HTTP that is listed twice", http("body_max: 1MiB }, { body_max: 2MiB")),
+            ("two filters of one label", http("body_max/a: 1MiB }, { body_max/a: 2MiB")),
+            ("a label that is none", http("body_max/a b: 1MiB")),
+            ("a label of a filter that does not exist", http("body_mix/a: 1MiB")),
+            (
+                "a filter of connections that is listed twice",
+                listener("filters: [{ deny: [192.0.2.1] }, { deny: [192.0.2.2] }], relay: up"),
+            ),
             ("filters of a rule in a list", rule("cluster: up, filters: [{ buffer: skip }]")),
             ("a rate per part of the body", http("rate_limit: { requests: 5/s, per: \"body:a\" }")),
             (
@@ -136,7 +143,7 @@ fn of_filters() {
             ),
             (
                 "a table that is nowhere, in two places, twice the same, or in a file that does not exist",
-                listener("filters: [{ deny: { map: a } }, { deny: { map: d } }], relay: up")
+                listener("filters: [{ deny: { map: a } }, { deny/more: { map: d } }], relay: up")
                     + "maps:\n  a: {}\n  b: { entries: { x: y }, file: b.map }\n\
                        \x20 c: { entries: { 10.0.0.0/8: y, 10.1.0.0/8: z }, lookup: cidr }\n  d: { file: d.map }\n",
             ),

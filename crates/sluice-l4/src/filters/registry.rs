@@ -4,6 +4,7 @@
 //! does, and the sections of a configuration. Keeps: built-in and third-party filters are registered and configured in
 //! the same way; a filter reaches only what it named while its settings were checked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::path::{Path as FilePath, PathBuf};
@@ -63,6 +64,49 @@ pub fn long_form_of<S: Setting>(settings: &Node) -> Option<Plain> {
     (again == shown).then_some(shown)
 }
 
+/// The name of the filter in the key of a use, and the label: `lua/audit` is the use `audit` of the filter `lua`.
+pub fn split_key(key: &str) -> (&str, Option<&str>) {
+    key.split_once('/').map_or((key, None), |(name, label)| (name, Some(label)))
+}
+
+/// The owner of the state of a use, if `owner` is that of its chain or rule: uses of one filter share no state.
+pub fn owner_of_use<'o>(owner: &'o str, key: &str) -> Cow<'o, str> {
+    match split_key(key) {
+        (_, None) => Cow::Borrowed(owner),
+        (_, Some(label)) => Cow::Owned(format!("{owner}#{label}")),
+    }
+}
+
+/// Checks the key of a use in a chain, which has those `before` it: each key occurs once, and a label has 1 to 32 letters,
+/// digits, `-`, `_` and `.`.
+pub fn check_key<'k>(
+    key: &str,
+    mut before: impl Iterator<Item = &'k str>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<()> {
+    const LENGTH_MAX: usize = 32;
+    let (name, label) = split_key(key);
+    if before.any(|other| other == key) {
+        let message = format!("the filter `{key}` is listed twice");
+        diags
+            .error("duplicate-name", None, *at, message)
+            .on_key()
+            .help(format!("give the second a label: `{name}/second`"));
+        return None;
+    }
+    let Some(label) = label else { return Some(()) };
+    let of_label = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=LENGTH_MAX).contains(&label.len()) && label.bytes().all(of_label) {
+        return Some(());
+    }
+    let message = format!("`{label}` cannot be the label of a filter");
+    diags.error("bad-value", None, *at, message).on_key().help(format!(
+        "use 1 to {LENGTH_MAX} letters, digits, `-`, `_` and `.` after the slash, such as `{name}/second`"
+    ));
+    None
+}
+
 /// Filters by name.
 pub struct FilterRegistry<P: ?Sized>(BTreeMap<&'static str, Arc<dyn FilterFactory<P>>>);
 
@@ -72,9 +116,9 @@ impl<P: ?Sized> FilterRegistry<P> {
         self.0.insert(factory.name(), factory);
     }
 
-    /// The filter with that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn FilterFactory<P>>> {
-        self.0.get(name)
+    /// The filter of a use with that key: its name, and a label after a slash where a chain uses it more than once.
+    pub fn get(&self, key: &str) -> Option<&Arc<dyn FilterFactory<P>>> {
+        self.0.get(split_key(key).0)
     }
 
     /// The filter that control planes configure by this type name.

@@ -82,10 +82,11 @@ impl RequestTask {
                 step = match step {
                     HeadStep::Continue => break,
                     HeadStep::Reply(reply) => {
-                        self.manager.count_filter_reply(name);
+                        self.manager.count_filter_reply(&name);
                         return Err(Stop::Reply(reply));
                     }
                     HeadStep::Buffer(max, then) => {
+                        let name = Rc::clone(&name);
                         let asked = Buffering { place, name, max, then };
                         // Boxed, so that requests whose filters do not ask for it have no room for it.
                         let whole = Box::pin(self.buffer_request(stream, buffered, asked)).await?;
@@ -98,11 +99,11 @@ impl RequestTask {
                         self.with_request(place, |cx, head| then(cx, head, start))
                     }
                     HeadStep::Wait(later) => {
-                        let resume = self.await_filter(stream, name, later).await?;
+                        let resume = self.await_filter(stream, &name, later).await?;
                         self.with_request(place, resume)
                     }
                     HeadStep::WaitWithBody(max, later) => {
-                        let asked = Meanwhile { place, name, max };
+                        let asked = Meanwhile { place, name: Rc::clone(&name), max };
                         let waiting = self.receive_while(stream, &mut buffered, asked, later);
                         let resume = Box::pin(waiting).await?;
                         self.with_request(place, resume)
@@ -199,7 +200,7 @@ impl RequestTask {
         } else {
             self.waiting_upload.as_ref().map(|piece| piece.place::<RequestHooks>(self.entered))
         };
-        late(place.map_or("?", |place| self.filters[place].name))
+        late(place.map_or("?", |place| &self.filters[place].name))
     }
 
     fn with_request<R>(
@@ -281,7 +282,7 @@ impl RequestTask {
                         return Ok(Some(reply));
                     }
                     ResponseStep::Buffer(max, then) => {
-                        let asked = Buffering { place, name, max, then };
+                        let asked = Buffering { place, name: Rc::clone(name), max, then };
                         // Boxed, as above.
                         Box::pin(self.buffer_response(stream, &mut body, asked)).await?;
                         break;

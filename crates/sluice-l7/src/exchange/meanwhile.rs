@@ -19,10 +19,10 @@ use super::{RequestTask, Stop, filter_wait};
 use crate::filters::HeadResume;
 
 /// A filter that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Meanwhile {
     pub(super) place: usize,
-    pub(super) name: &'static str,
+    pub(super) name: Rc<str>,
     /// The most bytes that are held.
     pub(super) max: usize,
 }
@@ -45,7 +45,7 @@ impl RequestTask {
     ) -> Result<HeadResume, Stop> {
         let has_ended = self.upload.is_received() && buffered.is_none();
         if has_ended || self.has_no_body() {
-            return self.await_filter(down, asked.name, later).await;
+            return self.await_filter(down, &asked.name, later).await;
         }
         self.continue_here(down).await?;
         if let Some(buffered) = buffered {

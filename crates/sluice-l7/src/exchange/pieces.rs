@@ -420,8 +420,7 @@ impl RequestTask {
                     }
                 }
                 PieceStep::Stop(end) => {
-                    let name = self.filters[place].name;
-                    self.manager.count_filter_reply(name);
+                    self.manager.count_filter_reply(&self.filters[place].name);
                     return Err(end);
                 }
                 PieceStep::Wait(later) => {

@@ -68,14 +68,14 @@ impl RequestTask {
         let new = self.take_route(snapshot, found);
         let ran = &self.filters[..=place];
         let is_behind = |entry: &FilterEntry| {
-            let of_chain = |name| self.manager.place_in_chain(name);
-            let in_list = |name| new.iter().position(|entry| entry.name == name);
-            match (of_chain(ran[place].name), of_chain(entry.name)) {
+            let of_chain = |name: &str| self.manager.place_in_chain(name);
+            let in_list = |name: &Rc<str>| new.iter().position(|entry| entry.name == *name);
+            match (of_chain(&ran[place].name), of_chain(&entry.name)) {
                 (Some(here), Some(there)) => here < there,
                 // Filters that only rules and virtual hosts have are behind those of the chain.
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
-                (None, None) => in_list(ran[place].name) < in_list(entry.name),
+                (None, None) => in_list(&ran[place].name) < in_list(&entry.name),
             }
         };
         let is_due = |entry: &&FilterEntry| {

@@ -4,6 +4,8 @@
 //! needs the message. Keeps: what is held is bounded by the filter's limit and counted in the worker's buffers; a length
 //! that is announced afterwards is that of the body as the filter left it.
 
+use std::rc::Rc;
+
 use bytes::{Bytes, BytesMut};
 use sluice_codec::{Body, Head, HttpStream, Known};
 use sluice_io::WorkerCx;
@@ -17,7 +19,7 @@ use crate::reply::Reply;
 /// A filter that asks for a whole message.
 pub(super) struct Buffering {
     pub(super) place: usize,
-    pub(super) name: &'static str,
+    pub(super) name: Rc<str>,
     /// The most bytes of a body.
     pub(super) max: usize,
     pub(super) then: WholeResume,
@@ -91,11 +93,11 @@ impl RequestTask {
             step = match step {
                 WholeStep::Continue => return Ok(()),
                 WholeStep::Stop(reply) => {
-                    self.manager.count_filter_reply(name);
+                    self.manager.count_filter_reply(&name);
                     return Err(Stop::Reply(reply));
                 }
                 WholeStep::Wait(later) => {
-                    let resume = self.await_filter(down, name, later).await?;
+                    let resume = self.await_filter(down, &name, later).await?;
                     self.with_whole::<D>(place, body, trailers, resume)
                 }
             };

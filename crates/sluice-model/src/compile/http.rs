@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_core::{Diags, Name, Path};
-use sluice_l4::filters::FilterOwner;
+use sluice_l4::filters::{FilterOwner, check_key};
 use sluice_l7::HttpPlan;
 use sluice_l7::client_auth::OwnClientAuth;
 use sluice_l7::filters::HttpFilterPlan;
@@ -53,9 +53,9 @@ impl Compiler<'_> {
         owner: FilterOwner<'_>,
         at: &Path<'_>,
         diags: &mut Diags,
-    ) -> Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> {
+    ) -> Option<Vec<(Name, Arc<dyn HttpFilterPlan>)>> {
         let filters = &self.around.http_filters;
-        let mut plans: Option<Vec<(&'static str, Arc<dyn HttpFilterPlan>)>> = Some(Vec::new());
+        let mut plans: Option<Vec<(Name, Arc<dyn HttpFilterPlan>)>> = Some(Vec::new());
         for (index, FilterConfig { name, settings }) in uses.iter().enumerate() {
             let at = at.index(index);
             let here = at.key(name);
@@ -65,11 +65,8 @@ impl Compiler<'_> {
                 plans = None;
                 continue;
             };
-            if plans.as_ref().is_some_and(|all| all.iter().any(|(of, _)| *of == factory.name())) {
-                let message = format!("the filter `{name}` is listed twice");
-                diags.error("duplicate-name", None, here, message).on_key().help(
-                    "list each filter once; rules refer to filters by name to change their settings",
-                );
+            let before = uses.iter().take(index).map(|of| &*of.name);
+            if check_key(name, before, &here, diags).is_none() {
                 plans = None;
                 continue;
             }
@@ -99,7 +96,7 @@ impl Compiler<'_> {
                     let keys = plan.runtime_keys().into_iter();
                     let keys = keys.map(|(key, kind)| (key.to_owned(), kind));
                     self.runtime_keys.borrow_mut().extend(keys);
-                    all.push((factory.name(), plan));
+                    all.push((name.as_str().into(), plan));
                 }
                 _ => plans = None,
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_core::{Diags, ListenAddress, Name, Path};
 use sluice_io::ConnectionFilterPlan;
 use sluice_l4::chain::InnerPlan;
-use sluice_l4::filters::FilterOwner;
+use sluice_l4::filters::{FilterOwner, check_key, plan_of_use};
 use sluice_l4::udp::{FlowChainPlan, UdpPlan};
 use sluice_l4::{
     ChainPlan, ChainTable, Criteria, HandlerPlan, InspectPlan, ListenerPlan, NamedClusters,
@@ -344,6 +344,11 @@ impl Compiler<'_> {
         for (index, FilterConfig { name, settings }) in uses.iter().enumerate() {
             let at = at.index(index);
             let here = at.key(name);
+            let before = uses.iter().take(index).map(|of| &*of.name);
+            if check_key(name, before, &here, diags).is_none() {
+                plans = None;
+                continue;
+            }
             let plan = match filters.get(name) {
                 Some(factory) => self.checked(&**factory, settings, owner, &here, diags),
                 None => {
@@ -353,7 +358,7 @@ impl Compiler<'_> {
                 }
             };
             match (plan, &mut plans) {
-                (Some(plan), Some(all)) => all.push(plan),
+                (Some(plan), Some(all)) => all.push(plan_of_use(name, plan)),
                 _ => plans = None,
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sluice_core::{Diags, Name, Path};
-use sluice_l4::filters::FilterOwner;
+use sluice_l4::filters::{FilterOwner, check_key};
 use sluice_l7::routes::{self, Override, OverrideSet, Overrides};
 use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{RouteCell, RouteTable};
@@ -248,6 +248,10 @@ impl TableBuilder<'_, '_> {
                 set = None;
                 continue;
             };
+            if check_key(filter, std::iter::empty(), &here, diags).is_none() {
+                set = None;
+                continue;
+            }
             let said = match settings {
                 None => Some(Override::Skip),
                 Some(settings) => {
@@ -260,7 +264,7 @@ impl TableBuilder<'_, '_> {
                 }
             };
             match (said, &mut set) {
-                (Some(said), Some(all)) => all.push((factory.name(), said)),
+                (Some(said), Some(all)) => all.push((filter.as_str().into(), said)),
                 _ => set = None,
             }
         }

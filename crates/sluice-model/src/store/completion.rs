@@ -56,7 +56,7 @@ fn lacking_on(
             let at = list.index(place);
             let set = table.overrides.get(built.overrides as usize);
             for (filter, said) in set.iter().flat_map(|set| &set.said) {
-                let own = rule.filters.iter().any(|own| own.filter == *filter);
+                let own = rule.filters.iter().any(|own| *own.filter == **filter);
                 let at = if own { &at } else { &host };
                 lacking_of(chain, filter, said, &at.key("filters").key(filter), diags);
             }
@@ -75,7 +75,7 @@ fn lacking_of(
     if said.own_plan().is_none_or(|own| own.lacks().is_none()) {
         return;
     }
-    let of_chain = chain.filters.iter().find(|(name, _)| *name == filter);
+    let of_chain = chain.filters.iter().find(|(name, _)| **name == *filter);
     let of_chain = of_chain.map(|(_, plan)| &**plan);
     let Some(what) = said.plan(of_chain).and_then(|plan| plan.lacks()) else { return };
     let at = at.to_string();

@@ -379,18 +379,18 @@ fn retry(rule: &Rule, subject: &RouteInput<'_>) -> Value {
 /// Adds the filters that a request passes, in order, and what those decide that can say it.
 fn filters(
     item: &mut Value,
-    own: &[(&'static str, Override)],
-    of_chain: &[(&'static str, Arc<dyn HttpFilterPlan>)],
+    own: &[(Name, Override)],
+    of_chain: &[(Name, Arc<dyn HttpFilterPlan>)],
     tried: &TriedRequest<'_>,
 ) {
-    let said = |name: &str| own.iter().find(|(of, _)| *of == name).map(|(_, said)| said);
+    let said = |name: &str| own.iter().find(|(of, _)| **of == *name).map(|(_, said)| said);
     let kept = of_chain.iter().filter_map(|(name, plan)| match said(name) {
-        Some(said) => said.plan(Some(&**plan)).map(|plan| (*name, plan)),
-        None => Some((*name, Arc::clone(plan))),
+        Some(said) => said.plan(Some(&**plan)).map(|plan| (&**name, plan)),
+        None => Some((&**name, Arc::clone(plan))),
     });
-    let of_chain = |name: &str| of_chain.iter().any(|(of, _)| *of == name);
+    let of_chain = |name: &str| of_chain.iter().any(|(of, _)| **of == *name);
     let added = own.iter().filter(|(name, _)| !of_chain(name));
-    let added = added.filter_map(|(name, said)| Some((*name, said.plan(None)?)));
+    let added = added.filter_map(|(name, said)| Some((&**name, said.plan(None)?)));
     let (mut names, mut decisions, mut ended) = (Vec::new(), Vec::new(), false);
     for (name, plan) in kept.chain(added) {
         names.push(name);

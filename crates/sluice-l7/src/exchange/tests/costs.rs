@@ -60,7 +60,7 @@ fn pass(guard: &str, count: usize) {
     if guard != "none" {
         let of = settings(kind, &key_set([&key]));
         let (name, guard) = filter(&built_in(), &mut names, owner, kind, &of);
-        plan.filters = vec![(if skips { NAMES[0] } else { name }, guard)];
+        plan.filters = vec![(if skips { NAMES[0].into() } else { name }, guard)];
     }
     let bench = Bench::of(Limits::default(), plan, app);
     let (pool, worker) = (bench.pool_of(&auth), &bench.worker);

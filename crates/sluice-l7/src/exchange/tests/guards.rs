@@ -215,7 +215,7 @@ fn build(keys: &str, peers: &Peers) -> (HttpPlan, [Arc<Cluster>; 4], Arc<Fetches
     let mut built = Vec::new();
     for RuleCase { name, path, conditions, second, filters } in rules() {
         let said = filters.iter().map(|(name, settings)| match settings {
-            None => (all.get(name).unwrap().name(), Override::Skip),
+            None => ((*name).into(), Override::Skip),
             Some(settings) => {
                 let owner = FilterOwner::Routes(&of_routes);
                 let (name, plan) = filter(&all, &mut names, owner, name, settings);

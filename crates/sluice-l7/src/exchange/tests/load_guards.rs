@@ -36,7 +36,7 @@ fn bench(name: &'static str, settings: &Node) -> Bench {
         CheckContext::new(&Path::ROOT, FilterOwner::Listener("web"), &mut diags, &mut names);
     let filter = built_in().get(name).expect("there is one").check(settings, &mut context);
     let filter = filter.unwrap_or_else(|| panic!("{:?}", diags.iter().collect::<Vec<_>>()));
-    chain.filters = vec![(name, filter)];
+    chain.filters = vec![(name.into(), filter)];
     Bench::of(Limits::default(), chain, cluster)
 }
 

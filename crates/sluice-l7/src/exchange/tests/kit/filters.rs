@@ -85,11 +85,11 @@ pub(in crate::exchange::tests) fn filter(
     owner: FilterOwner<'_>,
     name: &str,
     settings: &Json,
-) -> (&'static str, Arc<dyn HttpFilterPlan>) {
+) -> (Name, Arc<dyn HttpFilterPlan>) {
     let factory = all.get(name).unwrap();
     let mut diags = Diags::new();
     let mut context = CheckContext::new(&Path::ROOT, owner, &mut diags, names);
     let plan = factory.check(&node(settings), &mut context);
     let found: Vec<_> = diags.iter().cloned().collect();
-    (factory.name(), plan.unwrap_or_else(|| panic!("{name}: {found:?}")))
+    (name.into(), plan.unwrap_or_else(|| panic!("{name}: {found:?}")))
 }

@@ -121,7 +121,7 @@ pub(crate) fn plan(
     for (path, own) in rules {
         let said = own.iter().map(|(place, hooks)| {
             let instead = |hooks: Hooks| Override::Instead(Arc::new(hooks));
-            (NAMES[*place], hooks.map_or(Override::Skip, instead))
+            (NAMES[*place].into(), hooks.map_or(Override::Skip, instead))
         });
         sets.push(OverrideSet { owner: (*path).into(), said: said.collect() });
         built.push(rule(path, u32::try_from(sets.len() - 1).unwrap()));
@@ -139,7 +139,7 @@ pub(crate) fn plan(
         filters: filters
             .iter()
             .zip(NAMES)
-            .map(|(hooks, name)| (name, Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
+            .map(|(hooks, name)| (name.into(), Arc::new(*hooks) as Arc<dyn HttpFilterPlan>))
             .collect(),
         runtime: Arc::default(),
         client_auth: None,
