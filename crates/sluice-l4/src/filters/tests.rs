@@ -294,7 +294,8 @@ fn a_flood_of_random_keys_takes_no_memory_and_no_count_away() {
     let mut taken = 0;
     for step in 0..keys {
         table.take(random.u128(..), clock.now(), hour, burst);
-        if step % (keys / 20).max(1) == 0 {
+        // Seen again before as many others as the table has room for.
+        if step % (bound as u64 * 3 / 4) == 0 {
             taken += u32::from(table.take(often, clock.now(), hour, burst).1);
             assert!(table.len() <= bound && table.cells() <= 4 * bound, "step {step}");
         }

@@ -15,7 +15,7 @@ use sluice_l4::filters::buckets::{LockedRates, PerOwner, RateTable, forgotten};
 use sluice_telemetry::{Counter, CounterSet};
 
 use super::fields::{RateFields, seconds};
-use super::keys::text_of;
+use super::keys::{KeyText, text_of};
 use super::shared::{FleetAnswer, SharedCounter, all_of};
 use super::{Counted, FALLBACK, RateLimit, RateWindow, SHADOWED, WithoutDecision};
 use crate::filters::{Cx, HeadStep, HttpFilter, ResponseStep};
@@ -199,7 +199,7 @@ impl LimitOnWorker {
     }
 
     /// What the request has in common with others that share its bucket; empty if all do.
-    fn key(&self, cx: &Cx<'_>, head: &Head) -> Vec<u8> {
+    fn key(&self, cx: &Cx<'_>, head: &Head) -> KeyText {
         text_of(&self.settings.per, &cx.view(head))
     }
 

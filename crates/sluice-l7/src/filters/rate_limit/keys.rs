@@ -10,6 +10,7 @@ use sluice_codec::Known;
 use sluice_codec::names::is_token;
 use sluice_core::values::check_name;
 use sluice_core::{Cidr, Name};
+use smallvec::SmallVec;
 
 use crate::expression::RequestExpression;
 use crate::header_values::{cookie, query_parameter};
@@ -131,24 +132,32 @@ pub(in crate::filters) fn name_of(own: Option<&Name>, keys: &[RateKey]) -> Strin
     }
 }
 
+/// What requests that are counted together have in common. Most have room in it without an allocation.
+pub type KeyText = SmallVec<[u8; 64]>;
+
 /// What a request has in common with others that are counted together; empty if all are.
-pub fn text_of(keys: &[RateKey], of: &View<'_>) -> Vec<u8> {
-    let mut text = Vec::new();
+pub fn text_of(keys: &[RateKey], of: &View<'_>) -> KeyText {
+    let mut text = KeyText::new();
     keys.iter().for_each(|key| key.append(of, &mut text));
     text
 }
 
 impl RateKey {
     /// Appends what a request has of it, or that it has nothing.
-    fn append(&self, of: &View<'_>, out: &mut Vec<u8>) {
-        // All lines of a header one by one: otherwise each other line, or each other way to write them, would be another key.
-        if let Self::Header(name) = self {
-            let values = || of.request.values(name.as_bytes());
-            put(out, Some(&values().count().to_le_bytes()));
-            values().for_each(|value| put(out, Some(value)));
-            return;
+    fn append(&self, of: &View<'_>, out: &mut KeyText) {
+        match self {
+            // All lines of a header one by one: otherwise each other line, or each other way to write them, would be another
+            // key.
+            Self::Header(name) => {
+                let values = || of.request.values(name.as_bytes());
+                put(out, Some(&values().count().to_le_bytes()));
+                values().for_each(|value| put(out, Some(value)));
+            }
+            // Addresses as they are: to write them as text takes longer than all the rest.
+            Self::SourceIp => put_block(out, of.summary.source.ip(), 32, 64),
+            Self::SourceBlock(v4, v6) => put_block(out, of.summary.source.ip(), *v4, *v6),
+            _ => put(out, self.read(of).as_deref()),
         }
-        put(out, self.read(of).as_deref());
     }
 
     /// What a request has of it. Several lines of a header have commas between them.
@@ -207,10 +216,19 @@ pub(crate) fn source_text(ip: IpAddr) -> String {
 }
 
 /// Appends a value with its length, or a mark that there is none.
-fn put(out: &mut Vec<u8>, value: Option<&[u8]>) {
+fn put(out: &mut KeyText, value: Option<&[u8]>) {
     let length = value.map_or(u64::MAX, |value| value.len() as u64);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(value.unwrap_or_default());
+}
+
+/// Appends the block around an address; the lengths of the prefixes are those of all requests.
+fn put_block(out: &mut KeyText, ip: Option<IpAddr>, v4: u8, v6: u8) {
+    match ip.map(|ip| block_of(ip, v4, v6).network()) {
+        None => put(out, None),
+        Some(IpAddr::V4(ip)) => put(out, Some(&ip.octets())),
+        Some(IpAddr::V6(ip)) => put(out, Some(&ip.octets())),
+    }
 }
 
 /// The block of one prefix length around an IPv4 address, and of the other around an IPv6 address.
@@ -296,7 +314,7 @@ mod tests {
     #[test]
     fn no_two_lists_of_values_look_alike() {
         let text = |values: &[Option<&[u8]>]| {
-            let mut out = Vec::new();
+            let mut out = KeyText::new();
             values.iter().for_each(|value| put(&mut out, *value));
             out
         };
