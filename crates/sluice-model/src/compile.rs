@@ -5,7 +5,7 @@
 //! is compiled alone and once; every failure is reported with the path of the field in the resource.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use sluice_l7::runtime::RuntimeKind;
 use sluice_l7::{HttpFilters, Runtime};
 use sluice_tls::{Authorities, CertStore, ClientTls, LoadError, PemSource};
 use sluice_upstream::ClusterDirectory;
+use sluice_upstream::plan::ClusterSettings;
 
 use crate::model::{self, Kind, Reference, tls::CertificateSource};
 
@@ -96,6 +97,8 @@ pub struct SharedParts {
     /// TLS configurations of clusters, with the content of their files.
     client_tls: HashMap<Arc<model::tls::ClientTls>, (ClientTls, Vec<NamedFile>)>,
     hashes: HashMap<PathBuf, Option<u64>>,
+    /// Settings of clusters: those of one fleet are alike.
+    settings: HashSet<Arc<ClusterSettings>>,
 }
 
 /// A hash of the content of a file; `None` if it cannot be read.
@@ -113,6 +116,16 @@ impl SharedParts {
         self.authorities.forget_files();
         // Those that no cluster uses any more.
         self.client_tls.retain(|_, (tls, _)| Arc::strong_count(&tls.config) > 1);
+        self.settings.retain(|settings| Arc::strong_count(settings) > 1);
+    }
+
+    /// Has a cluster share its settings with those before it that have the same.
+    pub(crate) fn share_settings(&mut self, cluster: &mut Arc<model::cluster::Cluster>) {
+        match self.settings.get(&cluster.settings) {
+            None => _ = self.settings.insert(Arc::clone(&cluster.settings)),
+            Some(known) if Arc::ptr_eq(known, &cluster.settings) => {}
+            Some(known) => Arc::make_mut(cluster).settings = Arc::clone(known),
+        }
     }
 
     /// The TLS configuration of a cluster that was built before, from the same content of its files.

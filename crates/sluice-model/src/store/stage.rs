@@ -109,7 +109,10 @@ impl StageRun<'_> {
         for update in updates {
             match update {
                 Update::Remove { kind, name } => self.remove(kind, name),
-                Update::Set { name, resource, from } => {
+                Update::Set { name, mut resource, from } => {
+                    if let Resource::Cluster(cluster) = &mut resource {
+                        self.shared.get_mut().share_settings(cluster);
+                    }
                     let source = Arc::clone(&self.source);
                     candidates.push(Candidate { name, resource, source, from });
                 }

@@ -26,11 +26,11 @@ impl Context<'_> {
         let routes = &self.config.routes;
         all.declared.extend(routes.names().map(|name| (Kind::Routes, Arc::clone(name))));
         // The options of rules that set none are one allocation.
-        let usual = Arc::default();
+        let mut shared = SharedOptions::default();
         for (name, section) in routes.iter() {
             let inline = self.inline.get(&(Kind::Routes, Arc::clone(name)));
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
-            if let Some(table) = table(section, &usual, &at, diags) {
+            if let Some(table) = table(section, &mut shared, &at, diags) {
                 let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
                 all.updates.push(Update::set(name, Resource::Routes(Arc::new(table)), from));
             }
@@ -55,7 +55,7 @@ fn moved(hosts: &Members<HostOrRule>) -> Vec<(String, String)> {
 
 fn table(
     hosts: &Spanned<Members<HostOrRule>>,
-    usual: &Arc<RuleOptions>,
+    shared: &mut SharedOptions,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<RouteTable> {
@@ -78,7 +78,7 @@ fn table(
                 .warning("no-rules", host.span, here.key("rules"), message)
                 .help("add a rule: `rules: [{ cluster: NAME }]`");
         }
-        match (virtual_host(host, usual, &here, diags), &mut built) {
+        match (virtual_host(host, shared, &here, diags), &mut built) {
             (Some(host), Some(all)) => all.push(host),
             _ => built = None,
         }
@@ -90,7 +90,7 @@ fn table(
 
 fn virtual_host(
     host: &Spanned<HostOrRule>,
-    usual: &Arc<RuleOptions>,
+    shared: &mut SharedOptions,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<VirtualHost> {
@@ -108,7 +108,7 @@ fn virtual_host(
             catches_all = None;
         }
         let name = rule.name.clone().unwrap_or_else(|| format!("{first}/{place}").into());
-        match (self::rule(name, rule, usual, &here, diags), &mut rules) {
+        match (self::rule(name, rule, shared, &here, diags), &mut rules) {
             (Some(built), Some(all)) => {
                 if matches!(built.path, PathMatch::Any) && built.conditions.is_none() {
                     catches_all = Some(rule.span);
@@ -140,14 +140,33 @@ fn overrides(section: &sections::Overrides) -> Vec<FilterOverride> {
     of.collect()
 }
 
+/// Options of rules, most of which are the usual ones or those of the rule before.
+#[derive(Default)]
+struct SharedOptions {
+    usual: Arc<RuleOptions>,
+    last: Arc<RuleOptions>,
+}
+
+impl SharedOptions {
+    fn share(&mut self, options: RuleOptions) -> Arc<RuleOptions> {
+        if options == *self.usual {
+            return Arc::clone(&self.usual);
+        }
+        if options != *self.last {
+            self.last = Arc::new(options);
+        }
+        Arc::clone(&self.last)
+    }
+}
+
 fn rule(
     name: Name,
     rule: &Spanned<sections::Rule>,
-    usual: &Arc<RuleOptions>,
+    shared: &mut SharedOptions,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<Rule> {
-    let options = options(rule, usual, at, diags);
+    let options = options(rule, shared, at, diags);
     let action = action(rule, at, diags);
     let (path, conditions) = match &rule.matches {
         None => (Some(PathMatch::Any), None),
@@ -261,7 +280,7 @@ fn redirect(
 
 fn options(
     rule: &Spanned<sections::Rule>,
-    usual: &Arc<RuleOptions>,
+    shared: &mut SharedOptions,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<Arc<RuleOptions>> {
@@ -333,7 +352,7 @@ fn options(
         connect: rule.connect != ConnectMode::Refuse,
         ends_connect: rule.connect == ConnectMode::Terminate,
     };
-    Some(if options == **usual { Arc::clone(usual) } else { Arc::new(options) })
+    Some(shared.share(options))
 }
 
 fn hash_by(source: &HashSource) -> HashBy {

@@ -15,7 +15,7 @@ use sluice_model::sections::AccessLog;
 use sluice_model::store::{Batch, BatchMode, Outcome, ResourceVerdict, Update};
 use sluice_sys::memory;
 use sluice_telemetry::log::{OpenSinks, SinkPlan};
-use sluice_xds::{OwnerKey, OwnerKind, READY_CLUSTERS_MAX, ReadyUnit, XdsType};
+use sluice_xds::{OwnerKey, OwnerKind, ReadyUnit, XdsType};
 
 use super::mapper::{BuiltUnit, PlaneMapper, UnitFault, UnitJob};
 use super::{AppliedOwner, Planes, XdsContent};
@@ -40,12 +40,21 @@ type PlaneVerdicts = BTreeMap<(Kind, Name), ResourceVerdict>;
 /// Resources that were refused, and why.
 pub(super) type RefusedResources = Vec<(XdsType, Arc<str>, String)>;
 
+/// So many bytes of resources take so much to build that it is worth giving back.
+const MANY_BYTES: usize = 64 * 1024;
+
+/// The bytes of a cluster or listener, with those of what it needs.
+fn size_of_unit(unit: &ReadyUnit<XdsContent>) -> usize {
+    let parts = unit.parts.iter().filter_map(|(_, part)| part.as_ref());
+    std::iter::once(&unit.owner).chain(parts).map(|of| of.content.body.len()).sum()
+}
+
 /// What became of the resources of a response.
 #[derive(Debug, Default)]
 pub(super) struct ApplyRound {
     /// How many by what became of them.
     changes: BTreeMap<&'static str, usize>,
-    /// How many clusters and listeners were built.
+    /// How many bytes of resources were built.
     built: usize,
     pub(super) refused: RefusedResources,
 }
@@ -80,7 +89,7 @@ impl Planes {
             if units.is_empty() && updates.is_empty() {
                 return;
             }
-            round.built += units.len();
+            round.built += units.iter().map(size_of_unit).sum::<usize>();
             let jobs: Vec<UnitJob> = units.iter().map(job_of).collect();
             let built = self.with_mapper(move |mapper| {
                 jobs.into_iter().map(|job| mapper.build(job)).collect::<Vec<_>>()
@@ -103,8 +112,8 @@ impl Planes {
 
     /// What is done once everything is in force.
     pub(super) async fn finish(&self, control: &Rc<Control>, round: &ApplyRound) {
-        if round.built >= READY_CLUSTERS_MAX {
-            // What many resources were made of is freed by now.
+        if round.built >= MANY_BYTES {
+            // What many resources were made of is freed by now: many times their own size.
             self.with_mapper(|_| memory::give_back()).await;
             memory::give_back();
         }
