@@ -55,8 +55,8 @@ macro_rules! areas {
 }
 
 areas! {
-    breakers cors datagrams faults filters hashing headers hygiene jwt limits mirrors rbac records redirects replies
-    retries rewrites routing tcp timeouts tls upgrades weights
+    aggregates breakers cors datagrams faults filters hashing headers hygiene jwt limits mirrors rbac records
+    redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades weights
 }
 
 #[test]

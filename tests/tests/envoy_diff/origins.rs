@@ -105,7 +105,7 @@ fn serve(name: &str, mut stream: TcpStream, received: &Received) -> io::Result<(
         if orders.reset || orders.close {
             return Ok(());
         }
-        if request.words().first() == Some(&"CONNECT") {
+        if request.words().first() == Some(&"CONNECT") && orders.status == 200 {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             return echo(&mut Both { reader, stream });
         }
