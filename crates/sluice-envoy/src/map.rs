@@ -60,12 +60,15 @@ mod sockets;
 mod subsets;
 mod switches;
 mod tcp;
+mod templates;
 mod texts;
 mod tls;
 mod tokens;
 mod trees;
+mod tunnels;
 mod udp;
 mod units;
+mod upgrades;
 mod validation;
 
 pub use bootstrap::map;

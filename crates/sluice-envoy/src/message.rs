@@ -200,6 +200,14 @@ impl ProtoMessage {
         }
     }
 
+    /// A whole number; zero, the default, if it is not set.
+    pub fn integer(&self, name: &str) -> i64 {
+        match self.field(name).map(|field| &field.value) {
+            Some(ProtoValue::Int(value)) => i64::try_from(*value).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// A number with a fraction.
     pub fn float(&self, name: &str) -> Option<f64> {
         match self.field(name)?.value {

@@ -28,6 +28,7 @@ sluice_telemetry::operators! {
     PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The remote address of the socket.";
     PEER_IP = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
     LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that the client connected to.";
+    LOCAL_IP = "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", "The address that the client connected to, without its port.";
     PROTOCOL = "PROTOCOL", "The protocol of the stream, if inspected.";
     SNI = "REQUESTED_SERVER_NAME", "The server name in the ClientHello.";
     TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, if TLS was terminated.";
@@ -168,6 +169,7 @@ impl Record for ConnectionRecord {
             name if name == PEER.name => TemplateField::from(self.peer.to_string()),
             name if name == PEER_IP.name => TemplateField::from(without_port(self.peer)),
             name if name == LOCAL.name => TemplateField::from(self.local.to_string()),
+            name if name == LOCAL_IP.name => TemplateField::from(without_port(self.local)),
             name if name == PROTOCOL.name => text(self.facts.protocol.map(Protocol::word)),
             name if name == SNI.name => text(self.facts.get(&tls::SNI)),
             name if name == TLS_VERSION.name => text(self.tls.as_ref().map(|tls| tls.version)),

@@ -210,6 +210,8 @@ pub(crate) struct RequestTask {
     arrived: HopCount,
     /// Whether a tunnel ends here, by the rule.
     ends_connect: bool,
+    /// Whether one that begins with POST does.
+    ends_post: bool,
     upload: Upload,
     /// The piece of the request that is still in the filters.
     waiting_upload: Option<Box<PieceInFilters<Box<Reply>>>>,
@@ -290,6 +292,7 @@ impl RequestTask {
             side_calls: None,
             arrived: HopCount::default(),
             ends_connect: false,
+            ends_post: false,
             upload: Upload::new(stream.is_received()),
             waiting_upload: None,
             waiting_download: None,

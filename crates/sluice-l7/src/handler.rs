@@ -25,9 +25,11 @@ mod http2;
 mod http3;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use http1::serve_h1;
 use http2::{StreamTasks, serve_h2};
+use tunnel::serve_tunnel;
 
 type ExchangeSlots = FuturePool<Exchange, HttpStream>;
 
@@ -63,6 +65,10 @@ impl HandlerPlan for HttpPlan {
 
 impl StreamHandler for HttpHandler {
     fn handle(self: Rc<Self>, stream: Stream, conn: Rc<Conn>) -> LocalFuture<Reason> {
+        if self.manager.plan.options.tunnel.is_some() {
+            let downstream = DownstreamConn::new(conn, self.manager.expiry());
+            return Box::pin(serve_tunnel(self, downstream, stream));
+        }
         let alpn = conn.info.tls.get().and_then(|tls| tls.alpn.as_deref());
         let protocol = conn.info.nearest_facts().and_then(|facts| facts.protocol);
         let h2 = match self.manager.plan.options.versions {

@@ -88,6 +88,17 @@ pub struct HttpOptions {
     pub age_jitter_percent: u8,
     /// How long a client has to receive its last response before its connection is closed.
     pub delayed_close: Duration,
+    /// The request that each connection is, if clients do not speak HTTP.
+    pub tunnel: Option<TunnelRequest>,
+}
+
+/// A request that carries the bytes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequest {
+    /// The host and port that it is for.
+    pub host: String,
+    /// The path of a POST request; `None` is a CONNECT request.
+    pub post: Option<String>,
 }
 
 sluice_core::choice! {

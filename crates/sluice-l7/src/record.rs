@@ -59,9 +59,12 @@ sluice_telemetry::operators! {
     CHAIN = "FILTER_CHAIN_NAME", "The filter chain.";
     REMOTE = "DOWNSTREAM_REMOTE_ADDRESS", "The source address: from trusted x-forwarded-for or PROXY header, or the peer.";
     REMOTE_IP = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
+    REMOTE_PORT = "DOWNSTREAM_REMOTE_PORT", "The port of the source address.";
     PEER = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", "The remote address of the socket.";
     PEER_IP = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", "The same without its port.";
+    PEER_PORT = "DOWNSTREAM_DIRECT_REMOTE_PORT", "The port of the remote address of the socket.";
     LOCAL = "DOWNSTREAM_LOCAL_ADDRESS", "The address that the client connected to.";
+    LOCAL_IP = "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", "The address that the client connected to, without its port.";
     LOCAL_PORT = "DOWNSTREAM_LOCAL_PORT", "The port that the client connected to.";
     SNI = "REQUESTED_SERVER_NAME", "The server name in the ClientHello.";
     TLS_VERSION = "DOWNSTREAM_TLS_VERSION", "The TLS version, if TLS was terminated.";
@@ -330,10 +333,10 @@ impl View<'_> {
             name if name == PEER.name => TemplateField::from(conn.peer.to_string()),
             name if name == PEER_IP.name => TemplateField::from(without_port(conn.peer)),
             name if name == LOCAL.name => TemplateField::from(conn.local.to_string()),
-            name if name == LOCAL_PORT.name => match conn.local.socket() {
-                Some(socket) => TemplateField::Number(socket.port().into()),
-                None => TemplateField::Missing,
-            },
+            name if name == LOCAL_IP.name => TemplateField::from(without_port(conn.local)),
+            name if name == LOCAL_PORT.name => port_of(conn.local),
+            name if name == REMOTE_PORT.name => port_of(summary.source),
+            name if name == PEER_PORT.name => port_of(conn.peer),
             name if name == SNI.name => owned(conn.sni.as_deref()),
             name if name == TLS_VERSION.name => owned(conn.tls.as_ref().map(|tls| tls.version)),
             name if name == TLS_CIPHER.name => owned(conn.tls.as_ref().map(|tls| tls.cipher)),
@@ -443,4 +446,10 @@ impl Record for RequestRecord {
         };
         view.field(operator, argument)
     }
+}
+
+/// The port of an address, if it has one.
+fn port_of(peer: Peer) -> TemplateField<'static> {
+    peer.socket()
+        .map_or(TemplateField::Missing, |socket| TemplateField::Number(socket.port().into()))
 }

@@ -26,6 +26,8 @@ pub enum ValueMatch {
     Suffix(String),
     /// Contains this.
     Contains(String),
+    /// Is a whole number of this range.
+    Range(std::ops::Range<i64>),
     /// Matches this regex as a whole.
     Regex(Box<regex::bytes::Regex>),
     /// Does not fulfil this condition.
@@ -41,6 +43,7 @@ impl PartialEq for ValueMatch {
             | (Self::Suffix(one), Self::Suffix(two))
             | (Self::Contains(one), Self::Contains(two)) => one == two,
             (Self::Present(one), Self::Present(two)) => one == two,
+            (Self::Range(one), Self::Range(two)) => one == two,
             (Self::Regex(one), Self::Regex(two)) => one.as_str() == two.as_str(),
             (Self::Not(one), Self::Not(two)) => one == two,
             _ => false,
@@ -74,8 +77,27 @@ impl ValueMatch {
             (Self::Contains(text), Some(value)) => {
                 text.is_empty() || value.windows(text.len()).any(|part| part == text.as_bytes())
             }
+            (Self::Range(range), Some(value)) => {
+                whole_number(value).is_some_and(|number| range.contains(&number))
+            }
             (Self::Regex(regex), Some(value)) => regex.is_match(value),
         }
+    }
+}
+
+/// The number that a value is as a whole, spaces around it aside.
+fn whole_number(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.trim_ascii().parse().ok()
+}
+
+fn parse_range(text: &str) -> Result<ValueMatch, String> {
+    let number = |text: &str| text.trim().parse::<i64>().ok();
+    let ends = text.split_once("..").and_then(|(from, to)| Some(number(from)?..number(to)?));
+    match ends {
+        Some(range) if !range.is_empty() => Ok(ValueMatch::Range(range)),
+        _ => Err(format!(
+            "expected whole numbers as in `1..10`, of which the second is not part of the range, not `{text}`"
+        )),
     }
 }
 
@@ -195,7 +217,7 @@ impl Setting for ValuesOfFilters {
 }
 
 fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatch> {
-    const KINDS: &str = "a value, or one of present, prefix, suffix, contains, regex, not";
+    const KINDS: &str = "a value, or one of present, prefix, suffix, contains, range, regex, not";
     let Value::Map(entries) = &node.value else {
         return bind_scalar(node, at, diags, KINDS, |text| Ok(ValueMatch::Exact(text.to_owned())));
     };
@@ -216,8 +238,11 @@ fn bind_value(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<ValueMatc
         "prefix" => Ok(ValueMatch::Prefix(text.to_owned())),
         "suffix" => Ok(ValueMatch::Suffix(text.to_owned())),
         "contains" => Ok(ValueMatch::Contains(text.to_owned())),
+        "range" => parse_range(text),
         "regex" => ValueMatch::parse_regex(text),
-        key => Err(format!("`{key}` is not one of present, prefix, suffix, contains, regex, not")),
+        key => Err(format!(
+            "`{key}` is not one of present, prefix, suffix, contains, range, regex, not"
+        )),
     };
     bind(&entry.node, &here, diags, "text", parse)
 }
@@ -231,6 +256,9 @@ fn show_value(value: &ValueMatch) -> Plain {
         ValueMatch::Prefix(prefix) => tagged("prefix", text(prefix)),
         ValueMatch::Suffix(suffix) => tagged("suffix", text(suffix)),
         ValueMatch::Contains(part) => tagged("contains", text(part)),
+        ValueMatch::Range(range) => {
+            tagged("range", text(&format!("{}..{}", range.start, range.end)))
+        }
         ValueMatch::Regex(regex) => tagged("regex", text(regexes::written(regex.as_str()))),
         ValueMatch::Not(inner) => tagged("not", show_value(inner)),
     }
@@ -240,6 +268,28 @@ fn show_value(value: &ValueMatch) -> Plain {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_of_whole_numbers() {
+        let range = parse_range("-1..10").unwrap();
+        for (value, fits) in [
+            ("-1", true),
+            ("9", true),
+            (" +9 ", true),
+            ("10", false),
+            ("-2", false),
+            ("5.0", false),
+            ("5x", false),
+            ("", false),
+            ("99999999999999999999", false),
+        ] {
+            assert_eq!(range.fits(Some(value.as_bytes())), fits, "{value}");
+        }
+        assert!(!range.fits(None));
+        for wrong in ["", "1", "1..", "..1", "a..b", "5..5", "6..5", "1...5"] {
+            assert!(parse_range(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_array_fits_if_one_of_its_members_does() {

@@ -139,10 +139,12 @@ pub fn check_possible(
 /// Reports a chain whose match and handler exclude each other.
 pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags: &mut Diags) {
     let ends_tls = chain.tls.is_some();
+    // A tunnel carries whatever comes.
+    let reads_http = chain.http.as_ref().is_some_and(|http| http.0.tunnel.is_none());
     let in_tls = !(of.names.is_empty() && of.alpn.is_empty())
         || of.transports == [TransportKind::Tls]
         || of.protocols == [TLS];
-    if in_tls && !ends_tls && chain.http.is_some() {
+    if in_tls && !ends_tls && reads_http {
         diags
             .error(
                 "wrong-kind",
@@ -157,7 +159,7 @@ pub fn check_handler(chain: &Spanned<Chain>, of: &Criteria, at: &Path<'_>, diags
         let any_http = [HTTP1, HTTP2, Protocol::SILENT, Protocol::UNKNOWN];
         if ends_tls { [TLS, POSTGRES].contains(protocol) } else { any_http.contains(protocol) }
     };
-    let handled = ends_tls || chain.http.is_some();
+    let handled = ends_tls || reads_http;
     if handled && !of.protocols.is_empty() && !of.protocols.iter().any(carries) {
         let (key, what, help) = if ends_tls {
             (

@@ -266,8 +266,32 @@ pub(crate) fn served_by<'c>(
     config: &'c Config,
     name: &'c Spanned<Name>,
 ) -> impl Iterator<Item = &'c Spanned<Name>> {
-    let next = |name: &&Spanned<Name>| config.clusters.get(&name.value)?.fallback.as_ref();
-    std::iter::successors(Some(name), next).take(1 + FALLBACKS_MAX)
+    let behind = fallbacks_of(config, name, FALLBACKS_MAX).into_iter().map(|(_, next)| next);
+    std::iter::once(name).chain(behind)
+}
+
+/// The clusters that serve in place of `name`, each behind the one that names it first, up to so many one after the other.
+pub(crate) fn fallbacks_of<'c>(
+    config: &'c Config,
+    name: &'c Spanned<Name>,
+    depth: usize,
+) -> Vec<(&'c Spanned<Name>, &'c Spanned<Name>)> {
+    let mut found: Vec<(&Spanned<Name>, &Spanned<Name>)> = Vec::new();
+    let mut last = vec![name];
+    for _ in 0..depth {
+        let mut next = Vec::new();
+        for before in last {
+            let Some(cluster) = config.clusters.get(&before.value) else { continue };
+            for named in &cluster.fallback {
+                if !found.iter().any(|(_, known)| known.value == named.value) {
+                    found.push((before, named));
+                    next.push(named);
+                }
+            }
+        }
+        last = next;
+    }
+    found
 }
 
 /// The HTTP sections of a listener, on all its chains.

@@ -37,9 +37,13 @@ pub fn clusters_of(store: &Store, name: &Name, listener: &Listener) -> BTreeSet<
             }
         }
     }
-    let next = |name: &Name| store.cluster(name)?.settings.fallback.clone();
-    let of_found = |name| std::iter::successors(Some(name), next).take(1 + FALLBACKS_MAX);
-    found.into_iter().flat_map(of_found).collect()
+    let mut last: Vec<Name> = found.iter().cloned().collect();
+    for _ in 0..FALLBACKS_MAX {
+        let clusters = last.iter().filter_map(|name| store.cluster(name));
+        let next = clusters.flat_map(|cluster| cluster.settings.fallback.iter().cloned());
+        last = next.filter(|name| found.insert(name.clone())).collect();
+    }
+    found
 }
 
 #[cfg(test)]

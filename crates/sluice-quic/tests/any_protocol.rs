@@ -71,6 +71,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
     let client = ClientPlan {
         verify: Verify::Ca(cert.into()),
         sni: None,
+        send_sni: true,
         names: Vec::new(),
         certificate: None,
         alpn: vec![alpn.as_bytes().to_vec()],

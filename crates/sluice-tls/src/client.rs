@@ -36,6 +36,8 @@ pub struct ClientPlan {
     pub verify: Verify,
     /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
+    /// Whether the name is sent.
+    pub send_sni: bool,
     /// Names of which the certificate must have one, in place of the name that is sent; if empty, that is verified.
     pub names: Vec<CertName>,
     /// The certificate presented when the server requests one.
@@ -121,6 +123,7 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
             Some(stored) => builder.with_client_cert_resolver(Arc::new(OwnCert(stored))),
         };
+        config.enable_sni = plan.send_sni;
         let quic = plan.http3.then(|| {
             let mut quic = config.clone();
             quic.alpn_protocols = vec![b"h3".to_vec()];

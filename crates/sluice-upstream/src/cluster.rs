@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use sluice_core::Name;
 use tokio::sync::Notify;
 
@@ -65,8 +65,8 @@ pub struct Cluster {
     /// Whether a plan is in force; a cluster may be referred to before it is configured, and after it was removed.
     configured: AtomicBool,
     members: Published<Membership>,
-    /// What serves in its place while no endpoint is usable.
-    fallback: ArcSwapOption<Self>,
+    /// What serves in its place while no endpoint is usable: the first of these that can.
+    fallback: ArcSwap<Vec<Arc<Self>>>,
     /// The cluster of all processes of this kind, for zone-aware routing, and who goes by this one.
     fleet: FleetLinks,
     /// For the control thread.
@@ -119,7 +119,7 @@ impl Cluster {
             plan: Published::new(plan),
             configured: AtomicBool::new(true),
             members: Published::new(members),
-            fallback: ArcSwapOption::empty(),
+            fallback: ArcSwap::default(),
             fleet: FleetLinks::default(),
             standings: Mutex::default(),
             had_subsets: AtomicBool::new(false),
@@ -160,7 +160,7 @@ impl Cluster {
     /// Takes the plan out of force, for a cluster that was removed. Returns the endpoints, which have left with it.
     pub(crate) fn vacate(self: &Arc<Self>) -> Vec<Arc<EndpointState>> {
         self.configured.store(false, Relaxed);
-        self.set_fallback(None);
+        self.set_fallback(Vec::new());
         self.set_fleet(None);
         self.publish_keeping(&[], |_| false)
     }

@@ -87,7 +87,7 @@ pub struct ClusterSettings {
     /// The timeout for making a connection, TLS included.
     pub connect_timeout: Duration,
     /// The cluster that serves while no endpoint of this one is usable.
-    pub fallback: Option<Name>,
+    pub fallback: Vec<Name>,
     /// Endpoints attempted for one connection.
     pub connect_attempts: u32,
     /// Waits before further endpoints are attempted for a relayed connection; `None` does not wait.
@@ -207,7 +207,7 @@ impl ClusterSettings {
             Arc::new(ClusterSettings {
                 balancing: BalancingPlan::default(),
                 connect_timeout: Duration::from_secs(5),
-                fallback: None,
+                fallback: Vec::new(),
                 connect_attempts: 1,
                 connect_backoff: None,
                 health: None,

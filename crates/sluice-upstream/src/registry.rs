@@ -333,7 +333,7 @@ impl RunningCluster {
 
 /// Puts a plan in force, with the clusters that it falls back to and goes by.
 fn put(directory: &ClusterDirectory, cluster: &Arc<Cluster>, plan: Arc<ClusterPlan>) {
-    cluster.set_fallback(plan.fallback.as_ref().map(|name| directory.reference(name)));
+    cluster.set_fallback(plan.fallback.iter().map(|name| directory.reference(name)).collect());
     let fleet = match &plan.balancing.localities {
         LocalityPlan::ZoneAware(plan) => Some(directory.reference(&plan.fleet)),
         LocalityPlan::Ignored | LocalityPlan::Weighted => None,

@@ -24,6 +24,7 @@ const REQUEST_IGNORED: &[&str] = &[
     "x-forwarded-for",
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-internal",
+    "x-asked",
 ];
 
 /// Fields of the access log that are not compared: a row in `docs/envoy.md`.
@@ -42,9 +43,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// No observation yet; `addresses` are replaced by names.
-    pub(crate) fn new(case: &Case, addresses: impl Iterator<Item = (String, SocketAddr)>) -> Self {
-        let names = addresses.map(|(name, address)| (address.to_string(), name)).collect();
+    /// No observation yet; `addresses` are replaced by names, and so is what tells the proxy from others.
+    pub(crate) fn new(
+        case: &Case,
+        addresses: impl Iterator<Item = (String, SocketAddr)>,
+        side: &str,
+    ) -> Self {
+        let names = addresses.map(|(name, address)| (address.to_string(), name));
+        let names = names.chain([(format!("{side}-"), "side-".to_owned())]).collect();
         Self { lines: Vec::new(), names, compared: case.compared.clone(), own_text: false }
     }
 

@@ -55,8 +55,8 @@ macro_rules! areas {
 }
 
 areas! {
-    breakers cors datagrams faults filters hashing headers hygiene jwt limits mirrors rbac records redirects replies
-    retries rewrites routing tcp timeouts tls upgrades weights
+    aggregates authz breakers checks cors datagrams faults filters hashing headers https hygiene jwt limits mirrors
+    rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades weights
 }
 
 #[test]
@@ -100,13 +100,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(area: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(folder.path());
         authority.issue("a", &["a.test"]);
         authority.issue("b", &["b.test"]);
         authority.issue("client", &["spiffe://test/client"]);
-        let origins = Origins::start(folder.path());
+        let origins = Origins::start(area, folder.path());
         Self { origins, texts: tokens(), folder }
     }
 
@@ -119,13 +119,14 @@ impl Bench {
     fn observe(&self, area: &Area, case: &Case, proxy: &mut Proxy) -> Seen {
         let addresses = self.origins.addresses();
         let names = addresses.iter().map(|(name, address)| ((*name).to_owned(), *address));
-        let mut seen = Seen::new(case, names);
+        let mut seen = Seen::new(case, names, &proxy.side());
         // What came late, of an earlier case.
         drop((self.origins.received.take(0), proxy.logged(0)));
         let first = area.http.first().or_else(|| area.listeners.first()).expect("a listener");
         let (mut records, mut often) = (0, false);
         for (number, line) in (1..).zip(&case.steps) {
-            let line = self.fill(|places| places.fill(line));
+            // What a service remembers of one proxy must not concern another.
+            let line = self.fill(|places| places.fill(line)).replace("@side@", &proxy.side());
             let step = Step::parse(&line, self.folder.path());
             let to = proxy.addr(step.listener.as_ref().unwrap_or(&first.name));
             step.run(to, number, &mut seen);
@@ -165,7 +166,7 @@ fn tokens() -> BTreeMap<&'static str, String> {
 
 fn run(name: &str) {
     let area = script::read(name);
-    let bench = Bench::new();
+    let bench = Bench::new(name);
     let text = bench.fill(|places| bootstrap::text(&area, places));
     let folder = |side: &str| bench.folder.path().join(side);
     let mut envoy = Proxy::envoy(&folder("envoy"), &text);

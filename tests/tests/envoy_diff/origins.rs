@@ -11,7 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_testkit::origin::{Message, read_message, websocket_accept};
 use sluice_testkit::peers::{RefusingPort, Server, UdpServer, reset_on_close};
-use sluice_testkit::{tls, wait};
+use sluice_testkit::{tls, tools, wait};
+use sluice_tests::envoy_service;
+
+/// A service that decides about requests: it does what the header `x-authz` says.
+const AUTHZ: &str = "authz";
 
 /// What the endpoints received since the case began: the name of the endpoint, and the request.
 #[derive(Clone, Debug, Default)]
@@ -40,14 +44,26 @@ pub(crate) struct Origins {
     servers: Vec<(&'static str, Server)>,
     datagrams: Vec<(&'static str, UdpServer)>,
     nobody: RefusingPort,
+    /// A service that speaks a protocol of Envoy's over gRPC, if the area needs one.
+    service: Option<(&'static str, SocketAddr, tools::Process)>,
 }
 
 impl Origins {
-    /// Starts them; those with TLS have their certificates from `folder`.
-    pub(crate) fn start(folder: &Path) -> Self {
+    /// Starts those of an area; those with TLS have their certificates from `folder`.
+    pub(crate) fn start(area: &str, folder: &Path) -> Self {
+        let service = match area {
+            "checks" => Some(("checks", "authz_server.py", "auth.v3.external_auth_pb2_grpc")),
+            "rates" => Some(("rates", "rate_server.py", "ratelimit.v3.rls_pb2_grpc")),
+            _ => None,
+        };
+        let service = service.map(|(name, script, module)| {
+            let started = envoy_service(script, &format!("envoy.service.{module}"));
+            let (process, address) = started.expect("Python has Envoy's messages");
+            (name, address, process)
+        });
         let received = Received::default();
         let mut servers = Vec::new();
-        for name in ["a", "b", "c", "d"] {
+        for name in ["a", "b", "c", "d", AUTHZ] {
             let received = received.clone();
             servers.push((name, Server::start(move |stream| serve(name, stream, &received))));
         }
@@ -56,14 +72,15 @@ impl Origins {
         servers.push(("tls_a", secure(&folder.join("a"), "tls a:")));
         servers.push(("tls_b", secure(&folder.join("b"), "tls b:")));
         let datagrams = vec![("udp_a", UdpServer::echo("a:")), ("udp_b", UdpServer::echo("b:"))];
-        Self { received, servers, datagrams, nobody: RefusingPort::take() }
+        Self { received, servers, datagrams, nobody: RefusingPort::take(), service }
     }
 
     /// The addresses by name; nobody listens at `nobody`.
     pub(crate) fn addresses(&self) -> BTreeMap<&'static str, SocketAddr> {
         let servers = self.servers.iter().map(|(name, server)| (*name, server.addr()));
         let datagrams = self.datagrams.iter().map(|(name, server)| (*name, server.addr()));
-        servers.chain(datagrams).chain([("nobody", self.nobody.addr())]).collect()
+        let service = self.service.iter().map(|(name, address, _)| (*name, *address));
+        servers.chain(datagrams).chain(service).chain([("nobody", self.nobody.addr())]).collect()
     }
 }
 
@@ -93,7 +110,7 @@ fn serve(name: &str, mut stream: TcpStream, received: &Received) -> io::Result<(
     loop {
         let request = read_message(&mut reader, false)?;
         let count = received.push(name, request.clone());
-        let orders = Orders::of(&request, count);
+        let orders = Orders::of(&request, if name == AUTHZ { "x-authz" } else { "x-do" }, count);
         if orders.hold {
             // The proxy gives up; the rest is what it may still send.
             reader.read_to_end(&mut Vec::new())?;
@@ -105,7 +122,7 @@ fn serve(name: &str, mut stream: TcpStream, received: &Received) -> io::Result<(
         if orders.reset || orders.close {
             return Ok(());
         }
-        if request.words().first() == Some(&"CONNECT") {
+        if request.words().first() == Some(&"CONNECT") && orders.status == 200 {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             return echo(&mut Both { reader, stream });
         }
@@ -162,9 +179,9 @@ struct Orders {
 }
 
 impl Orders {
-    fn of(request: &Message, count: usize) -> Self {
+    fn of(request: &Message, header: &str, count: usize) -> Self {
         let mut orders = Self { status: 200, ..Self::default() };
-        for order in request.value("x-do").split(';').map(str::trim) {
+        for order in request.value(header).split(';').map(str::trim) {
             match order.split_once('=') {
                 Some(("first", most)) if count > most.parse().unwrap_or(0) => {
                     return Self { status: 200, ..Self::default() };

@@ -82,6 +82,11 @@ impl Proxy {
         })
     }
 
+    /// What tells it from the others, the name of its folder.
+    pub(crate) fn side(&self) -> String {
+        format!("of-{}", self.folder.file_name().unwrap_or_default().display())
+    }
+
     /// What it wrote to stdout and stderr.
     pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.folder.join("said")).unwrap_or_default()

@@ -15,6 +15,7 @@ mod http_routes;
 mod http_soak;
 mod lua;
 mod modules;
+mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
 mod values;

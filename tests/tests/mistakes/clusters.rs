@@ -104,6 +104,16 @@ fn of_forward_proxies() {
             ("flows to hosts", forward("").replace("address: 127", "address: udp://127")),
             ("copies of requests to hosts", rule("cluster: up, mirror: [up]", "true")),
             ("a fallback to hosts", relay("fallback: out\n  out: { forward: true }")),
+            (
+                "a cluster twice among those that serve instead",
+                relay("fallback: [out, out]\n  out: \"127.0.0.1:1\""),
+            ),
+            (
+                "a circle behind the second that serves instead",
+                relay(
+                    "fallback: [out, far]\n  out: \"127.0.0.1:1\"\n  far: { endpoints: \"127.0.0.1:2\", fallback: up }",
+                ),
+            ),
         ],
     );
 }

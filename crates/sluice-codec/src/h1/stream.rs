@@ -68,6 +68,8 @@ pub struct H1Stream {
     moved: (u64, u64),
     /// Bytes that one read takes at most.
     read_max: u32,
+    /// Whether heads that we send stay off the wire: the peer does not speak HTTP.
+    headless: bool,
 }
 
 /// A piece of a body that was spliced.
@@ -126,6 +128,7 @@ impl H1Stream {
             keep_alive: true,
             moved: (0, 0),
             read_max: READ_MAX,
+            headless: false,
         })
     }
 
@@ -138,6 +141,17 @@ impl H1Stream {
         tunnel.sending = Sending::Tunnel;
         tunnel.keep_alive = false;
         tunnel
+    }
+
+    /// A connection whose client does not speak HTTP, as a request that has been received: what the client sends is its
+    /// body, and the body of a response with a status of the 2xx is what it gets. Heads, and all other responses, it never
+    /// sees.
+    pub fn headless(stream: Stream, options: Rc<H1Options>) -> Box<Self> {
+        let mut headless = Self::new(stream, Role::Server, options);
+        headless.receiving = H1Receiving::Tunnel;
+        headless.keep_alive = false;
+        headless.headless = true;
+        headless
     }
 
     /// Limits one read to this many bytes; from [`SCRATCH`] on, to the room in the buffer.

@@ -116,7 +116,12 @@ impl Mapping<'_> {
             if connect || defaults.http.connect {
                 rule.word("connect", true, action.span);
             }
-            self.forwarding(action, defaults, &mut rule);
+            let matcher = route.message("match").and_then(|of| of.message("path_match_policy"));
+            let config = matcher.and_then(|of| of.message("typed_config"));
+            let template = config
+                .filter(|config| config.descriptor.name() == "UriTemplateMatchConfig")
+                .and_then(|config| config.text("path_template"));
+            self.forwarding(action, defaults, template.map(|text| &**text), &mut rule);
         } else if let Some(redirect) = route.message("redirect") {
             let redirect = self.redirect(redirect);
             rule.set("redirect", redirect);
@@ -146,10 +151,11 @@ impl Mapping<'_> {
         &mut self,
         action: &ProtoMessage,
         defaults: &HostDefaults<'_>,
+        template: Option<&str>,
         rule: &mut NativeMap,
     ) {
         self.clusters_of(action, rule);
-        self.rewrites(action, rule);
+        self.rewrites(action, rule, template);
         self.timeouts(action, defaults, rule);
         self.attempt_count(defaults.host, rule);
         let retry =
@@ -233,13 +239,18 @@ impl Mapping<'_> {
         }
     }
 
-    fn rewrites(&mut self, action: &ProtoMessage, rule: &mut NativeMap) {
+    fn rewrites(&mut self, action: &ProtoMessage, rule: &mut NativeMap, template: Option<&str>) {
         let mut rewrite = NativeMap::new(action.span);
         if let Some(prefix) = action.text("prefix_rewrite") {
             rewrite.text("replace_prefix", prefix, action.place("prefix_rewrite"));
         }
         if let Some(regex) = action.message("regex_rewrite")
             && let Some(regex) = self.substitution(regex)
+        {
+            rewrite.set("regex", regex);
+        }
+        if let Some(policy) = action.message("path_rewrite_policy")
+            && let Some(regex) = self.template_rewrite(policy, template)
         {
             rewrite.set("regex", regex);
         }
@@ -260,7 +271,10 @@ impl Mapping<'_> {
         let path = rewrite.has("replace_prefix") || rewrite.has("regex");
         let hosts = ["host", "host_of_endpoint", "host_header", "host_regex"];
         let host = hosts.iter().any(|key| rewrite.has(key));
-        let originals = [("path", path), ("host", host)].into_iter().filter(|(_, told)| *told);
+        let forwarded = host && action.is("append_x_forwarded_host");
+        action.without_effect(&["append_x_forwarded_host"]);
+        let originals = [("path", path), ("host", host), ("forwarded_host", forwarded)];
+        let originals = originals.into_iter().filter(|(_, told)| *told);
         let originals: Vec<Node> = originals.map(|(what, _)| plain(what, action.span)).collect();
         if !originals.is_empty() {
             rewrite.list("originals", originals, action.span);
@@ -298,49 +312,6 @@ impl Mapping<'_> {
             }
         }
         rule.map("timeout", timeout);
-    }
-
-    fn upgrades(
-        &mut self,
-        action: &ProtoMessage,
-        defaults: &HostDefaults<'_>,
-        rule: &mut NativeMap,
-    ) {
-        let mut upgrades = defaults.http.upgrades.clone();
-        for upgrade in action.messages("upgrade_configs") {
-            let Some(kind) = upgrade.text("upgrade_type").map(|kind| kind.to_ascii_lowercase())
-            else {
-                continue;
-            };
-            let on = upgrade.bool("enabled") != Some(false);
-            if kind == "connect" {
-                match upgrade.message("connect_config") {
-                    Some(config) if on => {
-                        self.only_false(config, "allow_post", "a tunnel begins with CONNECT");
-                        if config.has("proxy_protocol_config") {
-                            let how = "nothing is sent before the bytes of the tunnel";
-                            self.unsupported(config, "proxy_protocol_config", how);
-                        }
-                        rule.word("connect", "terminate", upgrade.span);
-                    }
-                    None if on => rule.word("connect", true, upgrade.span),
-                    _ => {}
-                }
-                continue;
-            }
-            if upgrade.has("connect_config") {
-                self.unsupported(upgrade, "connect_config", "of other upgrades than CONNECT");
-            }
-            upgrades.retain(|known| known.text() != Some(&kind));
-            if on {
-                upgrades.push(quoted(&kind, upgrade.span));
-            }
-        }
-        if upgrades.is_empty() {
-            rule.word("upgrades", "none", action.span);
-        } else {
-            rule.list("upgrades", upgrades, action.span);
-        }
     }
 
     fn hashing(&mut self, action: &ProtoMessage, rule: &mut NativeMap) {

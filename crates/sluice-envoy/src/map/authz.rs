@@ -127,17 +127,28 @@ impl Mapping<'_> {
             }
             native.map("context", context);
         }
-        let Some(response) = service.message("authorization_response") else { return };
+        let response = service.message("authorization_response");
         for (field, key) in [
             ("allowed_upstream_headers", "upstream_headers"),
-            ("allowed_client_headers", "denied_client_headers"),
             ("allowed_client_headers_on_success", "allowed_client_headers"),
         ] {
-            if let Some(headers) = response.message(field) {
+            if let Some(headers) = response.and_then(|response| response.message(field)) {
                 let names = self.exact_names(headers);
                 native.list(key, names, headers.span);
             }
         }
+        let listed = response.and_then(|response| response.message("allowed_client_headers"));
+        let mut names = listed.map_or_else(Vec::new, |headers| self.exact_names(headers));
+        if listed.is_none() {
+            let how = "of a refusal, the client gets status, body, `content-type`, `location` and challenges; list others in `allowed_client_headers`";
+            self.differs(service, "authorization_response", how);
+        }
+        for name in ALWAYS_FOR_CLIENTS {
+            if !names.iter().any(|known| known.text() == Some(name)) {
+                names.push(quoted(name, service.span));
+            }
+        }
+        native.list("denied_client_headers", names, service.span);
     }
 
     /// The names in a list of which each is exact.
@@ -153,6 +164,9 @@ impl Mapping<'_> {
         names
     }
 }
+
+/// Headers of a refusal that clients get besides those that are listed.
+const ALWAYS_FOR_CLIENTS: [&str; 3] = ["location", "www-authenticate", "proxy-authenticate"];
 
 fn authz_body(body: &ProtoMessage, native: &mut NativeMap) {
     let Some(max) = body.number("max_request_bytes") else { return };

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use sluice_core::Node;
+use sluice_core::{Node, Span};
 
 use super::{Mapping, Zero};
 use crate::message::{ProtoMessage, ProtoValue};
@@ -72,6 +72,14 @@ impl Mapping<'_> {
                 Some(config) if config.descriptor.name() == "DnsCluster" => {
                     self.dns_cluster(config, native)
                 }
+                Some(config)
+                    if config.descriptor.name() == "ClusterConfig"
+                        && config.descriptor.parent_file().package_name()
+                            == "envoy.extensions.clusters.aggregate.v3" =>
+                {
+                    self.aggregate(config, cluster, native);
+                    return;
+                }
                 Some(config) => {
                     self.unsupported_type(config);
                     return;
@@ -125,6 +133,24 @@ impl Mapping<'_> {
         };
         let names_allowed = &*kind != "STATIC" || custom.is_some();
         self.assignment(cluster, assignment, names_allowed, native);
+    }
+
+    /// A cluster of clusters: one without endpoints, in whose place they serve.
+    fn aggregate(&mut self, config: &ProtoMessage, cluster: &ProtoMessage, native: &mut NativeMap) {
+        cluster.without_effect(&["lb_policy"]);
+        let how = "all traffic goes to the first cluster with a usable endpoint; Envoy moves it from one to the next by shares";
+        self.differs(cluster, "cluster_type", how);
+        let mut names: Vec<Node> = Vec::new();
+        let listed: Vec<(Arc<str>, Span)> =
+            config.texts("clusters").map(|(name, span)| (Arc::clone(name), span)).collect();
+        for (name, span) in listed {
+            let name = self.cluster(&name, config, "clusters");
+            if !names.iter().any(|known| known.text() == Some(&*name)) {
+                names.push(quoted(&name, span));
+            }
+        }
+        native.word("allow_empty", true, cluster.span);
+        native.list("fallback", names, config.place("clusters"));
     }
 
     fn dns(&mut self, cluster: &ProtoMessage, kind: &str, native: &mut NativeMap) {

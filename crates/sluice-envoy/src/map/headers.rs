@@ -58,8 +58,7 @@ impl Mapping<'_> {
         side: &str,
         edits: &mut NativeMap,
     ) {
-        let mut set = NativeMap::new(edits_span(options));
-        let mut add = NativeMap::new(edits_span(options));
+        let mut kinds = [const { None::<NativeMap> }; ACTIONS.len()];
         for option in options {
             let Some(header) = option.message("header") else { continue };
             let Some(name) = header.text("key").map(|name| name.to_ascii_lowercase()) else {
@@ -75,31 +74,38 @@ impl Mapping<'_> {
                 continue;
             }
             let action = option.choice("append_action");
-            let overwrite = match (&*action, option.bool("append")) {
-                (_, Some(append)) => !append,
-                ("OVERWRITE_IF_EXISTS_OR_ADD", _) => true,
-                ("APPEND_IF_EXISTS_OR_ADD", _) => false,
-                _ => {
-                    self.unsupported(
-                        option,
-                        "append_action",
-                        "write APPEND_IF_EXISTS_OR_ADD or OVERWRITE_IF_EXISTS_OR_ADD",
-                    );
-                    continue;
-                }
+            let action = match option.bool("append") {
+                Some(true) => "APPEND_IF_EXISTS_OR_ADD",
+                Some(false) => "OVERWRITE_IF_EXISTS_OR_ADD",
+                None => &*action,
             };
-            let target = if overwrite { &mut set } else { &mut add };
-            if target.has(&name) {
+            let Some(kind) = ACTIONS.iter().position(|(known, _)| *known == action) else {
+                self.unsupported(option, "append_action", "");
+                continue;
+            };
+            if kinds.iter().flatten().any(|of| of.has(&name)) {
                 self.unsupported(option, "header", "the same header is set twice here");
                 continue;
             }
             let value = self.operators(value);
+            let target = kinds[kind].get_or_insert_with(|| NativeMap::new(option.span));
             target.text(&name, &value, header.place("value"));
         }
-        edits.map(side, set);
-        edits.map(&format!("add_{side}"), add);
+        for (kind, (_, prefix)) in kinds.into_iter().zip(ACTIONS) {
+            if let Some(kind) = kind {
+                edits.map(&format!("{prefix}{side}"), kind);
+            }
+        }
     }
 }
+
+/// What may be done with a header, and what the key of that begins with in `set_headers`.
+const ACTIONS: [(&str, &str); 4] = [
+    ("OVERWRITE_IF_EXISTS_OR_ADD", ""),
+    ("APPEND_IF_EXISTS_OR_ADD", "add_"),
+    ("OVERWRITE_IF_EXISTS", "overwrite_"),
+    ("ADD_IF_ABSENT", "default_"),
+];
 
 /// Adds the edits of a filter to others; `Err` is a header that both edit.
 fn join(edits: &Node, joined: &mut NativeMap) -> Result<(), String> {
@@ -131,8 +137,4 @@ fn names(node: &Node) -> Vec<String> {
         Value::Map(entries) => entries.iter().map(|entry| entry.key.to_string()).collect(),
         _ => node.items().iter().filter_map(|item| item.text().map(str::to_owned)).collect(),
     }
-}
-
-fn edits_span(options: &[&ProtoMessage]) -> sluice_core::Span {
-    options.first().map(|option| option.span).unwrap_or_default()
 }

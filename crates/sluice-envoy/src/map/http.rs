@@ -360,6 +360,14 @@ impl Mapping<'_> {
                 "always_set_request_id_in_response",
             ]);
         }
+        if let Some(via) = hcm.text("via") {
+            let mut edits = NativeMap::new(hcm.place("via"));
+            let written = via.replace('%', "%%");
+            for side in ["add_request", "add_response"] {
+                edits.set(side, single("via", quoted(&written, hcm.place("via"))));
+            }
+            filters.push(single("set_headers", edits.node()));
+        }
         let header = match &*hcm.choice("forward_client_cert_details") {
             "SANITIZE" => "remove",
             "APPEND_FORWARD" => "append",

@@ -166,9 +166,8 @@ impl Mapping<'_> {
             single("regex", quoted(&text, matcher.span))
         } else if let Some(matcher) = of.message("string_match") {
             self.string_match(matcher)?
-        } else if of.has("range_match") {
-            self.unsupported(of, "range_match", "write a regex");
-            return None;
+        } else if let Some(range) = of.message("range_match") {
+            self.range(range)?
         } else {
             // Presence, which is also what is meant if nothing is said.
             let wanted = of.bool("present_match") != Some(false);
@@ -187,6 +186,16 @@ impl Mapping<'_> {
             return None;
         }
         Some(single("not", condition))
+    }
+
+    /// An `Int64Range`, without its end.
+    fn range(&mut self, range: &ProtoMessage) -> Option<Node> {
+        let (start, end) = (range.integer("start"), range.integer("end"));
+        if start >= end {
+            self.unsupported(range, "end", "no number is in the range, so nothing would match");
+            return None;
+        }
+        Some(single("range", quoted(&format!("{start}..{end}"), range.span)))
     }
 
     /// A condition on a query parameter or a cookie.

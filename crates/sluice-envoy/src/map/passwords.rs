@@ -28,6 +28,8 @@ impl Mapping<'_> {
         self.only_false(config, "emit_dynamic_metadata", "records have the name as `identity`");
         native.word("allow_missing", config.is("allow_missing"), config.place("allow_missing"));
         native.word("forward", true, config.span);
+        // The only hashes that Envoy knows.
+        native.word("sha1", true, config.place("users"));
         Some(single("basic_auth", native.node()))
     }
 

@@ -56,6 +56,9 @@ impl Mapping<'_> {
             }
         }
         self.logs_of(proxy, "connection");
-        native.set("relay", relay.node());
+        match proxy.message("tunneling_config") {
+            Some(tunnel) => self.tunnel(tunnel, relay, native),
+            None => native.set("relay", relay.node()),
+        }
     }
 }

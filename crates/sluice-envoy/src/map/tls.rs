@@ -3,6 +3,7 @@
 //! Owns: certificates, validation, versions. Refuses to know: which socket they are for. Keeps: what would let in
 //! somebody whom Envoy refuses is an error.
 
+use rustls_pki_types::ServerName;
 use sluice_core::Node;
 
 use super::validation::Unknown;
@@ -68,9 +69,7 @@ impl Mapping<'_> {
         if context.is("auto_host_sni") && context.has("sni") {
             self.unsupported(context, "auto_host_sni", "beside `sni`");
         }
-        if let Some(sni) = context.text("sni") {
-            native.text("sni", sni, context.place("sni"));
-        }
+        let unsendable = self.server_name(context, &mut native);
         let common = context.message("common_tls_context");
         if let Some(common) = common {
             self.versions(common, &mut native);
@@ -85,12 +84,47 @@ impl Mapping<'_> {
         match common.map(|common| self.validation(common)) {
             Some(Ok(validation)) if !validation.is_empty() => {
                 self.server_validation(&validation, replaced, &mut native);
+                if let Some(name) = unsendable.filter(|_| replaced) {
+                    self.name_not_sent(name, context, &mut native);
+                }
             }
             Some(Err(Unknown)) => {}
             // Without a validation context, Envoy takes any certificate.
             _ => native.word("verify", "none", context.span),
         }
         native.node()
+    }
+
+    /// The name that is sent; the text of one that is no name of a host, which cannot be sent.
+    fn server_name<'m>(
+        &mut self,
+        context: &'m ProtoMessage,
+        native: &mut NativeMap,
+    ) -> Option<&'m str> {
+        let (name, span) = (context.text("sni")?, context.place("sni"));
+        if ServerName::try_from(&**name).is_ok() {
+            native.text("sni", name, span);
+            return None;
+        }
+        native.word("send_sni", false, span);
+        let how = format!(
+            "`{name}` is no name of a host, since its last label is a number or a label has other characters: no server name is sent"
+        );
+        self.differs(context, "sni", &how);
+        Some(name)
+    }
+
+    /// Verifies a name that is not sent, where that is what the certificate must have.
+    fn name_not_sent(&mut self, name: &str, context: &ProtoMessage, native: &mut NativeMap) {
+        if native.get("verify").is_some_and(|verify| verify.is_word("none")) {
+            return;
+        }
+        if name.contains('*') {
+            self.unsupported(context, "auto_sni_san_validation", "of a name with a star");
+            return;
+        }
+        let span = context.place("sni");
+        native.list("names", vec![quoted(&format!("dns:{name}"), span)], span);
     }
 
     fn certificates(&mut self, common: &ProtoMessage) -> Vec<Node> {

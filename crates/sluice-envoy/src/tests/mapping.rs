@@ -151,10 +151,6 @@ fn tcp_listeners() {
             ("listeners/0/chains/0/relay/max_duration", "60s"),
         ],
     );
-    refused(
-        &tcp(", tunneling_config: { hostname: a }"),
-        "`tunneling_config` of envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-    );
     let unknown = tcp("").replace("cluster: a }", "cluster: 'x|b' }");
     differs(&unknown, "there is no cluster `x|b`: connections are refused, as in Envoy");
     expect(

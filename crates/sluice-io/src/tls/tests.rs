@@ -47,6 +47,7 @@ fn certified_with(min_version: TlsVersion, early: Option<EarlySessions>) -> Cert
     let plan = ClientPlan {
         verify: Verify::Ca(cert.into()),
         sni: None,
+        send_sni: true,
         names: Vec::new(),
         certificate: None,
         alpn: vec![b"echo".to_vec()],

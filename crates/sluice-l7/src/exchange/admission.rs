@@ -15,6 +15,7 @@ use super::{RequestTask, RouteTarget, Stop};
 use crate::connection_manager::{FilterList, RouteSnapshot};
 use crate::host_name::without_port;
 use crate::hygiene::{self, Underscores};
+use crate::plan::HttpOptions;
 use crate::reasons;
 use crate::reply::Reply;
 use crate::routes::{Action, PathRewrite, Redirect, RouteInput, Rule, Timeouts};
@@ -27,13 +28,16 @@ impl RequestTask {
         self.refuse_misdirected()?;
         let conn = &self.downstream.conn;
         let tls = conn.info.tls.get();
-        let edge = self.manager.plan.options.edge;
-        self.summary.source = edge.apply(
-            &mut self.request,
-            conn.info.source(),
-            self.downstream.address(),
-            tls.is_some(),
-        );
+        let HttpOptions { edge, ref tunnel, .. } = self.manager.plan.options;
+        // Of a request that is made here, no hop has said anything, and the proxy that gets it need not know its client.
+        if tunnel.is_none() {
+            self.summary.source = edge.apply(
+                &mut self.request,
+                conn.info.source(),
+                self.downstream.address(),
+                tls.is_some(),
+            );
+        }
         let snapshot = self.manager.snapshot();
         let found = self.find_route(&snapshot);
         self.filters = self.take_route(&snapshot, found);

@@ -127,7 +127,12 @@ impl RequestTask {
         let (stream, ticket, reused) = match pooled {
             // Nothing is sent but what the client sends.
             PooledConn::H1(taken) if tunnels => {
-                let (stream, ticket) = taken.into_parts();
+                let (mut stream, ticket) = taken.into_parts();
+                if end {
+                    // Of a POST request without a body.
+                    let ending = poll_fn(|cx| Poll::Ready(stream.send_end(cx, &worker, None)));
+                    ending.await.map_err(|error| failed_attempt(&error, false))?;
+                }
                 (HttpStream::H1(stream), Some(ticket), false)
             }
             PooledConn::H1(taken) => {

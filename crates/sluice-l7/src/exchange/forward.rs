@@ -100,7 +100,7 @@ impl RequestTask {
         let rule = target.rule();
         let mut options = Arc::clone(&rule.options);
         self.check_upgrade(rule)?;
-        self.ends_connect = options.ends_connect;
+        (self.ends_connect, self.ends_post) = (options.ends_connect, options.ends_post);
         if options.follow.is_some() {
             self.note_target(&target);
         }

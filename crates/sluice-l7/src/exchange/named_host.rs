@@ -30,7 +30,9 @@ impl RequestTask {
 
     /// Whether the request asks for a tunnel that ends here: endpoints get its bytes alone.
     pub(super) fn ends_tunnel(&self, pool: &ClusterPool) -> bool {
-        self.is_tunnel() && (self.ends_connect || pool.handle.forwards())
+        let by_post = self.method == Method::Post && self.request.upgrade().is_none();
+        (self.is_tunnel() && (self.ends_connect || pool.handle.forwards()))
+            || (self.ends_post && by_post)
     }
 
     /// The endpoint of the host that the request names, after its rule has rewritten it; waits for its look-up.

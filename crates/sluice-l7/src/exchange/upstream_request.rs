@@ -22,6 +22,7 @@ use crate::routes::{HashBy, HostRewrite, Originals, RegexSubstitution, Rule, Tim
 
 const ORIGINAL_PATH: &[u8] = b"x-envoy-original-path";
 const ORIGINAL_HOST: &[u8] = b"x-envoy-original-host";
+const FORWARDED_HOST: &[u8] = b"x-forwarded-host";
 
 impl RequestTask {
     /// The timeout that a gRPC client set, within the bounds of the rule; the endpoint is told of a cap. The header is
@@ -56,6 +57,8 @@ impl RequestTask {
                     return denied(&format!("an upgrade to {protocol}"));
                 }
             }
+            // A connection that does not carry HTTP is a tunnel by its own settings.
+            None if self.manager.plan.options.tunnel.is_some() => {}
             None if self.method == Method::Connect && !rule.options.connect => {
                 return denied("CONNECT");
             }
@@ -66,7 +69,7 @@ impl RequestTask {
 
     /// Rewrites the path and host to those for the endpoint.
     pub(super) fn rewrite(&mut self, rule: &Rule) -> Result<(), Stop> {
-        let Originals { path: tell_path, host: tell_host } = rule.options.originals;
+        let Originals { path: tell_path, host: tell_host, forwarded_host } = rule.options.originals;
         if tell_path {
             self.request.remove(ORIGINAL_PATH);
         }
@@ -78,6 +81,10 @@ impl RequestTask {
                 let original = self.request.authority().as_bytes().to_vec();
                 self.request.set(ORIGINAL_HOST, &original);
             }
+        }
+        if forwarded_host && (host.is_some() || matches!(rule.options.host, HostRewrite::Endpoint))
+        {
+            self.forward_host();
         }
         // `*` and the target of a tunnel are not paths.
         if let Some(rewrite) = &rule.options.path
@@ -103,6 +110,21 @@ impl RequestTask {
             self.request.set_authority(&host);
         }
         Ok(())
+    }
+
+    /// Adds the host to those that proxies in front have added, unless it is the last of them.
+    fn forward_host(&mut self) {
+        let own = self.request.authority().as_bytes();
+        let known: Vec<&[u8]> = self.request.values(FORWARDED_HOST).collect();
+        let mut all = known.join(&b","[..]);
+        if own.is_empty() || all.rsplit(|byte| *byte == b',').next() == Some(own) {
+            return;
+        }
+        if !all.is_empty() {
+            all.push(b',');
+        }
+        all.extend_from_slice(own);
+        self.request.set(FORWARDED_HOST, &all);
     }
 
     /// The host for the endpoint, if it is known before an endpoint is, and is another than the client sent.

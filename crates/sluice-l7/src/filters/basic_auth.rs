@@ -35,7 +35,7 @@ mod users;
 
 use known::KnownPasswords;
 use queue::HashQueue;
-use users::Users;
+use users::{AnyUsers, Users};
 
 /// The most bytes of a name and a password together. A hash takes time in proportion.
 const CREDENTIALS_MAX: usize = 1024;
@@ -53,6 +53,9 @@ sluice_core::section! {
         pub users_file: Option<Spanned<PathBuf>>,
         /// The content of such a file, or a secret with it.
         pub users: Option<SecretSource>,
+        /// Whether unsalted SHA-1 hashes (`{SHA}`, as `htpasswd -s` writes them) are accepted, too. Somebody who gets the file
+        /// finds most passwords by trying.
+        pub sha1: bool = "false",
         /// The realm that browsers show.
         pub realm: Spanned<String> = "sluice",
         /// The header that endpoints get the name in. What clients send in it is always removed.
@@ -76,7 +79,13 @@ impl PlanSettings for BasicAuth {
         let span = settings.span;
         super::credentials::check_realm(&self.realm, context)?;
         let users = match (&self.users_file, &self.users) {
+            (Some(path), None) if self.sha1 => {
+                UsersSource::AnyFile(context.file(path, "users_file")?)
+            }
             (Some(path), None) => UsersSource::File(context.file(path, "users_file")?),
+            (None, Some(source)) if self.sha1 => {
+                UsersSource::AnySecret(context.secret(source, "users")?)
+            }
             (None, Some(source)) => UsersSource::Secret(context.secret(source, "users")?),
             (file, _) => {
                 let message = "`basic_auth` needs exactly one of `users_file` and `users`";
@@ -100,6 +109,9 @@ impl PlanSettings for BasicAuth {
 enum UsersSource {
     File(Fetched<Users>),
     Secret(LiveSecret<Users>),
+    /// With hashes of SHA-1 as well.
+    AnyFile(Fetched<AnyUsers>),
+    AnySecret(LiveSecret<AnyUsers>),
 }
 
 /// What a use of the filter asks for.
@@ -118,6 +130,8 @@ impl PasswordGuard {
         match &self.users {
             UsersSource::File(users) => users.current(),
             UsersSource::Secret(users) => Some(users.current()),
+            UsersSource::AnyFile(users) => users.current().map(|users| Arc::clone(&users.0)),
+            UsersSource::AnySecret(users) => Some(Arc::clone(&users.current().0)),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::template::HttpTemplate;
 use crate::words::{EditableHeader, editable_name};
 
 sluice_core::section! {
-    /// Removes, sets and adds headers, in this order. Values may contain `%OPERATOR%`s.
+    /// Removes, sets, adds, overwrites and completes headers, in this order. Values may contain `%OPERATOR%`s.
     pub struct SetHeaders {
         /// Request headers to set; each replaces all headers with its name.
         pub request: HeaderTemplates,
@@ -27,6 +27,14 @@ sluice_core::section! {
         pub add_request: HeaderTemplates,
         /// Response headers to add to those with the same name.
         pub add_response: HeaderTemplates,
+        /// Request headers to set if there are any with the name; each replaces them.
+        pub overwrite_request: HeaderTemplates,
+        /// Response headers to set if there are any with the name; each replaces them.
+        pub overwrite_response: HeaderTemplates,
+        /// Request headers to set if there are none with the name.
+        pub default_request: HeaderTemplates,
+        /// Response headers to set if there are none with the name.
+        pub default_response: HeaderTemplates,
         /// Request headers to remove.
         pub remove_request: Vec<EditableHeader>,
         /// Response headers to remove.
@@ -129,63 +137,154 @@ pub(super) fn clean(value: String) -> String {
     }
 }
 
+/// What a layer says of one side.
+struct SideSettings<'a> {
+    removed: &'a [EditableHeader],
+    set: &'a HeaderTemplates,
+    added: &'a HeaderTemplates,
+    overwritten: &'a HeaderTemplates,
+    defaults: &'a HeaderTemplates,
+}
+
+impl SetHeaders {
+    fn of_request(&self) -> SideSettings<'_> {
+        SideSettings {
+            removed: &self.remove_request,
+            set: &self.request,
+            added: &self.add_request,
+            overwritten: &self.overwrite_request,
+            defaults: &self.default_request,
+        }
+    }
+
+    fn of_response(&self) -> SideSettings<'_> {
+        SideSettings {
+            removed: &self.remove_response,
+            set: &self.response,
+            added: &self.add_response,
+            overwritten: &self.overwrite_response,
+            defaults: &self.default_response,
+        }
+    }
+}
+
+/// Names and values that are ready to be set.
+type ReadyHeaders<'a> = Vec<(&'a str, String)>;
+
 /// The changes that one layer makes to a head.
 struct Edit<'a> {
     removed: &'a [EditableHeader],
-    set: Vec<(&'a str, String)>,
-    added: Vec<(&'a str, String)>,
+    set: ReadyHeaders<'a>,
+    added: ReadyHeaders<'a>,
+    overwritten: ReadyHeaders<'a>,
+    defaults: ReadyHeaders<'a>,
 }
 
 impl<'a> Edit<'a> {
-    fn new(
-        removed: &'a [EditableHeader],
-        set: &'a HeaderTemplates,
-        added: &'a HeaderTemplates,
-        view: &View<'_>,
-    ) -> Self {
+    fn new(of: SideSettings<'a>, view: &View<'_>) -> Self {
         let values = |fields: &'a HeaderTemplates| {
             let value =
                 |(name, value): (&'a String, &HttpTemplate)| (&**name, clean(value.fill(view)));
             fields.0.iter().map(value).collect()
         };
-        Self { removed, set: values(set), added: values(added) }
+        Self {
+            removed: of.removed,
+            set: values(of.set),
+            added: values(of.added),
+            overwritten: values(of.overwritten),
+            defaults: values(of.defaults),
+        }
     }
 
-    fn apply(self, head: &mut Head) {
+    fn apply(&self, head: &mut Head) {
         for name in self.removed {
             head.remove(name.0.as_bytes());
         }
-        for (name, value) in self.set {
+        for (name, value) in &self.set {
             head.set(name.as_bytes(), value.as_bytes());
         }
-        for (name, value) in self.added {
+        for (name, value) in &self.added {
             head.append(name.as_bytes(), value.as_bytes());
         }
+        for (name, value) in &self.overwritten {
+            if head.get_named(name.as_bytes()).is_some() {
+                head.set(name.as_bytes(), value.as_bytes());
+            }
+        }
     }
+
+    /// Sets what is missing once all layers have been applied.
+    fn complete(&self, head: &mut Head) {
+        for (name, value) in &self.defaults {
+            if head.get_named(name.as_bytes()).is_none() {
+                head.set(name.as_bytes(), value.as_bytes());
+            }
+        }
+    }
+}
+
+/// Applies the edits of all layers. Of defaults, those of the last layer count.
+fn apply_all(edits: &[Edit<'_>], head: &mut Head) {
+    edits.iter().for_each(|edit| edit.apply(head));
+    edits.iter().rev().for_each(|edit| edit.complete(head));
 }
 
 /// All values are rendered from the message as it arrived, before any layer changes it.
 impl HttpFilter for Layers {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
         let view = cx.view(head);
-        let edits = self
-            .0
-            .iter()
-            .map(|of| Edit::new(&of.remove_request, &of.request, &of.add_request, &view));
+        let edits = self.0.iter().map(|layer| Edit::new(layer.of_request(), &view));
         let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
-        edits.into_iter().for_each(|edit| edit.apply(head));
+        apply_all(&edits, head);
         HeadStep::Continue
     }
 
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         let none = Head::default();
         let view = View { response: Some(head), ..cx.view(cx.request.unwrap_or(&none)) };
-        let edits = self
-            .0
-            .iter()
-            .map(|of| Edit::new(&of.remove_response, &of.response, &of.add_response, &view));
+        let edits = self.0.iter().map(|layer| Edit::new(layer.of_response(), &view));
         let edits: SmallVec<[Edit<'_>; 1]> = edits.collect();
-        edits.into_iter().for_each(|edit| edit.apply(head));
+        apply_all(&edits, head);
         ResponseStep::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What two layers make of a head with `x-there: old`.
+    #[track_caller]
+    fn check(first: Edit<'_>, second: Edit<'_>, expected: &[(&str, &str)]) {
+        let mut head = Head::request("GET", "http", "a", "/");
+        head.append(b"x-there", b"old");
+        apply_all(&[first, second], &mut head);
+        let found = head.fields().map(|(name, value)| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (text(name), text(value))
+        });
+        let found: Vec<(String, String)> = found.collect();
+        let expected: Vec<(String, String)> =
+            expected.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        assert_eq!(found, expected);
+    }
+
+    fn none<'a>() -> Edit<'a> {
+        let [set, added, overwritten, defaults] = [const { Vec::new() }; 4];
+        Edit { removed: &[], set, added, overwritten, defaults }
+    }
+
+    #[test]
+    fn headers_are_overwritten_where_there_are_some_and_added_where_there_are_none() {
+        let edit = |value: &str| Edit {
+            overwritten: vec![("x-there", value.into()), ("x-over", value.into())],
+            defaults: vec![("x-there", value.into()), ("x-new", value.into())],
+            ..none()
+        };
+        check(edit("1"), none(), &[("x-there", "1"), ("x-new", "1")]);
+        // The later layer wins.
+        check(edit("1"), edit("2"), &[("x-there", "2"), ("x-new", "2")]);
+        let set = Edit { set: vec![("x-new", "3".into())], ..none() };
+        check(edit("1"), set, &[("x-there", "1"), ("x-new", "3")]);
     }
 }

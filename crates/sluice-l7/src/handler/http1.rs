@@ -134,7 +134,7 @@ pub(super) fn serve_h1(
 }
 
 /// Charges a request with its head; `None` if the worker has no memory for it.
-fn charge_whole(worker: &WorkerCx, head: &Head) -> Option<Charge> {
+pub(super) fn charge_whole(worker: &WorkerCx, head: &Head) -> Option<Charge> {
     let mut charge = charge_request(&worker.buffers, true).ok()?;
     charge_head(&mut charge, head).ok().map(|()| charge)
 }
@@ -156,7 +156,7 @@ async fn reject(
     reason
 }
 
-fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
+pub(super) fn count_bytes(conn: &Conn, h1: &mut H1Stream) {
     let (received, sent) = h1.take_moved();
     conn.info.received.set(conn.info.received.get() + received);
     conn.info.sent.set(conn.info.sent.get() + sent);
@@ -268,7 +268,7 @@ fn poll_head(
 /// Closes a connection so that the client can read its last response: finishes the sending side, then reads and
 /// discards what the client still sends for a while. Closing at once would reset the connection, and the reset can
 /// overtake the response.
-async fn lingering_close(handler: &HttpHandler, conn: &Conn, h1: &mut H1Stream) {
+pub(super) async fn lingering_close(handler: &HttpHandler, conn: &Conn, h1: &mut H1Stream) {
     let worker = &*handler.manager.worker;
     let by = worker.now().after(handler.manager.plan.options.delayed_close);
     let mut left = LINGER_BYTES;

@@ -51,6 +51,8 @@ pub struct RuleOptions {
     pub connect: bool,
     /// Whether the tunnel of CONNECT ends here, so that endpoints get its bytes alone.
     pub ends_connect: bool,
+    /// Whether POST is such a tunnel as well: its body is what endpoints get.
+    pub ends_post: bool,
 }
 
 impl Default for RuleOptions {
@@ -72,6 +74,7 @@ impl Default for RuleOptions {
             upgrades: vec!["websocket".into()],
             connect: false,
             ends_connect: false,
+            ends_post: false,
         }
     }
 }
@@ -190,6 +193,8 @@ pub struct Originals {
     pub path: bool,
     /// The host, in `x-envoy-original-host`.
     pub host: bool,
+    /// The host, at the end of `x-forwarded-host`.
+    pub forwarded_host: bool,
 }
 
 /// What to hash.

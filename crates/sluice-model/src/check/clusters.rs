@@ -85,20 +85,43 @@ fn fallback(
     at: &Path<'_>,
     diags: &mut Diags,
 ) {
-    let Some(first) = &cluster.fallback else { return };
-    let line: Vec<&Spanned<Name>> = super::served_by(config, first).collect();
-    if line.iter().any(|next| next.value == *name) {
+    let Some(first) = cluster.fallback.first() else { return };
+    let line = |next, depth| {
+        let further = super::fallbacks_of(config, next, depth).into_iter().map(|(_, of)| of);
+        std::iter::once(next).chain(further)
+    };
+    let count = |depth: usize| {
+        let names = cluster.fallback.iter().flat_map(|next| line(next, depth));
+        names.map(|next| &next.value).collect::<HashSet<_>>().len()
+    };
+    let mut all = cluster.fallback.iter();
+    if let Some(back) = all.find(|next| line(next, FALLBACKS_MAX).any(|of| of.value == *name)) {
         let message = format!("the cluster `{name}` would serve in place of itself");
         diags
-            .error("fallback-loop", first.span, at.key("fallback"), message)
+            .error("fallback-loop", back.span, at.key("fallback"), message)
             .help("remove the `fallback` of one of these clusters");
-    } else if line.len() > FALLBACKS_MAX {
+    } else if count(FALLBACKS_MAX) > count(FALLBACKS_MAX - 1) {
         let message = format!("more than {FALLBACKS_MAX} clusters follow `{name}`");
         diags
             .error("bad-value", first.span, at.key("fallback"), message)
             .help("remove a `fallback`, or list more endpoints in fewer clusters");
+    } else if cluster.fallback.len() > FALLBACKS_LISTED_MAX {
+        let message = format!("at most {FALLBACKS_LISTED_MAX} clusters can be listed");
+        diags
+            .error("bad-value", first.span, at.key("fallback"), message)
+            .help("list more endpoints in fewer clusters");
+    } else if let Some((place, twice)) =
+        cluster.fallback.iter().enumerate().find(|(place, next)| {
+            cluster.fallback[..*place].iter().any(|before| before.value == next.value)
+        })
+    {
+        let message = format!("`{}` is listed already", twice.value);
+        diags.error("duplicate-key", twice.span, at.key("fallback").index(place), message);
     }
 }
+
+/// The most clusters of which the first that can serves in place of another.
+const FALLBACKS_LISTED_MAX: usize = 16;
 
 /// Checks that flows are relayed to a cluster that ejects endpoints for silence.
 fn silence(cluster: &Spanned<Short<Cluster>>, flowed: bool, at: &Path<'_>, diags: &mut Diags) {

@@ -16,9 +16,7 @@ pub fn forward(config: &Config, diags: &mut Diags) {
     let at = Path::ROOT.key("clusters");
     for (name, cluster) in config.clusters.iter() {
         let at = at.key(name);
-        if let Some(next) = &cluster.fallback
-            && forwards(config, &next.value)
-        {
+        for next in cluster.fallback.iter().filter(|next| forwards(config, &next.value)) {
             let message =
                 format!("`{}` serves only hosts that clients name, with `forward`", next.value);
             diags
@@ -58,7 +56,7 @@ fn settings(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags)
     }
     let dns = Dns::absent().map(|dns| dns.mode);
     let said = [
-        ("fallback", cluster.fallback.is_some()),
+        ("fallback", !cluster.fallback.is_empty()),
         ("balance", cluster.balance != usual.balance),
         ("failover", cluster.failover != usual.failover),
         ("localities", cluster.localities != usual.localities),

@@ -110,7 +110,7 @@ fn useless_settings(rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
 
 /// Refuses tunnels that end here and would have to go on in TLS, which `tls` of a cluster begins for requests only.
 fn ended_tunnels(config: &Config, rule: &Spanned<Rule>, at: &Path<'_>, diags: &mut Diags) {
-    if rule.connect != ConnectMode::Terminate {
+    if !rule.connect.terminates() {
         return;
     }
     let split = rule.split.iter().flat_map(|split| split.0.iter().map(|(name, _)| name));

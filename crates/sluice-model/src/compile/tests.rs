@@ -140,6 +140,7 @@ fn files_that_do_not_load_are_named_at_their_field() {
     let client = ClientTls {
         verify: sluice_tls::Verify::Ca("/none.pem".into()),
         sni: None,
+        send_sni: true,
         names: Vec::new(),
         certificate: None,
         alpn: Vec::new(),

@@ -69,6 +69,7 @@ impl Compiler<'_> {
         let ClientTls {
             verify,
             sni,
+            send_sni,
             names,
             certificate: _,
             alpn,
@@ -80,6 +81,7 @@ impl Compiler<'_> {
         let plan = ClientPlan {
             verify: verify.clone(),
             sni: sni.clone(),
+            send_sni: *send_sni,
             names: names.clone(),
             certificate,
             alpn: alpn.clone(),

@@ -50,7 +50,7 @@ pub enum CheckedBy {
 
 impl Cluster {
     pub(crate) fn references(&self, found: &mut References) {
-        if let Some(fallback) = &self.settings.fallback {
+        for fallback in &self.settings.fallback {
             found.add(Kind::Cluster, fallback, "fallback");
         }
         if let LocalityPlan::ZoneAware(plan) = &self.settings.balancing.localities {

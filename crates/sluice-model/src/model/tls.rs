@@ -77,6 +77,8 @@ pub struct ClientTls {
     pub verify: Verify,
     /// The name sent and verified; if `None`, the endpoint's own name or address.
     pub sni: Option<ServerName<'static>>,
+    /// Whether the name is sent.
+    pub send_sni: bool,
     /// Names of which the certificate must have one, in place of the name that is sent.
     pub names: Vec<CertName>,
     /// The certificate presented when the server requests one.

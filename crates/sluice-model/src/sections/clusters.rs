@@ -36,9 +36,10 @@ section! {
         /// In place of `endpoints`: a forward proxy, whose endpoints are the hosts that clients name: by the server name of
         /// TLS on a relay, by host on a rule. The egress policy is always on. `true` serves all hosts on the usual port.
         pub forward: Option<Spanned<Forward>>,
-        /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS. A limit that
-        /// is reached does not lead there. At most 4 clusters one after the other.
-        pub fallback: Option<Spanned<Name>>,
+        /// The cluster that serves while this one has no usable endpoint, with its own limits, protocol and TLS; of several,
+        /// the first that has a usable one. A limit that is reached does not lead there. At most 4 clusters one after the
+        /// other, and at most 16 side by side.
+        pub fallback: Vec<Spanned<Name>>,
         /// The load balancing algorithm: a word, or a map of it with its settings.
         pub balance: Balancer = "round_robin",
         /// Failover between the priorities of endpoints, and panic mode.

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, OrZero, Short, ShortForm, Size, Window};
-use sluice_core::value::Percent;
+use sluice_core::value::{Authority, Percent};
 use sluice_core::{Name, Spanned, choice, section};
 use sluice_l7::edge::{ClientScheme, Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
@@ -74,7 +74,25 @@ section! {
         pub requests_per_connection: OrNone<NonZeroU64> = "none",
         /// HTTP/2 with clients.
         pub http2: Http2,
+        /// For clients that do not speak HTTP: each connection is a request through which its bytes pass. Rules and filters
+        /// treat it as any other, and headers are added by `set_headers`. A connection whose request is not granted (2xx) is
+        /// closed.
+        pub tunnel: Option<Spanned<Short<Tunnel>>>,
     }
+}
+
+section! {
+    /// The request that carries the bytes of a connection. The short form is its host.
+    pub struct Tunnel {
+        /// The host and port that CONNECT asks the endpoint to connect to.
+        pub host: Authority,
+        /// The path of a POST request in place of CONNECT.
+        pub post: Option<String>,
+    }
+}
+
+impl ShortForm for Tunnel {
+    const KEY: &'static str = "host";
 }
 
 impl ShortForm for Http {

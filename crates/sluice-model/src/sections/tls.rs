@@ -114,6 +114,8 @@ section! {
         pub names: Vec<Spanned<NameOfCert>>,
         /// Whether the server certificate is verified.
         pub verify: Verification = "full",
+        /// Whether the server name is sent (SNI). Without it, the name is only verified.
+        pub send_sni: bool = "true",
         /// The client certificate presented when the server requests one (mutual TLS).
         pub certificate: Option<Short<Certificate>>,
         /// ALPN protocols offered; if omitted, those of `protocol` if the cluster is used for HTTP.

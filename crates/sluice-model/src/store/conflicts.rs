@@ -46,9 +46,9 @@ impl Others<'_> {
     }
 
     pub(super) fn of_cluster(&self, name: &Name, cluster: &Cluster, found: &mut Diags) {
-        let fallback = cluster.settings.fallback.as_ref();
-        let behind = || fallback.into_iter().flat_map(|next| self.served_by(next));
-        if fallback == Some(name) || behind().any(|(by, _)| by == name) {
+        let fallback = &cluster.settings.fallback;
+        let behind = || fallback.iter().flat_map(|next| self.served_by(next));
+        if fallback.contains(name) || behind().any(|(by, _)| by == name) {
             let message = format!("the cluster `{name}` would serve in place of itself");
             found.error("fallback-loop", None, "fallback", message);
             return;
@@ -67,7 +67,7 @@ impl Others<'_> {
     /// Whether datagrams of `listener` may get to the cluster `name`.
     fn gets_datagrams(&self, listener: &Listener, name: &Name) -> bool {
         let Traffic::Datagrams(chains) = &listener.traffic else { return false };
-        let next = |of: &Cluster| of.settings.fallback.as_ref() == Some(name);
+        let next = |of: &Cluster| of.settings.fallback.contains(name);
         chains
             .iter()
             .flat_map(|chain| chain.to.clusters())
@@ -77,8 +77,19 @@ impl Others<'_> {
     /// A cluster, and those that serve in its place.
     fn served_by<'s>(&'s self, name: &'s Name) -> impl Iterator<Item = (&'s Name, &'s Cluster)> {
         let of = |name: &'s Name| Some((name, self.cluster(name)?));
-        let next = move |(_, cluster): &(_, &'s Cluster)| of(cluster.settings.fallback.as_ref()?);
-        std::iter::successors(of(name), next).take(1 + FALLBACKS_MAX)
+        let mut found: Vec<(&'s Name, &'s Cluster)> = of(name).into_iter().collect();
+        let mut start = 0;
+        for _ in 0..FALLBACKS_MAX {
+            let last = found[start..].iter().flat_map(|(_, cluster)| &cluster.settings.fallback);
+            let next: Vec<_> = last.filter_map(of).collect();
+            start = found.len();
+            for (name, cluster) in next {
+                if !found.iter().any(|(known, _)| *known == name) {
+                    found.push((name, cluster));
+                }
+            }
+        }
+        found.into_iter()
     }
 
     fn listeners(&self) -> impl Iterator<Item = (&Name, &Listener)> {

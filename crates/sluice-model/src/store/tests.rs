@@ -269,6 +269,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
     let tls = crate::model::tls::ClientTls {
         verify: sluice_tls::Verify::Unverified,
         sni: None,
+        send_sni: true,
         names: Vec::new(),
         certificate: None,
         alpn: Vec::new(),
@@ -305,7 +306,7 @@ fn datagrams_never_go_to_a_cluster_with_tls() {
 fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams() {
     let fallback_to = |name: &str| {
         let bare = ClusterSettings::clone(&ClusterSettings::bare());
-        let settings = ClusterSettings { fallback: Some(name.into()), ..bare };
+        let settings = ClusterSettings { fallback: vec![name.into()], ..bare };
         let cluster = Cluster { settings: Arc::new(settings), tls: None, endpoint_file: None };
         Resource::Cluster(Arc::new(cluster))
     };
@@ -313,6 +314,7 @@ fn clusters_in_place_of_others_form_no_circle_and_get_no_unencrypted_datagrams()
         let tls = crate::model::tls::ClientTls {
             verify: sluice_tls::Verify::Unverified,
             sni: None,
+            send_sni: true,
             names: Vec::new(),
             certificate: None,
             alpn: Vec::new(),
@@ -452,6 +454,7 @@ fn new_authorities_refresh_a_cluster_and_new_settings_change_it() {
         let tls = crate::model::tls::ClientTls {
             verify: sluice_tls::Verify::Ca(ca.as_path().into()),
             sni: None,
+            send_sni: true,
             names: Vec::new(),
             certificate: None,
             alpn: Vec::new(),

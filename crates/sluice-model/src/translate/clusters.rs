@@ -143,7 +143,7 @@ impl Context<'_> {
                     .map(|section| Arc::new(subsets_plan(section, limits.size(Limit::Subsets)))),
             },
             connect_timeout: *connect_timeout,
-            fallback: fallback.as_ref().map(|name| name.value.clone()),
+            fallback: fallback.iter().map(|name| name.value.clone()).collect(),
             // The addresses of a host are attempted one after the other as it is.
             connect_attempts: if forward.is_some() { 1 } else { connect_attempts.get() },
             connect_backoff: connect_backoff.as_ref().map(|section| {

@@ -8,13 +8,14 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_codec::h2::H2Options;
 use sluice_codec::h3::H3Options;
 use sluice_core::settings::Short;
+use sluice_core::value::Authority;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
-use sluice_l7::plan::{HttpOptions, Versions};
+use sluice_l7::plan::{HttpOptions, TunnelRequest, Versions};
 
 use crate::model::listener;
-use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene};
+use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene, Tunnel};
 use crate::sections::{Quic, Tls};
 
 /// HTTP on a chain of a listener with these QUIC settings.
@@ -61,7 +62,12 @@ fn options(
         delayed_close,
         requests_per_connection,
         http2,
+        tunnel,
     } = &section.value;
+    let tunnel = match tunnel {
+        None => None,
+        Some(tunnel) => Some(tunnel_request(tunnel, quic, &at.key("tunnel"), diags)?),
+    };
     if !(1024..=64 << 10).contains(&head_bytes.0) {
         let message = "`head_bytes` must be from 1KiB to 64KiB";
         diags.error("bad-value", section.span, at.key("head_bytes"), message);
@@ -114,7 +120,34 @@ fn options(
         age_max: max_age.0,
         age_jitter_percent: max_age_jitter.0,
         delayed_close: delayed_close.0,
+        tunnel,
     })
+}
+
+fn tunnel_request(
+    section: &Spanned<Short<Tunnel>>,
+    quic: Option<&Quic>,
+    at: &Path<'_>,
+    diags: &mut Diags,
+) -> Option<TunnelRequest> {
+    let Tunnel { host: Authority(host), post } = &section.value.0;
+    let of_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    if quic.is_some() {
+        let message = "clients of QUIC speak HTTP: their connections are no tunnels";
+        diags.error("conflict", section.span, at, message).help("remove `tunnel` or `quic`");
+    } else if post.is_none() && !of_port {
+        let message = format!("CONNECT needs a port, which `{host}` does not have");
+        let finding = diags.error("bad-value", section.span, at.key("host"), message);
+        finding.help(format!("write `tunnel: '{host}:443'`"));
+    } else if let Some(path) = post
+        && !path.starts_with('/')
+    {
+        let message = format!("expected a path that begins with `/`, not `{path}`");
+        diags.error("bad-value", section.span, at.key("post"), message);
+    } else {
+        return Some(TunnelRequest { host: host.clone(), post: post.clone() });
+    }
+    None
 }
 
 /// The jitter of `max_age` in percent, unless the configuration sets one.
@@ -143,7 +176,7 @@ fn http2_options(section: &Http2, limits: HeadLimits, linger: Duration) -> H2Opt
 pub(super) fn alpn(tls: &Tls, http: Option<&Http>) -> Vec<Vec<u8>> {
     let given = || tls.alpn.iter().map(|alpn| alpn.clone().into_bytes()).collect();
     let (h1, h2) = (b"http/1.1".to_vec(), b"h2".to_vec());
-    match http.map(|http| http.versions) {
+    match http.filter(|http| http.tunnel.is_none()).map(|http| http.versions) {
         Some(Versions::Any) if tls.alpn.is_empty() => vec![h2, h1],
         Some(Versions::Http1) if tls.alpn.is_empty() => vec![h1],
         Some(Versions::Http2) if tls.alpn.is_empty() => vec![h2],

@@ -7,6 +7,7 @@ use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
 use sluice_l4::{Hash, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
 use sluice_l7::routes::EndpointMatch;
+use sluice_upstream::cluster::FALLBACKS_MAX;
 
 use super::early_data::early_sessions;
 use super::{Context, Translated, filters};
@@ -405,11 +406,9 @@ impl Context<'_> {
     /// Checks the clusters that serve in place of `cluster`.
     fn fallbacks_fit(self, cluster: &Spanned<Name>, diags: &mut Diags, fits: ClusterFits) {
         let list = Path::ROOT.key("clusters");
-        let mut before = cluster;
-        for next in check::served_by(self.config, cluster).skip(1) {
+        for (before, next) in check::fallbacks_of(self.config, cluster, FALLBACKS_MAX) {
             let at = list.key(&before.value);
             fits(self.config, next, &at.key("fallback"), diags);
-            before = next;
         }
     }
 

@@ -350,7 +350,8 @@ fn options(
         attempts_in_response: rule.attempt_count.contains(&AttemptCount::Response),
         upgrades: rule.upgrades.0.clone(),
         connect: rule.connect != ConnectMode::Refuse,
-        ends_connect: rule.connect == ConnectMode::Terminate,
+        ends_connect: rule.connect.terminates(),
+        ends_post: rule.connect == ConnectMode::TerminatePost,
     };
     Some(shared.share(options))
 }

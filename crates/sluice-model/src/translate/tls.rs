@@ -150,6 +150,7 @@ impl Context<'_> {
             early_data: tls.early_data.value,
             verify,
             sni,
+            send_sni: tls.send_sni,
             certificate: tls.certificate.as_ref().map(|pair| self.certificate(pair)),
             alpn: match protocol {
                 // A cluster with an explicit `protocol` offers it even if only a header leads to the cluster.

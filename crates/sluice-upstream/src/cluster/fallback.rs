@@ -19,37 +19,35 @@ use crate::reasons;
 pub const FALLBACKS_MAX: usize = 4;
 
 impl Cluster {
-    /// Sets the cluster that serves in place of this one.
-    pub fn set_fallback(&self, to: Option<Arc<Self>>) {
-        self.fallback.store(to);
+    /// Sets the clusters that serve in place of this one: the first that can.
+    pub fn set_fallback(&self, to: Vec<Arc<Self>>) {
+        self.fallback.store(Arc::new(to));
     }
 
-    /// The cluster that serves in place of this one, if any.
+    /// The cluster that would serve in place of this one now, if any: the first that can or, if none can, the first.
     pub fn fallback(&self) -> Option<Arc<Self>> {
-        self.fallback.load_full()
+        let all = self.fallback.load();
+        let able = || all.iter().find(|cluster| cluster.can_serve_within(FALLBACKS_MAX - 1));
+        // One alone is asked, whatever is known of it.
+        if all.len() < 2 { all.first() } else { able().or_else(|| all.first()) }.cloned()
     }
 
     /// The cluster that a pick continues with that has failed for `why`, if any.
     pub fn fallback_for(&self, why: Reason) -> Option<Arc<Self>> {
         const UNUSABLE: [Reason; 4] =
             [reasons::NO_HEALTHY, reasons::NO_ENDPOINT, reasons::NO_SUBSET, reasons::DNS];
-        self.fallback.load_full().filter(|_| UNUSABLE.contains(&why))
+        self.fallback().filter(|_| UNUSABLE.contains(&why))
     }
 
     /// Whether any endpoint is usable, of this cluster or of those that serve in its place.
     pub fn can_serve(&self) -> bool {
-        let mut left = FALLBACKS_MAX;
-        let mut next = (!self.has_usable()).then(|| self.fallback.load_full());
-        loop {
-            match next {
-                None => return true,
-                Some(Some(cluster)) if left > 0 => {
-                    left -= 1;
-                    next = (!cluster.has_usable()).then(|| cluster.fallback.load_full());
-                }
-                Some(_) => return false,
-            }
-        }
+        self.can_serve_within(FALLBACKS_MAX)
+    }
+
+    /// The same, with at most so many clusters one after the other.
+    fn can_serve_within(&self, left: usize) -> bool {
+        let instead = || self.fallback.load().iter().any(|next| next.can_serve_within(left - 1));
+        self.has_usable() || (left > 0 && instead())
     }
 }
 
@@ -105,11 +103,23 @@ impl ClusterHandle {
 
     /// The cluster that has an endpoint of that name: this one, or one that serves in its place.
     pub fn with_member(self: &Rc<Self>, worker: &WorkerCx, name: &str) -> Option<Rc<Self>> {
-        let next =
-            |handle: &Rc<Self>| Some(handle.next(handle.cluster.fallback.load_full()?, worker));
-        let mut handles =
-            std::iter::successors(Some(Rc::clone(self)), next).take(1 + FALLBACKS_MAX);
-        handles.find(|handle| handle.has_member(name))
+        self.with_member_within(worker, name, FALLBACKS_MAX)
+    }
+
+    fn with_member_within(
+        self: &Rc<Self>,
+        worker: &WorkerCx,
+        name: &str,
+        left: usize,
+    ) -> Option<Rc<Self>> {
+        if self.has_member(name) {
+            return Some(Rc::clone(self));
+        }
+        let all = self.cluster.fallback.load();
+        let mut all = all.iter().filter(|_| left > 0);
+        all.find_map(|next| {
+            self.next(Arc::clone(next), worker).with_member_within(worker, name, left - 1)
+        })
     }
 
     /// Counts that something goes on with the cluster that serves in place of this one.
@@ -153,13 +163,13 @@ mod tests {
         let (first, second) = (named("first", Some(0)), named("second", None));
         let handle = ClusterHandle::new(Arc::clone(&first), &worker);
         let at = |name: &str, why| (name.to_owned(), why);
-        first.set_fallback(Some(Arc::clone(&second)));
+        first.set_fallback(vec![Arc::clone(&second)]);
         assert_eq!(picked(&handle, &worker), at("first", Some(reasons::LIMIT)));
 
         let first = named("first", None);
         let handle = ClusterHandle::new(Arc::clone(&first), &worker);
         assert_eq!(picked(&handle, &worker), at("first", Some(reasons::NO_ENDPOINT)));
-        first.set_fallback(Some(Arc::clone(&second)));
+        first.set_fallback(vec![Arc::clone(&second)]);
         assert_eq!(picked(&handle, &worker), at("second", Some(reasons::NO_ENDPOINT)));
         assert!(!first.can_serve());
         second.publish(&[member(2)]);
@@ -174,20 +184,45 @@ mod tests {
         assert_eq!(serving("127.0.0.1:1").as_deref(), Some("first"));
         assert_eq!(serving("127.0.0.1:2").as_deref(), Some("second"));
         assert_eq!(serving("127.0.0.1:3"), None);
-        first.set_fallback(None);
+        first.set_fallback(Vec::new());
         assert_eq!(picked(&handle, &worker), at("first", Some(reasons::NO_HEALTHY)));
+    }
+
+    #[test]
+    fn of_several_clusters_the_first_that_can_serve_does() {
+        let worker = WorkerCx::solitary(Clock::held());
+        let all = ["first", "second", "third", "spare"].map(|name| named(name, None));
+        let [first, second, third, spare] = &all;
+        first.set_fallback(vec![Arc::clone(second), Arc::clone(third)]);
+        second.set_fallback(vec![Arc::clone(spare)]);
+        let handle = ClusterHandle::new(Arc::clone(first), &worker);
+        let served = || picked(&handle, &worker).0;
+        assert!(!first.can_serve());
+        third.publish(&[member(3)]);
+        assert_eq!(served(), "third");
+        spare.publish(&[member(4)]);
+        assert_eq!(served(), "spare");
+        second.publish(&[member(2)]);
+        assert_eq!(served(), "second");
+        second.members().endpoints[0].set_health(Err("refused"));
+        spare.members().endpoints[0].set_health(Err("refused"));
+        assert_eq!(served(), "third");
+        let with = |name| handle.with_member(&worker, name).map(|of| of.cluster.name.to_string());
+        assert_eq!(with("127.0.0.1:3").as_deref(), Some("third"));
+        assert_eq!(with("127.0.0.1:4").as_deref(), Some("spare"));
+        assert_eq!(with("127.0.0.1:5"), None);
     }
 
     #[test]
     fn a_circle_of_clusters_ends() {
         let worker = WorkerCx::solitary(Clock::held());
         let (first, second) = (named("first", None), named("second", None));
-        first.set_fallback(Some(Arc::clone(&second)));
-        second.set_fallback(Some(Arc::clone(&first)));
+        first.set_fallback(vec![Arc::clone(&second)]);
+        second.set_fallback(vec![Arc::clone(&first)]);
         let handle = ClusterHandle::new(Arc::clone(&first), &worker);
         assert_eq!(picked(&handle, &worker).1, Some(reasons::NO_ENDPOINT));
         assert!(!first.can_serve());
         assert!(handle.with_member(&worker, "127.0.0.1:1").is_none());
-        first.set_fallback(None);
+        first.set_fallback(Vec::new());
     }
 }

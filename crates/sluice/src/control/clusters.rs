@@ -304,8 +304,10 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
         item["subsets"] = subsets.iter().map(of_subset).collect();
         item["subsets_left_out"] = subsets.left_out().into();
     }
-    if let Some(fallback) = &plan.fallback {
-        item["fallback"] = (&**fallback).into();
+    match plan.fallback.as_slice() {
+        [] => {}
+        [one] => item["fallback"] = (&**one).into(),
+        all => item["fallback"] = all.iter().map(|name| &**name).collect(),
     }
     let breakers = of_breakers(cluster, reserve_percent);
     if !breakers.is_null() {

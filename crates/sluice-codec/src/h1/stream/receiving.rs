@@ -243,7 +243,9 @@ impl H1Stream {
         }
         match ready!(self.poll_fill(cx, worker)) {
             // The directions of a tunnel end on their own.
-            Ok(0) if matches!(self.sending, Sending::Tunnel | Sending::Ending) => Poll::Pending,
+            Ok(0) if self.headless || matches!(self.sending, Sending::Tunnel | Sending::Ending) => {
+                Poll::Pending
+            }
             Ok(0) => Poll::Ready(HttpError::new(
                 ErrorKind::ClosedEarly,
                 "the peer closed before its answer was complete",

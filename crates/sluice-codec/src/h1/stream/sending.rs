@@ -64,6 +64,10 @@ impl H1Stream {
         end: bool,
         close: bool,
     ) -> Result<(), HttpError> {
+        if self.headless {
+            self.note_head(head, end);
+            return Ok(());
+        }
         self.keep_alive &= !close;
         let pool = &worker.buffers;
         if self.role == Role::Server && head.status() == 101 && !self.asked_upgrade {
@@ -128,6 +132,17 @@ impl H1Stream {
             self.sending = Sending::Done;
         }
         Ok(())
+    }
+
+    /// What becomes of the body of a response whose head is not sent.
+    fn note_head(&mut self, head: &Head, end: bool) {
+        self.sending = match (head.status(), end) {
+            (..200, _) => return,
+            (200..300, false) => Sending::Tunnel,
+            (200..300, true) => Sending::Ending,
+            (_, false) => Sending::Nothing,
+            (_, true) => Sending::Done,
+        };
     }
 
     /// Returns the error for a head that cannot be written: either the request that led to it is at fault, or the

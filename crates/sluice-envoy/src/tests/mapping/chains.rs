@@ -164,3 +164,24 @@ fn endpoints_have_the_socket_that_their_metadata_asks_for() {
     refused(&both, "all endpoints of a cluster have the same socket");
     refused(&with("{ name: a }"), "`transport_socket` of");
 }
+
+#[test]
+fn relays_through_a_proxy() {
+    let (http, rule) = ("listeners/0/chains/0/http", "routes/tunnel/0");
+    let tunnel = |config: &str| tcp(&format!(", tunneling_config: {{ {config} }}"));
+    expect(
+        &tunnel("hostname: 'a.test:443', headers_to_add: [{ header: { key: x-a, value: b } }]"),
+        &[
+            (&format!("{http}/tunnel/host"), "a.test:443"),
+            (&format!("{http}/filters/0/set_headers/add_request/x-a"), "b"),
+            (&format!("{rule}/cluster"), "a"),
+            (&format!("{rule}/connect"), "true"),
+            (&format!("{rule}/timeout/idle"), "1h"),
+        ],
+    );
+    let post = tunnel("hostname: a.test, use_post: true, post_path: /in");
+    expect(&post, &[(&format!("{http}/tunnel/post"), "/in")]);
+    refused(&tunnel("hostname: '%REQUESTED_SERVER_NAME%:443'"), "without operators");
+    refused(&tunnel("hostname: a.test"), "CONNECT needs a port");
+    refused(&tunnel("hostname: 'a:1', propagate_response_headers: true"), "of no use to a relay");
+}

@@ -214,3 +214,19 @@ fn limits_of_high_priority_are_written_where_something_asks_for_them() {
     assert!(!found.iter().any(|one| one.contains("high")), "{found:#?}");
     expect(&route(", priority: HIGH"), &[(path, "1024")]);
 }
+
+#[test]
+fn clusters_of_clusters() {
+    let aggregate = |clusters: &str| {
+        let name = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+        cluster("").replace("clusters: [{ name: a", &format!(
+            "clusters: [{{ name: g, lb_policy: CLUSTER_PROVIDED, cluster_type: {{ name: envoy.clusters.aggregate, typed_config: {{ '@type': t/{name}, clusters: [{clusters}] }} }} }}, {{ name: b, load_assignment: {{ cluster_name: b }} }}, {{ name: a"
+        ))
+    };
+    expect(
+        &aggregate("b, a"),
+        &[("clusters/g/fallback", "b a"), ("clusters/g/allow_empty", "true")],
+    );
+    differs(&aggregate("b, a"), "Envoy moves it from one to the next by shares");
+    refused(&aggregate("c"), "there is no cluster `c`");
+}

@@ -80,6 +80,11 @@ fn what_routes_match() {
             "query/q/contains",
             "b",
         ),
+        (
+            "prefix: /, headers: [{ name: x-a, range_match: { start: -1, end: 5 } }]",
+            "headers/x-a/range",
+            "-1..5",
+        ),
         ("prefix: /, grpc: {}", "grpc", "*"),
         (
             "prefix: /, runtime_fraction: { default_value: { numerator: 25 }, runtime_key: k }",
@@ -100,8 +105,8 @@ fn what_routes_match() {
             "has a condition already",
         ),
         (
-            "prefix: /, headers: [{ name: x-a, range_match: { start: 1, end: 5 } }]",
-            "`range_match` of",
+            "prefix: /, headers: [{ name: x-a, range_match: { start: 5, end: 5 } }]",
+            "no number is in the range",
         ),
         (
             "prefix: /, dynamic_metadata: [{ filter: a, path: [{ key: b }], value: { present_match: true } }]",
@@ -132,6 +137,11 @@ fn what_routes_do() {
         ),
         (", host_rewrite_literal: b.test", "rewrite/host", "b.test"),
         (", auto_host_rewrite: true", "rewrite/host_of_endpoint", "true"),
+        (
+            ", host_rewrite_literal: b.test, append_x_forwarded_host: true",
+            "rewrite/originals/1",
+            "forwarded_host",
+        ),
         (", timeout: 0s", "timeout/response", "none"),
         (", timeout: 3s", "timeout/response", "3s"),
         (", idle_timeout: 2s", "timeout/idle", "2s"),
@@ -223,8 +233,24 @@ fn edits_of_headers_at_every_level() {
             ("listeners/0/chains/0/http/filters/2/set_headers", "a map"),
         ],
     );
-    let text = route("").replace("{ match", "{ request_headers_to_add: [{ header: { key: a, value: b }, append_action: ADD_IF_ABSENT }], match");
-    refused(&text, "`append_action` of");
+    for (action, key) in [
+        ("ADD_IF_ABSENT", "default_request"),
+        ("OVERWRITE_IF_EXISTS", "overwrite_request"),
+        ("APPEND_IF_EXISTS_OR_ADD", "add_request"),
+    ] {
+        let add = format!(
+            "{{ request_headers_to_add: [{{ header: {{ key: a, value: b }}, append_action: {action} }}], match"
+        );
+        let text = route("").replace("{ match", &add);
+        expect(&text, &[(&format!("routes/t/0/rules/0/filters/set_headers/{key}/a"), "b")]);
+    }
+    expect(
+        &hcm("via: '1.1 me'", "{ match: { prefix: / }, route: { cluster: a } }"),
+        &[
+            ("listeners/0/chains/0/http/filters/1/set_headers/add_request/via", "1.1 me"),
+            ("listeners/0/chains/0/http/filters/1/set_headers/add_response/via", "1.1 me"),
+        ],
+    );
 }
 
 #[test]
@@ -255,7 +281,8 @@ fn schemes_shares_and_tunnels() {
         ))
     };
     expect(&tunnel(""), &[("routes/t/0/rules/0/connect", "terminate")]);
-    refused(&tunnel("allow_post: true"), "`allow_post` of");
+    let posts = tunnel("allow_post: true");
+    expect(&posts, &[("routes/t/0/rules/0/connect", "terminate_post")]);
     let share = |of: &str| {
         hcm(
             "http_filters: [{ name: b, typed_config: { '@type': t/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5 } }, ROUTER]",

@@ -204,3 +204,24 @@ fn early_data_over_quic() {
         &[],
     );
 }
+
+#[test]
+fn names_that_cannot_be_sent() {
+    let context = |more: &str| {
+        let name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        cluster(&format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': t/{name}, {more} }} }}"
+        ))
+    };
+    let trusted =
+        "common_tls_context: { validation_context: { trusted_ca: { filename: ca.pem } } }";
+    for name in ["'*.a.test'", "a.test.80"] {
+        let of = context(&format!("sni: {name}, {trusted}"));
+        expect(&of, &[("clusters/a/tls/send_sni", "false")]);
+        differs(&of, "no server name is sent");
+    }
+    let replaced = format!("auto_sni_san_validation: true, {trusted}");
+    let of = context(&format!("sni: a.test.80, {replaced}"));
+    expect(&of, &[("clusters/a/tls/names", "dns:a.test.80")]);
+    refused(&context(&format!("sni: '*.a.test', {replaced}")), "of a name with a star");
+}

@@ -96,7 +96,7 @@ fn a_filter_asks_a_cluster_before_it_decides() {
 fn a_call_goes_to_the_cluster_in_place_of_one_without_usable_endpoints() {
     let bench = bench();
     let (first, second) = (auth(), cluster("second"));
-    first.set_fallback(Some(Arc::clone(&second)));
+    first.set_fallback(vec![Arc::clone(&second)]);
     let judge = |cluster: &Cluster, health: Result<(), &str>| {
         cluster.members().endpoints.iter().for_each(|of| assert!(of.set_health(health)));
     };

@@ -6,7 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA1_OUTPUT_LEN, digest};
+use data_encoding::BASE64;
 use sluice_l4::filters::Content;
 
 use super::argon::ArgonHash;
@@ -20,6 +24,7 @@ enum UserSecret {
     Bcrypt(Box<str>),
     ShaCrypt(ShaCrypt),
     Argon2(Box<ArgonHash>),
+    Sha1([u8; SHA1_OUTPUT_LEN]),
 }
 
 impl UserSecret {
@@ -30,7 +35,7 @@ impl UserSecret {
     fn parse(text: &str) -> Result<Self, &'static str> {
         if text.starts_with("{SHA}") {
             return Err(
-                "has an unsalted SHA-1 hash, which is found by trying; hash the password again with `htpasswd -B`",
+                "has an unsalted SHA-1 hash, which is found by trying; hash the password again with `htpasswd -B`, or accept such hashes with `sha1: true`",
             );
         }
         if text.starts_with("$apr1$") || text.starts_with("$1$") {
@@ -58,11 +63,23 @@ impl UserSecret {
         Err("has no hash that is known; make one with `htpasswd -B`")
     }
 
+    /// The same, if hashes of SHA-1 are accepted.
+    fn parse_any(text: &str) -> Result<Self, &'static str> {
+        let Some(encoded) = text.strip_prefix("{SHA}") else { return Self::parse(text) };
+        let decoded = BASE64.decode(encoded.as_bytes()).ok();
+        let hash = decoded.and_then(|bytes| bytes.try_into().ok());
+        hash.map(Self::Sha1).ok_or("has a SHA-1 hash that is malformed")
+    }
+
     fn is(&self, password: &[u8]) -> bool {
         match self {
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
             Self::ShaCrypt(hash) => hash.is(password),
             Self::Argon2(hash) => hash.is(password),
+            Self::Sha1(hash) => {
+                let own = digest(&SHA1_FOR_LEGACY_USE_ONLY, password);
+                verify_slices_are_equal(own.as_ref(), hash).is_ok()
+            }
         }
     }
 }
@@ -94,8 +111,27 @@ impl Users {
 }
 
 impl Content for Users {
-    /// Parses lines of the form `NAME:HASH`; further fields, empty lines and those that begin with `#` are ignored.
     fn parse(content: &[u8]) -> Result<Self, String> {
+        Self::of_lines(content, UserSecret::parse)
+    }
+}
+
+/// Users whose passwords may have hashes of SHA-1.
+#[derive(Debug)]
+pub(super) struct AnyUsers(pub(super) Arc<Users>);
+
+impl Content for AnyUsers {
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        Users::of_lines(content, UserSecret::parse_any).map(|users| Self(Arc::new(users)))
+    }
+}
+
+impl Users {
+    /// Parses lines of the form `NAME:HASH`; further fields, empty lines and those that begin with `#` are ignored.
+    fn of_lines(
+        content: &[u8],
+        parse: fn(&str) -> Result<UserSecret, &'static str>,
+    ) -> Result<Self, String> {
         let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8")?;
         let (mut places, mut secrets) = (HashMap::new(), Vec::new());
         for (number, line) in text.lines().enumerate() {
@@ -106,7 +142,7 @@ impl Content for Users {
             let wrong = |problem| format!("line {} {problem}", number + 1);
             let (name, rest) = line.split_once(':').ok_or_else(|| wrong("is not `NAME:HASH`"))?;
             let hash = rest.split(':').next().unwrap_or_default();
-            let secret = UserSecret::parse(hash).map_err(wrong)?;
+            let secret = parse(hash).map_err(wrong)?;
             if name.is_empty() || places.insert(name.as_bytes().into(), secrets.len()).is_some() {
                 return Err(wrong("has no name, or one that an earlier line has"));
             }
@@ -146,6 +182,20 @@ mod tests {
             ("Ann", "pw", false),
         ] {
             assert_eq!(users.is(name.as_bytes(), password.as_bytes()), is_it, "{name} {password}");
+        }
+    }
+
+    #[test]
+    fn hashes_of_sha_1_are_accepted_where_that_is_asked_for() {
+        let text = format!("ann:{{SHA}}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\nbob:{BCRYPT}\n");
+        let users = AnyUsers::parse(text.as_bytes()).unwrap().0;
+        for (name, password, is_it) in
+            [("ann", "password", true), ("ann", "Password", false), ("bob", "pw", true)]
+        {
+            assert_eq!(users.is(name.as_bytes(), password.as_bytes()), is_it, "{name} {password}");
+        }
+        for wrong in ["a:{SHA}", "a:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9", "a:{SHA}YQ==", "a:$1$x$y"] {
+            assert!(AnyUsers::parse(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }
 

@@ -71,27 +71,45 @@ pub enum ConnectMode {
     Pass,
     /// The tunnel ends here.
     Terminate,
+    /// The same, and POST is a tunnel, too.
+    TerminatePost,
 }
 
 /// The word for a tunnel that ends here.
 const TERMINATE: &str = "terminate";
 
+/// The word for tunnels that end here, of which some begin with POST.
+const TERMINATE_POST: &str = "terminate_post";
+
+impl ConnectMode {
+    /// Whether tunnels end here.
+    pub fn terminates(self) -> bool {
+        matches!(self, Self::Terminate | Self::TerminatePost)
+    }
+}
+
 impl Setting for ConnectMode {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
-        if node.text() == Some(TERMINATE) {
-            return Some(Self::Terminate);
+        match node.text() {
+            Some(TERMINATE) => return Some(Self::Terminate),
+            Some(TERMINATE_POST) => return Some(Self::TerminatePost),
+            _ => {}
         }
         bool::bind(node, at, diags).map(|passes| if passes { Self::Pass } else { Self::Refuse })
     }
 
     fn shape() -> Shape {
         let doc = "The tunnel ends here: its bytes go to an endpoint of the cluster, as those of a connection.";
-        Shape::Either(vec![bool::shape(), Shape::Choice(vec![(TERMINATE, doc)])])
+        let of_post =
+            "The same, also for POST: the bodies of the request and of its response are the bytes.";
+        let words = vec![(TERMINATE, doc), (TERMINATE_POST, of_post)];
+        Shape::Either(vec![bool::shape(), Shape::Choice(words)])
     }
 
     fn show(&self) -> Plain {
         match self {
             Self::Terminate => Plain::Text(TERMINATE.to_owned()),
+            Self::TerminatePost => Plain::Text(TERMINATE_POST.to_owned()),
             Self::Pass | Self::Refuse => (*self == Self::Pass).show(),
         }
     }

@@ -37,7 +37,8 @@ section! {
         /// Use the endpoint's own name as host.
         pub host_of_endpoint: bool = "false",
         /// What endpoints are told of the request before these rewrites: path in `x-envoy-original-path`, host in
-        /// `x-envoy-original-host`, or both, if it is another afterwards. Headers of clients by these names are removed.
+        /// `x-envoy-original-host`, if it is another afterwards. Headers of clients by these names are removed.
+        /// `forwarded_host` adds the host to `x-forwarded-host` instead, behind those that it has.
         pub originals: Vec<Original>,
     }
 }
@@ -62,6 +63,8 @@ choice! {
         Path = "path",
         /// The host.
         Host = "host",
+        /// The host, in `x-forwarded-host`.
+        ForwardedHost = "forwarded_host",
     }
 }
 

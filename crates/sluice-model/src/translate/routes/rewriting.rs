@@ -49,17 +49,20 @@ pub(super) fn rewrites(
         }
     };
     let tells = |what| originals.contains(&what);
-    let originals = Originals { path: tells(Original::Path), host: tells(Original::Host) };
+    let originals = Originals {
+        path: tells(Original::Path),
+        host: tells(Original::Host),
+        forwarded_host: tells(Original::ForwardedHost),
+    };
+    const HOSTS: &str = "host, host_header, host_regex or host_of_endpoint";
     let useless = [
         (originals.path && path.is_none(), "path", "path, replace_prefix or regex"),
-        (
-            originals.host && host == HostRewrite::Keep,
-            "host",
-            "host, host_header, host_regex or host_of_endpoint",
-        ),
+        (originals.host && host == HostRewrite::Keep, "host", HOSTS),
+        (originals.forwarded_host && host == HostRewrite::Keep, "forwarded_host", HOSTS),
     ];
     if let Some((_, what, ways)) = useless.into_iter().find(|(useless, ..)| *useless) {
-        let message = format!("`originals: {what}` has no effect: the {what} is not rewritten");
+        let part = if what == "path" { "path" } else { "host" };
+        let message = format!("`originals: {what}` has no effect: the {part} is not rewritten");
         diags
             .error("useless-setting", span, at.key("originals"), message)
             .help(format!("remove it, or add {ways}"));

@@ -44,7 +44,10 @@ fn options_that_differ_are_not_shared_with_rules_that_say_nothing() {
     let changed = [
         RuleOptions { path: Some(PathRewrite::Whole("/".into())), ..usual.clone() },
         RuleOptions { host: HostRewrite::Endpoint, ..usual.clone() },
-        RuleOptions { originals: Originals { path: true, host: false }, ..usual.clone() },
+        RuleOptions {
+            originals: Originals { path: true, ..Originals::default() },
+            ..usual.clone()
+        },
         RuleOptions { hash: vec![HashBy::SourceIp], ..usual.clone() },
         RuleOptions { upgrades: Vec::new(), ..usual.clone() },
         RuleOptions {

@@ -160,6 +160,7 @@ pub(crate) fn plan(
             age_max: None,
             age_jitter_percent: 0,
             delayed_close: Duration::from_secs(1),
+            tunnel: None,
         },
     };
     (plan, cluster)
