@@ -12,6 +12,7 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
+use crate::cluster::DropPlan;
 use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits, LoadKind};
 use crate::forward::ForwardPlan;
@@ -141,9 +142,20 @@ pub struct ClusterSettings {
     pub send_proxy: Option<ProxyVersion>,
     /// Options of the sockets to endpoints; `None` leaves them as they are.
     pub socket: Option<SocketPlan>,
+    /// What part of the traffic is dropped, in order.
+    pub drops: Vec<DropPlan>,
+    /// The metrics of endpoints that reports of load contain.
+    pub report_metrics: Vec<Arc<str>>,
 }
 
 impl ClusterSettings {
+    /// Whether connections and checks that were begun under these settings may go on under `other`.
+    pub fn is_as_good_as(&self, other: &Self) -> bool {
+        let drops = self.drops.clone();
+        let report_metrics = self.report_metrics.clone();
+        self == other || *self == Self { drops, report_metrics, ..other.clone() }
+    }
+
     /// The limit of `load` over all endpoints, for `class`.
     pub const fn limit_of(&self, load: LoadKind, class: BreakerClass) -> Option<u64> {
         match (class, load) {
@@ -259,6 +271,8 @@ impl ClusterSettings {
                 egress: None,
                 send_proxy: None,
                 socket: None,
+                drops: Vec::new(),
+                report_metrics: Vec::new(),
             })
         });
         Arc::clone(&BARE)

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use sluice_codec::grpc::status_number;
-use sluice_codec::{Body, ErrorKind, Frame, Head, HttpError, HttpStream};
+use sluice_codec::{Body, ErrorKind, Frame, HttpError, HttpStream};
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
 use sluice_core::value::show_duration;
@@ -20,7 +20,6 @@ use super::upload::Next;
 use super::{RequestTask, Stop};
 use crate::errors::{self, At};
 use crate::filters::BodyAccess;
-use crate::load_report::report_in;
 use crate::reasons;
 use crate::reply::Reply;
 
@@ -372,7 +371,7 @@ impl RequestTask {
                 }
                 Poll::Ready(Ok(frame)) => {
                     if let Frame::Trailers(trailers) = &frame {
-                        self.note_reported(trailers);
+                        self.note_trailers(trailers);
                     }
                     let Poll::Ready(passed) = self.poll_filters::<ResponseHooks>(cx, frame) else {
                         continue;
@@ -386,16 +385,6 @@ impl RequestTask {
         }
         cx.waker().wake_by_ref();
         Ok(Poll::Pending)
-    }
-
-    /// Notes what the endpoint reports of its load in trailers, if its balancer goes by it.
-    fn note_reported(&mut self, trailers: &Head) {
-        if let Some(reporting) = self.reporting.take()
-            && let Some(report) = report_in(trailers)
-        {
-            let (handle, endpoint) = &*reporting;
-            handle.note_load_report(self.worker(), endpoint, report.as_ref());
-        }
     }
 
     /// Sends a piece of the response to the client; returns whether it was the last.
