@@ -12,13 +12,13 @@ use sluice_core::{Endpoint, Name};
 use sluice_tls::ClientTls;
 
 use crate::balance::BalancingPlan;
-use crate::cluster::DropPlan;
 use crate::egress::{EgressDenial, EgressPolicy};
 use crate::endpoint::{EndpointState, EndpointTraits, LoadKind};
 use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
+mod drops;
 mod http;
 mod outlier;
 
@@ -26,6 +26,7 @@ pub use checks::{
     CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
     RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
+pub use drops::{DROP_CATEGORIES_MAX, DropPlan};
 pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, PreconnectPlan, ReusePlan};
 pub use outlier::{
     EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,

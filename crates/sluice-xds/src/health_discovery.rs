@@ -20,7 +20,7 @@ use crate::messages::health::{
     ClusterChecks, ClusterHealth, EndpointHealth, EndpointMessage, HealthAnswer, HealthCapability,
     HealthGreeting, HealthResults, HealthSpecifier, LocalityHealth,
 };
-use crate::messages::load_stats::{AddressMessage, LocalityMessage};
+use crate::messages::load_stats::{LocalityMessage, PlaneAddress};
 
 /// The shortest time between two answers, whatever the plane wants.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -66,7 +66,7 @@ impl CheckedHealth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AskedEndpoint {
     /// Its address.
-    pub address: AddressMessage,
+    pub address: PlaneAddress,
     /// As it came.
     encoded: Bytes,
 }
@@ -243,11 +243,11 @@ fn needs_http2(encoded: &Bytes) -> bool {
 mod tests {
     use super::*;
     use crate::messages::health::LocalityEndpoints;
-    use crate::messages::load_stats::SocketAddressMessage;
+    use crate::messages::load_stats::PlaneSocketAddress;
 
     fn endpoint(port: u32) -> Bytes {
-        let socket = SocketAddressMessage { address: "127.0.0.1".into(), port_value: port };
-        let address = AddressMessage { socket_address: Some(socket), pipe: None };
+        let socket = PlaneSocketAddress { address: "127.0.0.1".into(), port_value: port };
+        let address = PlaneAddress { socket_address: Some(socket), pipe: None };
         EndpointMessage { address: Some(address) }.encode_to_vec().into()
     }
 

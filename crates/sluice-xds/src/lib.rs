@@ -28,7 +28,7 @@ pub use inventory::{
 };
 pub use kinds::XdsType;
 pub use last_good::{Keeper, KeptVersion};
-pub use load_reports::{ClusterLoad, EndpointLoad, LoadReporter, LoadTotals, MetricLoad};
+pub use load_reports::{ClusterLoad, CountedEndpoint, LoadReporter, LoadTotals, MetricLoad};
 pub use nack::ResourceFault;
 pub use stream::{
     DiscoveryForm, StreamMachine, WantedNames, XdsMessage, XdsRequest, XdsResource, XdsResponse,

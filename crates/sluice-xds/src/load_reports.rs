@@ -18,8 +18,8 @@ use sluice_core::Moment;
 
 use crate::messages::TtlMessage;
 use crate::messages::load_stats::{
-    AddressMessage, ClusterStats, DroppedRequests, EndpointStats, LoadStatsRequest,
-    LoadStatsResponse, LocalityMessage, LocalityStats, MetricStats,
+    ClusterStats, DroppedRequests, EndpointStats, LoadStatsRequest, LoadStatsResponse,
+    LocalityMessage, LocalityStats, MetricStats, PlaneAddress,
 };
 
 /// The shortest time between two reports, whatever the plane wants.
@@ -56,11 +56,11 @@ pub struct MetricLoad {
 
 /// An endpoint as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct EndpointLoad {
+pub struct CountedEndpoint {
     /// Tells it apart from all others for as long as anything is known of it.
     pub id: usize,
     /// Its address.
-    pub address: AddressMessage,
+    pub address: PlaneAddress,
     /// Where it is.
     pub locality: LocalityMessage,
     /// Its priority.
@@ -85,7 +85,7 @@ pub struct ClusterLoad {
     /// What was dropped since it came, by category.
     pub dropped: BTreeMap<Arc<str>, u64>,
     /// Its endpoints, with those that have left since the last report.
-    pub endpoints: Vec<EndpointLoad>,
+    pub endpoints: Vec<CountedEndpoint>,
 }
 
 /// Which clusters a plane wants to know of.

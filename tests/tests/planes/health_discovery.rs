@@ -99,7 +99,7 @@ fn a_plane_is_told_the_health_of_what_it_asks_for() {
     until(&plane, &envoy, "web", &[(a.addr(), ok), (closed, bad), (mute, "TIMEOUT")]);
     until(&plane, &envoy, "tcp", &[(b.addr(), ok), (closed, bad)]);
     until(&plane, &envoy, "both", &[(a.addr(), bad)]);
-    // It wants something else; what stays is not checked anew.
+    // It wants something else; what stays is checked on.
     plane.say(&specifier(&[
         cluster("web", &[http("/status/200")], &[a.addr(), closed, mute]),
         cluster("both", &[http("/")], &[a.addr()]),

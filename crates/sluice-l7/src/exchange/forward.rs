@@ -72,7 +72,8 @@ impl RequestTask {
         target: RouteTarget,
     ) -> Result<ForwardOutcome, Stop> {
         let mut forwarding = self.begin_forwarding(target)?;
-        self.drop_by_chance(&forwarding)?;
+        let tells = forwarding.options.envoy_headers;
+        self.drop_by_chance(&forwarding.pool.handle, tells)?;
         if forwarding.pool.handle.forwards() {
             // Boxed, so that other requests have no room for it.
             forwarding.named = Some(Box::pin(self.named_endpoint(down, &forwarding.pool)).await?);

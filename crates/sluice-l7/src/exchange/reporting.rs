@@ -14,7 +14,6 @@ use sluice_core::reason::Side;
 use sluice_upstream::{ClusterHandle, EndpointState};
 
 use super::attempt_error::AttemptError;
-use super::forward::Forwarding;
 use super::{RequestTask, Stop};
 use crate::load_report::report_in;
 use crate::pools::ClusterPool;
@@ -33,13 +32,16 @@ pub(super) struct AwaitedTrailers {
 
 impl RequestTask {
     /// Drops the request, if the cluster drops a part of them and chance wants it.
-    pub(super) fn drop_by_chance(&mut self, forwarding: &Forwarding) -> Result<(), Stop> {
-        let dropped = forwarding.pool.handle.drop_by_chance(self.worker());
+    pub(super) fn drop_by_chance(
+        &mut self,
+        handle: &ClusterHandle,
+        tells: bool,
+    ) -> Result<(), Stop> {
+        let dropped = handle.drop_by_chance(self.worker());
         dropped.map_err(|(why, category)| {
             self.summary.detail = Some(format!("category {category}").into());
             let body = self.failure_body("drop overload", why);
             let reply = Reply::new(503, why, "drop_overload", body);
-            let tells = forwarding.options.envoy_headers;
             Stop::reply(if tells { reply.with("x-envoy-drop-overload", "true") } else { reply })
         })
     }

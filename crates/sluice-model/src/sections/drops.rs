@@ -6,7 +6,7 @@
 use sluice_core::fine_percent::{FinePercent, show_fine_percent};
 use sluice_core::settings::{Plain, bind_entries, entries_of};
 use sluice_core::{Diags, Node, Path, Setting, Shape};
-use sluice_upstream::cluster::DROP_CATEGORIES_MAX;
+use sluice_upstream::plan::DROP_CATEGORIES_MAX;
 
 /// The longest name of a category, in bytes.
 const CATEGORY_MAX: usize = 128;

@@ -13,10 +13,10 @@ use sluice_upstream::balance::{
     AperturePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
     ZoneAwarePlan,
 };
-use sluice_upstream::cluster::DropPlan;
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan, Http3Plan,
-    HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, DropPlan, HighLimits, Http2Plan,
+    Http3Plan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode,
+    ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 

@@ -13,22 +13,11 @@ use sluice_io::WorkerCx;
 use super::{Cluster, ClusterHandle};
 use crate::balance::LoadReport;
 use crate::endpoint::EndpointState;
+use crate::plan::{DROP_CATEGORIES_MAX, DropPlan};
 use crate::{metrics, reasons};
-
-/// Most categories of a cluster that are told apart; what further ones drop is counted as `other`.
-pub const DROP_CATEGORIES_MAX: usize = 64;
 
 /// The millionths of the whole.
 const WHOLE: usize = 1_000_000;
-
-/// A part of the traffic of a cluster that is dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DropPlan {
-    /// Its name in reports and metrics.
-    pub category: Arc<str>,
-    /// How much of what earlier categories have left, in millionths.
-    pub millionths: u32,
-}
 
 /// The counts of a cluster that reports of its load need.
 #[derive(Debug, Default)]
@@ -116,8 +105,95 @@ impl ClusterHandle {
 
     /// Sums up what `endpoint` reports, for reports of load.
     pub(crate) fn note_metrics(&self, endpoint: &EndpointState, report: &LoadReport) {
-        if self.cluster.reports_load() {
-            endpoint.requests.add_metrics(report, &self.plan().report_metrics);
+        if !self.cluster.reports_load() {
+            return;
         }
+        let fields = [
+            ("application_utilization", report.application),
+            ("cpu_utilization", report.cpu),
+            ("eps", report.errors),
+            ("rps_fractional", report.requests),
+        ];
+        let fields = fields.into_iter().filter(|(_, value)| *value > 0.0);
+        let named = report.metrics.iter().map(|(name, value)| (&**name, *value));
+        endpoint.requests.add_metrics(fields.chain(named), &self.plan().report_metrics);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use sluice_core::Clock;
+
+    use super::*;
+    use crate::cluster::tests::{member, plan};
+    use crate::cluster::{Affinity, TrafficClass, Tried, WhenFull};
+    use crate::plan::{ClusterPlan, ClusterSettings};
+
+    fn dropping(drops: Vec<DropPlan>) -> (Rc<WorkerCx>, Rc<ClusterHandle>) {
+        let ClusterPlan { name, settings, tls } = plan(None);
+        let settings = Arc::new(ClusterSettings { drops, ..(*settings).clone() });
+        let worker = WorkerCx::solitary(Clock::held());
+        let cluster = Arc::new(Cluster::new(Arc::new(ClusterPlan { name, settings, tls })));
+        cluster.publish(&[member(1)]);
+        let handle = ClusterHandle::new(cluster, &worker);
+        (worker, handle)
+    }
+
+    fn share(category: &str, percent: u32) -> DropPlan {
+        DropPlan { category: category.into(), millionths: percent * 10_000 }
+    }
+
+    #[test]
+    fn categories_take_their_shares_of_what_others_have_left() {
+        let (worker, handle) = dropping(vec![share("half", 50), share("rest", 50)]);
+        let passed = (0..4000).filter(|_| handle.drop_by_chance(&worker).is_ok()).count();
+        let totals = handle.cluster.drop_totals();
+        let near = |count: u64, expected: u64| count.abs_diff(expected) < 300;
+        assert!(near(passed as u64, 1000), "{passed}");
+        assert!(near(totals.dropped["half"], 2000) && near(totals.dropped["rest"], 1000));
+        let (worker, handle) = dropping(Vec::new());
+        assert!((0..100).all(|_| handle.drop_by_chance(&worker).is_ok()));
+        let (worker, handle) = dropping(vec![share("all", 100)]);
+        let affinity = Affinity::default();
+        let refused = handle.pick(&worker, affinity, &[], WhenFull::Refuse).unwrap_err();
+        assert_eq!(refused, reasons::DROPPED);
+        let shortage = handle.shortage(refused);
+        assert_eq!(shortage.as_deref(), Some("`drop`: all 100%"));
+        // An attempt that follows another one is not dropped.
+        let tried: [Arc<str>; 1] = ["other".into()];
+        assert!(handle.pick(&worker, affinity, &tried, WhenFull::Refuse).is_ok());
+    }
+
+    #[test]
+    fn categories_that_come_and_go_are_bounded() {
+        let (_, handle) = dropping(Vec::new());
+        for number in 0..2 * DROP_CATEGORIES_MAX {
+            handle.cluster.note_dropped(&number.to_string().into());
+        }
+        let dropped = handle.cluster.drop_totals().dropped;
+        assert_eq!(dropped.len(), DROP_CATEGORIES_MAX + 1);
+        assert_eq!(dropped["other"], DROP_CATEGORIES_MAX as u64);
+    }
+
+    #[test]
+    fn requests_are_counted_while_somebody_wants_to_know() {
+        let (worker, handle) = dropping(Vec::new());
+        let request = || {
+            let (class, tried) = (TrafficClass::Request, Tried::NOTHING);
+            let affinity = Affinity::default();
+            let full = WhenFull::Refuse;
+            handle.pick_for_request(&worker, class, affinity, tried, full).unwrap()
+        };
+        drop(request());
+        handle.cluster.report_load(true);
+        let (endpoint, _claim) = request();
+        handle.note_result(&endpoint, false);
+        let totals = endpoint.requests.totals();
+        assert_eq!((totals.issued, totals.succeeded, totals.failed), (1, 0, 1));
+        handle.cluster.report_load(false);
+        drop(request());
+        assert_eq!(endpoint.requests.totals(), totals);
     }
 }

@@ -1,14 +1,12 @@
 //! What became of the requests to one endpoint, for reports of load to a control plane.
 //!
 //! Owns: totals since the endpoint came, and sums of the metrics that it reports with its responses. Refuses to know: who
-//! asks, and how often. Keeps: totals only grow, so that whoever reports takes the difference to what was read before;
+//! asks, and how often. Keeps: totals only grow, so that a report has the difference to what was read before;
 //! there are at most `METRICS_MAX` metrics, and further ones are left out.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-
-use crate::balance::LoadReport;
 
 /// Most metrics of one endpoint that are summed up.
 pub const METRICS_MAX: usize = 64;
@@ -77,17 +75,13 @@ impl RequestCounts {
     }
 
     /// Sums up the metrics of a report that are wanted: by name, or `named_metrics.*` for all of a map.
-    pub(crate) fn add_metrics(&self, report: &LoadReport, wanted: &[impl AsRef<str>]) {
-        let plain = [
-            ("application_utilization", report.application),
-            ("cpu_utilization", report.cpu),
-            ("eps", report.errors),
-            ("rps_fractional", report.requests),
-        ];
-        let plain = plain.into_iter().filter(|(_, value)| *value > 0.0);
-        let named = report.metrics.iter().map(|(name, value)| (&**name, *value));
+    pub(crate) fn add_metrics<'m>(
+        &self,
+        report: impl Iterator<Item = (&'m str, f64)>,
+        wanted: &[impl AsRef<str>],
+    ) {
         let mut sums = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in plain.chain(named) {
+        for (name, value) in report {
             if !wanted.iter().any(|wanted| is_wanted(wanted.as_ref(), name)) {
                 continue;
             }
@@ -140,15 +134,14 @@ mod tests {
 
     #[test]
     fn metrics_that_are_wanted_are_summed_up_and_their_number_is_bounded() {
-        let report = |name: &str, value| LoadReport {
-            cpu: 0.5,
-            metrics: vec![(name.into(), value), ("utilization.disk".into(), 9.0)],
-            ..LoadReport::default()
+        let add = |counts: &RequestCounts, name: &str, value, wanted: &[&str]| {
+            let report = [("cpu_utilization", 0.5), (name, value), ("utilization.disk", 9.0)];
+            counts.add_metrics(report.into_iter(), wanted);
         };
         let counts = RequestCounts::default();
         let wanted = ["cpu_utilization", "named_metrics.*"];
-        counts.add_metrics(&report("named_metrics.queue", 2.0), &wanted);
-        counts.add_metrics(&report("named_metrics.queue", 3.0), &wanted);
+        add(&counts, "named_metrics.queue", 2.0, &wanted);
+        add(&counts, "named_metrics.queue", 3.0, &wanted);
         let taken = counts.take_metrics();
         let expected = [
             ("cpu_utilization", MetricSum { count: 2, total: 1.0 }),
@@ -157,7 +150,7 @@ mod tests {
         assert_eq!(taken, expected.map(|(name, sum)| (name.into(), sum)).into());
         assert!(counts.take_metrics().is_empty());
         for number in 0..2 * METRICS_MAX {
-            counts.add_metrics(&report(&format!("named_metrics.{number}"), 1.0), &wanted);
+            add(&counts, &format!("named_metrics.{number}"), 1.0, &wanted);
         }
         assert_eq!(counts.take_metrics().len(), METRICS_MAX);
     }

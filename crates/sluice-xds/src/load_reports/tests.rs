@@ -20,13 +20,13 @@ fn asks(clusters: &[&str], seconds: i64) -> LoadStatsResponse {
     }
 }
 
-fn endpoint(id: usize, zone: &str, issued: u64, succeeded: u64) -> EndpointLoad {
+fn endpoint(id: usize, zone: &str, issued: u64, succeeded: u64) -> CountedEndpoint {
     let locality = LocalityMessage { zone: zone.to_owned(), ..LocalityMessage::default() };
     let totals = LoadTotals { issued, succeeded, failed: issued - succeeded };
-    EndpointLoad { id, locality, totals, ..EndpointLoad::default() }
+    CountedEndpoint { id, locality, totals, ..CountedEndpoint::default() }
 }
 
-fn cluster(name: &str, endpoints: Vec<EndpointLoad>) -> ClusterLoad {
+fn cluster(name: &str, endpoints: Vec<CountedEndpoint>) -> ClusterLoad {
     ClusterLoad { name: name.into(), endpoints, ..ClusterLoad::default() }
 }
 

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 use super::TtlMessage;
-use super::load_stats::{AddressMessage, LocalityMessage};
+use super::load_stats::{LocalityMessage, PlaneAddress};
 
 /// What a plane is told: the first message of a stream, or results.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -129,7 +129,7 @@ pub struct HttpCheckMessage {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EndpointMessage {
     #[prost(message, optional, tag = "1")]
-    pub address: Option<AddressMessage>,
+    pub address: Option<PlaneAddress>,
 }
 
 /// A cluster in Envoy's form, as far as checks need it.

@@ -83,7 +83,7 @@ pub struct LocalityStats {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct EndpointStats {
     #[prost(message, optional, tag = "1")]
-    pub address: Option<AddressMessage>,
+    pub address: Option<PlaneAddress>,
     #[prost(uint64, tag = "2")]
     pub total_successful_requests: u64,
     #[prost(uint64, tag = "3")]
@@ -120,16 +120,16 @@ pub struct LocalityMessage {
 
 /// The address of an endpoint.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct AddressMessage {
+pub struct PlaneAddress {
     #[prost(message, optional, tag = "1")]
-    pub socket_address: Option<SocketAddressMessage>,
+    pub socket_address: Option<PlaneSocketAddress>,
     #[prost(message, optional, tag = "2")]
     pub pipe: Option<PipeMessage>,
 }
 
 /// An address and a port.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct SocketAddressMessage {
+pub struct PlaneSocketAddress {
     #[prost(string, tag = "2")]
     pub address: String,
     #[prost(uint32, tag = "3")]

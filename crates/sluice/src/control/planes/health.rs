@@ -169,17 +169,20 @@ impl Planes {
                 wanted.insert(name, encoded);
             }
         }
-        let mut updates = Vec::new();
-        let mut made = service.made.borrow_mut();
-        for (_, gone) in made.extract_if(.., |name, _| !wanted.contains_key(name)) {
-            updates.extend(gone.keys.into_iter().map(|(kind, name)| Update::Remove { kind, name }));
-        }
-        let is_new = |(name, encoded): &(&String, &Bytes)| {
-            made.get(*name).is_none_or(|made| made.encoded != **encoded)
+        let (mut updates, new) = {
+            let mut made = service.made.borrow_mut();
+            let gone: Vec<MadeCluster> =
+                made.extract_if(.., |name, _| !wanted.contains_key(name)).map(|of| of.1).collect();
+            let keys = gone.into_iter().flat_map(|of| of.keys);
+            let updates: Vec<Update> =
+                keys.map(|(kind, name)| Update::Remove { kind, name }).collect();
+            let is_new = |(name, encoded): &(&String, &Bytes)| {
+                made.get(*name).is_none_or(|made| made.encoded != **encoded)
+            };
+            let new: Vec<(String, Bytes)> =
+                wanted.iter().filter(is_new).map(|(name, of)| (name.clone(), of.clone())).collect();
+            (updates, new)
         };
-        let new: Vec<(String, Bytes)> =
-            wanted.iter().filter(is_new).map(|(name, of)| (name.clone(), of.clone())).collect();
-        drop(made);
         service.refused.borrow_mut().retain(|name, _| wanted.contains_key(name));
         let built = self.with_mapper(move |mapper| {
             let build = |(name, encoded): (String, Bytes)| {

@@ -14,10 +14,10 @@ use sluice_l7::GrpcCallError;
 use sluice_upstream::endpoint::RequestTotals;
 use sluice_upstream::{Cluster, EndpointState, Locality, Target};
 use sluice_xds::messages::load_stats::{
-    AddressMessage, LoadStatsRequest, LoadStatsResponse, LocalityMessage, PipeMessage,
-    SocketAddressMessage,
+    LoadStatsRequest, LoadStatsResponse, LocalityMessage, PipeMessage, PlaneAddress,
+    PlaneSocketAddress,
 };
-use sluice_xds::{ClusterLoad, EndpointLoad, LoadReporter, LoadTotals, MetricLoad, OwnerKind};
+use sluice_xds::{ClusterLoad, CountedEndpoint, LoadReporter, LoadTotals, MetricLoad, OwnerKind};
 
 use super::calls::{PlaneCall, send};
 use super::{Planes, XdsType};
@@ -217,14 +217,14 @@ fn endpoints_of(
     (endpoints, before.into_iter().filter(has_left).collect())
 }
 
-fn load_of(of: &SeenEndpoint) -> EndpointLoad {
+fn load_of(of: &SeenEndpoint) -> CountedEndpoint {
     let SeenEndpoint { endpoint, locality, priority } = of;
     let RequestTotals { issued, succeeded, failed } = endpoint.requests.totals();
     let metrics = endpoint.requests.take_metrics().into_iter();
     let metrics: BTreeMap<String, MetricLoad> = metrics
         .map(|(name, sum)| (name.into_string(), MetricLoad { count: sum.count, total: sum.total }))
         .collect();
-    EndpointLoad {
+    CountedEndpoint {
         id: Arc::as_ptr(endpoint).addr(),
         address: address(&endpoint.target),
         locality: locality.clone(),
@@ -242,16 +242,16 @@ pub(super) fn locality(of: &Locality) -> LocalityMessage {
 }
 
 /// An address as planes write it.
-pub(super) fn address(target: &Target) -> AddressMessage {
+pub(super) fn address(target: &Target) -> PlaneAddress {
     match target {
-        Target::Ip(address) => AddressMessage {
-            socket_address: Some(SocketAddressMessage {
+        Target::Ip(address) => PlaneAddress {
+            socket_address: Some(PlaneSocketAddress {
                 address: address.ip().to_string(),
                 port_value: address.port().into(),
             }),
             pipe: None,
         },
-        Target::Unix(path) => AddressMessage {
+        Target::Unix(path) => PlaneAddress {
             socket_address: None,
             pipe: Some(PipeMessage { path: path.display().to_string() }),
         },
