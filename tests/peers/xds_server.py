@@ -9,8 +9,13 @@ It speaks both forms. What it serves is told on its standard input, one JSON obj
   {"cut": true}                                                      ends every stream
   {"max_age": SECONDS}                                               ends every stream that is older
   {"rest": true}                                                     serves what it has over HTTP, too, at the port {"rest": PORT}
+  {"absent": true}                                                   says at once which clusters there are not that single ones are asked for
+  {"lrs": RESPONSE}                                                  what load reports are about (LoadStatsResponse), on every stream
+                                                                     and at the beginning of later ones
+  {"hds": SPECIFIER}                                                 the same of health checks (HealthCheckSpecifier)
   {"times": true}                                                    says when each response is sent, as {"sent": ..., "at": ...}
-What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}. Its port is the first line.
+What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}, and of other services {"lrs": MESSAGE} and
+{"hds": MESSAGE}. Its port is the first line.
 The arguments are its port and the path of a unix socket that it listens on, too.
 
 State of the world: EDS and RDS are answered only if the request names all there are (the superset rule), a request with
@@ -35,6 +40,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2  # noqa: F401
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401
+from envoy.extensions.filters.http.on_demand.v3 import on_demand_pb2  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2  # noqa: F401
@@ -44,7 +50,9 @@ from envoy.service.cluster.v3 import cds_pb2_grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from envoy.service.endpoint.v3 import eds_pb2_grpc
 from envoy.service.extension.v3 import config_discovery_pb2_grpc
+from envoy.service.health.v3 import hds_pb2, hds_pb2_grpc
 from envoy.service.listener.v3 import lds_pb2_grpc
+from envoy.service.load_stats.v3 import lrs_pb2, lrs_pb2_grpc
 from envoy.service.route.v3 import rds_pb2_grpc
 from envoy.service.runtime.v3 import rtds_pb2, rtds_pb2_grpc
 from envoy.service.secret.v3 import sds_pb2_grpc
@@ -68,6 +76,7 @@ snapshot = {}  # kind -> (version, {name: encoded})
 streams = set()
 max_age = [None]
 times = [False]
+absent = [False]
 
 
 def tell(**what):
@@ -83,6 +92,8 @@ class Stream:
         self.delta, self.out = delta, queue.Queue()
         self.nonce = 0
         self.wanted, self.nonces, self.sent = {}, {}, {}
+        # The types of which all there is was asked for, in the incremental form.
+        self.wild = set()
         self.began = time.monotonic()
         with lock:
             streams.add(self)
@@ -115,7 +126,7 @@ class Stream:
 
     def push_delta(self, kind):
         _, resources = snapshot[kind]
-        names = set(resources) if kind in WILD else self.wanted[kind] & set(resources)
+        names = set(resources) if kind in self.wild else self.wanted[kind] & set(resources)
         known = self.sent.setdefault(kind, {})
         response = discovery_pb2.DeltaDiscoveryResponse(type_url=URLS[kind])
         for name in sorted(names):
@@ -127,6 +138,8 @@ class Stream:
         for name in [name for name in known if name not in names]:
             del known[name]
             response.removed_resources.append(name)
+        if absent[0] and kind == "cds" and kind not in self.wild:
+            response.removed_resources.extend(sorted(self.wanted[kind] - set(resources)))
         first = self.nonces.get(kind) is None
         if response.resources or response.removed_resources or first:
             response.nonce = self.next_nonce(kind)
@@ -144,6 +157,8 @@ class Stream:
             told["unsubscribe"] = list(request.resource_names_unsubscribe)
             told["initial"] = sorted(request.initial_resource_versions)
             with lock:
+                if kind in WILD and kind not in self.wanted and not told["subscribe"]:
+                    self.wild.add(kind)
                 names = self.wanted.setdefault(kind, set())
                 names |= set(told["subscribe"])
                 names -= set(told["unsubscribe"])
@@ -190,6 +205,50 @@ class Stream:
         with lock:
             streams.discard(self)
         tell(closed="delta" if self.delta else "sotw")
+
+
+class Service:
+    """A service with one stream for everything: what it was told last is said at the beginning of each stream."""
+
+    def __init__(self, word, response):
+        self.word, self.response = word, response
+        self.last, self.streams = None, set()
+
+    def say(self, message):
+        with lock:
+            self.last = json_format.ParseDict(message, self.response())
+            for out in self.streams:
+                out.put(self.last)
+
+    def cut(self):
+        with lock:
+            for out in self.streams:
+                out.put(None)
+
+    def run(self, requests, context):
+        out = queue.Queue()
+        with lock:
+            self.streams.add(out)
+            if self.last is not None:
+                out.put(self.last)
+
+        def read():
+            try:
+                for request in requests:
+                    tell(**{self.word: json_format.MessageToDict(request, preserving_proto_field_name=True)})
+            except Exception:
+                pass
+            out.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        context.add_callback(lambda: out.put(None))
+        yield from iter(out.get, None)
+        with lock:
+            self.streams.discard(out)
+
+
+lrs = Service("lrs", lrs_pb2.LoadStatsResponse)
+hds = Service("hds", hds_pb2.HealthCheckSpecifier)
 
 
 def sotw(self, requests, context):
@@ -245,6 +304,14 @@ def command(line):
         elif "cut" in line:
             for stream in list(streams):
                 stream.out.put(None)
+            lrs.cut()
+            hds.cut()
+        elif "absent" in line:
+            absent[0] = line["absent"]
+        elif "lrs" in line:
+            lrs.say(line["lrs"])
+        elif "hds" in line:
+            hds.say(line["hds"])
         elif "max_age" in line:
             max_age[0] = line["max_age"]
         elif "rest" in line:
@@ -316,6 +383,12 @@ def main():
         service(config_discovery_pb2_grpc.ExtensionConfigDiscoveryServiceServicer, "ExtensionConfigs"), server)
     rtds_pb2_grpc.add_RuntimeDiscoveryServiceServicer_to_server(
         service(rtds_pb2_grpc.RuntimeDiscoveryServiceServicer, "Runtime"), server)
+    load_stats = type("Lrs", (lrs_pb2_grpc.LoadReportingServiceServicer,), {
+        "StreamLoadStats": lambda self, requests, context: lrs.run(requests, context)})()
+    lrs_pb2_grpc.add_LoadReportingServiceServicer_to_server(load_stats, server)
+    health = type("Hds", (hds_pb2_grpc.HealthDiscoveryServiceServicer,), {
+        "StreamHealthCheck": lambda self, requests, context: hds.run(requests, context)})()
+    hds_pb2_grpc.add_HealthDiscoveryServiceServicer_to_server(health, server)
     if len(sys.argv) > 2:
         server.add_insecure_port(f"unix:{sys.argv[2]}")
     wanted = sys.argv[1] if len(sys.argv) > 1 else "0"

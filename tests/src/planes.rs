@@ -92,6 +92,12 @@ impl Plane {
         })
     }
 
+    /// What a service besides discovery was told, `lrs` or `hds`.
+    pub fn messages(&self, service: &str) -> Vec<Value> {
+        let told = self.told.lock().unwrap();
+        told.iter().map(|line| &line[service]).filter(|of| of.is_object()).cloned().collect()
+    }
+
     pub fn error(&self, kind: &str) -> String {
         let of_kind = |of: &Value| of["type"] == kind && of["error"].is_string();
         self.request("a rejection", of_kind)["error"].as_str().unwrap().to_owned()
@@ -278,6 +284,11 @@ static_resources:
 "#,
         plane.port()
     )
+}
+
+/// The service that a field of a bootstrap names, at the plane.
+pub fn service_of_plane() -> &'static str {
+    "{ api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: plane } }] }"
 }
 
 /// Everything over one stream.

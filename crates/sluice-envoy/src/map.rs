@@ -115,6 +115,8 @@ struct Mapping<'a> {
     filters_off: Vec<String>,
     /// What those with a matcher before them are, by the place of the matcher.
     matched: HashMap<Arc<str>, Node>,
+    /// How long requests of the chain that is mapped wait for their clusters.
+    on_demand: Option<Node>,
     /// What they note about requests.
     metadata: metadata::KnownMetadata,
     /// The clusters with subsets, by their names in Envoy.
@@ -171,6 +173,7 @@ impl<'a> Mapping<'a> {
             filters_twice: HashSet::new(),
             filters_off: Vec::new(),
             matched: HashMap::new(),
+            on_demand: None,
             metadata: metadata::KnownMetadata::default(),
             by_subset: HashSet::new(),
             endpoints: HashMap::new(),

@@ -122,19 +122,14 @@ pub fn whole(owner: &ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) ->
         insert(&mut whole, parts, diags);
         return whole;
     }
-    if is_of_eds(owner) { with_endpoints(owner, parts.endpoints, diags) } else { owner.clone() }
+    if is_of_eds(owner) { with_endpoints(owner, parts.endpoints) } else { owner.clone() }
 }
 
 /// A cluster with its endpoints; without any if there are none yet.
-fn with_endpoints(
-    cluster: &ProtoMessage,
-    assignment: Option<&ProtoMessage>,
-    diags: &mut Diags,
-) -> ProtoMessage {
+fn with_endpoints(cluster: &ProtoMessage, assignment: Option<&ProtoMessage>) -> ProtoMessage {
     let mut whole = cluster.clone();
     let (span, empty) = (cluster.place("type"), nothing(ASSIGNMENT, cluster.place("type")));
     let Some(assignment) = assignment.cloned().or(empty) else { return whole };
-    check(&assignment, diags);
     whole.unset("type");
     whole.unset("eds_cluster_config");
     whole.set("load_assignment", span, ProtoValue::Message(assignment));
@@ -198,25 +193,6 @@ fn insert_settings(filter: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mu
     }
     let (span, settings) = (settings.span, settings.clone());
     filter.set("typed_config", span, ProtoValue::Message(settings));
-}
-
-/// Refuses what endpoints from a plane say and has no counterpart.
-fn check(assignment: &ProtoMessage, diags: &mut Diags) {
-    if let Some(policy) = inner(assignment, "policy")
-        && let Some(drops) = policy.peek("drop_overloads")
-        && matches!(&drops.value, ProtoValue::List(items) if !items.is_empty())
-    {
-        let message = "`drop_overloads` is not supported: requests are not dropped by share";
-        let finding = diags.error(
-            crate::coverage::UNSUPPORTED,
-            drops.span,
-            policy.at("drop_overloads"),
-            message,
-        );
-        finding.help(
-            "send fewer requests, or limit them with `circuit_breakers` or `local_ratelimit`",
-        );
-    }
 }
 
 /// A message of a type, without any field.

@@ -19,10 +19,13 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
 mod api;
 mod beside;
+mod services;
 
 use api::api;
 pub use api::{ApiForm, ApiSource, CallMetadata, Polling};
 pub use beside::PlaneBesideFiles;
+use services::{called_over_grpc, demands, load_stats_config};
+pub use services::{demand_of, load_report_of};
 
 /// Where resources come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +57,12 @@ pub struct DynamicResources {
     pub clusters: Option<ResourceSource>,
     /// Where listeners come from.
     pub listeners: Option<ResourceSource>,
+    /// The service that reports of load are sent to.
+    pub load_stats: Option<ApiSource>,
+    /// The service that asks for health checks.
+    pub health: Option<ApiSource>,
+    /// Where clusters come from that requests ask for, if no listener of a plane says.
+    pub demand: Option<ResourceSource>,
     /// The layers of runtime values that come from planes: their names, in order, and where from.
     pub runtime: Vec<(Arc<str>, ResourceSource)>,
     /// The listeners of the file, and its clusters of which a part comes on its own.
@@ -211,7 +220,9 @@ fn has_dynamic(bootstrap: &ProtoMessage) -> bool {
     if dynamic.is_some_and(|of| of.has("lds_config") || of.has("cds_config")) {
         return true;
     }
-    let mut found = false;
+    let mut found = !demands(bootstrap).is_empty()
+        || load_stats_config(bootstrap).is_some()
+        || bootstrap.has("hds_config");
     if let Some(layers) = inner(bootstrap, "layered_runtime").and_then(|of| of.peek("layers")) {
         layers.value.messages(&mut |layer| found |= layer.has("rtds_layer"));
     }
@@ -232,12 +243,19 @@ fn sources(bootstrap: &ProtoMessage, diags: &mut Diags) -> DynamicResources {
         ads: None,
         clusters: None,
         listeners: None,
+        load_stats: None,
+        demand: None,
+        health: None,
         runtime: Vec::new(),
         fixed: Vec::new(),
         file_clusters: Vec::new(),
         resources: None,
         node_section: None,
     };
+    let service = load_stats_config(bootstrap);
+    found.load_stats = service.and_then(|of| called_over_grpc(of, "load reports", diags));
+    let service = inner(bootstrap, "hds_config");
+    found.health = service.and_then(|of| called_over_grpc(of, "requests for health checks", diags));
     if let Some(dynamic) = inner(bootstrap, "dynamic_resources") {
         only(dynamic, &["lds_config", "cds_config", "ads_config"], diags);
         let has_ads = dynamic.has("ads_config");

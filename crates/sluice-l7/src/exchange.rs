@@ -21,7 +21,6 @@ use sluice_io::WorkerCx;
 use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_telemetry::RecordKind;
-use sluice_upstream::{ClusterHandle, EndpointState};
 use smallvec::SmallVec;
 
 use crate::connection_manager::{ConnectionManager, DownstreamConn, FilterList, RouteSnapshot};
@@ -51,10 +50,12 @@ mod late_attempts;
 mod meanwhile;
 mod mirror;
 mod named_host;
+mod on_demand;
 mod pending;
 mod picking;
 mod pieces;
 mod redirects;
+mod reporting;
 mod reroute;
 mod response;
 mod response_buffering;
@@ -73,6 +74,7 @@ use mirror::Mirroring;
 use pending::Pending;
 use pieces::PieceInFilters;
 use redirects::Following;
+use reporting::AwaitedTrailers;
 use upload::Upload;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -225,8 +227,8 @@ pub(crate) struct RequestTask {
     response_charge: Option<Box<Charge>>,
     /// The attempt in flight.
     pending: Option<Pending>,
-    /// Whose trailers may report its load.
-    reporting: Option<Box<(Rc<ClusterHandle>, Arc<EndpointState>)>>,
+    /// What is awaited of the trailers of a response.
+    reporting: Option<Box<AwaitedTrailers>>,
     handshake: websocket::Handshake,
     random: u64,
     /// What the request has passed within this process; `None` until it is looked up.
@@ -372,6 +374,7 @@ impl Drop for RequestTask {
             self.downstream.conn.why_killed().unwrap_or(end::FORCED)
         };
         let reason = *self.summary.reason.get_or_insert(unset);
+        self.end_without_trailers(reason);
         let (manager, now) = (Rc::clone(&self.manager), self.manager.worker.now());
         if let Some(pending) = self.pending.take() {
             let attempt = pending.ended(reason, now, self.upload.is_sent());

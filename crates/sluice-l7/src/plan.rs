@@ -80,6 +80,8 @@ pub struct HttpOptions {
     pub idle_timeout: Option<Duration>,
     /// How long a request and its response may last, unless their rule says; `None` is unlimited.
     pub stream_duration_max: Option<Duration>,
+    /// How long a request waits for its cluster, if that comes on demand; `None` does not wait.
+    pub cluster_wait: Option<Duration>,
     /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
     /// The age at which a connection takes no further request; `None` is unlimited.

@@ -23,7 +23,7 @@ pub mod subsets;
 pub mod zones;
 
 pub use clusters::clusters;
-pub(crate) use control_plane::control_plane;
+pub(crate) use control_plane::{control_plane, is_on_demand};
 pub use forward::forward;
 pub use loops::loops;
 pub use routes::routes;

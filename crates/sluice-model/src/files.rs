@@ -80,7 +80,8 @@ pub fn stage_files(
             root,
             folder: folder.to_owned(),
             declared: translated.declared,
-            expected: config.xds.as_ref().is_some_and(|xds| xds.sends(PlaneResource::Clusters)),
+            expected: check::is_on_demand(&config)
+                || config.xds.as_ref().is_some_and(|xds| xds.sends(PlaneResource::Clusters)),
         },
     };
     let mut staged = stage(store, batch, around, shared, now, diags);

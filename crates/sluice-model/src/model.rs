@@ -102,6 +102,14 @@ impl PartialEq for Resource {
 }
 
 impl Resource {
+    /// Whether what was begun under it goes on under `other`: the two are equal, but for what shows at once.
+    pub fn goes_on_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cluster(one), Self::Cluster(two)) => one.goes_on_as(two),
+            _ => self == other,
+        }
+    }
+
     /// Its kind.
     pub const fn kind(&self) -> Kind {
         match self {

@@ -11,6 +11,7 @@ pub mod cluster_limits;
 pub mod clusters;
 pub mod control_plane;
 pub mod discovery;
+mod drops;
 pub mod health;
 pub mod http;
 pub mod listeners;
@@ -36,6 +37,7 @@ pub use clusters::{
 };
 pub use control_plane::{ControlPlane, PlaneResource};
 pub use discovery::{Dns, Egress, Family, Forward, NameMode, Refresh};
+pub use drops::DropShares;
 pub use health::{Health, Outlier};
 pub use http::Http;
 pub use listeners::{

@@ -382,7 +382,7 @@ impl Store {
         }
         for ((kind, name), held) in staged.set {
             let before = self.held[kind as usize].get(&name);
-            let same = before.is_some_and(|before| before.resource == held.resource);
+            let same = before.is_some_and(|before| before.resource.goes_on_as(&held.resource));
             match (&held.compiled, &held.resource) {
                 (Compiled::Cluster(plan), _) => {
                     let plans = if same { &mut clusters.refreshed } else { &mut clusters.plans };

@@ -32,6 +32,7 @@ mod named;
 mod plan_reader;
 mod publishing;
 mod queue;
+mod reported_load;
 mod reserve;
 mod session;
 mod shortage;
@@ -52,6 +53,8 @@ pub(crate) use named::HostQuestion;
 pub use plan_reader::PlanReader;
 pub use queue::QueuedRoom;
 use queue::WaitQueue;
+pub use reported_load::DropTotals;
+use reported_load::ReportedLoad;
 pub use reserve::TrafficClass;
 use source_table::SourceTable;
 use standings::Standings;
@@ -94,6 +97,8 @@ pub struct Cluster {
     names: Mutex<HashMap<Arc<str>, NameState>>,
     /// Where workers ask for hosts that clients name.
     desk: HostDesk,
+    /// For reports of its load.
+    reported: ReportedLoad,
 }
 
 impl Cluster {
@@ -133,6 +138,7 @@ impl Cluster {
             sources: OnceLock::new(),
             names: Mutex::default(),
             desk: HostDesk::default(),
+            reported: ReportedLoad::default(),
         }
     }
 

@@ -27,6 +27,7 @@ mod http3;
 mod latency;
 mod load;
 mod reported_weight;
+mod request_counts;
 mod status;
 mod traits;
 
@@ -43,6 +44,7 @@ use load::EndpointLoad;
 pub(crate) use load::count_below;
 pub use load::{EndpointLimits, LoadKind};
 pub use reported_weight::ReportedWeight;
+pub use request_counts::{METRICS_MAX, MetricSum, RequestCounts, RequestTotals};
 pub use status::EndpointStatus;
 use status::{CHECKED, STATED, set_bit};
 pub use traits::{EndpointTraits, Locality, PRIORITY_MAX};
@@ -127,6 +129,8 @@ pub struct EndpointState {
     pub latency: PeakLatency,
     /// What it reports of its load, if its balancer asks for it.
     pub reported: ReportedWeight,
+    /// What became of its requests, if reports of load ask for it.
+    pub requests: RequestCounts,
     unhealthy: AtomicU8,
     degraded: AtomicU8,
     /// Whether its first check has no result yet.
@@ -204,6 +208,7 @@ impl EndpointState {
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
             reported: ReportedWeight::default(),
+            requests: RequestCounts::default(),
             unhealthy: AtomicU8::new(0),
             degraded: AtomicU8::new(0),
             unchecked: AtomicBool::new(false),

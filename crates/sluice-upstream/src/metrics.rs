@@ -7,6 +7,7 @@ sluice_telemetry::metrics! {
     FORWARD_HOSTS = "sluice_cluster_forward_hosts", Gauge, ["cluster"], "Hosts that clients have named and the cluster knows, looked up or not.";
     EGRESS_DENIALS = "sluice_cluster_egress_denials_total", Counter, ["cluster"], "Connections, flows and requests to addresses that `egress` of the cluster denies.";
     BREAKER_REFUSALS = "sluice_cluster_breaker_refusals_total", Counter, ["cluster", "limit"], "Connections, requests and retries that a limit of the cluster refused, by limit: connections, connections_per_endpoint, requests, requests_per_endpoint, queue, pending, retries, forward_hosts or forward_lookups.";
+    DROPPED = "sluice_cluster_dropped_total", Counter, ["cluster", "category"], "Connections, flows and requests that `drop` of the cluster dropped, by category.";
     QUEUED = "sluice_cluster_queued_total", Counter, ["cluster", "result"], "Connections and requests that waited in the queue of the cluster, by result: served, timeout, unusable (no endpoint was left) or left (the client gave up, or another timeout came first).";
     QUEUE_TIME = "sluice_cluster_queue_seconds", Histogram, ["cluster"], "Time that connections and requests waited in the queue of the cluster, whatever the result.";
     FALLBACKS = "sluice_cluster_fallbacks_total", Counter, ["cluster"], "Connections, flows and requests that found no usable endpoint in the cluster and went on to its `fallback`.";

@@ -114,13 +114,17 @@ impl ClusterHandle {
         }
     }
 
-    /// Notes what `endpoint` reports of its load; `None` if the report cannot be read. For a balancer that goes by it.
+    /// Notes what `endpoint` reports of its load; `None` if the report cannot be read. For a balancer that goes by it, and
+    /// for reports to a control plane.
     pub fn note_load_report(
         &self,
         worker: &WorkerCx,
         endpoint: &EndpointState,
         report: Option<&LoadReport>,
     ) {
+        if let Some(report) = report {
+            self.note_metrics(endpoint, report);
+        }
         let plan = self.plan();
         let BalancePlan::LoadReports(plan) = &plan.balancing.balance else { return };
         let weight = report.map(|report| plan.weight(report));

@@ -18,6 +18,7 @@ use crate::forward::ForwardPlan;
 use crate::hops;
 
 mod checks;
+mod drops;
 mod http;
 mod outlier;
 
@@ -25,6 +26,7 @@ pub use checks::{
     CheckKind, DnsCheck, HealthPlan, HttpCheck, Login, MysqlCheck, Password, PostgresCheck,
     RedisCheck, SendExpect, ServerRole, StatusRanges,
 };
+pub use drops::{DROP_CATEGORIES_MAX, DropPlan};
 pub use http::{Congestion, Http2Plan, Http3Plan, HttpVersion, PreconnectPlan, ReusePlan};
 pub use outlier::{
     EnforcePlan, FailurePercentagePlan, LatencyPlan, OutlierPlan, SilencePlan, SuccessRatePlan,
@@ -141,9 +143,20 @@ pub struct ClusterSettings {
     pub send_proxy: Option<ProxyVersion>,
     /// Options of the sockets to endpoints; `None` leaves them as they are.
     pub socket: Option<SocketPlan>,
+    /// What part of the traffic is dropped, in order.
+    pub drops: Vec<DropPlan>,
+    /// The metrics of endpoints that reports of load contain.
+    pub report_metrics: Vec<Arc<str>>,
 }
 
 impl ClusterSettings {
+    /// Whether connections and checks that were begun under these settings may go on under `other`.
+    pub fn is_as_good_as(&self, other: &Self) -> bool {
+        let drops = self.drops.clone();
+        let report_metrics = self.report_metrics.clone();
+        self == other || *self == Self { drops, report_metrics, ..other.clone() }
+    }
+
     /// The limit of `load` over all endpoints, for `class`.
     pub const fn limit_of(&self, load: LoadKind, class: BreakerClass) -> Option<u64> {
         match (class, load) {
@@ -259,6 +272,8 @@ impl ClusterSettings {
                 egress: None,
                 send_proxy: None,
                 socket: None,
+                drops: Vec::new(),
+                report_metrics: Vec::new(),
             })
         });
         Arc::clone(&BARE)

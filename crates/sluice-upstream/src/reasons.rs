@@ -5,7 +5,7 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header`, an expression or a server name (`cluster_from`) named it, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header`, an expression or a server name (`cluster_from`) named it, a control plane did not send it on demand, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
     NAME_MISSING = "name.missing", Handle, Downstream, "NR", "The client gave no name, by which its cluster or endpoint is found, or none that can be one. Clients must send a server name (SNI) to a relay with `cluster_from: sni` or to a cluster with `forward`, and a host in a request to the latter; for others, add a chain or a rule that leads elsewhere.";
     NAME_DENIED = "name.denied", Handle, Downstream, "-", "The client named a host or port that the forward proxy does not serve; the detail says which. Add it to `forward.hosts` or `forward.ports` of the cluster, if clients may go there.";
     NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none, or its `endpoints_file` lists none. Check the service discovery behind it.";
@@ -15,6 +15,7 @@ sluice_core::reasons! {
     LIMIT = "upstream.limit", Handle, Local, "UO", "A limit of the cluster was reached; the detail names it. Raise it under the cluster's `limits`, or add endpoints.";
     QUEUE_FULL = "upstream.queue_full", Handle, Local, "UO", "Every endpoint was at its limit, and as many connections or requests waited as `limits.queue.size` of the cluster allows. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `size`.";
     QUEUE_TIMEOUT = "upstream.queue_timeout", Handle, Local, "UO", "Every endpoint was at its limit, and none had room within `limits.queue.timeout` of the cluster. Add endpoints, raise the limit that the detail names if the service can bear more, or raise `timeout`.";
+    DROPPED = "upstream.dropped", Handle, Local, "DO", "`drop` of the cluster, or `drop_overloads` of its control plane, drops a part of the traffic to protect the endpoints; the detail contains the category. Lower its share or remove it once the endpoints can serve everything.";
     DNS = "upstream.dns", Handle, Upstream, "DF", "No host name of the cluster could be resolved; the detail contains the name server's response. Check the name in `endpoints` and the cluster's `dns.servers`.";
     EGRESS = "upstream.egress", Handle, Local, "-", "The cluster's `egress` denies the address; the detail says why. The owner of the name, or the client that chose it, points inside your network. If traffic may go there, add the address to `egress: { allow: [...] }` of the cluster.";
     REFUSED = "upstream.refused", Handle, Upstream, "UF", "The endpoint refused the connection; the detail names it. Check that the service runs and listens on that address and port.";

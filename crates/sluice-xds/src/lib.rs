@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+pub mod health_discovery;
 pub mod inventory;
 pub mod last_good;
+pub mod load_reports;
 pub mod messages;
 pub mod stream;
 
@@ -19,12 +21,14 @@ mod kinds;
 mod nack;
 
 pub use backoff::ReconnectBackoff;
+pub use health_discovery::{AskedEndpoint, AskedHealth, CheckedCluster, CheckedHealth};
 pub use inventory::{
     Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ReadyUnit,
     RefusedVersion, Versioned,
 };
 pub use kinds::XdsType;
 pub use last_good::{Keeper, KeptVersion};
+pub use load_reports::{ClusterLoad, CountedEndpoint, LoadReporter, LoadTotals, MetricLoad};
 pub use nack::ResourceFault;
 pub use stream::{
     DiscoveryForm, StreamMachine, WantedNames, XdsMessage, XdsRequest, XdsResource, XdsResponse,

@@ -7,8 +7,12 @@
 #![allow(missing_docs, reason = "the fields are those of the protocol's definition")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+
+pub mod health;
+pub mod load_stats;
 
 /// The type URL of a resource in an envelope.
 pub const ENVELOPE: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
@@ -38,6 +42,23 @@ pub struct TtlMessage {
     pub seconds: i64,
     #[prost(int32, tag = "2")]
     pub nanos: i32,
+}
+
+impl TtlMessage {
+    /// The time; `None` if it is not a positive one.
+    pub fn time(self) -> Option<Duration> {
+        let seconds = u64::try_from(self.seconds).ok()?;
+        let nanos = u32::try_from(self.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+        Some(Duration::new(seconds, nanos)).filter(|time| !time.is_zero())
+    }
+
+    /// The message for a time.
+    pub fn of(time: Duration) -> Self {
+        Self {
+            seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(time.subsec_nanos()).unwrap_or_default(),
+        }
+    }
 }
 
 /// A request of the state-of-the-world form. The node is encoded already.

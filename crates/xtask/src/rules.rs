@@ -235,6 +235,11 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-tls/src/server.rs", "taken when a configuration is built"),
     ("sluice-tls/src/store.rs", "taken when a configuration is built"),
     ("sluice-upstream/src/cluster.rs", "taken by the resolver, and for the detail of a failure"),
+    ("sluice-upstream/src/cluster/reported_load.rs", "taken for what is dropped"),
+    (
+        "sluice-upstream/src/endpoint/request_counts.rs",
+        "taken for a response with metrics that a control plane wants to know",
+    ),
     (
         "sluice-upstream/src/cluster/queue.rs",
         "only ever tried: a worker that finds it taken leaves a message",

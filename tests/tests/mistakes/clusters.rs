@@ -25,6 +25,9 @@ fn of_clusters() {
                 "a check that is slower than its interval",
                 relay("health: { tcp: {}, interval: 1s, timeout: 3s }"),
             ),
+            ("shares of traffic to drop that there are not", relay("drop: { overload: 101%, \"\": 5% }")),
+            ("traffic of hosts that clients name, dropped", rule("cluster: up").replace("up: { endpoints: [127.0.0.1:7002] }", "up: { forward: true, drop: { overload: 1% } }")),
+            ("metrics that no endpoint reports", relay("report_metrics: [cpu, named_metrics.queue, queue.named]")),
             ("UDP to a cluster with TLS", udp("up", "tls: { ca: ca.pem }")),
             ("UDP to a cluster with a PROXY header", udp("up", "send_proxy_protocol: v2")),
             ("UDP with what only connections have", udp("{ cluster: up, max_duration: 1h }", "")),
@@ -439,6 +442,19 @@ fn of_control_planes() {
             ("a cluster that does not speak its protocol", plane("{ cluster: up }")),
             ("what no control plane sends", plane("{ cluster: up, resources: [routes] }")),
             ("a control plane that has no name", plane("{ resources: [clusters] }")),
+            (
+                "clusters on demand of nobody",
+                to_up("cluster: up").replace("http: main", "http: { routes: main, on_demand: 5s }"),
+            ),
+            (
+                "clusters on demand of a plane that sends them all",
+                format!(
+                    "{}xds: {{ cluster: up }}\n",
+                    to_up("cluster: up")
+                        .replace("http: main", "http: { routes: main, on_demand: 5s }")
+                        .replace("[127.0.0.1:7002]", "[127.0.0.1:7002], protocol: http2")
+                ),
+            ),
         ],
     );
 }

@@ -3,8 +3,11 @@
 //! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
 
 mod envoy;
+mod health_discovery;
 mod kubernetes;
 mod last_good;
+mod load_reports;
+mod on_demand;
 mod xds;
 mod xds_load;
 mod xds_native;

@@ -50,8 +50,11 @@ pub fn map(
         tracing.all_without_effect();
         mapping.differs(bootstrap, "tracing", "no spans are reported");
     }
-    // What is in it is reported, unless it is empty.
-    bootstrap.message("cluster_manager");
+    // What else is in it is reported, unless it is empty. The service is read before anything else.
+    let manager = bootstrap.message("cluster_manager");
+    if let Some(config) = manager.and_then(|of| of.message("load_stats_config")) {
+        config.all_without_effect();
+    }
     mapping.admin(bootstrap, &mut root);
     mapping.node(bootstrap, &mut root);
     mapping.dynamic(bootstrap);
@@ -197,14 +200,10 @@ impl<'a> Mapping<'a> {
 
     /// What control planes are asked for.
     fn dynamic(&mut self, bootstrap: &ProtoMessage) {
-        if bootstrap.has("hds_config") {
-            self.unsupported(
-                bootstrap,
-                "hds_config",
-                "health checks on behalf of a control plane are not",
-            );
+        // What it says of sources and services is read before anything else.
+        if let Some(service) = bootstrap.message("hds_config") {
+            service.all_without_effect();
         }
-        // What it says of sources is read before anything else.
         if let Some(dynamic) = bootstrap.message("dynamic_resources") {
             dynamic.all_without_effect();
             if dynamic.has("ads_config") && !dynamic.has("lds_config") && !dynamic.has("cds_config")

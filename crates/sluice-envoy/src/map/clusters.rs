@@ -12,7 +12,7 @@ use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
 
 /// Fields that say how Envoy counts, buffers or starts.
-const WITHOUT_EFFECT: [&str; 11] = [
+const WITHOUT_EFFECT: [&str; 10] = [
     "alt_stat_name",
     "per_connection_buffer_limit_bytes",
     "metadata",
@@ -20,7 +20,6 @@ const WITHOUT_EFFECT: [&str; 11] = [
     "track_cluster_stats",
     "wait_for_warm_on_init",
     "cleanup_interval",
-    "lrs_report_endpoint_metrics",
     "dns_jitter",
     "dns_failure_refresh_rate",
     "connection_pool_per_downstream_connection",
@@ -38,6 +37,7 @@ impl Mapping<'_> {
                 field.value.messages(&mut ProtoMessage::all_without_effect);
             });
         }
+        self.reports_of_load(cluster, &mut native);
         self.discovery(cluster, &mut native);
         let connect = self.duration(cluster, "connect_timeout", Zero::Refused);
         native.set("connect_timeout", connect.unwrap_or_else(|| plain("5s", cluster.span)));
@@ -254,9 +254,11 @@ impl Mapping<'_> {
         if endpoints.is_empty() {
             native.word("allow_empty", true, assignment.span);
         }
-        let factor = assignment
-            .message("policy")
-            .and_then(|policy| policy.number("overprovisioning_factor"));
+        let policy = assignment.message("policy");
+        if let Some(policy) = policy {
+            self.drops(policy, native);
+        }
+        let factor = policy.and_then(|policy| policy.number("overprovisioning_factor"));
         let mut failover = NativeMap::new(assignment.span);
         failover.word("overprovisioning", format!("{}%", factor.unwrap_or(140)), assignment.span);
         let common = cluster.message("common_lb_config");
@@ -268,6 +270,49 @@ impl Mapping<'_> {
         }
         native.map("failover", failover);
         native.list("endpoints", endpoints, assignment.span);
+    }
+
+    /// What part of the traffic is dropped.
+    fn drops(&mut self, policy: &ProtoMessage, native: &mut NativeMap) {
+        let mut drops = NativeMap::new(policy.place("drop_overloads"));
+        for of in policy.messages("drop_overloads") {
+            let category = of.text("category").map_or("", |text| text);
+            let Some(share) = self.fine_fraction(of, "drop_percentage") else { continue };
+            if drops.has(category) {
+                let message = format!("two of the `drop_overloads` have the category `{category}`");
+                let finding = self.diags.error(
+                    "duplicate-name",
+                    of.place("category"),
+                    of.at("category"),
+                    message,
+                );
+                finding.help("add up their shares");
+                continue;
+            }
+            drops.word(category, share, of.place("drop_percentage"));
+        }
+        native.map("drop", drops);
+    }
+
+    /// What reports of its load contain, and who gets them.
+    fn reports_of_load(&mut self, cluster: &ProtoMessage, native: &mut NativeMap) {
+        let metrics: Vec<Node> = cluster
+            .texts("lrs_report_endpoint_metrics")
+            .map(|(text, span)| quoted(text, span))
+            .collect();
+        native.list("report_metrics", metrics, cluster.place("lrs_report_endpoint_metrics"));
+        let Some(server) = cluster.message("lrs_server") else { return };
+        server.all_without_effect();
+        if !server.has("self") {
+            self.unsupported(
+                cluster,
+                "lrs_server",
+                "reports go to the plane that the cluster comes from (`self`), or to `load_stats_config` of the bootstrap",
+            );
+        } else if self.plane.is_none() {
+            let how = "the cluster comes from the file and not from a plane: its load is reported to `load_stats_config` of the bootstrap, if there is one";
+            self.differs(cluster, "lrs_server", how);
+        }
     }
 
     fn endpoint(

@@ -60,6 +60,10 @@ impl Mapping<'_> {
                 ]);
                 None
             }
+            "OnDemand" => {
+                self.clusters_on_demand(config);
+                None
+            }
             "AdaptiveConcurrency" => self.adaptive_concurrency(config),
             "AdmissionControl" => self.admission_control(config),
             "BandwidthLimit" => {
@@ -112,6 +116,24 @@ impl Mapping<'_> {
                 None
             }
         }
+    }
+
+    /// How long requests wait for their clusters. Where those come from is read before anything else.
+    fn clusters_on_demand(&mut self, config: &ProtoMessage) {
+        // Without this, it is about virtual hosts that come on demand, which nothing here does.
+        let Some(odcds) = config.message("odcds") else { return };
+        if let Some(source) = odcds.message("source") {
+            source.all_without_effect();
+        }
+        if odcds.text("resources_locator").is_some_and(|text| !text.is_empty()) {
+            self.unsupported(
+                odcds,
+                "resources_locator",
+                "name the source of the clusters in `source`",
+            );
+        }
+        let wait = self.duration(odcds, "timeout", Zero::Refused);
+        self.on_demand = Some(wait.unwrap_or_else(|| plain("5s", odcds.span)));
     }
 
     /// Maps the filters whose settings depend on the request, before the routes that have them.

@@ -85,6 +85,9 @@ impl Mapping<'_> {
                 filters.push(routes.headers);
             }
         }
+        if let Some(wait) = self.on_demand.take() {
+            http.set("on_demand", wait);
+        }
         self.join_edits(&mut filters, hcm);
         http.list("filters", filters, hcm.place("http_filters"));
         self.logs_of(hcm, "request");

@@ -45,6 +45,12 @@ impl PlaneNames {
         known.or_insert_with(|| names.add(&format!("{listener}.{name}"))).clone()
     }
 
+    /// The name in Envoy of the cluster with this native name; the same if there is none.
+    pub fn original(&self, native: &str) -> Arc<str> {
+        let known = self.clusters.iter().find(|(_, of)| ***of == *native);
+        known.map_or_else(|| native.into(), |(name, _)| Arc::clone(name))
+    }
+
     /// Forgets the names of a listener and its route tables.
     pub fn forget_listener(&mut self, name: &str) {
         self.listeners.retain(|_, owner| &**owner != name);

@@ -205,9 +205,9 @@ fn a_cluster_is_put_together_with_its_endpoints() {
         ASSIGNMENT,
         "{ cluster_name: s, policy: { drop_overloads: [{ category: x, drop_percentage: { numerator: 1 } }] } }",
     );
-    let mut diags = Diags::new();
-    parts::whole(&cluster, &endpoints(Some(&drops)), &mut diags);
-    assert!(diags.iter().next().is_some_and(|of| of.path == "policy.drop_overloads"), "{diags:?}");
+    let (root, errors) = with(Some(&drops), &mut names);
+    assert_eq!(errors, Vec::<String>::new());
+    assert!(root.contains("drop") && root.contains("1%"), "{root}");
 }
 
 #[test]

@@ -42,6 +42,10 @@ impl RequestTask {
         let found = self.find_route(&snapshot);
         self.filters = self.take_route(&snapshot, found);
         let found = self.run_filters(stream, &snapshot, found, 0).await?;
+        if let Some(wait) = self.manager.plan.options.cluster_wait {
+            // Boxed, so that other requests have no room for it.
+            return Box::pin(self.choose_on_demand(stream, snapshot, found, wait)).await;
+        }
         self.choose_cluster_of(snapshot, found)
     }
 

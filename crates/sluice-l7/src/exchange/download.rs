@@ -7,14 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use sluice_codec::grpc::status_number;
-use sluice_codec::{ErrorKind, Frame, Head, HttpError, HttpStream};
+use sluice_codec::{ErrorKind, Frame, HttpError, HttpStream};
 use sluice_core::Reason;
 
 use super::pieces::{Piece, ResponseHooks};
 use super::{RequestTask, Stop};
 use crate::errors::{self, At};
 use crate::filters::BodyAccess;
-use crate::load_report::report_in;
 
 /// The most frames moved in one direction per poll, so that other tasks get a turn.
 pub(super) const BUDGET: u8 = 16;
@@ -127,7 +126,7 @@ impl RequestTask {
                 }
                 Poll::Ready(Ok(frame)) => {
                     if let Frame::Trailers(trailers) = &frame {
-                        self.note_reported(trailers);
+                        self.note_trailers(trailers);
                     }
                     let Poll::Ready(passed) = self.poll_filters::<ResponseHooks>(cx, frame) else {
                         continue;
@@ -141,16 +140,6 @@ impl RequestTask {
         }
         cx.waker().wake_by_ref();
         Ok(Poll::Pending)
-    }
-
-    /// Notes what the endpoint reports of its load in trailers, if its balancer goes by it.
-    fn note_reported(&mut self, trailers: &Head) {
-        if let Some(reporting) = self.reporting.take()
-            && let Some(report) = report_in(trailers)
-        {
-            let (handle, endpoint) = &*reporting;
-            handle.note_load_report(self.worker(), endpoint, report.as_ref());
-        }
     }
 
     /// Sends a piece of the response to the client; returns whether it was the last.

@@ -21,13 +21,13 @@ use sluice_upstream::{EndpointState, SubsetKey};
 use super::attempt_error::AttemptError;
 use super::deadlines::Deadline;
 use super::pending::Pending;
+use super::reporting::note_unreached;
 use super::response::AwaitedHead;
 use super::sent_attempt::SentAttempt;
 use super::{ForwardOutcome, RequestTask, RouteTarget, Stop};
 use crate::attempts::AttemptGuard;
 use crate::errors::Cause;
 use crate::failed_attempt::{FailedAttempt, FailureDetail, endpoint_left, retried_response};
-use crate::load_report::report_in;
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
 use crate::reply::Reply;
@@ -68,6 +68,8 @@ impl RequestTask {
         target: RouteTarget,
     ) -> Result<ForwardOutcome, Stop> {
         let mut forwarding = self.begin_forwarding(target)?;
+        let tells = forwarding.options.envoy_headers;
+        self.drop_by_chance(&forwarding.pool.handle, tells)?;
         if forwarding.pool.handle.forwards() {
             // Boxed, so that other requests have no room for it.
             forwarding.named = Some(Box::pin(self.named_endpoint(down, &forwarding.pool)).await?);
@@ -174,7 +176,10 @@ impl RequestTask {
             AttemptGuard::unless_cancelled(guard.as_ref(), connecting).await
         };
         let connected = connected.unwrap_or_else(|left| Err(endpoint_left(left).into()));
-        let mut up = connected.map_err(|error| self.note_failed(&endpoint, error, forwarding))?;
+        let mut up = connected.map_err(|error| {
+            note_unreached(&pool, &endpoint, &error);
+            self.note_failed(&endpoint, error, forwarding)
+        })?;
         let of_cluster = pool.handle.plan().stream_duration_max;
         let most = forwarding.options.timeouts.stream.map_or(of_cluster, |most| most.0);
         self.deadlines.bound_stream(most, up.sent_at);
@@ -204,6 +209,7 @@ impl RequestTask {
         let took = worker.now().since(up.sent_at);
         pool.handle.note_response_time(&worker, &endpoint, took);
         self.note_response(pool, up, took);
+        self.note_result_in_head(pool, up);
         let covered = if self.is_too_early(up) {
             Some(RetryRule::TooEarly)
         } else {
@@ -243,6 +249,7 @@ impl RequestTask {
         let worker = self.worker();
         if !self.is_blameless(failed) {
             pool.handle.note_answer(worker, &up.endpoint, None);
+            pool.handle.note_result(&up.endpoint, false);
         }
         if failed.cause == Cause::TryTimeout {
             pool.handle.note_latency(worker, &up.endpoint, worker.now().since(up.sent_at));
@@ -258,15 +265,7 @@ impl RequestTask {
         took: Duration,
     ) {
         let endpoint = &up.endpoint;
-        self.reporting = None;
-        if endpoint.reported.is_tracked() {
-            let report = report_in(&self.response);
-            if let Some(report) = &report {
-                pool.handle.note_load_report(self.worker(), endpoint, report.as_ref());
-            } else {
-                self.reporting = Some(Box::new((Rc::clone(&pool.handle), Arc::clone(endpoint))));
-            }
-        }
+        self.note_reported_in_head(pool, up);
         if pool.handle.heeds_fail_header() && self.response.get_named(FAIL_HEADER).is_some() {
             pool.handle.note_refusal(self.worker(), endpoint);
         }

@@ -37,6 +37,7 @@ impl RequestTask {
         let worker = Rc::clone(self.worker());
         let (endpoint, handle) = (Arc::clone(&sent.up.endpoint), &sent.pool.handle);
         handle.note_answer(&worker, &endpoint, None);
+        handle.note_result(&endpoint, false);
         handle.note_latency(&worker, &endpoint, worker.now().since(sent.up.sent_at));
         let permit = forwarding.permit.take();
         let place = self.summary.attempts.len();

@@ -156,6 +156,7 @@ impl SideCalls {
         let (status, took) = match response {
             Ok(status) => {
                 pool.handle.note_answer(&self.worker, &up.endpoint, Some(status));
+                pool.handle.note_result(&up.endpoint, status < 500);
                 let took = self.worker.now().since(up.sent_at);
                 pool.handle.note_response_time(&self.worker, &up.endpoint, took);
                 (status, Some(took))
@@ -164,6 +165,7 @@ impl SideCalls {
                 up.stream.reset(true);
                 if failed.cause != Cause::Stale && failed.why != reasons::STREAM_DURATION {
                     pool.handle.note_answer(&self.worker, &up.endpoint, None);
+                    pool.handle.note_result(&up.endpoint, false);
                 }
                 (0, None)
             }

@@ -4,11 +4,14 @@
 
 use sluice_core::{Diags, Path};
 
+use super::https_of;
 use crate::own_name::own_name;
-use crate::sections::{ClusterProtocol, Config};
+use crate::sections::http::Http;
+use crate::sections::{ClusterProtocol, Config, PlaneResource};
 
 /// Checks that the cluster of the control plane is one of the files and speaks HTTP/2, and that this process has a name.
 pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
+    on_demand(config, diags);
     let Some(xds) = &config.xds else { return };
     let at = Path::ROOT.key("xds");
     let name = &xds.cluster;
@@ -32,5 +35,31 @@ pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
     if xds.id.is_none() && own_name(config).is_none() {
         let message = "the system has no host name, by which the plane would know this process";
         diags.error("missing-field", xds.span, at, message).help("add `id: NAME`");
+    }
+}
+
+/// Whether clusters come on demand.
+pub(crate) fn is_on_demand(config: &Config) -> bool {
+    waiting(config).is_some()
+}
+
+/// The first of the chains whose requests wait for their clusters.
+fn waiting(config: &Config) -> Option<&Http> {
+    let mut all = config.listeners.iter().flat_map(|listener| https_of(listener));
+    all.find(|http| http.on_demand.0.is_some())
+}
+
+/// Checks that there is a plane for clusters that come on demand, which does not send them anyway.
+fn on_demand(config: &Config, diags: &mut Diags) {
+    let Some(http) = waiting(config) else { return };
+    let can = config
+        .xds
+        .as_ref()
+        .is_some_and(|xds| xds.incremental && !xds.sends(PlaneResource::Clusters));
+    if !can {
+        let message = "`on_demand` needs a control plane that is asked for single clusters";
+        diags.error("missing-field", http.routes.span, Path::ROOT.key("xds"), message).help(
+            "add `xds: { cluster: PLANE, resources: [listeners] }`, without `incremental: false`",
+        );
     }
 }

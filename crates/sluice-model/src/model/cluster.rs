@@ -49,6 +49,14 @@ pub enum CheckedBy {
 }
 
 impl Cluster {
+    /// Whether connections and checks go on under `other`.
+    pub(crate) fn goes_on_as(&self, other: &Self) -> bool {
+        let Self { settings, tls, endpoint_file } = self;
+        settings.is_as_good_as(&other.settings)
+            && *tls == other.tls
+            && *endpoint_file == other.endpoint_file
+    }
+
     pub(crate) fn references(&self, found: &mut References) {
         for fallback in &self.settings.fallback {
             found.add(Kind::Cluster, fallback, "fallback");

@@ -16,9 +16,9 @@ use sluice_core::{
 use sluice_upstream::endpoint::EndpointStatus;
 
 use super::{
-    ApertureSize, Balancer, ClusterHttp2, ClusterHttp3, ClusterLimits, ClusterSocket, Dns, Egress,
-    EndpointLimits, Failover, Forward, Health, LocalityName, LocalityWeights, MetadataEntries,
-    Outlier, Priority, SlowStart, Subsets, UpstreamTls, ZoneAware,
+    ApertureSize, Balancer, ClusterHttp2, ClusterHttp3, ClusterLimits, ClusterSocket, Dns,
+    DropShares, Egress, EndpointLimits, Failover, Forward, Health, LocalityName, LocalityWeights,
+    MetadataEntries, Outlier, Priority, SlowStart, Subsets, UpstreamTls, ZoneAware,
 };
 
 section! {
@@ -100,6 +100,12 @@ section! {
         pub send_proxy_protocol: Option<ProxyHeader>,
         /// Sockets to endpoints: TCP keepalive, time-out of unacknowledged data, DSCP, source address.
         pub socket: Option<Spanned<ClusterSocket>>,
+        /// What part of the connections, flows and requests is dropped to protect the endpoints (load shedding), by
+        /// category, one after the other: `{ overload: 10% }`. A change takes effect without new connections.
+        pub drop: DropShares,
+        /// The metrics of endpoints (ORCA) that reports of load to a control plane contain, such as `cpu_utilization` or
+        /// `named_metrics.queue`; `named_metrics.*` stands for all of a map.
+        pub report_metrics: Vec<Spanned<String>>,
     }
 }
 

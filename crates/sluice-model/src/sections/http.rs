@@ -60,6 +60,9 @@ section! {
         /// How long a request may last, from its headers to the last byte of the response; a rule with `timeout.total`
         /// says so itself, even with `none`. Event streams, WebSockets and tunnels are bounded as well.
         pub max_stream_duration: OrNone<Duration> = "none",
+        /// Requests for a cluster that is not there wait for the control plane (`xds`), which is asked for it: at most that long.
+        /// Clusters must not come from it otherwise.
+        pub on_demand: OrNone<Duration> = "none",
         /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
         /// The age at which a connection takes no further request and is closed once its requests have ended.

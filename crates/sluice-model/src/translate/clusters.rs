@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use sluice_core::fine_percent::FinePercent;
 use sluice_core::limits::Limit;
 use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
@@ -13,8 +14,9 @@ use sluice_upstream::balance::{
     ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
-    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, HighLimits, Http2Plan, Http3Plan,
-    HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode, ReusePlan,
+    AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, DropPlan, HighLimits, Http2Plan,
+    Http3Plan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode,
+    ReusePlan,
 };
 use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
 
@@ -123,6 +125,8 @@ impl Context<'_> {
             egress,
             send_proxy_protocol,
             socket,
+            drop,
+            report_metrics,
         } = section;
         let limits = &self.config.limits.0;
         ClusterSettings {
@@ -203,6 +207,8 @@ impl Context<'_> {
                 ProxyHeader::V2 => ProxyVersion::V2,
             }),
             socket: socket.as_ref().map(|section| sockets::socket_plan(section)),
+            drops: drop.0.iter().filter(|(_, share)| share.0 > 0).map(drop_plan).collect(),
+            report_metrics: report_metrics.iter().map(|name| name.value.as_str().into()).collect(),
         }
     }
 }
@@ -250,6 +256,23 @@ fn check_cluster(
                 "HTTP cannot send a PROXY header: it names one client, but clients share connections",
             )
             .help("remove it; endpoints find the client's address in x-forwarded-for");
+    }
+    if !section.drop.0.is_empty() && section.forward.is_some() {
+        diags
+            .error(
+                "wrong-kind",
+                section.span,
+                at.key("drop"),
+                "`drop` does not go with `forward`: the hosts are the choice of clients",
+            )
+            .help("remove it, or limit clients with a filter such as `rate_limit`");
+    }
+    for metric in &section.report_metrics {
+        if let Err(message) = check_metric(&metric.value) {
+            diags
+                .error("bad-value", metric.span, at.key("report_metrics"), message)
+                .help("write a field of ORCA reports such as `cpu_utilization`, or a map and a name: `named_metrics.queue`, `named_metrics.*`");
+        }
     }
     if section.protocol == ClusterProtocol::Auto && section.tls.is_none() {
         diags
@@ -299,6 +322,18 @@ fn check_cluster(
     health::check(section, at, diags);
 }
 
+/// Whether endpoints may report a metric of this name.
+fn check_metric(name: &str) -> Result<(), String> {
+    const FIELDS: [&str; 5] =
+        ["application_utilization", "cpu_utilization", "eps", "mem_utilization", "rps_fractional"];
+    const MAPS: [&str; 3] = ["named_metrics", "request_cost", "utilization"];
+    let is_known = match name.split_once('.') {
+        None => FIELDS.contains(&name),
+        Some((map, key)) => MAPS.contains(&map) && !key.is_empty(),
+    };
+    if is_known { Ok(()) } else { Err(format!("endpoints report no metric `{name}`")) }
+}
+
 /// Reports what does not fit a cluster whose connections speak the version of each request.
 fn check_same(section: &Spanned<Short<sections::Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     if section.tls.as_ref().is_some_and(|tls| !tls.alpn.is_empty()) {
@@ -339,6 +374,10 @@ fn high_limits(section: &sections::HighLimits) -> HighLimits {
         retries_max: *retries,
         retry_percent: retry_share.0,
     }
+}
+
+fn drop_plan((category, share): &(String, FinePercent)) -> DropPlan {
+    DropPlan { category: category.as_str().into(), millionths: share.0 }
 }
 
 fn queue_plan(section: &Queue) -> QueuePlan {

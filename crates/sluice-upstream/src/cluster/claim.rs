@@ -29,7 +29,10 @@ pub struct RequestClaim {
 
 impl RequestClaim {
     /// The claim of a request that is counted.
-    pub(super) const fn counted(handle: Rc<ClusterHandle>, taken: TakenRoom) -> Self {
+    pub(super) fn counted(handle: Rc<ClusterHandle>, taken: TakenRoom) -> Self {
+        if handle.cluster.reports_load() {
+            taken.endpoint.requests.issue();
+        }
         Self { handle, taken }
     }
 }
@@ -56,6 +59,8 @@ impl Claim {
         if pooled {
             taken.endpoint.enter_pooled();
             handle.cluster.pooled.fetch_add(1, Relaxed);
+        } else if handle.cluster.reports_load() {
+            taken.endpoint.requests.issue();
         }
         Self { handle, endpoint: taken.endpoint, pooled }
     }

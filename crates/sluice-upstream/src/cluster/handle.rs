@@ -218,6 +218,9 @@ impl ClusterHandle {
         when_full: WhenFull,
     ) -> Result<Claim, Reason> {
         let (load, class) = (LoadKind::Connection, TrafficClass::Request);
+        if tried.is_empty() {
+            self.drop_by_chance(worker).map_err(|(why, _)| why)?;
+        }
         let tried = Tried::endpoints(tried);
         let taken = self.take_or_queue(worker, load, class, affinity, tried, when_full);
         let taken = taken.map_err(|refusal| {
@@ -251,6 +254,7 @@ impl ClusterHandle {
         worker: &WorkerCx,
         endpoint: &Arc<EndpointState>,
     ) -> Result<Claim, Reason> {
+        self.drop_by_chance(worker).map_err(|(why, _)| why)?;
         let taken = self.take_at(LoadKind::Connection, TrafficClass::Request, endpoint);
         let taken = taken.map_err(|limit| self.refused(worker, limit))?;
         Ok(self.connection(taken))
@@ -450,6 +454,7 @@ impl ClusterHandle {
 
     /// Counts that `limit` refused a connection, a request or a retry.
     pub fn count_refusal(&self, worker: &WorkerCx, limit: BreakerLimit) {
+        self.cluster.note_refused();
         self.refusals.count(&limit, |limit| {
             let labels = [&*self.cluster.name, limit.word(self.class)];
             worker.shard.counter(&metrics::BREAKER_REFUSALS, &labels)

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use sluice_core::Reason;
+use sluice_core::fine_percent::{FinePercent, show_fine_percent};
 use sluice_core::value::{plural, show_duration};
 
 use super::{BreakerLimit, Cluster};
@@ -31,6 +32,14 @@ impl Cluster {
             let names = self.names();
             let names = names.iter().map(|(name, state)| format!("{name}: {}", state.message));
             return Some(names.collect::<Vec<_>>().join("; ").into());
+        }
+        if why == reasons::DROPPED {
+            let plan = self.peek_plan();
+            let shares = plan.drops.iter().map(|of| {
+                let share = show_fine_percent(FinePercent(of.millionths));
+                format!("{} {share}", of.category)
+            });
+            return Some(format!("`drop`: {}", shares.collect::<Vec<_>>().join(", ")).into());
         }
         if why == reasons::NO_SUBSET {
             return Some(self.subsets_made().into());

@@ -54,7 +54,7 @@ impl Taking {
     /// Takes one of the incremental form.
     pub(super) fn delta(&mut self, kind: XdsType, place: usize, envelope: ResourceEnvelope) {
         let ResourceEnvelope { version, resource, name, ttl } = envelope;
-        let ttl = ttl.and_then(duration);
+        let ttl = ttl.and_then(TtlMessage::time);
         match resource {
             // A resource without content renews the time to live of what is there.
             None if !name.is_empty() && ttl.is_some() => self.ttls.push((name, ttl)),
@@ -101,11 +101,4 @@ impl Taking {
         }
         self.resources.push(XdsResource { name, version, body: any.value });
     }
-}
-
-/// A time to live; `None` if it is not a positive time.
-fn duration(ttl: TtlMessage) -> Option<Duration> {
-    let seconds = u64::try_from(ttl.seconds).ok()?;
-    let nanos = u32::try_from(ttl.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(seconds, nanos)).filter(|ttl| !ttl.is_zero())
 }

@@ -23,17 +23,24 @@ use super::Control;
 use super::build::Built;
 
 mod applying;
+mod calls;
 mod files;
+mod health;
 mod last_good;
+mod load_stats;
 mod mapper;
+mod on_demand;
 mod page;
 mod polling;
 mod streams;
 mod taking;
 
+use health::HealthService;
 use last_good::LastGood;
 pub(crate) use last_good::LastGoodPlan;
+use load_stats::{LoadStream, ReportedAs};
 use mapper::{GivenResource, PlaneMapper};
+use on_demand::Demands;
 use streams::PlaneStream;
 
 sluice_telemetry::metrics! {
@@ -125,6 +132,14 @@ pub(crate) struct Planes {
     inventory: RefCell<Inventory<XdsContent>>,
     applied: RefCell<BTreeMap<OwnerKey, AppliedOwner>>,
     streams: RefCell<Vec<Rc<PlaneStream>>>,
+    /// Streams of load reports.
+    loads: RefCell<Vec<Rc<LoadStream>>>,
+    /// What requests ask for.
+    demands: Demands,
+    /// The service that asks for health checks.
+    health: RefCell<Option<Rc<HealthService>>>,
+    /// What clusters say of reports about them, by name.
+    reported_as: RefCell<BTreeMap<Arc<str>, ReportedAs>>,
     /// Where parts come from.
     part_sources: RefCell<BTreeMap<PartKey, SourceKind>>,
     /// The state of what is needed that was asked for; `None` to ask again.
@@ -145,6 +160,8 @@ impl Planes {
     /// The planes of a bootstrap.
     pub(crate) fn new(plan: PlanesPlan, clock: Clock) -> Self {
         let PlanesPlan { dynamic, node, last_good } = plan;
+        let demands = Demands::default();
+        demands.source.replace(dynamic.demand.clone());
         let node = Bytes::from(node);
         Self {
             mapper: RefCell::new(Some(PlaneMapper::new(&dynamic, last_good.is_some()))),
@@ -156,6 +173,10 @@ impl Planes {
             inventory: RefCell::default(),
             applied: RefCell::default(),
             streams: RefCell::default(),
+            loads: RefCell::default(),
+            demands,
+            health: RefCell::default(),
+            reported_as: RefCell::default(),
             part_sources: RefCell::default(),
             subscribed: Cell::new(None),
             logs: RefCell::default(),
@@ -170,6 +191,9 @@ impl Planes {
     /// listeners are there, or were waited for long enough.
     pub(super) async fn run(self: Rc<Self>, control: Rc<Control>, ready: Rc<Notify>) {
         self.read_last_good().await;
+        self.begin_load_stats(&control);
+        self.begin_health(&control);
+        self.begin_demands(&control);
         let begun = self.clock.now();
         self.begin(&control, OwnerKind::Runtime).await;
         let mut waits_since = begun;

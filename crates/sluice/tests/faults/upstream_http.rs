@@ -166,6 +166,18 @@ pub(crate) const CASES: &[Fault] = &[
         inject: limit_of_connections,
     },
     Fault {
+        name: "The cluster drops a part of its traffic",
+        reason: "upstream.dropped",
+        inject: || {
+            let origin = Origin::start("a");
+            let sluice =
+                start(&web(&[origin.addr().to_string()], "", ", drop: { overload: 100% }"));
+            let heard = ask(&sluice);
+            let seen = Seen::request(&sluice, "upstream.dropped").heard(heard);
+            seen.at("\"up\"").at("overload").showing(origin.addr(), "127.0.0.1:9001")
+        },
+    },
+    Fault {
         name: "As many requests wait for an endpoint as may",
         reason: "upstream.queue_full",
         inject: queue_full,

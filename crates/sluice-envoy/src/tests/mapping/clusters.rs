@@ -35,6 +35,14 @@ fn fields_of_clusters() {
         ),
         ("lb_policy: MAGLEV", &[("balance", "maglev")]),
         (
+            "lrs_report_endpoint_metrics: [cpu_utilization, named_metrics.queue]",
+            &[("report_metrics/0", "cpu_utilization"), ("report_metrics/1", "named_metrics.queue")],
+        ),
+        (
+            "load_assignment: { cluster_name: a, policy: { drop_overloads: [{ category: lb, drop_percentage: { numerator: 125, denominator: TEN_THOUSAND } }, { category: more, drop_percentage: { numerator: 2 } }] }, endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 80 } } } }] }] }",
+            &[("drop/lb", "1.25%"), ("drop/more", "2%")],
+        ),
+        (
             &format!(
                 "type: STRICT_DNS, health_checks: [{{ timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}} }}], {dns}"
             ),

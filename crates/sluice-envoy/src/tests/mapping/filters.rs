@@ -3,6 +3,24 @@
 use super::*;
 
 #[test]
+fn clusters_that_come_on_demand() {
+    let with = |odcds: &str| {
+        let filter = format!(
+            "{{ name: d, typed_config: {{ '@type': t/envoy.extensions.filters.http.on_demand.v3.OnDemand{odcds} }} }}"
+        );
+        hcm(
+            &format!("http_filters: [{filter}, ROUTER]"),
+            "{ match: { prefix: / }, route: { cluster_header: x-cluster } }",
+        )
+    };
+    let wait = "listeners/0/chains/0/http/on_demand";
+    expect(&with(", odcds: { source: { ads: {} } }"), &[(wait, "5s")]);
+    expect(&with(", odcds: { source: { ads: {} }, timeout: 0.25s }"), &[(wait, "250ms")]);
+    // Without it, the filter is about virtual hosts that come on demand, of which there are none.
+    expect(&with(""), &[]);
+}
+
+#[test]
 fn filters_of_requests() {
     let with = |filter: &str| {
         hcm(

@@ -35,7 +35,7 @@ pub(super) struct PlaneLogs {
 }
 
 /// What became of resources, by kind and name.
-type PlaneVerdicts = BTreeMap<(Kind, Name), ResourceVerdict>;
+pub(super) type PlaneVerdicts = BTreeMap<(Kind, Name), ResourceVerdict>;
 
 /// Resources that were refused, and why.
 pub(super) type RefusedResources = Vec<(XdsType, Arc<str>, String)>;
@@ -111,7 +111,7 @@ impl Planes {
     }
 
     /// What is done once everything is in force.
-    pub(super) async fn finish(&self, control: &Rc<Control>, round: &ApplyRound) {
+    pub(super) async fn finish(self: &Rc<Self>, control: &Rc<Control>, round: &ApplyRound) {
         if round.built >= MANY_BYTES {
             // What many resources were made of is freed by now: many times their own size.
             self.with_mapper(|_| memory::give_back()).await;
@@ -119,6 +119,9 @@ impl Planes {
         }
         self.tidy();
         self.use_logs(control);
+        self.count_wanted_loads(control).await;
+        self.begin_demands(control);
+        self.answer_demands(control, &[]);
         self.tell(control, &round.changes);
     }
 
@@ -130,6 +133,9 @@ impl Planes {
             let key = OwnerKey { kind: of, name: name.as_str().into() };
             self.inventory.borrow_mut().remove(&key);
             self.logs.borrow_mut().remove(&key);
+            if of == OwnerKind::Cluster {
+                self.reported_as.borrow_mut().remove(&*key.name);
+            }
             if let Some(applied) = self.applied.borrow_mut().remove(&key) {
                 let keys = applied.keys.into_iter();
                 updates.extend(keys.map(|(kind, name)| Update::Remove { kind, name }));
@@ -182,7 +188,7 @@ impl Planes {
         updates
     }
 
-    async fn put_in_force(
+    pub(super) async fn put_in_force(
         &self,
         control: &Rc<Control>,
         updates: Vec<Update>,
@@ -265,6 +271,7 @@ impl Planes {
         let mut live: HashSet<Arc<str>> = self.dynamic.file_clusters.iter().cloned().collect();
         live.extend(applied.values().flat_map(|applied| applied.clusters.iter().cloned()));
         live.extend(self.inventory.borrow().names(OwnerKind::Cluster).cloned());
+        live.extend(self.checked_names());
         if let Some(mapper) = self.mapper.borrow_mut().as_mut() {
             mapper.forget_clusters(&live);
         }

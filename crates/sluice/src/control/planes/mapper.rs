@@ -15,10 +15,13 @@ use sluice_envoy::delivered::DeliveredSecrets;
 use sluice_envoy::map::{self, PlaneNames, UnitSurroundings};
 use sluice_envoy::message::ProtoMessage;
 use sluice_envoy::parts::{GivenParts, PartKind};
-use sluice_envoy::sources::{DynamicResources, ResourceSource};
+use sluice_envoy::sources::{ApiForm, DynamicResources, ResourceSource, SourceKind};
 use sluice_envoy::{descriptors, parts, sources, wire};
 use sluice_model::planes::{PlaneInput, PlaneUpdates, translate_plane};
 use sluice_xds::{PartKey, XdsType};
+
+/// What the names of clusters begin with that are made for health checks on behalf of a plane, and no others.
+pub(super) const CHECKED_PREFIX: &str = "sluice.hds/";
 
 /// Most problems that are told of one resource.
 const TOLD_MAX: usize = 4;
@@ -31,6 +34,10 @@ pub(super) struct PlaneMapper {
     node: Option<Node>,
     /// Whether there is a stream for all types.
     has_ads: bool,
+    /// Why single clusters cannot be asked for over it.
+    no_demand_over_ads: Option<&'static str>,
+    /// Where clusters come from that requests ask for.
+    demand: Option<ResourceSource>,
     /// The layers of runtime values, in order.
     layers: Vec<Arc<str>>,
     /// Whether it is told which resources contain secrets.
@@ -47,6 +54,8 @@ pub(super) struct Decoded {
     pub(super) message: ProtoMessage,
     /// What it needs, and where that comes from.
     pub(super) needs: Vec<(PartKey, ResourceSource)>,
+    /// Where clusters come from that its requests ask for.
+    pub(super) demand: Option<ResourceSource>,
     /// What is missing in Sluice's definitions.
     pub(super) warnings: Vec<String>,
     /// Whether a secret is in it.
@@ -100,12 +109,40 @@ impl PlaneMapper {
         let (resources, node) = (dynamic.resources.clone(), dynamic.node_section.clone());
         let layers = dynamic.runtime.iter().map(|(name, _)| Arc::clone(name)).collect();
         let has_ads = dynamic.ads.is_some();
-        Self { names, resources, node, has_ads, layers, marks_secrets, kept: 0, next: 1 }
+        let over_ads = |source: &ResourceSource| source.from == SourceKind::Ads;
+        let no_demand_over_ads = match &dynamic.ads {
+            None => Some("it comes over `ads`, but there is no `ads_config`"),
+            Some(ads) if ads.form != ApiForm::Delta => {
+                Some("clusters on demand need an `ads_config` of the `api_type` DELTA_GRPC")
+            }
+            Some(_) if dynamic.clusters.as_ref().is_some_and(over_ads) => Some(
+                "all clusters come over `ads` anyway (`cds_config`); name a service of its own, or remove `cds_config`",
+            ),
+            Some(_) => None,
+        };
+        let demand = dynamic.demand.clone();
+        Self {
+            names,
+            resources,
+            node,
+            has_ads,
+            no_demand_over_ads,
+            demand,
+            layers,
+            marks_secrets,
+            kept: 0,
+            next: 1,
+        }
     }
 
     /// The native name of a cluster.
     pub(super) fn cluster(&mut self, name: &str) -> Arc<str> {
         self.names.cluster(name)
+    }
+
+    /// The name in Envoy of the cluster with this native name.
+    pub(super) fn original(&self, native: &str) -> Arc<str> {
+        self.names.original(native)
     }
 
     /// Forgets a listener that is gone.
@@ -169,6 +206,11 @@ impl PlaneMapper {
     ) -> Result<Decoded, String> {
         let found = message.filter(|_| !diags.has_errors());
         let Some(message) = found else { return Err(told(&diags.into_sorted(), &[], None).1) };
+        if kind == XdsType::Cluster && parts::name_of(&message).starts_with(CHECKED_PREFIX) {
+            return Err(format!(
+                "name: names that begin with `{CHECKED_PREFIX}` are reserved; choose another"
+            ));
+        }
         let needed = match kind {
             XdsType::Cluster | XdsType::Listener => parts::needed(&message),
             _ => Vec::new(),
@@ -178,6 +220,17 @@ impl PlaneMapper {
             Some((PartKey { kind: type_of(part.kind), name: part.name }, source))
         });
         let needs: Vec<_> = needs.collect();
+        let demand = sources::demand_of(&message, self.no_demand_over_ads, &mut diags);
+        if let (Some(known), Some(demand)) = (&self.demand, &demand)
+            && known.from != demand.from
+        {
+            diags.error(
+                "unsupported",
+                message.span,
+                "odcds",
+                "clusters on demand come from elsewhere already; name the same source, or restart Sluice to change it",
+            );
+        }
         if diags.has_errors() {
             return Err(told(&diags.into_sorted(), &[&message], None).1);
         }
@@ -188,8 +241,11 @@ impl PlaneMapper {
             let job = UnitJob { owner: message.clone(), version: "".into(), parts };
             self.build_read(job).updates.map_err(|fault| fault.problem)?;
         }
+        if demand.is_some() {
+            self.demand.clone_from(&demand);
+        }
         let has_secret = self.marks_secrets && parts::has_secret(&message);
-        Ok(Decoded { message, needs, warnings, has_secret })
+        Ok(Decoded { message, needs, demand, warnings, has_secret })
     }
 
     /// The layer that runtime values are, by its place and name: later ones win.
@@ -209,6 +265,24 @@ impl PlaneMapper {
                 BuiltUnit { job: None, root: None, clusters: HashSet::new(), updates }
             }
         }
+    }
+
+    /// Builds a cluster that is made for a health check: its native name, and what is to be changed.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn build_checked(
+        &mut self,
+        name: &str,
+        encoded: &[u8],
+    ) -> Result<(Arc<str>, PlaneUpdates), String> {
+        let mut diags = Diags::new();
+        let message = self.read(XdsType::Cluster, encoded, &mut diags);
+        let found = message.filter(|_| !diags.has_errors());
+        let Some(owner) = found else { return Err(told(&diags.into_sorted(), &[], None).1) };
+        let job = UnitJob { owner, version: "".into(), parts: Vec::new() };
+        let updates = self.build_read(job).updates.map_err(|fault| fault.problem)?;
+        Ok((self.names.cluster(name), updates))
     }
 
     fn build_read(&mut self, job: ReadJob) -> BuiltUnit {

@@ -13,6 +13,10 @@ use sluice_envoy::sources::{ApiForm, SourceKind};
 use sluice_telemetry::Shard;
 use sluice_xds::{DiscoveryForm, InventoryEntry, XdsType};
 
+use super::calls::PlaneCall;
+use super::health::HealthService;
+use super::load_stats::LoadStream;
+use super::mapper::CHECKED_PREFIX;
 use super::streams::PlaneStream;
 use super::{Planes, RESOURCES};
 
@@ -25,6 +29,10 @@ impl Planes {
         let streams = self.streams.borrow();
         let streams = streams.iter().map(|stream| self.of_stream(stream));
         let entries = self.inventory.borrow().entries();
+        let loads = self.loads.borrow();
+        let streams = streams.chain(loads.iter().map(|stream| self.of_loads(stream)));
+        let health = self.health.borrow();
+        let streams = streams.chain(health.iter().map(|service| self.of_health(service)));
         streams.chain(entries.iter().map(|entry| self.of_entry(entry))).collect()
     }
 
@@ -58,6 +66,40 @@ impl Planes {
             "since": self.at(state.since),
             "form": form,
             "versions": versions,
+        });
+        if let Some(failure) = &state.failure {
+            item["failure"] = failure.as_str().into();
+        }
+        item
+    }
+
+    fn of_loads(&self, stream: &LoadStream) -> Value {
+        let mut item = self.of_call(&stream.call);
+        item["next"] = stream.reporter.borrow().due().map_or(Value::Null, |at| self.at(at).into());
+        item
+    }
+
+    fn of_health(&self, service: &HealthService) -> Value {
+        let mut item = self.of_call(&service.call);
+        item["clusters"] = service.count().into();
+        let refused = service.refused.borrow();
+        if !refused.is_empty() {
+            let short = |name: &str| name.strip_prefix(CHECKED_PREFIX).unwrap_or(name).to_owned();
+            item["rejected"] = refused
+                .iter()
+                .map(|(name, why)| json!({ "name": short(name), "why": why }))
+                .collect();
+        }
+        item
+    }
+
+    fn of_call(&self, call: &PlaneCall) -> Value {
+        let state = call.state.borrow();
+        let mut item = json!({
+            "kind": call.what,
+            "name": &*call.api.cluster,
+            "state": if state.connected { "connected" } else { "connecting" },
+            "since": self.at(state.since),
         });
         if let Some(failure) = &state.failure {
             item["failure"] = failure.as_str().into();

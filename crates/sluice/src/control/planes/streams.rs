@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sluice_core::limits::Limit;
-use sluice_core::{LocalFuture, Moment};
+use sluice_core::Moment;
 use sluice_envoy::sources::{ApiForm, ApiSource, SourceKind};
-use sluice_l7::{GrpcCallError, GrpcMethod, GrpcStream, SideCalls};
+use sluice_l7::{GrpcCallError, GrpcStream};
 use sluice_xds::messages::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -24,10 +23,10 @@ use super::{CONNECTED, Planes, RESPONSES, STREAMS};
 use crate::control::Control;
 
 /// Waits before a stream is opened again: those of Envoy.
-const WAIT: Duration = Duration::from_millis(500);
+pub(super) const WAIT: Duration = Duration::from_millis(500);
 
 /// The longest of them.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How long a stream may take to open.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -237,26 +236,14 @@ impl Planes {
         stream: &PlaneStream,
         api: &ApiSource,
     ) -> Result<WireStream, GrpcCallError> {
-        let native = self.native_cluster(&api.cluster).await;
-        let cluster = control.builder.around.clusters.reference(&native);
-        let calls = SideCalls::of_control(&control.worker);
         let aggregated = stream.source == SourceKind::Ads;
         let kind = stream.kinds.borrow().first().copied().unwrap_or(XdsType::Cluster);
         let delta = api.form == ApiForm::Delta;
-        let mut method =
-            GrpcMethod::new(method_of(kind, aggregated, delta)).message_max(Limit::DiscoveryBytes);
-        for (name, value) in &api.metadata {
-            match method.clone().with(name, value) {
-                Ok(with) => method = with,
-                Err(error) => tracing::warn!("`initial_metadata` {name} is not sent: {error}"),
-            }
-        }
+        let path = method_of(kind, aggregated, delta);
         if delta {
-            let opening: LocalFuture<_> = calls.open_grpc(&cluster, method, Moment::NEVER);
-            bounded(opening).await.map(WireStream::Delta)
+            self.open_call(control, api, path).await.map(WireStream::Delta)
         } else {
-            let opening: LocalFuture<_> = calls.open_grpc(&cluster, method, Moment::NEVER);
-            bounded(opening).await.map(WireStream::Sotw)
+            self.open_call(control, api, path).await.map(WireStream::Sotw)
         }
     }
 
@@ -266,11 +253,13 @@ impl Planes {
     }
 }
 
-/// A stream that opens in time.
-async fn bounded<T>(opening: LocalFuture<Result<T, GrpcCallError>>) -> Result<T, GrpcCallError> {
+/// A stream that opens in time, or what is sent in time.
+pub(super) async fn bounded<T>(
+    opening: impl Future<Output = Result<T, GrpcCallError>>,
+) -> Result<T, GrpcCallError> {
     let late = || {
         let why = sluice_l7::reasons::SIDE_CALL_TIMEOUT;
-        let detail = format!("no stream within {} s", OPEN_TIMEOUT.as_secs());
+        let detail = format!("nothing was taken within {} s", OPEN_TIMEOUT.as_secs());
         GrpcCallError::Call(sluice_l7::SideCallError { why, detail: Some(detail.into()) })
     };
     tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| Err(late()))

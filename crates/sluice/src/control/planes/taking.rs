@@ -54,6 +54,7 @@ impl Planes {
                 self.advance(control, kind, Vec::new(), now, &mut round).await;
             }
         }
+        let missing = if kind == XdsType::Cluster { removed.clone() } else { Vec::new() };
         let mut gone = removed;
         if complete {
             gone.extend(self.missing(kind, &there));
@@ -69,6 +70,9 @@ impl Planes {
         let result = if faults.is_empty() { "accepted" } else { "rejected" };
         control.shard.counter(&RESPONSES, &[kind.discovery(), result]).increment();
         self.answered.borrow_mut().insert(kind);
+        if !missing.is_empty() {
+            self.answer_demands(control, &missing);
+        }
         drop(turn);
         self.subscribe(control);
         self.changed.notify_one();
@@ -123,11 +127,15 @@ impl Planes {
         body: Bytes,
         fixed: bool,
     ) -> bool {
-        let Decoded { message, needs, warnings, has_secret } = decoded;
+        let Decoded { message, needs, demand, warnings, has_secret } = decoded;
+        if let Some(demand) = demand {
+            self.demands.source.borrow_mut().get_or_insert(demand);
+        }
         for warning in warnings {
             tracing::warn!("{kind} `{name}`: {warning}");
         }
         let now = self.clock.now();
+        self.note_reported_as(kind, name, &message);
         let content = XdsContent { read: Some(message).into(), body, has_secret };
         let versioned = Versioned { version: Arc::clone(version), since: now, content };
         let Some(owner) = OwnerKind::of(kind) else {

@@ -156,6 +156,7 @@ pub(crate) fn plan(
             body_timeout: BODY_TIMEOUT,
             idle_timeout: None,
             stream_duration_max: None,
+            cluster_wait: None,
             requests_max: None,
             age_max: None,
             age_jitter_percent: 0,
