@@ -152,11 +152,39 @@ static sluice_step arguments(sluice_request request) {
         host->resume((sluice_ticket){(uint64_t)-1, 0}),
         host->log(99, missing),
         host->config_refuse((sluice_config){request.id}, text("a")),
+        host->call(request, text("up"), NULL, 1, none, 0),
+        host->call(request, text("up"), NULL, (size_t)-1, none, 0),
+        host->call(request, text("up"), NULL, 0, huge, 0),
+        host->call(request, text("up"), NULL, 0, none, 0),
+        host->call_answer(request, NULL, &value),
+        host->call_answer(request, NULL, NULL),
+        host->call_header(request, text("x"), 0, &value),
+        host->connection_bytes((sluice_connection){request.id}, &value),
+        host->connection_bytes_set((sluice_connection){request.id}, huge),
+        host->connection_suspend((sluice_connection){request.id}, NULL),
     };
     free((char *)large.data);
     free(many);
     for (size_t code = 0; code < sizeof codes / sizeof *codes; code++)
         at += (size_t)snprintf(said + at, sizeof said - at, "%d ", codes[code]);
+    return tell(request, said);
+}
+
+static int call(sluice_request request, const char *cluster, const char *path) {
+    const sluice_field fields[] = {{text(":method"), text("GET")}, {text(":path"), text(path)}, {text("x-from"), text("hostile")}};
+    return host->call(request, text(cluster), fields, 3, none, 5000);
+}
+
+/* Says how the call ended, and that the answer cannot be read with a handle of another. */
+static sluice_step called(sluice_request request) {
+    char said[256];
+    uint32_t status = 7;
+    sluice_text body = none, value = none;
+    const int found = host->call_answer(request, &status, &body);
+    const int header = host->call_header(request, text("content-length"), 0, &value);
+    const int missing = host->call_header(request, text("content-length"), (size_t)-1, &value);
+    const int other = host->call_answer((sluice_request){request.id + 1}, &status, &body);
+    snprintf(said, sizeof said, "%d %u %d %d %d %.*s", found, status, header, missing, other, (int)body.size, body.data);
     return tell(request, said);
 }
 
@@ -188,6 +216,15 @@ static sluice_step request_headers(sluice_request request, void *config, void *s
         int lent = 0;
         while (lent < 1000 && host->value(request, text("module.values.half"), &value) == SLUICE_OK) lent++;
         snprintf(said, sizeof said, "%d %d", second, lent);
+        return tell(request, said);
+    }
+    if (is(request, "call")) return call(request, "up", "/called") == SLUICE_OK ? SLUICE_WAIT : SLUICE_FAIL;
+    if (is(request, "call-nobody")) return call(request, "down", "/called") == SLUICE_OK ? SLUICE_WAIT : SLUICE_FAIL;
+    if (is(request, "call-twice")) {
+        sluice_ticket ticket;
+        const int codes[] = {call(request, "up", "no path"), call(request, "other", "/"), call(request, "up", "/"),
+                             call(request, "up", "/"), host->suspend(request, &ticket)};
+        snprintf(said, sizeof said, "%d %d %d %d %d", codes[0], codes[1], codes[2], codes[3], codes[4]);
         return tell(request, said);
     }
     if (is(request, "step")) return 77;
@@ -267,6 +304,7 @@ static sluice_step response_body(sluice_request request, void *config, void *sta
 static sluice_step resumed(sluice_request request, void *config, void *state, sluice_hook hook) {
     (void)config, (void)state;
     char said[16];
+    if (is(request, "call") || is(request, "call-nobody")) return called(request);
     snprintf(said, sizeof said, "%d", hook);
     if (hook == SLUICE_ON_REQUEST_BODY) host->body_set(request, text("waited"));
     if (hook == SLUICE_ON_REQUEST_HEADERS)

@@ -1,21 +1,22 @@
 /*
- * sluice_filter.h: the interface between Sluice and loaded libraries, version 1.0.
+ * sluice_filter.h: the interface between Sluice and loaded libraries, version 1.1.
  *
  * A library exports one function, `sluice_module_init`. It gets the functions of the host, and returns those of the
  * library. Both tables begin with their size and version. Within a major version entries are only appended, so that
  * either side may be older: an entry beyond `size`, or one that is NULL, is missing. See SLUICE_HAS.
  *
- * A filter has three kinds of objects, all of which belong to the library; the host keeps a pointer to each:
+ * A library has up to four kinds of objects, all of which belong to it; the host keeps a pointer to each:
  *   the library        one per process; never unloaded
  *   a configuration    one per text that is configured; shared by all threads: what changes in it needs a lock
- *   a request          one per request; used by one thread only
+ *   a request          one per request of an HTTP filter; used by one thread only
+ *   a connection       one per connection of a connection filter; used by one thread only
  *
  * Rules
  * - A text is a pointer and a length, without a final zero. What is passed to a function is borrowed for that call: the
  *   other side copies what it keeps. What the host gives is valid until the hook ends, or until a function that changes
  *   the message (add, set, remove, body_set) is called, whichever is first. It may be passed to that function: the value of
  *   a header may be set as that of another. Never free it.
- * - Handles (sluice_request, sluice_config) are numbers. They are valid during the call that passes them, on the thread
+ * - Handles (sluice_request, sluice_connection, sluice_config) are numbers. They are valid during the call that passes them, on the thread
  *   of that call. At any other time, functions of the host return SLUICE_NOT_NOW or SLUICE_STALE and do nothing. Only `log` and
  *   `resume` may be called at any time by any thread.
  * - Functions must return soon: a worker serves many requests. What takes long runs on a thread of the library; the hook
@@ -34,7 +35,7 @@ extern "C" {
 #endif
 
 #define SLUICE_ABI_MAJOR 1
-#define SLUICE_ABI_MINOR 0
+#define SLUICE_ABI_MINOR 1
 
 /* Whether `table`, a pointer to one of the tables below, has `entry`. */
 #define SLUICE_HAS(table, entry)                                                                            \
@@ -63,6 +64,11 @@ typedef struct sluice_field {
 typedef struct sluice_request {
     uint64_t id;
 } sluice_request;
+
+/* A connection, in the hook that gets it. */
+typedef struct sluice_connection {
+    uint64_t id;
+} sluice_connection;
 
 /* A configuration that is being checked. */
 typedef struct sluice_config {
@@ -99,8 +105,10 @@ enum {
     /* Only after headers: */
     SLUICE_READ = 4,   /* it goes on; the hooks for its body and trailers read them */
     SLUICE_EDIT = 5,   /* it goes on; these hooks change them. A content-length is removed */
-    SLUICE_BUFFER = 6  /* its body is received whole; the hook for the body gets all of it at once, and the headers may
+    SLUICE_BUFFER = 6, /* its body is received whole; the hook for the body gets all of it at once, and the headers may
                           still be changed. More than `body_max` of the settings is a 413 for requests, a 500 for responses */
+    /* Only in hooks of connections, which may return SLUICE_CONTINUE, SLUICE_WAIT and SLUICE_FAIL besides: */
+    SLUICE_CLOSE = 7 /* the connection is refused; once it is open, it ends with a reset to both sides */
 };
 
 /* Parts of messages that have headers or trailers. */
@@ -123,7 +131,23 @@ enum {
     SLUICE_ON_RESPONSE_TRAILERS = 5
 };
 
-/* Facts about a request. */
+/* Hooks of connections, as `connection_resumed` names them. */
+enum {
+    SLUICE_ON_OPENED = 0,
+    SLUICE_ON_RECEIVED = 1,
+    SLUICE_ON_SENT = 2
+};
+
+/* What a record is about. */
+typedef int32_t sluice_record;
+enum {
+    SLUICE_RECORD_CONNECTION = 0,
+    SLUICE_RECORD_FLOW = 1, /* a UDP flow */
+    SLUICE_RECORD_REQUEST = 2,
+    SLUICE_RECORD_HEALTH = 3 /* an event of an endpoint */
+};
+
+/* Facts about a request; about a connection, those that are known without a request. */
 typedef int32_t sluice_fact;
 enum {
     SLUICE_FACT_SOURCE = 0,   /* the address of the client, as the listener trusts it */
@@ -195,6 +219,35 @@ typedef struct sluice_host {
     sluice_result (*reroute)(sluice_request request);
     /* A ticket for this hook, which then returns SLUICE_WAIT. Any other step makes it stale. */
     sluice_result (*suspend)(sluice_request request, sluice_ticket *ticket);
+
+    /* Since 1.1. In hooks of a request: calls of clusters. */
+
+    /* Sends a request to a cluster that `clusters` of the settings name (else SLUICE_NOT_ALLOWED), when the hook returns SLUICE_WAIT;
+       any other step drops it. `fields` have :method, :path and perhaps :authority. It ends after `timeout_ms` at the latest (0:
+       with the time of a filter, `filter_wait_seconds`). One in a hook, which has no ticket then (else SLUICE_NOT_NOW). */
+    sluice_result (*call)(sluice_request request, sluice_text cluster, const sluice_field *fields, size_t count,
+                          sluice_text body, uint64_t timeout_ms);
+    /* In `resumed` after a call: the status and body of the response. Without a response the status is 0 and the body says
+       why. SLUICE_NOT_FOUND: no call has ended. */
+    sluice_result (*call_answer)(sluice_request request, uint32_t *status, sluice_text *body);
+    /* The value of a header of the response with an index from 0. */
+    sluice_result (*call_header)(sluice_request request, sluice_text name, size_t index, sluice_text *value);
+
+    /* Since 1.1. In hooks of a connection. */
+
+    sluice_result (*connection_fact)(sluice_connection connection, sluice_fact fact, sluice_text *value);
+    /* As `value` and `value_set`, about the connection, while it is opened. SLUICE_NOT_NOW: in the hooks for bytes, and if another
+       library has shared values about it already. */
+    sluice_result (*connection_value)(sluice_connection connection, sluice_text name, sluice_text *value);
+    sluice_result (*connection_value_set)(sluice_connection connection, sluice_text name, sluice_text value);
+    sluice_result (*connection_count)(sluice_connection connection, uint32_t counter, uint64_t amount);
+    /* The bytes at hand, in the hooks for bytes. */
+    sluice_result (*connection_bytes)(sluice_connection connection, sluice_text *bytes);
+    /* Replaces them by at most 1 MiB; none hold them back. */
+    sluice_result (*connection_bytes_set)(sluice_connection connection, sluice_text bytes);
+    /* Says for the record why the connection ends; the first time counts. */
+    sluice_result (*connection_note)(sluice_connection connection, sluice_text why);
+    sluice_result (*connection_suspend)(sluice_connection connection, sluice_ticket *ticket);
 } sluice_host;
 
 /* The functions of a library. All but config_new may be NULL. */
@@ -228,6 +281,29 @@ typedef struct sluice_module {
     sluice_step (*response_trailers)(sluice_request request, void *config, void *state, int32_t end);
     /* A wait has ended: decides what `hook` left open, with the same part of the message. If NULL, it continues. */
     sluice_step (*resumed)(sluice_request request, void *config, void *state, sluice_hook hook);
+
+    /* Since 1.1. A connection filter. */
+
+    /* A connection begins. Anything but SLUICE_OK is a failure. */
+    sluice_result (*connection_new)(sluice_connection connection, void *config, void **state);
+    /* It has ended: frees the state. Called once after each connection_new that returned SLUICE_OK. */
+    void (*connection_end)(sluice_connection connection, void *config, void *state);
+    /* Whether it is served. `zero` is 0. */
+    sluice_step (*connection_opened)(sluice_connection connection, void *config, void *state, int32_t zero);
+    /* Bytes from the client, and to it. `end` is 1 if none follow; the last piece may be empty. A library with one of these
+       can only be used where a relay moves the bytes, which are copied then. */
+    sluice_step (*connection_received)(sluice_connection connection, void *config, void *state, int32_t end);
+    sluice_step (*connection_sent)(sluice_connection connection, void *config, void *state, int32_t end);
+    /* A wait has ended: decides what `hook` (SLUICE_ON_OPENED and so on) left open. If NULL, it continues. */
+    sluice_step (*connection_resumed)(sluice_connection connection, void *config, void *state, int32_t hook);
+
+    /* Since 1.1. An access logger. */
+
+    /* A record in the format of the access log, without a line end. Called by one thread, which is no worker: it may block, and
+       records are dropped meanwhile when the queue is full. Anything but SLUICE_OK counts the record as not written. */
+    sluice_result (*record)(void *config, sluice_record kind, sluice_text line);
+    /* No record follows for now: what was gathered can be written. */
+    void (*records_done)(void *config);
 } sluice_module;
 
 /* What a library exports. Called once, when the library is loaded. The table must stay valid. NULL: the library cannot work

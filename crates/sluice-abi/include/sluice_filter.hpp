@@ -129,6 +129,12 @@ private:
     std::optional<sluice_ticket> ticket_;
 };
 
+/* How a call ended: the status of the response and its body, or 0 and why there is none. */
+struct Answer {
+    uint32_t status;
+    std::string_view body;
+};
+
 /* A request, in the hook that gets it. Functions throw Refused. */
 class Request {
 public:
@@ -203,6 +209,32 @@ public:
         return Ticket(ticket);
     }
 
+    /* Calls a cluster of `clusters` in the settings, when the hook returns Step::Wait, which is what this returns. The headers
+       have :method and :path. 0 ms: with the time of a filter. */
+    Step call(std::string_view cluster, std::initializer_list<std::pair<std::string_view, std::string_view>> headers,
+              std::string_view body = {}, uint64_t timeout_ms = 0) {
+        std::vector<sluice_field> fields;
+        for (const auto &[name, value] : headers) fields.push_back({text(name), text(value)});
+        detail::done(SLUICE_HAS(host(), call) ? host()->call(handle_, text(cluster), fields.data(), fields.size(), text(body), timeout_ms)
+                                              : SLUICE_INTERNAL);
+        return Step::Wait;
+    }
+    /* How the call ended that `resumed` waited for. */
+    std::optional<Answer> answer() const {
+        if (!SLUICE_HAS(host(), call_answer)) return std::nullopt;
+        uint32_t status = 0;
+        sluice_text body{};
+        const auto code = host()->call_answer(handle_, &status, &body);
+        if (!detail::lent(code, body)) return std::nullopt;
+        return Answer{status, view(body)};
+    }
+    std::optional<std::string_view> answer_header(std::string_view name, size_t index = 0) const {
+        if (!SLUICE_HAS(host(), call_header)) return std::nullopt;
+        sluice_text value{};
+        const auto code = host()->call_header(handle_, text(name), index, &value);
+        return detail::lent(code, value);
+    }
+
 private:
     sluice_request handle_;
 };
@@ -244,11 +276,11 @@ template <class Run> sluice_step hook(Run run) noexcept {
 
 inline void refuse(sluice_config config, const char *why) { host()->config_refuse(config, text(why)); }
 
-template <class Of>
+template <class Base, class Of>
 sluice_result config_new(sluice_config config, sluice_text filter, sluice_text of, void **object) noexcept {
     try {
         Config context(config);
-        Filter *made = new Of(context, view(filter), view(of));
+        Base *made = new Of(context, view(filter), view(of));
         *object = made;
         return SLUICE_OK;
     } catch (const std::exception &error) {
@@ -259,7 +291,7 @@ sluice_result config_new(sluice_config config, sluice_text filter, sluice_text o
     return SLUICE_INVALID;
 }
 
-inline void config_free(void *object) noexcept { delete static_cast<Filter *>(object); }
+template <class Base> void config_free(void *object) noexcept { delete static_cast<Base *>(object); }
 
 inline sluice_result request_new(sluice_request handle, void *object, void **state) noexcept {
     const auto begun = hook([&] {
@@ -309,30 +341,30 @@ inline sluice_step resumed(sluice_request handle, void *, void *state, sluice_ho
 template <class Of> const sluice_module *init(const sluice_host *table, std::string_view name) {
     if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, suspend)) return nullptr;
     host() = table;
-    static const sluice_module module = {
-        sizeof(sluice_module),
-        SLUICE_ABI_MAJOR,
-        SLUICE_ABI_MINOR,
-        text(name),
-        config_new<Of>,
-        config_free,
-        request_new,
-        request_end,
-        part<&Exchange::request_headers>,
-        part<&Exchange::request_body>,
-        trailers<&Exchange::request_trailers>,
-        part<&Exchange::response_headers>,
-        part<&Exchange::response_body>,
-        trailers<&Exchange::response_trailers>,
-        resumed,
-    };
+    static sluice_module module{};
+    module.size = sizeof(sluice_module);
+    module.major = SLUICE_ABI_MAJOR;
+    module.minor = SLUICE_ABI_MINOR;
+    module.name = text(name);
+    module.config_new = config_new<Filter, Of>;
+    module.config_free = config_free<Filter>;
+    module.request_new = request_new;
+    module.request_end = request_end;
+    module.request_headers = part<&Exchange::request_headers>;
+    module.request_body = part<&Exchange::request_body>;
+    module.request_trailers = trailers<&Exchange::request_trailers>;
+    module.response_headers = part<&Exchange::response_headers>;
+    module.response_body = part<&Exchange::response_body>;
+    module.response_trailers = trailers<&Exchange::response_trailers>;
+    module.resumed = resumed;
     return &module;
 }
 
 } // namespace detail
 } // namespace sluice
 
-/* Exports a filter; once in a library. */
+/* Exports a filter; once in a library. For connection filters and access loggers, see sluice_connection.hpp and
+   sluice_logger.hpp. */
 #define SLUICE_MODULE(name, filter)                                                     \
     extern "C" SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host) { \
         return sluice::detail::init<filter>(host, name);                                \

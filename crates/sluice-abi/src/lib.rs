@@ -11,7 +11,7 @@ use std::ffi::c_void;
 pub const MAJOR: u16 = 1;
 
 /// Entries may have been appended with it.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 
 /// The function that a library exports.
 pub const INIT: &std::ffi::CStr = c"sluice_module_init";
@@ -50,6 +50,14 @@ pub struct AbiField {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct AbiRequest {
+    /// Its number.
+    pub id: u64,
+}
+
+/// A connection, in the hook that gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct AbiConnection {
     /// Its number.
     pub id: u64,
 }
@@ -122,6 +130,30 @@ pub mod step {
     pub const EDIT: i32 = 5;
     /// It is received whole.
     pub const BUFFER: i32 = 6;
+    /// The connection ends.
+    pub const CLOSE: i32 = 7;
+}
+
+/// Hooks of connections, as `connection_resumed` names them.
+pub mod connection_hook {
+    /// It begins.
+    pub const OPENED: i32 = 0;
+    /// Bytes from the client.
+    pub const RECEIVED: i32 = 1;
+    /// Bytes to the client.
+    pub const SENT: i32 = 2;
+}
+
+/// What a record is about.
+pub mod record {
+    /// A connection.
+    pub const CONNECTION: i32 = 0;
+    /// A UDP flow.
+    pub const FLOW: i32 = 1;
+    /// A request.
+    pub const REQUEST: i32 = 2;
+    /// An event of an endpoint.
+    pub const HEALTH: i32 = 3;
 }
 
 /// Parts of messages that have headers or trailers.
@@ -159,6 +191,10 @@ pub mod fact {
 /// A hook of a library.
 pub type HookFn =
     unsafe extern "C" fn(AbiRequest, config: *mut c_void, state: *mut c_void, end: i32) -> i32;
+
+/// A hook of a library for connections.
+pub type ConnectionHookFn =
+    unsafe extern "C" fn(AbiConnection, config: *mut c_void, state: *mut c_void, i32) -> i32;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident { $($(#[$entry_doc:meta])* $entry:ident: $of:ty,)+ })+) => {
@@ -226,6 +262,28 @@ tables! {
         reroute: Option<unsafe extern "C" fn(AbiRequest) -> i32>,
         /// Makes a ticket.
         suspend: Option<unsafe extern "C" fn(AbiRequest, *mut AbiTicket) -> i32>,
+        /// Calls a cluster; since 1.1, as all that follows.
+        call: Option<unsafe extern "C" fn(AbiRequest, AbiText, *const AbiField, usize, AbiText, u64) -> i32>,
+        /// Reads how a call ended.
+        call_answer: Option<unsafe extern "C" fn(AbiRequest, *mut u32, *mut AbiText) -> i32>,
+        /// Reads a header of the response to a call.
+        call_header: Option<unsafe extern "C" fn(AbiRequest, AbiText, usize, *mut AbiText) -> i32>,
+        /// Reads a fact about a connection.
+        connection_fact: Option<unsafe extern "C" fn(AbiConnection, i32, *mut AbiText) -> i32>,
+        /// Reads a shared value of it.
+        connection_value: Option<unsafe extern "C" fn(AbiConnection, AbiText, *mut AbiText) -> i32>,
+        /// Shares a value about it.
+        connection_value_set: Option<unsafe extern "C" fn(AbiConnection, AbiText, AbiText) -> i32>,
+        /// Counts.
+        connection_count: Option<unsafe extern "C" fn(AbiConnection, u32, u64) -> i32>,
+        /// Reads the bytes at hand.
+        connection_bytes: Option<unsafe extern "C" fn(AbiConnection, *mut AbiText) -> i32>,
+        /// Replaces them.
+        connection_bytes_set: Option<unsafe extern "C" fn(AbiConnection, AbiText) -> i32>,
+        /// Notes for the record why it ends.
+        connection_note: Option<unsafe extern "C" fn(AbiConnection, AbiText) -> i32>,
+        /// Makes a ticket.
+        connection_suspend: Option<unsafe extern "C" fn(AbiConnection, *mut AbiTicket) -> i32>,
     }
     /// The functions of a library.
     ModuleTable {
@@ -253,5 +311,21 @@ tables! {
         response_trailers: Option<HookFn>,
         /// A wait has ended.
         resumed: Option<HookFn>,
+        /// Begins a connection; since 1.1, as all that follows.
+        connection_new: Option<unsafe extern "C" fn(AbiConnection, *mut c_void, *mut *mut c_void) -> i32>,
+        /// Ends a connection.
+        connection_end: Option<unsafe extern "C" fn(AbiConnection, *mut c_void, *mut c_void)>,
+        /// A connection begins.
+        connection_opened: Option<ConnectionHookFn>,
+        /// Bytes from the client.
+        connection_received: Option<ConnectionHookFn>,
+        /// Bytes to the client.
+        connection_sent: Option<ConnectionHookFn>,
+        /// A wait has ended.
+        connection_resumed: Option<ConnectionHookFn>,
+        /// Gets a record.
+        record: Option<unsafe extern "C" fn(*mut c_void, i32, AbiText) -> i32>,
+        /// No record follows for now.
+        records_done: Option<unsafe extern "C" fn(*mut c_void)>,
     }
 }

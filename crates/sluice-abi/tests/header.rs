@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sluice_abi::{
-    AbiConfig, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, MAJOR, MINOR, ModuleTable,
-    fact, part, result, step,
+    AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, MAJOR, MINOR,
+    ModuleTable, connection_hook, fact, part, record, result, step,
 };
 
 /// The places and numbers of the Rust side, each with the expression of C that must be equal.
@@ -29,6 +29,7 @@ fn both() -> Vec<(String, i64)> {
     add("sizeof(sluice_text)".into(), size_of::<AbiText>());
     add("sizeof(sluice_field)".into(), size_of::<AbiField>());
     add("sizeof(sluice_request)".into(), size_of::<AbiRequest>());
+    add("sizeof(sluice_connection)".into(), size_of::<AbiConnection>());
     add("sizeof(sluice_config)".into(), size_of::<AbiConfig>());
     add("sizeof(sluice_ticket)".into(), size_of::<AbiTicket>());
     add("SLUICE_ABI_MAJOR".into(), MAJOR.into());
@@ -50,6 +51,13 @@ fn both() -> Vec<(String, i64)> {
         ("READ", step::READ),
         ("EDIT", step::EDIT),
         ("BUFFER", step::BUFFER),
+        ("CLOSE", step::CLOSE),
+        ("ON_OPENED", connection_hook::OPENED),
+        ("ON_RECEIVED", connection_hook::RECEIVED),
+        ("ON_SENT", connection_hook::SENT),
+        ("RECORD_CONNECTION", record::CONNECTION),
+        ("RECORD_FLOW", record::FLOW),
+        ("RECORD_REQUEST", record::REQUEST),
         ("REQUEST_HEADERS", part::REQUEST_HEADERS),
         ("REQUEST_TRAILERS", part::REQUEST_TRAILERS),
         ("RESPONSE_HEADERS", part::RESPONSE_HEADERS),

@@ -218,7 +218,11 @@ impl<'a> Mapping<'a> {
     fn unsupported_type(&mut self, of: &ProtoMessage) {
         of.all_without_effect();
         let message = format!("{} is not supported", of.type_name());
-        self.diags.error(crate::coverage::UNSUPPORTED_TYPE, of.span, &*of.path, message);
+        let finding =
+            self.diags.error(crate::coverage::UNSUPPORTED_TYPE, of.span, &*of.path, message);
+        if of.type_name().contains(".dynamic_modules.") {
+            finding.help(other_library(of));
+        }
     }
 
     /// Reports a field whose counterpart behaves differently.
@@ -356,4 +360,17 @@ impl UniqueNames {
         }
         found
     }
+}
+
+/// What to do about a message that loads a library for Envoy.
+fn other_library(of: &ProtoMessage) -> String {
+    let name = of.message("dynamic_module_config").and_then(|config| config.text("name"));
+    let library = name.map_or_else(|| "this module".to_owned(), |name| format!("`lib{name}.so`"));
+    format!(
+        "{library} has the interface of the one version of Envoy that it was built for (Envoy compares a hash), and Sluice \
+         has its own, `sluice_filter.h` (version {}.{}): build it for that, and name it in `module` of a configuration of \
+         Sluice",
+        sluice_abi::MAJOR,
+        sluice_abi::MINOR
+    )
 }

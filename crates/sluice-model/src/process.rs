@@ -5,6 +5,7 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
+use sluice_core::limits::Limit;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l4::record;
 use sluice_l7::runtime::RuntimeMap;
@@ -14,7 +15,8 @@ use sluice_upstream::events::{HEALTH_OPERATORS, HEALTH_TEXT};
 
 use crate::own_name::own_name;
 use crate::sections::{
-    AccessLog, Admin, Config, ControlPlane, Drain, LimitValues, LogFormat, LogKind, RuntimeSection,
+    AccessLog, Admin, Config, ControlPlane, Drain, LimitValues, LogFormat, LogKind, LogSink,
+    RuntimeSection,
 };
 use sluice_core::settings::Members;
 
@@ -59,7 +61,7 @@ impl Process {
             drain,
             limits,
         } = config;
-        let sinks = sinks(access_log, folder, diags);
+        let sinks = sinks(access_log, folder, limits, diags);
         let runtime_file = runtime.file.as_ref().map(|path| folder.join(&path.value));
         let of_file = runtime_file.as_deref().zip(runtime.file.as_ref());
         let of_file = of_file.map(|(file, path)| values_of(file, path, diags));
@@ -166,12 +168,17 @@ pub fn operators_of() -> impl Iterator<Item = (&'static Operator, String)> {
     })
 }
 
-fn sinks(logs: &Members<AccessLog>, folder: &FilePath, diags: &mut Diags) -> Vec<SinkPlan> {
+fn sinks(
+    logs: &Members<AccessLog>,
+    folder: &FilePath,
+    limits: &LimitValues,
+    diags: &mut Diags,
+) -> Vec<SinkPlan> {
     let at = Path::ROOT.key("access_log");
     let mut sinks = Vec::new();
     for (index, log) in logs.places() {
         let at = at.index(index);
-        sinks.extend(sink(log, folder, &at, diags));
+        sinks.extend(sink(log, folder, limits, &at, diags));
     }
     sinks
 }
@@ -188,6 +195,7 @@ fn default_text(kinds: &[LogKind]) -> &'static str {
 fn sink(
     log: &Spanned<AccessLog>,
     folder: &FilePath,
+    limits: &LimitValues,
     at: &Path<'_>,
     diags: &mut Diags,
 ) -> Option<SinkPlan> {
@@ -216,10 +224,21 @@ fn sink(
         LogKind::Health => RecordKind::Health.bit(),
     });
     let kinds = kinds.reduce(|a, b| a | b).unwrap_or(!RecordKind::Health.bit());
-    let target = match log.sink.value.as_str() {
-        "stdout" => SinkTarget::Stdout,
-        "stderr" => SinkTarget::Stderr,
-        path => SinkTarget::File(folder.join(path)),
+    let target = match &log.sink.value {
+        LogSink::Text(text) if text == "stdout" => SinkTarget::Stdout,
+        LogSink::Text(text) if text == "stderr" => SinkTarget::Stderr,
+        LogSink::Text(path) => SinkTarget::File(folder.join(path)),
+        LogSink::Library(library) => {
+            let queued = limits.0.size(Limit::LoggerQueue);
+            let at = at.key("sink");
+            SinkTarget::Other(sluice_module::logger(
+                library,
+                folder,
+                queued,
+                &at.key("module"),
+                diags,
+            )?)
+        }
     };
     if let SinkTarget::File(path) = &target
         && path.is_dir()

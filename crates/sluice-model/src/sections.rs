@@ -16,6 +16,7 @@ pub mod health;
 pub mod http;
 pub mod listeners;
 pub mod log_format;
+pub mod log_sink;
 pub mod maps;
 mod pem;
 pub mod process;
@@ -45,6 +46,7 @@ pub use listeners::{
     ProxyAcceptance, ProxyProtocol, Quic, SocketOptions, TransportMatch,
 };
 pub use log_format::LogFormat;
+pub use log_sink::LogSink;
 pub use maps::LookupMap;
 pub use process::{AccessLog, Admin, Drain, LimitValues, LogKind};
 pub use redirect::HttpsRedirect;

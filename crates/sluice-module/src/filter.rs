@@ -17,6 +17,7 @@ use sluice_l7::{Reply, reasons};
 use sluice_sys::module::{ModuleHook, ModuleRequest};
 use sluice_telemetry::{Counter, Gauge};
 
+use crate::calls::{CallAnswer, LibraryCallEnd};
 use crate::hook_call::{HookCall, OfFilter};
 use crate::in_use::{ModuleUse, OnModuleError};
 use crate::message::HookMessage;
@@ -56,12 +57,12 @@ impl Drop for ModuleInstance {
 }
 
 /// How a hook of a library is called.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum HookEntry {
     /// For the first time; whether nothing of the message follows.
     Begin { end: bool },
-    /// Once what it waited for has happened.
-    Resumed,
+    /// Once what it waited for has happened; how its call ended, if it was one.
+    Resumed(Option<Box<LibraryCallEnd>>),
 }
 
 impl ModuleFilter {
@@ -77,6 +78,7 @@ impl ModuleFilter {
             counters: counters.collect(),
             edits_target: made.is_some_and(|made| made.declared.edits_target),
             body_max: plan.body_max,
+            clusters: plan.clusters.clone(),
             waits: Waits::of(worker),
             filter,
         };
@@ -192,9 +194,9 @@ impl RunningFilter {
                 let how = HookEntry::Begin { end: whole.trailers.is_none() };
                 running.whole(cx, whole, D::RESPONSE, false, how)
             }),
-            HookVerdict::Wait(wait) => {
-                D::wait(wait, move |(), cx, head| running.head(cx, head, HookEntry::Resumed))
-            }
+            HookVerdict::Wait(wait) => D::wait(wait.over(), move |end, cx, head| {
+                running.head(cx, head, HookEntry::Resumed(end))
+            }),
             // Not before the headers have been sent.
             HookVerdict::Cut => D::go_on(),
         }
@@ -221,9 +223,9 @@ impl RunningFilter {
                 HookVerdict::Wait(wait) => {
                     let running = Rc::clone(self);
                     return WholeStep::wait(async move {
-                        wait.await;
+                        let how = HookEntry::Resumed(wait.over().await);
                         move |cx: &mut Cx<'_>, whole: &mut WholeMessage| {
-                            running.whole(cx, whole, response, trailers, HookEntry::Resumed)
+                            running.whole(cx, whole, response, trailers, how)
                         }
                     });
                 }
@@ -264,7 +266,7 @@ impl RunningFilter {
             *piece = Body::Shared(body);
         }
         let running = Rc::clone(self);
-        sent(verdict, move |cx, piece| running.at_piece(cx, piece, HookEntry::Resumed))
+        sent(verdict, move |end, cx, piece| running.at_piece(cx, piece, HookEntry::Resumed(end)))
     }
 
     /// Runs the hook for trailers.
@@ -283,7 +285,9 @@ impl RunningFilter {
         let mut message = HookMessage::Trailers(trailers, access == BodyAccess::Edit);
         let verdict = self.run(cx, &mut message, hook, how);
         let running = Rc::clone(self);
-        sent(verdict, move |cx, trailers| running.trailers(cx, trailers, HookEntry::Resumed))
+        sent(verdict, move |end, cx, trailers| {
+            running.trailers(cx, trailers, HookEntry::Resumed(end))
+        })
     }
 
     /// Runs a hook of the library.
@@ -307,7 +311,10 @@ impl RunningFilter {
             let mut call = HookCall::new(cx, message, named(hook).1, &self.of);
             let returned = match how {
                 HookEntry::Begin { end } => request.hook(hook, &mut call, end),
-                HookEntry::Resumed => request.resumed(hook, &mut call),
+                HookEntry::Resumed(end) => {
+                    call.answer = end.map(CallAnswer::new);
+                    request.resumed(hook, &mut call)
+                }
             };
             let (reply, wait) = (call.reply.take(), call.wait.take());
             Some(judge(returned?, hook, place, reply, wait))
@@ -343,7 +350,7 @@ impl RunningFilter {
 /// The step of a hook whose headers have been sent; `then` continues after a wait.
 fn sent<T: 'static, E: MessageEnd>(
     verdict: HookVerdict,
-    then: impl FnOnce(&mut Cx<'_>, &mut T) -> PieceStep<T, E> + 'static,
+    then: impl FnOnce(Option<Box<LibraryCallEnd>>, &mut Cx<'_>, &mut T) -> PieceStep<T, E> + 'static,
 ) -> PieceStep<T, E> {
     match verdict {
         HookVerdict::Continue(_) | HookVerdict::Buffer => PieceStep::Continue,
@@ -353,8 +360,8 @@ fn sent<T: 'static, E: MessageEnd>(
             PieceStep::Stop(E::of(Box::new(cut)))
         }
         HookVerdict::Wait(wait) => PieceStep::wait(async move {
-            wait.await;
-            then
+            let end = wait.over().await;
+            move |cx: &mut Cx<'_>, of: &mut T| then(end, cx, of)
         }),
     }
 }

@@ -5,25 +5,25 @@
 //! hook ends.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_abi::AbiTicket;
 use sluice_codec::names::is_field_value;
+use sluice_core::Moment;
 use sluice_l7::filters::Cx;
 use sluice_l7::words::is_editable;
 use sluice_l7::{Reply, reasons};
 use sluice_sys::module::{HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact};
 use sluice_telemetry::Counter;
+use sluice_upstream::Cluster;
 
+use crate::calls::{self, CallAnswer, HookWait};
+use crate::lent::{Lent, LogLines};
 use crate::message::{HeaderPut, HookMessage, pseudo};
 use crate::values;
 use crate::verdict::bounded;
-use crate::waits::{ModuleWait, Waits};
-
-/// The most bytes of values and facts that a hook is lent.
-const LENT_MAX: usize = 1 << 20;
-
-/// The most lines of a hook in the log.
-const LINES_MAX: u32 = 100;
+use crate::waits::Waits;
 
 /// What all hooks of a filter on a worker have in common.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct OfFilter {
     pub(crate) counters: Vec<Counter>,
     pub(crate) edits_target: bool,
     pub(crate) body_max: usize,
+    /// Those that it may call.
+    pub(crate) clusters: Vec<Arc<Cluster>>,
     pub(crate) waits: Rc<Waits>,
 }
 
@@ -47,16 +49,17 @@ pub(crate) struct HookCall<'a, 'c, 'm> {
     of: &'a OfFilter,
     /// Made by `respond`.
     pub(crate) reply: Option<Box<Reply>>,
-    /// Made by `suspend`.
-    pub(crate) wait: Option<ModuleWait>,
+    /// Made by `suspend` and `call`.
+    pub(crate) wait: Option<HookWait>,
+    /// The call that it waited for.
+    pub(crate) answer: Option<CallAnswer>,
     scratch: [u8; 3],
-    lent: Vec<Box<str>>,
-    lent_bytes: usize,
-    lines: u32,
+    lent: Lent,
+    lines: LogLines,
 }
 
 impl<'a, 'c, 'm> HookCall<'a, 'c, 'm> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         cx: &'a mut Cx<'c>,
         message: &'a mut HookMessage<'m>,
         response: bool,
@@ -69,21 +72,11 @@ impl<'a, 'c, 'm> HookCall<'a, 'c, 'm> {
             of,
             reply: None,
             wait: None,
+            answer: None,
             scratch: [0; 3],
-            lent: Vec::new(),
-            lent_bytes: 0,
-            lines: 0,
+            lent: Lent::default(),
+            lines: LogLines::default(),
         }
-    }
-
-    /// Keeps a text until the hook ends.
-    fn lend(&mut self, text: String) -> HostAnswer<Option<&[u8]>> {
-        self.lent_bytes += text.len();
-        if self.lent_bytes > LENT_MAX {
-            return Err(HostRefusal::TooLarge);
-        }
-        self.lent.push(text.into());
-        Ok(self.lent.last().map(|text| text.as_bytes()))
     }
 }
 
@@ -179,7 +172,7 @@ impl ModuleCall for HookCall<'_, '_, '_> {
         let of_request = self.cx.values.named(name);
         let value = of_request.or_else(|| self.cx.conn_values.named(name));
         match value.map(ToString::to_string) {
-            Some(text) => self.lend(text),
+            Some(text) => self.lent.keep(text),
             None => Ok(None),
         }
     }
@@ -207,7 +200,7 @@ impl ModuleCall for HookCall<'_, '_, '_> {
             RequestFact::Request => summary.id.to_string(),
             RequestFact::Listener => return Ok(Some(self.of.listener.as_bytes())),
         };
-        self.lend(text)
+        self.lent.keep(text)
     }
 
     fn count(&mut self, counter: u32, amount: u64) -> HostAnswer<()> {
@@ -228,29 +221,58 @@ impl ModuleCall for HookCall<'_, '_, '_> {
         if matches!(self.message, HookMessage::Nothing) {
             return Err(HostRefusal::NotNow);
         }
-        if self.wait.is_none() {
-            self.wait = Some(self.of.waits.begin(self.cx.worker));
+        let wait =
+            self.wait.get_or_insert_with(|| HookWait::Ticket(self.of.waits.begin(self.cx.worker)));
+        match wait {
+            HookWait::Ticket(wait) => Ok(wait.ticket()),
+            HookWait::Call(_) => Err(HostRefusal::NotNow),
         }
-        self.wait.as_ref().map(ModuleWait::ticket).ok_or(HostRefusal::NotNow)
+    }
+
+    fn call(
+        &mut self,
+        cluster: &[u8],
+        fields: &[(&[u8], &[u8])],
+        body: &[u8],
+        timeout_ms: u64,
+    ) -> HostAnswer<()> {
+        if matches!(self.message, HookMessage::Nothing) || self.wait.is_some() {
+            return Err(HostRefusal::NotNow);
+        }
+        let mut clusters = self.of.clusters.iter();
+        let cluster = clusters.find(|known| known.name.as_bytes() == cluster);
+        let cluster = cluster.ok_or(HostRefusal::NotAllowed)?;
+        if body.len() > self.of.body_max {
+            return Err(HostRefusal::TooLarge);
+        }
+        let request = calls::request(fields, body)?;
+        let by = match timeout_ms {
+            0 => Moment::NEVER,
+            millis => self.cx.worker.now().after(Duration::from_millis(millis)),
+        };
+        let calling = self.cx.side_calls().call(cluster, request, by);
+        self.wait = Some(HookWait::Call(calling));
+        Ok(())
+    }
+
+    fn call_answer(&mut self) -> HostAnswer<Option<(u32, &[u8])>> {
+        Ok(self.answer.as_ref().map(CallAnswer::status_and_body))
+    }
+
+    fn call_header(&mut self, name: &[u8], index: usize) -> HostAnswer<Option<&[u8]>> {
+        Ok(self.answer.as_ref().and_then(|answer| answer.header(name, index)))
     }
 
     fn log(&mut self, level: i32, line: String) {
-        self.lines += 1;
-        if self.lines > LINES_MAX {
-            return;
-        }
-        let line = if self.lines == LINES_MAX {
-            "further lines of this hook are left out"
-        } else {
-            &*line
-        };
-        let (filter, request) = (&*self.of.filter, self.cx.summary.id);
-        match level {
-            0 => tracing::error!(filter, request, "{line}"),
-            1 => tracing::warn!(filter, request, "{line}"),
-            2 => tracing::info!(filter, request, "{line}"),
-            3 => tracing::debug!(filter, request, "{line}"),
-            _ => tracing::trace!(filter, request, "{line}"),
+        if let Some(line) = self.lines.next(&line) {
+            let (filter, request) = (&*self.of.filter, self.cx.summary.id);
+            match level {
+                0 => tracing::error!(filter, request, "{line}"),
+                1 => tracing::warn!(filter, request, "{line}"),
+                2 => tracing::info!(filter, request, "{line}"),
+                3 => tracing::debug!(filter, request, "{line}"),
+                _ => tracing::trace!(filter, request, "{line}"),
+            }
         }
     }
 }

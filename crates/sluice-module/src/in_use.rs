@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use sluice_upstream::Cluster;
+
 use crate::config::CheckedConfig;
 
 sluice_core::choice! {
@@ -21,6 +23,8 @@ sluice_core::choice! {
 #[derive(Debug)]
 pub(crate) struct ModuleUse {
     pub(crate) filter: String,
+    /// Those that it may call.
+    pub(crate) clusters: Vec<Arc<Cluster>>,
     /// An error if requests can only fail.
     pub(crate) made: Result<Arc<CheckedConfig>, String>,
     pub(crate) body_max: usize,

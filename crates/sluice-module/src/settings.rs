@@ -3,23 +3,24 @@
 //! Owns: what is written, what of it can be used, and the defaults. Refuses to know: requests, and how libraries are called.
 //! Keeps: a library was loaded and has accepted a configuration before it is in force; what a rule leaves out is as around it.
 
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::{Map, Number, Value as Json};
-use sluice_core::settings::{Plain, Size};
+use sluice_core::settings::Size;
 use sluice_core::values::ValueDef;
-use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Spanned, Value};
+use sluice_core::{Name, Node, Setting, Shape, Spanned};
 use sluice_io::WorkerCx;
 use sluice_l7::filters::{CheckContext, FilterFactory, FilterOwner, HttpFilter, HttpFilterPlan};
 use sluice_sys::module::Module;
 use sluice_telemetry::metrics::SeriesLabels;
+use sluice_upstream::Cluster;
 
 use crate::config::CheckedConfig;
 use crate::filter::ModuleFilter;
 use crate::in_use::{ModuleUse, OnModuleError};
-use crate::values;
+use crate::text::ModuleText;
+use crate::{library, values};
 
 sluice_core::section! {
     /// Runs a filter of a loaded library, in C, C++, Rust or another language (`sluice_filter.h`). A rule or virtual host
@@ -31,58 +32,13 @@ sluice_core::section! {
         pub name: Option<Name>,
         /// What the filter is configured with: a text; maps and lists become JSON.
         pub config: Option<ModuleText>,
+        /// The clusters that the filter may call (`call` of `sluice_filter.h`).
+        pub clusters: Option<Vec<Spanned<Name>>>,
         /// The largest body that is received whole for it, and that it may set: a request with a larger one gets 413, a
         /// larger response becomes 500. 1MiB if omitted.
         pub body_max: Option<Size>,
         /// What becomes of a request for which the filter fails; `fail` if omitted.
         pub on_error: Option<OnModuleError>,
-    }
-}
-
-/// What a filter of a library is configured with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModuleText(pub String);
-
-impl Setting for ModuleText {
-    fn bind(node: &Node, _: &Path<'_>, _: &mut Diags) -> Option<Self> {
-        match (&node.value, node.text()) {
-            (Value::Null, _) => Some(Self(String::new())),
-            (_, Some(text)) => Some(Self(text.to_owned())),
-            _ => Some(Self(json(node).to_string())),
-        }
-    }
-
-    fn shape() -> Shape {
-        Shape::Any
-    }
-
-    fn show(&self) -> Plain {
-        Plain::Text(self.0.clone())
-    }
-}
-
-/// A value as it is written: numbers, true and false are what they are without quotes.
-fn json(node: &Node) -> Json {
-    match (&node.value, node.entries(), node.text()) {
-        (Value::List(items), ..) => Json::Array(items.iter().map(json).collect()),
-        (_, Some(entries), _) => {
-            let entries = entries.iter().map(|entry| (entry.key.to_string(), json(&entry.node)));
-            Json::Object(entries.collect::<Map<_, _>>())
-        }
-        (Value::Scalar { quoted: false, .. }, _, Some(text)) => plain(text),
-        (_, _, Some(text)) => Json::String(text.to_owned()),
-        (..) => Json::Null,
-    }
-}
-
-fn plain(text: &str) -> Json {
-    let whole = || text.parse::<i64>().ok().map(Number::from);
-    let positive = || text.parse::<u64>().ok().map(Number::from);
-    let number = || whole().or_else(positive).or_else(|| Number::from_f64(text.parse().ok()?));
-    match text {
-        "true" => Json::Bool(true),
-        "false" => Json::Bool(false),
-        text => number().map_or_else(|| Json::String(text.to_owned()), Json::Number),
     }
 }
 
@@ -129,57 +85,40 @@ struct ModulePlan {
     library: Option<&'static Module>,
     name: Option<Name>,
     text: Option<String>,
+    clusters: Option<Vec<Arc<Cluster>>>,
     body_max: Option<Size>,
     on_error: Option<OnModuleError>,
     /// What the library made of it; `None` without a library.
     made: Option<Result<Arc<CheckedConfig>, String>>,
 }
 
-/// The name of a filter that is not named: that of the file, without what all files have.
-fn name_of(path: &FilePath) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    stem.strip_prefix("lib").unwrap_or(&stem).to_owned()
-}
-
 impl ModulePlan {
     fn new(written: LoadedModule, context: &mut CheckContext<'_>) -> Option<Self> {
-        let LoadedModule { library, name, config, body_max, on_error } = written;
+        let LoadedModule { library, name, config, clusters, body_max, on_error } = written;
         let text = config.map(|text| text.0);
-        let mut plan = Self { library: None, name, text, body_max, on_error, made: None };
-        let Some(path) = library else { return Some(plan) };
-        let file = context.path(&path.value, "library")?;
-        let module = match Module::open(&file) {
-            Ok(module) => module,
-            Err(problem) => {
-                let message = format!("cannot use {}: {problem}", path.value.display());
-                context.diags.error("bad-library", path.span, context.at.key("library"), message);
-                return None;
+        let clusters = match &clusters {
+            None => None,
+            Some(names) => {
+                let each = names.iter().map(|name| context.cluster(name, "clusters"));
+                Some(each.collect::<Option<Vec<_>>>()?)
             }
         };
+        let mut plan = Self { library: None, name, text, clusters, body_max, on_error, made: None };
+        let Some(path) = library else { return Some(plan) };
+        let file = context.path(&path.value, "library")?;
+        let (at, diags) = (context.at, &mut *context.diags);
+        let module = library::open(&path, &file, at, diags)?;
         plan.library = Some(module);
-        match plan.make(module) {
-            Ok(made) => plan.made = Some(Ok(made)),
-            Err(problem) => {
-                let of = match module.name() {
-                    "" => path.value.display().to_string(),
-                    name => name.to_owned(),
-                };
-                let message = format!("{of} refuses this configuration: {problem}");
-                let (at, place) = match &plan.text {
-                    Some(_) => (context.at.key("config"), None),
-                    None => (context.at.key("library"), Some(path.span)),
-                };
-                context.diags.error("bad-config", place, at, message);
-                return None;
-            }
-        }
+        let filter = plan.filter().unwrap_or_default();
+        let made = library::make(module, &filter, plan.text.as_deref(), &path, at, diags)?;
+        plan.made = Some(Ok(made));
         Some(plan)
     }
 
     fn filter(&self) -> Option<String> {
         match (&self.name, self.library) {
             (Some(name), _) => Some(name.to_string()),
-            (None, library) => library.map(|library| name_of(library.path())),
+            (None, library) => library.map(library::name_of),
         }
     }
 
@@ -196,11 +135,12 @@ impl HttpFilterPlan for ModulePlan {
         let mut both = self.clone();
         both.body_max = self.body_max.or(under.body_max);
         both.on_error = self.on_error.or(under.on_error);
-        // Name and text are those of the library.
+        // Name, text and clusters are those of the library.
         if self.library.is_none() {
             both.library = under.library;
             both.name = self.name.clone().or_else(|| under.name.clone());
             both.text = self.text.clone().or_else(|| under.text.clone());
+            both.clusters = self.clusters.clone().or_else(|| under.clusters.clone());
             both.made = match both.library {
                 _ if self.name.is_none() && self.text.is_none() => under.made.clone(),
                 Some(library) => Some(both.make(library)),
@@ -232,6 +172,7 @@ impl HttpFilterPlan for ModulePlan {
         let missing = || Err("the settings around the rule have no library".to_owned());
         let plan = ModuleUse {
             filter: self.filter().unwrap_or_default(),
+            clusters: self.clusters.clone().unwrap_or_default(),
             made: self.made.clone().unwrap_or_else(missing),
             body_max: self
                 .body_max
@@ -239,27 +180,5 @@ impl HttpFilterPlan for ModulePlan {
             on_error: self.on_error.unwrap_or(OnModuleError::Fail),
         };
         Rc::new(ModuleFilter::new(plan, worker, owner))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_without_quotes_are_what_they_look_like() {
-        for (text, json) in [
-            ("true", "true"),
-            ("5", "5"),
-            ("-5", "-5"),
-            ("18446744073709551615", "18446744073709551615"),
-            ("0.5", "0.5"),
-            ("gold", "\"gold\""),
-            ("NaN", "\"NaN\""),
-        ] {
-            assert_eq!(plain(text).to_string(), json);
-        }
-        assert_eq!(name_of(FilePath::new("/a/libtag.so")), "tag");
-        assert_eq!(name_of(FilePath::new("waf.so")), "waf");
     }
 }

@@ -8,7 +8,7 @@ use sluice_l7::Reply;
 use sluice_l7::filters::BodyAccess;
 use sluice_sys::module::ModuleHook;
 
-use crate::waits::ModuleWait;
+use crate::calls::HookWait;
 
 /// The most bytes of what a library says about a request, in records.
 const SAID_MAX: usize = 512;
@@ -25,7 +25,7 @@ pub(crate) enum HookVerdict {
     /// The response ends here, though its headers have been sent.
     Cut,
     /// It waits.
-    Wait(ModuleWait),
+    Wait(HookWait),
 }
 
 /// Where a hook runs.
@@ -48,7 +48,7 @@ pub(crate) fn judge(
     hook: ModuleHook,
     place: HookPlace,
     reply: Option<Box<Reply>>,
-    wait: Option<ModuleWait>,
+    wait: Option<HookWait>,
 ) -> Result<HookVerdict, String> {
     let (name, response) = named(hook);
     let head_only = |word: &str, verdict| match place {
@@ -67,7 +67,7 @@ pub(crate) fn judge(
         },
         step::WAIT => match wait {
             Some(wait) => Ok(HookVerdict::Wait(wait)),
-            None => Err(format!("{name} returned SLUICE_WAIT without a ticket")),
+            None => Err(format!("{name} returned SLUICE_WAIT without a ticket or a call")),
         },
         step::FAIL => Err(format!("{name} returned SLUICE_FAIL")),
         other => Err(format!("{name} returned {other}, which is no step")),

@@ -32,11 +32,17 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod connection;
+mod logger;
 #[doc(hidden)]
 pub mod raw;
 mod request;
 
-pub use request::{Config, Fact, Fields, Level, Part, Refusal, Request, Response, Ticket, log};
+pub use connection::{Connection, ConnectionEvent, ConnectionModule, ConnectionStep};
+pub use logger::{AccessLogger, LoggedKind};
+pub use request::{
+    Answer, Call, Config, Fact, Fields, Level, Part, Refusal, Request, Response, Ticket, log,
+};
 
 /// A filter: what a library makes of a configuration. All threads share it.
 pub trait Filter: Send + Sync + Sized + 'static {
@@ -132,8 +138,32 @@ pub enum Hook {
 #[macro_export]
 macro_rules! module {
     ($name:literal, $filter:ty) => {
+        $crate::export!($crate::raw::table::<$filter>($name));
+    };
+}
+
+/// Exports a connection filter, as [`module!`] does a filter.
+#[macro_export]
+macro_rules! connection_module {
+    ($name:literal, $filter:ty) => {
+        $crate::export!($crate::raw::connection_table::<$filter>($name));
+    };
+}
+
+/// Exports an access logger, as [`module!`] does a filter.
+#[macro_export]
+macro_rules! logger_module {
+    ($name:literal, $logger:ty) => {
+        $crate::export!($crate::raw::logger_table::<$logger>($name));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export {
+    ($table:expr) => {
         const _: () = {
-            static TABLE: $crate::raw::Table = $crate::raw::table::<$filter>($name);
+            static TABLE: $crate::raw::Table = $table;
 
             #[unsafe(no_mangle)]
             extern "C" fn sluice_module_init(

@@ -1,7 +1,7 @@
 //! Both sides of the interface, and all unsafe code of this crate.
 //!
-//! Owns: the table of a library, and the calls of the host. Refuses to know: what filters do. Keeps: no panic leaves a function;
-//! an object is made into a box once, and back once.
+//! Owns: the tables of libraries, and the calls of the host. Refuses to know: what filters do. Keeps: no panic leaves a function;
+//! an object is made into a box once, and back once. The unsafe code of the crate is in this module and the two below it.
 //!
 //! The blocks below lean on the rules of `sluice_filter.h`, which the host keeps: pointers are those that this side returned
 //! before, or null; texts have as many bytes as they say, until the hook ends or the message is changed.
@@ -17,8 +17,14 @@ use sluice_abi::{
     TableStart, result, step,
 };
 
-use crate::request::{Config, Fields, Refusal, Request, Response};
+use crate::request::{Answer, Call, Config, Fields, Refusal, Request, Response};
 use crate::{Filter, Hook, Step};
+
+pub(crate) mod connection;
+mod logger;
+
+pub use connection::connection_table;
+pub use logger::logger_table;
 
 /// What the host passes. Only the host makes one.
 #[derive(Debug)]
@@ -62,17 +68,71 @@ const NO_HOST: HostTable = HostTable {
     count: None,
     reroute: None,
     suspend: None,
+    call: None,
+    call_answer: None,
+    call_header: None,
+    connection_fact: None,
+    connection_value: None,
+    connection_value_set: None,
+    connection_count: None,
+    connection_bytes: None,
+    connection_bytes_set: None,
+    connection_note: None,
+    connection_suspend: None,
 };
 
-/// Makes the table of a library with that filter.
+/// The table of a library that can do nothing.
 #[allow(clippy::cast_possible_truncation, reason = "a table has a few hundred bytes")]
-pub const fn table<F: Filter>(name: &'static str) -> Table {
-    Table(ModuleTable {
+const fn empty(name: &'static str) -> ModuleTable {
+    ModuleTable {
         size: size_of::<ModuleTable>() as u32,
         major: MAJOR,
         minor: MINOR,
         name: AbiText::of(name.as_bytes()),
-        config_new: Some(config_new::<F>),
+        config_new: None,
+        config_free: None,
+        request_new: None,
+        request_end: None,
+        request_headers: None,
+        request_body: None,
+        request_trailers: None,
+        response_headers: None,
+        response_body: None,
+        response_trailers: None,
+        resumed: None,
+        connection_new: None,
+        connection_end: None,
+        connection_opened: None,
+        connection_received: None,
+        connection_sent: None,
+        connection_resumed: None,
+        record: None,
+        records_done: None,
+    }
+}
+
+/// How an object is made of a text.
+trait Made {
+    type Object;
+
+    fn make(config: &mut Config<'_>, name: &str, text: &str) -> Result<Self::Object, String>;
+}
+
+/// The objects of filters.
+struct OfFilter<F>(PhantomData<F>);
+
+impl<F: Filter> Made for OfFilter<F> {
+    type Object = F;
+
+    fn make(config: &mut Config<'_>, name: &str, text: &str) -> Result<F, String> {
+        F::new(config, name, text)
+    }
+}
+
+/// Makes the table of a library with that filter.
+pub const fn table<F: Filter>(name: &'static str) -> Table {
+    Table(ModuleTable {
+        config_new: Some(config_new::<OfFilter<F>>),
         config_free: Some(config_free::<F>),
         request_new: Some(request_new::<F>),
         request_end: Some(request_end::<F>),
@@ -83,6 +143,7 @@ pub const fn table<F: Filter>(name: &'static str) -> Table {
         response_body: Some(response_body::<F>),
         response_trailers: Some(response_trailers::<F>),
         resumed: Some(resumed::<F>),
+        ..empty(name)
     })
 }
 
@@ -124,7 +185,7 @@ unsafe fn bytes<'a>(text: AbiText) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(text.data, text.size) }
 }
 
-unsafe extern "C" fn config_new<F: Filter>(
+unsafe extern "C" fn config_new<M: Made>(
     handle: AbiConfig,
     filter: AbiText,
     text: AbiText,
@@ -137,7 +198,7 @@ unsafe extern "C" fn config_new<F: Filter>(
         let text = unsafe { bytes(text) };
         let words = (std::str::from_utf8(filter), std::str::from_utf8(text));
         let (Ok(filter), Ok(text)) = words else { return Err("it is no text".to_owned()) };
-        F::new(&mut Config { handle, of_call: PhantomData }, filter, text)
+        M::make(&mut Config { handle, of_call: PhantomData }, filter, text)
     });
     match made.unwrap_or_else(|_| Err("the library panicked".to_owned())) {
         Ok(filter) => {
@@ -155,7 +216,7 @@ unsafe extern "C" fn config_new<F: Filter>(
     }
 }
 
-unsafe extern "C" fn config_free<F: Filter>(object: *mut c_void) {
+unsafe extern "C" fn config_free<F>(object: *mut c_void) {
     // It must not unwind into the host, which has no use for the failure of what it gives up.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: from `config_new`, once.
@@ -396,4 +457,30 @@ pub(crate) fn reroute(request: AbiRequest) -> Result<(), Refusal> {
 pub(crate) fn suspend(request: AbiRequest) -> Result<AbiTicket, Refusal> {
     let mut ticket = AbiTicket { id: 0, generation: 0 };
     done(call!(suspend(request, &raw mut ticket))).map(|()| ticket)
+}
+
+pub(crate) fn call(request: AbiRequest, of: &Call<'_>) -> Result<(), Refusal> {
+    let field = |(name, value): &(&str, &str)| AbiField { name: text(name), value: text(value) };
+    let fields: Vec<AbiField> = of.headers.iter().map(field).collect();
+    let (cluster, body) = (text(of.cluster), AbiText::of(of.body));
+    // Less than a millisecond is not no bound.
+    let millis = of.timeout.map_or(0, |timeout| timeout.as_millis().max(1));
+    let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+    done(call!(call(request, cluster, fields.as_ptr(), fields.len(), body, millis)))
+}
+
+pub(crate) fn call_answer<'r>(request: &'r Request<'_>) -> Result<Option<Answer<'r>>, Refusal> {
+    let (mut status, mut body) = (0, NONE);
+    let code = call!(call_answer(request.handle, &raw mut status, &raw mut body));
+    Ok(lent(request, code, body)?.map(|body| Answer { status, body }))
+}
+
+pub(crate) fn call_header<'r>(
+    request: &'r Request<'_>,
+    name: &str,
+    index: usize,
+) -> Result<Option<&'r [u8]>, Refusal> {
+    let mut value = NONE;
+    let code = call!(call_header(request.handle, text(name), index, &raw mut value));
+    lent(request, code, value)
 }

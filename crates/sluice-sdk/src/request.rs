@@ -4,6 +4,7 @@
 //! changing borrows it alone.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use sluice_abi::{AbiConfig, AbiRequest, AbiTicket, fact, part, result};
 
@@ -152,6 +153,28 @@ pub struct Response<'a> {
     pub details: &'a str,
 }
 
+/// A call of a cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call<'a> {
+    /// The cluster, one of `clusters` of the settings.
+    pub cluster: &'a str,
+    /// Names and values, with `:method`, `:path` and perhaps `:authority`.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body.
+    pub body: &'a [u8],
+    /// When it ends at the latest; without it, with the time of a filter.
+    pub timeout: Option<Duration>,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// The status of the response; 0 if there is none.
+    pub status: u32,
+    /// Its body, or why there is no response.
+    pub body: &'a [u8],
+}
+
 /// A request, in the hook that gets it.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -277,7 +300,31 @@ impl Request<'_> {
     /// # Errors
     /// There is nothing that could wait.
     pub fn suspend(&mut self) -> Result<Ticket, Refusal> {
-        raw::suspend(self.handle).map(|ticket| Ticket(Some(ticket)))
+        raw::suspend(self.handle).map(Ticket::new)
+    }
+
+    /// Calls a cluster, when the hook returns [`Step::Wait`](crate::Step::Wait), which is what this returns if it can be called.
+    ///
+    /// # Errors
+    /// The settings do not name the cluster, it is no request, or there is a ticket or a call already.
+    pub fn call(&mut self, call: &Call<'_>) -> Result<crate::Step, Refusal> {
+        raw::call(self.handle, call).map(|()| crate::Step::Wait)
+    }
+
+    /// How the call ended that [`Filter::resumed`](crate::Filter::resumed) waited for.
+    ///
+    /// # Errors
+    /// The host lacks the function.
+    pub fn answer(&self) -> Result<Option<Answer<'_>>, Refusal> {
+        raw::call_answer(self)
+    }
+
+    /// The value of a header of that response, with an index from 0.
+    ///
+    /// # Errors
+    /// The host lacks the function.
+    pub fn answer_header(&self, name: &str, index: usize) -> Result<Option<&[u8]>, Refusal> {
+        raw::call_header(self, name, index)
     }
 }
 
@@ -286,6 +333,10 @@ impl Request<'_> {
 pub struct Ticket(Option<AbiTicket>);
 
 impl Ticket {
+    pub(crate) const fn new(ticket: AbiTicket) -> Self {
+        Self(Some(ticket))
+    }
+
     /// Ends the wait. Returns whether the worker was told; if its queue is full, this waits until it is not.
     pub fn resume(mut self) -> bool {
         self.end()

@@ -21,11 +21,16 @@ use sluice_abi::{
 };
 
 pub mod call;
+mod connection;
 mod host;
 pub mod mailbox;
+mod record;
 mod text;
 
-pub use call::{ConfigCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact};
+pub use call::{
+    ConfigCall, ConnectionCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact,
+};
+pub use connection::{ConnectionHook, ModuleConnection};
 
 /// The most bytes of a table. One that claims more is no table.
 const TABLE_MAX: u32 = 64 * 1024;
@@ -107,6 +112,19 @@ impl Module {
         let module: &'static Self = Box::leak(Box::new(Self::with_table(path, table)?));
         loaded.insert(identity, module);
         Ok(module)
+    }
+
+    /// A library that is linked with the program, or part of it.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    ///
+    /// # Safety
+    /// The function, and those of the table that it returns, keep to the rules of `sluice_filter.h`.
+    pub unsafe fn linked(name: &str, init: InitFn) -> Result<&'static Self, ModuleError> {
+        // SAFETY: by the promise of the caller; the table of the host is static.
+        let table = unsafe { init(&raw const host::HOST) };
+        Ok(Box::leak(Box::new(Self::with_table(name.into(), table)?)))
     }
 
     /// Checks and copies a table.
@@ -367,6 +385,14 @@ const EMPTY: ModuleTable = ModuleTable {
     response_body: None,
     response_trailers: None,
     resumed: None,
+    connection_new: None,
+    connection_end: None,
+    connection_opened: None,
+    connection_received: None,
+    connection_sent: None,
+    connection_resumed: None,
+    record: None,
+    records_done: None,
 };
 
 // The table is Send and Sync but for the pointer in its name, which is read once, above.

@@ -20,7 +20,7 @@ use crate::template::{Record, RecordKind, Template};
 
 crate::metrics! {
     DROPPED = "sluice_process_log_records_dropped_total", Counter, ["worker"], "Access log records dropped because the queue to the log thread was full.";
-    UNWRITTEN = "sluice_process_log_records_unwritten_total", Counter, [], "Access log records lost because their file or stream could not be written.";
+    UNWRITTEN = "sluice_process_log_records_unwritten_total", Counter, [], "Access log records lost because their file or stream could not be written, or because the loaded library that they are for did not take them.";
 }
 
 /// How long the thread gathers records before it writes them.
@@ -28,8 +28,20 @@ const GATHER: Duration = Duration::from_millis(5);
 
 type Ring = Arc<ArrayQueue<Box<dyn Record>>>;
 
+/// A destination of records that is no file. It must not block: it is called by the log thread.
+pub trait RecordSink: Send + Sync + std::fmt::Debug {
+    /// Takes a record, in its format and without a line end, or counts it as lost.
+    fn record(&self, kind: RecordKind, line: &str);
+
+    /// The records that were lost since this was asked last.
+    fn lost(&self) -> u64;
+
+    /// Waits a bounded time until what it took is written.
+    fn finish(&self);
+}
+
 /// The destination of log lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum SinkTarget {
     /// Standard output.
     Stdout,
@@ -37,6 +49,8 @@ pub enum SinkTarget {
     Stderr,
     /// A file, opened for appending and reopened on request.
     File(PathBuf),
+    /// Something else.
+    Other(Arc<dyn RecordSink>),
 }
 
 /// A target, the records it accepts, and their format.
@@ -237,8 +251,8 @@ fn run(shared: &LogShared, orders: &Receiver<(LogCommand, SyncSender<()>)>, shar
                 match order {
                     LogCommand::Sinks(new) => sinks = new,
                     LogCommand::Reopen => sinks.iter_mut().for_each(Sink::reopen),
-                    LogCommand::Flush => {}
-                    LogCommand::End => return,
+                    LogCommand::Flush => sinks.iter().for_each(Sink::finish),
+                    LogCommand::End => return sinks.iter().for_each(Sink::finish),
                 }
                 // The sender of the order may be gone by now.
                 let _ = done.send(());
@@ -255,7 +269,10 @@ fn drain(shared: &LogShared, sinks: &mut [Sink], unwritten: &Counter) {
         while let Some(record) = ring.pop() {
             for sink in sinks.iter_mut().filter(|s| s.plan.kinds & record.kind().bit() != 0) {
                 sink.plan.template.fill(&*record, &mut sink.line);
-                if sink.line.len() > 64 * 1024 {
+                if let SinkTarget::Other(other) = &sink.plan.target {
+                    other.record(record.kind(), sink.line.trim_end_matches('\n'));
+                    sink.line.clear();
+                } else if sink.line.len() > 64 * 1024 {
                     sink.write(unwritten);
                 }
             }
@@ -267,7 +284,7 @@ fn drain(shared: &LogShared, sinks: &mut [Sink], unwritten: &Counter) {
 impl Sink {
     fn open(plan: SinkPlan) -> io::Result<Self> {
         let file = match &plan.target {
-            SinkTarget::Stdout | SinkTarget::Stderr => None,
+            SinkTarget::Stdout | SinkTarget::Stderr | SinkTarget::Other(_) => None,
             SinkTarget::File(path) => Some(open(path)?),
         };
         Ok(Self { plan, file, line: String::new(), failing: false })
@@ -284,13 +301,22 @@ impl Sink {
         }
     }
 
+    fn finish(&self) {
+        if let SinkTarget::Other(other) = &self.plan.target {
+            other.finish();
+        }
+    }
+
     fn write(&mut self, unwritten: &Counter) {
+        if let SinkTarget::Other(other) = &self.plan.target {
+            unwritten.add(other.lost());
+        }
         if self.line.is_empty() {
             return;
         }
         let (written, done) = match &mut self.file {
             Some(file) => write_what_goes(file, self.line.as_bytes()),
-            None if self.plan.target == SinkTarget::Stderr => {
+            None if matches!(self.plan.target, SinkTarget::Stderr) => {
                 write_what_goes(&mut io::stderr().lock(), self.line.as_bytes())
             }
             None => write_what_goes(&mut io::stdout().lock(), self.line.as_bytes()),

@@ -20,6 +20,14 @@ fn of_abi() -> PathBuf {
 /// # Panics
 /// The compiler complains.
 pub fn compile(source: &Path, folder: &Path) -> Option<PathBuf> {
+    compile_with(source, folder, &[])
+}
+
+/// As [`compile`], with these arguments behind the source.
+///
+/// # Panics
+/// The compiler complains.
+pub fn compile_with(source: &Path, folder: &Path, more: &[&str]) -> Option<PathBuf> {
     let is_c = source.extension().is_some_and(|of| of == "c");
     let (compiler, standard) = if is_c { ("cc", "-std=c11") } else { ("c++", "-std=c++17") };
     if !tools::have(&[compiler]) {
@@ -30,6 +38,7 @@ pub fn compile(source: &Path, folder: &Path) -> Option<PathBuf> {
     let mut command = tools::command(compiler);
     command.args([standard, "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", "-pthread"]);
     command.arg("-I").arg(of_abi().join("include")).arg("-o").arg(&library).arg(source);
+    command.args(more);
     tools::must(&mut command);
     Some(library)
 }
@@ -42,4 +51,15 @@ pub fn compile_text(name: &str, text: &str, folder: &Path) -> Option<PathBuf> {
     let source = folder.join(format!("{name}.c"));
     std::fs::write(&source, text).expect("the source is written");
     compile(&source, folder)
+}
+
+/// The library of AddressSanitizer, as the compiler of C has it; `None` if it has none.
+pub fn address_sanitizer() -> Option<PathBuf> {
+    if !tools::have(&["cc"]) {
+        return None;
+    }
+    let printed = tools::must(tools::command("cc").arg("-print-file-name=libasan.so"));
+    // A compiler that does not know the file prints its bare name.
+    let path = PathBuf::from(printed.trim());
+    tools::have_files(&[&path.to_string_lossy()]).then_some(path)
 }

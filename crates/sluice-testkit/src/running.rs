@@ -18,6 +18,7 @@ pub struct Sluice {
     folder: TempDir,
     workers: u16,
     warnings: Vec<String>,
+    env: Vec<(String, std::ffi::OsString)>,
     user: Option<u32>,
     files: Option<u32>,
     connect_error: Option<i32>,
@@ -35,6 +36,7 @@ impl Default for Sluice {
             folder,
             workers: 2,
             warnings: Vec::new(),
+            env: Vec::new(),
             user: None,
             files: None,
             connect_error: None,
@@ -135,6 +137,12 @@ impl Sluice {
         self
     }
 
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// Runs as this user instead of the user of the test.
     pub const fn as_user(mut self, user: u32) -> Self {
         self.user = Some(user);
@@ -190,7 +198,8 @@ impl Sluice {
             .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log_file);
+            .stderr(log_file)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(user) = self.user {
             use std::os::unix::fs::PermissionsExt as _;
             use std::os::unix::process::CommandExt as _;

@@ -99,6 +99,12 @@ pub fn have(programs: &[&str]) -> bool {
     all_there(&missing.map(ToString::to_string).collect::<Vec<_>>())
 }
 
+/// Whether these files are there, headers for example; see [`have`].
+pub fn have_files(paths: &[&str]) -> bool {
+    let missing = paths.iter().filter(|path| !std::path::Path::new(path).exists());
+    all_there(&missing.map(ToString::to_string).collect::<Vec<_>>())
+}
+
 #[allow(clippy::print_stderr, reason = "a skipped test is said aloud")]
 fn all_there(missing: &[String]) -> bool {
     if missing.is_empty() {

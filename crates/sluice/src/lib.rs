@@ -30,8 +30,14 @@ pub struct Extensions {
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { connection: sluice_l7::connection_filters::built_in(), http: http_filters() }
+        Self { connection: connection_filters(), http: http_filters() }
     }
+}
+
+fn connection_filters() -> Filters {
+    let mut filters = sluice_l7::connection_filters::built_in();
+    filters.register(std::sync::Arc::new(sluice_module::ModuleConnectionFactory));
+    filters
 }
 
 fn http_filters() -> HttpFilters {

@@ -29,6 +29,12 @@ const WANTED: &[(&str, &str)] = &[
     ("npm", "npm"),
 ];
 
+/// The files that tests build with, and their packages.
+const FILES: &[(&str, &str)] = &[
+    ("/usr/include/modsecurity/transaction.h", "libmodsecurity-dev"),
+    ("/usr/share/modsecurity-crs/rules", "modsecurity-crs"),
+];
+
 /// The modules of the system's Python that test peers use, and their packages.
 const MODULES: &[(&str, &str)] = &[
     ("grpc", "python3-grpcio"),
@@ -134,7 +140,9 @@ pub fn install() {
 fn install_packages() {
     let programs = WANTED.iter().filter(|(program, _)| !is_there(program));
     let modules = MODULES.iter().filter(|(module, _)| !has_module(module));
-    let missing: Vec<&str> = programs.chain(modules).map(|(_, package)| *package).collect();
+    let files = FILES.iter().filter(|(file, _)| !Path::new(file).exists());
+    let missing: Vec<&str> =
+        programs.chain(modules).chain(files).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return;
     }

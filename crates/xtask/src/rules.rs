@@ -312,7 +312,7 @@ pub fn headers(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(broken)
 }
 
-/// Crates besides `sluice-sys` with unsafe code, all of it in one file: a library that others load has to export and to
+/// Crates besides `sluice-sys` with unsafe code, all of it in one file and the modules below it: a library that others load has to export and to
 /// call functions of C.
 const UNSAFE_FILES: &[(&str, &str)] = &[("sluice-sdk", "raw.rs")];
 

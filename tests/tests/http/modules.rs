@@ -173,7 +173,9 @@ fn what_cannot_be_done_is_an_answer() {
         // Bodies and responses.
         -2, -2, -1, -1, -1, -4, -4, //
         // Values, facts, counters, waits, the log, a configuration.
-        1, -1, -1, -4, -1, 1, -1, -1, -1, -1, -2,
+        1, -1, -1, -4, -1, 1, -1, -1, -1, -1, -2, //
+        // Calls, and connections, of which none is at hand.
+        -1, -4, -4, -6, 1, -1, 1, -2, -2, -2,
     ];
     assert_eq!(codes, expected);
     // A handle of a request that has ended, and one on another thread.
@@ -200,7 +202,7 @@ fn steps_at_the_wrong_time_fail_their_request() {
     let Some((origin, sluice)) = hostile("", "") else { return };
     for (name, why) in [
         ("step", "request_headers returned 77, which is no step"),
-        ("no-ticket", "request_headers returned SLUICE_WAIT without a ticket"),
+        ("no-ticket", "request_headers returned SLUICE_WAIT without a ticket or a call"),
         ("no-response", "request_headers returned SLUICE_RESPOND without a response"),
         ("fail", "request_headers returned SLUICE_FAIL"),
         ("fail-in-response", "response_headers returned SLUICE_FAIL"),
@@ -380,8 +382,8 @@ fn libraries_that_cannot_be_used_are_errors_of_check() {
         ("{ library: libmissing.so }", "cannot use libmissing.so: No such file or directory"),
         ("{ library: text.so }", "text.so: file too short"),
         ("{ library: libnone.so }", "it does not export `sluice_module_init`"),
-        ("{ library: libnull.so }", "it refuses version 1.0 of the interface"),
-        ("{ library: libnext.so }", "it has version 2.7 of the interface, and this Sluice has 1.0"),
+        ("{ library: libnull.so }", "it refuses version 1.1 of the interface"),
+        ("{ library: libnext.so }", "it has version 2.7 of the interface, and this Sluice has 1.1"),
         ("{ library: libempty.so }", "its table of functions has no `config_new`"),
         ("{ library: libsmall.so }", "its table of functions has a size that cannot be right"),
         (

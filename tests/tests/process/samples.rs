@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::json;
 use sluice_testkit::mmdb::{self, MmdbValue};
 use sluice_testkit::origin::read_message;
-use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
+use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{
     Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait,
@@ -109,7 +109,8 @@ fn every_sample_passes_check_after_the_commands_in_its_header() {
         }
         if text.contains("libtag.so") {
             let config = folder.path().join("config");
-            if libraries::compile(&libraries::example("tag.c"), &config).is_none() {
+            let examples = ["tag.c", "tally.cpp", "words.cpp"].map(libraries::example);
+            if examples.iter().any(|of| libraries::compile(of, &config).is_none()) {
                 continue;
             }
         }
@@ -972,12 +973,22 @@ fn scripts() {
 
 #[test]
 fn loaded_libraries() {
-    let app = Origin::start("app");
+    let (app, redis) = (Origin::start("app"), Server::echo());
     let kit = Sluice::new();
-    let Some(_) = libraries::compile(&libraries::example("tag.c"), kit.folder()) else { return };
+    let examples = ["tag.c", "tally.cpp", "words.cpp"].map(libraries::example);
+    if examples.iter().any(|of| libraries::compile(of, kit.folder()).is_none()) {
+        return;
+    }
+    let tally = kit.folder().join("tally");
     let sluice = kit.start(&sample(
         "module.yaml",
-        &[("127.0.0.1:8080", "127.0.0.1:0".into()), ("127.0.0.1:9000", app.addr().to_string())],
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:6379", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", app.addr().to_string()),
+            ("127.0.0.1:9001", redis.addr().to_string()),
+            ("/tmp/sluice-tally", tally.display().to_string()),
+        ],
     ));
     let ask = |path: &str, fields: &str| {
         let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));
@@ -986,6 +997,13 @@ fn loaded_libraries() {
     assert_eq!((ask("/", "").status(), ask("/healthz", "").status()), (401, 200));
     assert_eq!(ask("/", "X-User: ann\r\n").value("x-tag"), "gold");
     assert_eq!(ask("/trial/1", "X-User: ann\r\n").value("x-tag"), "free");
+    let counts = || std::fs::read_to_string(&tally).unwrap_or_default();
+    wait::until("the counts", || (counts() == "200 3\n401 1\n").then_some(()));
+    let mut client = connect(sluice.addr("redis"));
+    assert_eq!(exchange(&mut client, b"GET a\r\n"), b"GET a\r\n");
+    client.write_all(b"FLUSHALL\r\n").unwrap();
+    let _ = read_to_end(&mut client);
+    sluice.record_of("module.closed");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod databases;
 mod edges;
 mod endpoint_sockets;
 mod flows;
+mod modules;
 mod postgres;
 mod records;
 mod refusals;

@@ -10,7 +10,7 @@ use sluice_core::{
     Diags, ListenAddress, Node, Path, Setting, Shape, Spanned, Value, choice, section,
 };
 
-use super::LogFormat;
+use super::{LogFormat, LogSink};
 
 section! {
     /// The admin interface: read-only pages in text and JSON.
@@ -54,8 +54,8 @@ choice! {
 section! {
     /// An access log.
     pub struct AccessLog {
-        /// `stdout`, `stderr`, or the path of a file. SIGUSR1 reopens files.
-        pub sink: Spanned<String> = "stdout",
+        /// `stdout`, `stderr`, the path of a file, or a loaded library. SIGUSR1 reopens files.
+        pub sink: Spanned<LogSink> = "stdout",
         /// `json`, `text`, a line with %OPERATOR%s, or `{ json: { NAME: "%OPERATOR%" } }`; the operators are listed at
         /// the end of this page.
         pub format: Spanned<LogFormat> = "json",

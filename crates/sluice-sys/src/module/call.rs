@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
-use sluice_abi::{AbiConfig, AbiRequest, AbiTicket, fact, part, result};
+use sluice_abi::{AbiConfig, AbiConnection, AbiRequest, AbiTicket, fact, part, result};
 
 /// Why an operation is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,40 @@ pub trait ModuleCall {
     fn reroute(&mut self) -> HostAnswer<()>;
     /// Makes a ticket.
     fn suspend(&mut self) -> HostAnswer<AbiTicket>;
+    /// Calls a cluster, within so many milliseconds.
+    fn call(
+        &mut self,
+        cluster: &[u8],
+        fields: &[(&[u8], &[u8])],
+        body: &[u8],
+        timeout_ms: u64,
+    ) -> HostAnswer<()>;
+    /// The status and body of the response to a call; the status is 0 and the body says why if there is none.
+    fn call_answer(&mut self) -> HostAnswer<Option<(u32, &[u8])>>;
+    /// The value of a header of that response, with that index.
+    fn call_header(&mut self, name: &[u8], index: usize) -> HostAnswer<Option<&[u8]>>;
+    /// Writes to the log.
+    fn log(&mut self, level: i32, line: String);
+}
+
+/// What a hook of a connection may do. What it lends stays as in [`ModuleCall`].
+pub trait ConnectionCall {
+    /// A fact.
+    fn fact(&mut self, fact: RequestFact) -> HostAnswer<Option<&[u8]>>;
+    /// A shared value.
+    fn value(&mut self, name: &[u8]) -> HostAnswer<Option<&[u8]>>;
+    /// Shares a value.
+    fn set_value(&mut self, name: &[u8], value: &[u8]) -> HostAnswer<()>;
+    /// Counts.
+    fn count(&mut self, counter: u32, amount: u64) -> HostAnswer<()>;
+    /// The bytes at hand.
+    fn bytes(&mut self) -> HostAnswer<&[u8]>;
+    /// Replaces them.
+    fn set_bytes(&mut self, bytes: &[u8]) -> HostAnswer<()>;
+    /// Notes why the connection ends.
+    fn note(&mut self, why: &[u8]) -> HostAnswer<()>;
+    /// Makes a ticket.
+    fn suspend(&mut self) -> HostAnswer<AbiTicket>;
     /// Writes to the log.
     fn log(&mut self, level: i32, line: String);
 }
@@ -167,6 +201,7 @@ type CallPlace<T> = Cell<Option<InProgress<T>>>;
 
 thread_local! {
     static HOOK: CallPlace<dyn ModuleCall> = const { Cell::new(None) };
+    static CONNECTION: CallPlace<dyn ConnectionCall> = const { Cell::new(None) };
     static CONFIG: CallPlace<dyn ConfigCall> = const { Cell::new(None) };
     static CONFIGS: Cell<u64> = const { Cell::new(0) };
 }
@@ -200,9 +235,31 @@ pub(super) fn enter<R>(
 
 /// Calls a library with nothing at hand.
 pub(super) fn outside<R>(run: impl FnOnce() -> R) -> R {
-    HOOK.with(|place| {
-        let _restore = Restore(place, place.replace(None));
-        run()
+    HOOK.with(|hook| {
+        let _hook = Restore(hook, hook.replace(None));
+        CONNECTION.with(|connection| {
+            let _connection = Restore(connection, connection.replace(None));
+            run()
+        })
+    })
+}
+
+/// Calls a library with this connection at hand.
+pub(super) fn enter_connection<R>(
+    number: u64,
+    call: &mut dyn ConnectionCall,
+    run: impl FnOnce(AbiConnection) -> R,
+) -> R {
+    let call: NonNull<dyn ConnectionCall + '_> = NonNull::from(call);
+    // SAFETY: as in `enter`.
+    let call = unsafe {
+        std::mem::transmute::<NonNull<dyn ConnectionCall + '_>, NonNull<dyn ConnectionCall + 'static>>(
+            call,
+        )
+    };
+    CONNECTION.with(|place| {
+        let _restore = Restore(place, place.replace(Some(InProgress { number, call })));
+        run(AbiConnection { id: number })
     })
 }
 
@@ -251,6 +308,15 @@ pub(super) fn with_hook(
     HOOK.try_with(|place| with(place, request.id, |call| run(call))).unwrap_or(result::NOT_NOW)
 }
 
+/// Runs an operation on the connection that a hook has at hand.
+pub(super) fn with_connection(
+    connection: AbiConnection,
+    run: impl FnOnce(&mut dyn ConnectionCall) -> Result<i32, i32>,
+) -> i32 {
+    let ran = CONNECTION.try_with(|place| with(place, connection.id, |call| run(call)));
+    ran.unwrap_or(result::NOT_NOW)
+}
+
 /// Runs an operation on the configuration at hand.
 pub(super) fn with_config(
     config: AbiConfig,
@@ -261,10 +327,18 @@ pub(super) fn with_config(
 
 /// Writes a line for the hook that this thread runs; returns it if there is none.
 pub(super) fn log_in_hook(level: i32, line: String) -> Option<String> {
-    let Ok(Some(now)) = HOOK.try_with(Cell::get) else { return Some(line) };
-    with_hook(AbiRequest { id: now.number }, |call| {
-        call.log(level, line);
-        Ok(result::OK)
-    });
+    if let Ok(Some(now)) = HOOK.try_with(Cell::get) {
+        with_hook(AbiRequest { id: now.number }, |call| {
+            call.log(level, line);
+            Ok(result::OK)
+        });
+    } else if let Ok(Some(now)) = CONNECTION.try_with(Cell::get) {
+        with_connection(AbiConnection { id: now.number }, |call| {
+            call.log(level, line);
+            Ok(result::OK)
+        });
+    } else {
+        return Some(line);
+    }
     None
 }

@@ -18,6 +18,9 @@ use super::call::{
 };
 use super::{mailbox, text};
 
+mod calls;
+mod connection;
+
 /// The most bytes of a name, a value, and a line.
 const TEXT_MAX: usize = 64 * 1024;
 
@@ -54,6 +57,17 @@ pub(super) static HOST: HostTable = HostTable {
     count: Some(count),
     reroute: Some(reroute),
     suspend: Some(suspend),
+    call: Some(calls::call),
+    call_answer: Some(calls::call_answer),
+    call_header: Some(calls::call_header),
+    connection_fact: Some(connection::fact),
+    connection_value: Some(connection::value),
+    connection_value_set: Some(connection::value_set),
+    connection_count: Some(connection::count),
+    connection_bytes: Some(connection::bytes),
+    connection_bytes_set: Some(connection::bytes_set),
+    connection_note: Some(connection::note),
+    connection_suspend: Some(connection::suspend),
 };
 
 fn done(answer: HostAnswer<()>) -> Result<i32, i32> {
@@ -178,12 +192,38 @@ unsafe extern "C" fn headers(
 ///
 /// # Safety
 /// As [`text::read`].
-unsafe fn pair<'a>(name: AbiText, value: AbiText) -> Result<(&'a [u8], &'a [u8]), i32> {
+unsafe fn pair<'a>(name: AbiText, value: AbiText) -> Result<Pair<'a>, i32> {
     // SAFETY: by the promise of the caller.
     let name = unsafe { text::read(name, TEXT_MAX) }?;
     // SAFETY: as above.
     let value = unsafe { text::read(value, TEXT_MAX) }?;
     Ok((name, value))
+}
+
+/// A name and a value.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// The names and values of so many headers.
+///
+/// # Safety
+/// `fields` is null or has `count` fields, each as for [`pair`].
+unsafe fn pairs<'a>(fields: *const AbiField, count: usize) -> Result<Vec<Pair<'a>>, i32> {
+    if count > FIELDS_MAX {
+        return Err(result::TOO_LARGE);
+    }
+    if count > 0 && (fields.is_null() || !fields.is_aligned()) {
+        return Err(result::INVALID);
+    }
+    let mut all = Vec::with_capacity(count);
+    for index in 0..count {
+        // SAFETY: there are so many, by the promise of the caller.
+        let place = unsafe { fields.add(index) };
+        // SAFETY: as above.
+        let field = unsafe { place.read() };
+        // SAFETY: as above.
+        all.push(unsafe { pair(field.name, field.value) }?);
+    }
+    Ok(all)
 }
 
 unsafe extern "C" fn header_add(
@@ -246,21 +286,8 @@ unsafe extern "C" fn respond(
     details: AbiText,
 ) -> i32 {
     with_hook(request, |call| {
-        if count > FIELDS_MAX {
-            return Err(result::TOO_LARGE);
-        }
-        if count > 0 && (fields.is_null() || !fields.is_aligned()) {
-            return Err(result::INVALID);
-        }
-        let mut all = Vec::with_capacity(count);
-        for index in 0..count {
-            // SAFETY: the library says that there are so many; see the module.
-            let place = unsafe { fields.add(index) };
-            // SAFETY: as above.
-            let field = unsafe { place.read() };
-            // SAFETY: as above.
-            all.push(unsafe { pair(field.name, field.value) }?);
-        }
+        // SAFETY: see the module.
+        let all = unsafe { pairs(fields, count) }?;
         // SAFETY: as above.
         let body = unsafe { text::read(body, BODY_MAX) }?;
         // SAFETY: as above.

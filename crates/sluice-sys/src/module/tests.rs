@@ -11,10 +11,14 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use sluice_abi::{AbiConfig, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, ModuleTable};
+use sluice_abi::{
+    AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, ModuleTable,
+};
 use sluice_abi::{part, result};
 
-use super::call::{self, ConfigCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact};
+use super::call::{
+    self, ConfigCall, ConnectionCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact,
+};
 use super::host::HOST;
 use super::{EMPTY, Module, ModuleError, mailbox};
 
@@ -77,9 +81,121 @@ impl ModuleCall for Fake {
     fn suspend(&mut self) -> HostAnswer<AbiTicket> {
         Ok(AbiTicket { id: 1, generation: 2 })
     }
+    fn call(&mut self, _: &[u8], fields: &[(&[u8], &[u8])], _: &[u8], _: u64) -> HostAnswer<()> {
+        if fields.len() == 2 { Ok(()) } else { Err(HostRefusal::NotAllowed) }
+    }
+    fn call_answer(&mut self) -> HostAnswer<Option<(u32, &[u8])>> {
+        Ok(Some((204, &self.value)))
+    }
+    fn call_header(&mut self, _: &[u8], index: usize) -> HostAnswer<Option<&[u8]>> {
+        Ok(Some(&*self.value).filter(|_| index == 0))
+    }
     fn log(&mut self, level: i32, line: String) {
         self.lines.borrow_mut().push(format!("{level} {line}"));
     }
+}
+
+/// A connection with some bytes.
+#[derive(Debug, Default)]
+struct FakeConnection {
+    bytes: Vec<u8>,
+    lines: RefCell<Vec<String>>,
+}
+
+impl ConnectionCall for FakeConnection {
+    fn fact(&mut self, fact: RequestFact) -> HostAnswer<Option<&[u8]>> {
+        Ok(Some(b"a").filter(|_| fact == RequestFact::Source).map(|name| &name[..]))
+    }
+    fn value(&mut self, _: &[u8]) -> HostAnswer<Option<&[u8]>> {
+        Ok(None)
+    }
+    fn set_value(&mut self, _: &[u8], _: &[u8]) -> HostAnswer<()> {
+        Err(HostRefusal::NotNow)
+    }
+    fn count(&mut self, _: u32, _: u64) -> HostAnswer<()> {
+        Ok(())
+    }
+    fn bytes(&mut self) -> HostAnswer<&[u8]> {
+        Ok(&self.bytes)
+    }
+    fn set_bytes(&mut self, bytes: &[u8]) -> HostAnswer<()> {
+        self.bytes = bytes.to_vec();
+        Ok(())
+    }
+    fn note(&mut self, _: &[u8]) -> HostAnswer<()> {
+        Ok(())
+    }
+    fn suspend(&mut self) -> HostAnswer<AbiTicket> {
+        Err(HostRefusal::NotNow)
+    }
+    fn log(&mut self, level: i32, line: String) {
+        self.lines.borrow_mut().push(format!("{level} {line}"));
+    }
+}
+
+#[test]
+fn functions_of_connections_and_calls_check_what_they_are_passed() {
+    let missing = AbiText { data: std::ptr::null(), size: 5 };
+    let huge = AbiText { data: b"x".as_ptr(), size: usize::MAX };
+    let mut text = NONE;
+    let place = &raw mut text;
+    let misaligned = place.cast::<u8>().wrapping_add(1).cast::<AbiText>();
+    let mut fake = FakeConnection { bytes: b"abc".into(), ..FakeConnection::default() };
+    let bytes = HOST_TABLE.connection_bytes.unwrap();
+    let own = AbiConnection { id: 7 };
+    assert_eq!(unsafe { bytes(own, place) }, result::NOT_NOW);
+    call::enter_connection(7, &mut fake, |connection| {
+        assert_eq!(unsafe { bytes(AbiConnection { id: 8 }, place) }, result::STALE);
+        assert_eq!(unsafe { bytes(connection, std::ptr::null_mut()) }, result::INVALID);
+        assert_eq!(unsafe { bytes(connection, misaligned) }, result::INVALID);
+        assert_eq!(unsafe { bytes(connection, place) }, result::OK);
+        let set = HOST_TABLE.connection_bytes_set.unwrap();
+        assert_eq!(unsafe { set(connection, missing) }, result::INVALID);
+        assert_eq!(unsafe { set(connection, huge) }, result::TOO_LARGE);
+        assert_eq!(unsafe { set(connection, AbiText::of(b"d")) }, result::OK);
+        let fact = HOST_TABLE.connection_fact.unwrap();
+        assert_eq!(unsafe { fact(connection, 99, place) }, result::INVALID);
+        assert_eq!(unsafe { fact(connection, sluice_abi::fact::SNI, place) }, result::NOT_FOUND);
+        let share = HOST_TABLE.connection_value_set.unwrap();
+        assert_eq!(unsafe { share(connection, huge, NONE) }, result::TOO_LARGE);
+        assert_eq!(unsafe { share(connection, NONE, NONE) }, result::NOT_NOW);
+        let note = HOST_TABLE.connection_note.unwrap();
+        assert_eq!(unsafe { note(connection, missing) }, result::INVALID);
+        let suspend = HOST_TABLE.connection_suspend.unwrap();
+        assert_eq!(unsafe { suspend(connection, std::ptr::null_mut()) }, result::INVALID);
+        let log = HOST_TABLE.log.unwrap();
+        assert_eq!(unsafe { log(2, AbiText::of(b"of a connection")) }, result::OK);
+        // No request is at hand, and nothing at all outside.
+        assert_eq!(header(REQUEST, 0, NONE, place), result::NOT_NOW);
+        assert_eq!(call::outside(|| unsafe { bytes(connection, place) }), result::NOT_NOW);
+    });
+    assert_eq!(fake.bytes, b"d");
+    assert_eq!(*fake.lines.borrow(), ["2 of a connection"]);
+    let mut fake = Fake { value: b"1".into(), ..Fake::default() };
+    call::enter(REQUEST.id, &mut fake, |request| {
+        let name = AbiText::of(b"a");
+        let call = HOST_TABLE.call.unwrap();
+        let fields = [AbiField { name, value: name }, AbiField { name, value: missing }];
+        let calls =
+            |fields, count, body| unsafe { call(request, name, fields, count, body, u64::MAX) };
+        assert_eq!(calls(fields.as_ptr(), 2, NONE), result::INVALID);
+        assert_eq!(calls(fields.as_ptr(), 1, huge), result::TOO_LARGE);
+        assert_eq!(calls(fields.as_ptr(), usize::MAX, NONE), result::TOO_LARGE);
+        assert_eq!(calls(std::ptr::null(), 2, NONE), result::INVALID);
+        assert_eq!(calls(fields.as_ptr(), 1, NONE), result::NOT_ALLOWED);
+        let answer = HOST_TABLE.call_answer.unwrap();
+        let mut status = 0;
+        assert_eq!(unsafe { answer(request, std::ptr::null_mut(), place) }, result::INVALID);
+        assert_eq!(
+            unsafe { answer(request, &raw mut status, std::ptr::null_mut()) },
+            result::INVALID
+        );
+        assert_eq!(unsafe { answer(request, &raw mut status, place) }, result::OK);
+        assert_eq!(status, 204);
+        let header = HOST_TABLE.call_header.unwrap();
+        assert_eq!(unsafe { header(request, huge, 0, place) }, result::TOO_LARGE);
+        assert_eq!(unsafe { header(request, name, 1, place) }, result::NOT_FOUND);
+    });
 }
 
 fn header(request: AbiRequest, part: i32, name: AbiText, value: *mut AbiText) -> i32 {

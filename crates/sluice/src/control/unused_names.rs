@@ -19,6 +19,7 @@ const OF_PARTS: &[(&str, NameLabels)] = &[
     (http_metrics::RATE_SHADOWED.name, &["listener", "limit"]),
     (http_metrics::CONCURRENCY.name, &["listener", "limit"]),
     (sluice_module::metrics::INSTANCES.name, &["listener", "filter"]),
+    (sluice_module::metrics::CONNECTIONS.name, &["listener", "filter"]),
     (sluice_module::metrics::FAILURES.name, &["listener", "filter"]),
     (sluice_module::metrics::COUNTS.name, &["filter", "counter"]),
     // The names of methods have series that all listeners share.

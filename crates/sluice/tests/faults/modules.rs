@@ -1,11 +1,11 @@
-//! Requests for which a filter of a loaded library fails, or which it cuts off.
+//! Requests and connections for which a filter of a loaded library fails, or which it ends.
 
 use std::io::{Read as _, Write as _};
 
 use sluice_testkit::peers::connect;
 use sluice_testkit::{Origin, Sluice, libraries};
 
-use crate::kit::{Fault, Seen, send};
+use crate::kit::{Fault, Seen, nobody, send};
 
 pub(crate) const CASES: &[Fault] = &[
     Fault {
@@ -37,7 +37,53 @@ pub(crate) const CASES: &[Fault] = &[
             Seen::request(&sluice, "module.cut").heard(heard).at("\"web\"").endpoint(origin.addr())
         },
     },
+    Fault {
+        name: "A filter of a loaded library refuses a connection",
+        reason: "module.closed",
+        inject: || {
+            let kit = Sluice::new().workers(1);
+            libraries::compile_text("gate", GATE, kit.folder())
+                .expect("a compiler of C is installed");
+            let listener = "name: tcp, address: 127.0.0.1:0, filters: [{ module: { library: libgate.so } }], relay: up";
+            let sluice = kit.start(&format!(
+                "listeners: [{{ {listener} }}]\nclusters: {{ up: {{ endpoints: [\"{}\"] }} }}\naccess_log: [{{ sink: records.json }}]\n",
+                nobody()
+            ));
+            let mut client = connect(sluice.addr("tcp"));
+            let mut heard = Vec::new();
+            // The connection ends without a byte.
+            let _ = client.read_to_end(&mut heard);
+            assert!(heard.is_empty());
+            Seen::of(&sluice, "module.closed")
+                .heard("nothing, and the connection ends")
+                .at("\"tcp\"")
+                .at("gate: not today")
+        },
+    },
 ];
+
+/// Refuses every connection.
+const GATE: &str = r#"
+#include "sluice_filter.h"
+static const sluice_host *host;
+static sluice_result config_new(sluice_config c, sluice_text f, sluice_text t, void **o) {
+    (void)c, (void)f, (void)t, (void)o;
+    return SLUICE_OK;
+}
+static sluice_step opened(sluice_connection c, void *o, void *s, int32_t zero) {
+    (void)o, (void)s, (void)zero;
+    host->connection_note(c, (sluice_text){"not today", 9});
+    return SLUICE_CLOSE;
+}
+const sluice_module *sluice_module_init(const sluice_host *of) {
+    static const sluice_module module = {
+        .size = sizeof module, .major = SLUICE_ABI_MAJOR, .minor = SLUICE_ABI_MINOR, .name = {"gate 1.0", 8},
+        .config_new = config_new, .connection_opened = opened,
+    };
+    host = of;
+    return &module;
+}
+"#;
 
 /// Fails for requests with `x-fail`, and cuts off the responses to others.
 const LIBRARY: &str = r#"

@@ -335,3 +335,24 @@ fn descriptors_of_a_local_limit_split_a_rule() {
     let unknown = "{ entries: [{ key: other, value: x }, { key: path, value: /b }], token_bucket: { max_tokens: 1, fill_interval: 1s } }";
     refused(&with(unknown), "no `rate_limits` of the route make it");
 }
+
+#[test]
+fn modules_of_envoy_are_told_from_libraries_of_sluice() {
+    let filter = "{ '@type': t/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter, dynamic_module_config: { name: waf }, filter_name: a, filter_config: { '@type': t/google.protobuf.StringValue, value: b } }";
+    let text = hcm(
+        &format!("http_filters: [{{ name: f, typed_config: {filter} }}, ROUTER]"),
+        "{ match: { prefix: / }, route: { cluster: a } }",
+    );
+    let loaded = load_text(Path::new("envoy.yaml"), text, &UnknownFields::Refuse.into());
+    // Nothing of its settings is reported besides.
+    let [finding] = &loaded.diags.iter().collect::<Vec<_>>()[..] else {
+        panic!("{:#?}", loaded.diags)
+    };
+    assert!(finding.message.contains("DynamicModuleFilter is not supported"), "{finding:?}");
+    let help = finding.help.as_deref().unwrap();
+    assert!(
+        help.starts_with("`libwaf.so` has the interface of the one version of Envoy"),
+        "{help}"
+    );
+    assert!(help.contains("`sluice_filter.h` (version 1.1)"), "{help}");
+}
