@@ -73,8 +73,8 @@ impl HttpFilter for LuaFilter {
         access(cx, false)
     }
 
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
-        self.0.piece(cx, body, false)
+    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> BodyStep {
+        self.0.piece(cx, body, last, false)
     }
 
     fn request_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> TrailersStep {
@@ -89,8 +89,8 @@ impl HttpFilter for LuaFilter {
         access(cx, true)
     }
 
-    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> ResponseBodyStep {
-        self.0.piece(cx, body, true)
+    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> ResponseBodyStep {
+        self.0.piece(cx, body, last, true)
     }
 
     fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
@@ -219,14 +219,16 @@ impl LuaRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         body: &mut Body,
+        last: bool,
         response: bool,
     ) -> PieceStep<Body, E> {
-        // What waits for pieces learns of the end with the trailers, which may be none.
-        if parked(cx, response) != Parked::Chunk || body.is_empty() {
+        // The last piece may be empty: a script still adds to the body there. Trailers say themselves that they are the end.
+        let ends = last && cx.following_trailers().is_none();
+        if parked(cx, response) != Parked::Chunk || body.is_empty() && !ends {
             return PieceStep::Continue;
         }
         let number = self.next_chunk(cx, response);
-        self.chunk(cx, body, response, Input::Chunk(number))
+        self.chunk(cx, body, ends, response, Input::Chunk(number))
     }
 
     fn next_chunk(&self, cx: &mut Cx<'_>, response: bool) -> u32 {
@@ -241,14 +243,15 @@ impl LuaRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         piece: &mut Body,
+        ends: bool,
         response: bool,
         input: Input,
     ) -> PieceStep<Body, E> {
         let running = Rc::clone(self);
         let body = std::mem::replace(piece, Body::Shared(Bytes::new())).into_bytes();
-        let mut message = MessageAtHand::Chunk(body);
+        let mut message = MessageAtHand::Chunk(body, ends);
         let verdict = self.run(cx, response, &mut message, input);
-        if let MessageAtHand::Chunk(body) = message {
+        if let MessageAtHand::Chunk(body, _) = message {
             *piece = Body::Shared(body);
         }
         match verdict {
@@ -257,7 +260,7 @@ impl LuaRunning {
             RunVerdict::Call(calling) => PieceStep::wait(async move {
                 let called = calling.await;
                 move |cx: &mut Cx<'_>, piece: &mut Body| {
-                    running.chunk(cx, piece, response, Input::called(called))
+                    running.chunk(cx, piece, ends, response, Input::called(called))
                 }
             }),
         }
@@ -330,6 +333,7 @@ impl LuaRunning {
         mut input: Input,
     ) -> RunVerdict {
         loop {
+            let ends = cx.ends_with_head();
             let mut run = ScriptRun {
                 cx,
                 message,
@@ -358,7 +362,7 @@ impl LuaRunning {
                 (RunOutcome::Wait(WaitedFor::Call), Some(calling)) => {
                     return RunVerdict::Call(calling);
                 }
-                (RunOutcome::Wait(wanted), _) => match answer(wanted, message) {
+                (RunOutcome::Wait(wanted), _) => match answer(wanted, message, ends) {
                     WaitAnswer::Buffer => return RunVerdict::Buffer,
                     WaitAnswer::Park(parked) => {
                         side.parked = parked;

@@ -52,8 +52,8 @@ function Headers:getNumValues(name) return host(op.count, id_of(self, "getNumVal
 function Headers:add(name, value) return host(op.add, id_of(self, "add"), self[PART], name, value) end
 function Headers:replace(name, value) return host(op.replace, id_of(self, "replace"), self[PART], name, value) end
 function Headers:remove(name) return host(op.remove, id_of(self, "remove"), self[PART], name) end
-function Headers:setHttp1ReasonPhrase()
-  raise("setHttp1ReasonPhrase() is not supported: the reason phrase follows from the status")
+function Headers:setHttp1ReasonPhrase(phrase)
+  return host(op.phrase, id_of(self, "setHttp1ReasonPhrase"), self[PART], phrase)
 end
 function HeadersClass:__pairs()
   local all, at = host(op.all, id_of(self, "pairs"), self[PART]), -1
@@ -80,6 +80,8 @@ function Metadata:get(name)
   return self[CACHE][name]
 end
 function MetadataClass:__pairs() return pairs(self[CACHE]) end
+-- What is there is read by get(): an index that is no method has no value.
+setmetatable(Metadata, nil)
 
 -- Values that the filters of a request share.
 local Dynamic = {}
@@ -104,7 +106,9 @@ end
 
 local SslClass = facts("ssl()", op.ssl, [[
   peerCertificatePresented peerCertificateValidated uriSanPeerCertificate dnsSansPeerCertificate
-  subjectPeerCertificate sha256PeerCertificateDigest tlsVersion ciphersuiteString alpn]])
+  subjectPeerCertificate sha256PeerCertificateDigest issuerPeerCertificate serialNumberPeerCertificate
+  validFromPeerCertificate expirationPeerCertificate urlEncodedPemEncodedPeerCertificate tlsVersion ciphersuiteString
+  alpn]])
 
 local function ssl_of(self)
   return host(op.is_tls, id_of(self, "ssl")) and object(SslClass, self) or nil
@@ -113,7 +117,7 @@ end
 local ConnectionClass = class("connection()", { ssl = ssl_of })
 
 local InfoClass = facts("streamInfo()", op.info, [[
-  protocol routeName downstreamLocalAddress downstreamDirectLocalAddress downstreamRemoteAddress
+  protocol routeName virtualClusterName downstreamLocalAddress downstreamDirectLocalAddress downstreamRemoteAddress
   downstreamDirectRemoteAddress requestedServerName]], {
   dynamicMetadata = function(self) return object(DynamicClass, self) end,
   downstreamSslConnection = ssl_of,
@@ -161,11 +165,19 @@ end
 
 function Handle:body(always)
   id_of(self, "body")
-  return (wait(self, "body", "body") or always) and object(BodyClass, self, 0) or nil
+  local cache = self[CACHE]
+  if wait(self, "body", "body") then
+    cache.seen = true
+  elseif not always then
+    return nil
+  end
+  cache.body = cache.body or object(BodyClass, self, 0)
+  return cache.body
 end
 
 function Handle:bodyChunks()
   id_of(self, "bodyChunks")
+  if self[CACHE].seen then raise("bodyChunks() cannot follow body(), which has all of it") end
   return function()
     local number = wait(self, "bodyChunks", "chunk")
     return number and object(BodyClass, self, number)
@@ -184,7 +196,9 @@ function Handle:respond(headers, body)
   yield(TOKEN, "respond")
 end
 
-local CALL_OPTIONS = { asynchronous = true, timeout_ms = true, return_duplicate_headers = true, send_xff = true }
+-- Whether there are spans is not up to scripts: `trace_sampled` has no effect.
+local CALL_OPTIONS =
+  { asynchronous = true, timeout_ms = true, return_duplicate_headers = true, send_xff = true, trace_sampled = true }
 
 function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
   local id = id_of(self, "httpCall")
@@ -196,9 +210,12 @@ function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
     end
     if options.send_xff then raise("httpCall(): send_xff is not supported; add x-forwarded-for to the headers") end
   end
-  local async = options.asynchronous == true
+  local async = options.asynchronous
+  if async ~= nil and type(async) ~= "boolean" then
+    raise("httpCall(): whether it is asynchronous must be true or false")
+  end
   if not async then own_thread(self, "httpCall") end
-  host(op.call, id, cluster, flat(headers, "httpCall"), body, options.timeout_ms or 0, async)
+  host(op.call, id, cluster, flat(headers, "httpCall"), body, options.timeout_ms or 0, async or false)
   if async then return end
   local list, text = wait(self, "httpCall", "call")
   local response = {}
@@ -217,7 +234,11 @@ end
 
 for level, name in pairs({ "Trace", "Debug", "Info", "Warn", "Err", "Critical" }) do
   Handle["log" .. name] = function(self, message)
-    return host(op.log, id_of(self, "log" .. name), level, tostring(message))
+    local kind = type(message)
+    if kind ~= "string" and kind ~= "number" then
+      raise("bad argument #1 to 'log" .. name .. "' (string expected, got " .. kind .. ")")
+    end
+    return host(op.log, id_of(self, "log" .. name), level, message)
   end
 end
 
@@ -231,15 +252,20 @@ function Handle:base64Escape(text)
   return settle(natives.base64(text))
 end
 
-local KEY = {}
+-- A public key that can be used.
+local Key = {}
+local KeyClass = class("a public key", Key)
+
+function Key:get() return rawget(self, PART) end
+
 function Handle:importPublicKey(der, length)
   id_of(self, "importPublicKey")
-  return { [KEY] = settle(natives.import_key(der, length)) }
+  return setmetatable({ [PART] = settle(natives.import_key(der, length)) }, KeyClass)
 end
 function Handle:verifySignature(hash, key, signature, signature_length, data, data_length)
   id_of(self, "verifySignature")
-  local der = type(key) == "table" and rawget(key, KEY)
-  if not der then raise("verifySignature(): the key must come from importPublicKey()") end
+  local der = type(key) == "table" and rawget(key, PART) or key
+  if type(der) ~= "string" then raise("verifySignature(): the key must come from importPublicKey()") end
   return settle(natives.verify(hash, der, signature, signature_length, data, data_length))
 end
 

@@ -33,6 +33,8 @@ const NO_MEMORY: &str = "not enough memory";
 pub(crate) struct LuaState {
     lua: Lua,
     budget: Rc<ScriptBudget>,
+    /// Of the script.
+    name: String,
     memory: usize,
     /// The function of every coroutine.
     start: Function,
@@ -104,7 +106,7 @@ impl LuaState {
         // LuaJIT does not collect when memory runs out: it must not fall behind large strings.
         let pace = GcIncParams::default().pause(150).step_multiplier(100_000);
         lua.gc_set_mode(GcMode::Incremental(pace));
-        let budget = ScriptBudget::new(limits.instructions, limits.cpu, limits.jit);
+        let budget = ScriptBudget::new(limits);
         budget.begin(&lua)?;
         let natives = natives::table(&lua, &budget, limits.memory / STRING_SHARE)?;
         let sandbox = lua.load(SANDBOX).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
@@ -132,6 +134,7 @@ impl LuaState {
         let state = Self {
             lua,
             budget,
+            name: name.to_owned(),
             memory: limits.memory,
             start,
             slot,
@@ -228,7 +231,11 @@ impl LuaState {
                     list.raw_push(lua.create_string(name)?)?;
                     list.raw_push(lua.create_string(value)?)?;
                 }
-                vec![ok, Value::Table(list), Value::String(lua.create_string(body)?)]
+                let body = match body.is_empty() {
+                    true => Value::Nil,
+                    false => Value::String(lua.create_string(body)?),
+                };
+                vec![ok, Value::Table(list), body]
             }
         }))
     }
@@ -247,8 +254,10 @@ impl LuaState {
         let failed = |message: &str| {
             let memory = message.ends_with(NO_MEMORY);
             self.gone.set(self.gone.get() || memory);
-            let kind = if memory { FailureKind::Memory } else { FailureKind::Error };
-            RunOutcome::Failed(ScriptFailure::new(kind, message))
+            RunOutcome::Failed(match memory {
+                true => self.out_of_memory(),
+                false => ScriptFailure::new(FailureKind::Error, message),
+            })
         };
         match (ours, word.as_deref(), thread.is_resumable()) {
             (true, Some("done"), false) => RunOutcome::Done,
@@ -272,7 +281,14 @@ impl LuaState {
             return failure;
         }
         self.gone.set(true);
-        ScriptFailure { kind: FailureKind::Memory, ..failure }
+        self.out_of_memory()
+    }
+
+    /// The error itself has no place any more.
+    fn out_of_memory(&self) -> ScriptFailure {
+        let place = self.budget.near();
+        let place = place.map_or_else(|| self.name.clone(), |place| format!("near {place}"));
+        ScriptFailure::new(FailureKind::Memory, &format!("{place}: {NO_MEMORY}"))
     }
 
     /// Collects what is not used before it is in the way, and gives the state up before it is full.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mlua::{Lua, Value};
+use mlua::Lua;
 
 use crate::args::{Args, OpResult, nothing, one};
 use crate::side::ScriptRun;
@@ -25,45 +25,12 @@ pub(super) fn info(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'
         "downstreamLocalAddress" | "downstreamDirectLocalAddress" => Some(conn.local().to_string()),
         "downstreamRemoteAddress" => Some(summary.source.to_string()),
         "downstreamDirectRemoteAddress" => Some(conn.peer().to_string()),
+        // There are no virtual clusters.
+        "virtualClusterName" => Some(String::new()),
         "requestedServerName" => Some(conn.sni().unwrap_or_default().to_owned()),
         _ => None,
     };
     one(lua, text)
-}
-
-/// Whether TLS was terminated.
-pub(super) fn is_tls(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, _: &mut Args<'_>) -> OpResult {
-    one(lua, run.cx.conn.tls().is_some())
-}
-
-/// `(name)`.
-pub(super) fn ssl(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'_>) -> OpResult {
-    let Some(tls) = run.cx.conn.tls() else { return one(lua, Value::Nil) };
-    let client = tls.client.as_deref();
-    let first_or_all = |names: Option<&[Box<str>]>| -> OpResult {
-        let names: Vec<String> =
-            names.unwrap_or_default().iter().map(ToString::to_string).collect();
-        one(lua, names)
-    };
-    match &*args.word(0)? {
-        // A client certificate is verified whenever one is asked for.
-        "peerCertificatePresented" | "peerCertificateValidated" => one(lua, client.is_some()),
-        "uriSanPeerCertificate" => first_or_all(client.map(|client| &*client.uris)),
-        "dnsSansPeerCertificate" => first_or_all(client.map(|client| &*client.names)),
-        "subjectPeerCertificate" => {
-            one(lua, client.map(|client| &*client.subject).unwrap_or_default())
-        }
-        "sha256PeerCertificateDigest" => {
-            one(lua, client.map(|client| &*client.sha256).unwrap_or_default())
-        }
-        "tlsVersion" => one(lua, format!("TLSv{}", tls.version)),
-        "ciphersuiteString" => one(lua, tls.cipher),
-        "alpn" => match &tls.alpn {
-            Some(alpn) => one(lua, lua.create_string(alpn)?),
-            None => one(lua, ""),
-        },
-        _ => one(lua, Value::Nil),
-    }
 }
 
 /// `(level, message)`, from 1 for trace.
