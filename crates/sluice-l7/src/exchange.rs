@@ -265,6 +265,7 @@ impl RequestTask {
             cluster: None,
             attempts: SmallVec::new(),
             side_calls: Vec::new(),
+            filter: None,
             received: 0,
             sent: 0,
             status: 0,
@@ -386,6 +387,7 @@ impl Drop for RequestTask {
             let none = Summary {
                 attempts: SmallVec::new(),
                 side_calls: Vec::new(),
+                filter: None,
                 ..self.summary.clone()
             };
             let summary = std::mem::replace(&mut self.summary, none);

@@ -15,12 +15,11 @@ use sluice_l7::filters::{
     BodyAccess, BodyStep, Cx, HeadDecision, HeadStep, HttpFilter, MessageEnd, PieceStep,
     ResponseBodyStep, ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeStep,
 };
-use sluice_telemetry::CounterSet;
 
 use crate::decisions::{RunVerdict, WaitAnswer, answer};
 use crate::failure::{FailureKind, ScriptFailure};
 use crate::in_use::{LuaUse, OnScriptError};
-use crate::metrics;
+use crate::metrics::{ScriptCounts, ScriptInstance};
 use crate::ops;
 use crate::script::States;
 use crate::side::{Input, MessageAtHand, Parked, ScriptRun, ScriptSide};
@@ -34,16 +33,14 @@ pub(crate) struct LuaFilter(Rc<LuaRunning>);
 #[derive(Debug)]
 struct LuaRunning {
     plan: LuaUse,
-    worker: Rc<WorkerCx>,
-    listener: Box<str>,
-    failures: CounterSet<&'static str>,
-    replaced: CounterSet<&'static str>,
+    counts: ScriptCounts,
 }
 
 /// The scripts of one request.
 #[derive(Debug)]
 struct OfRequest {
     state: Rc<LuaState>,
+    _instance: ScriptInstance,
     request: Option<ScriptSide>,
     response: Option<ScriptSide>,
 }
@@ -57,10 +54,8 @@ impl OfRequest {
 impl LuaFilter {
     /// `owner` begins with the name of the listener.
     pub(crate) fn new(plan: LuaUse, worker: &Rc<WorkerCx>, owner: &str) -> Self {
-        let listener = owner.split('/').next().unwrap_or_default().into();
-        let (failures, replaced) = (CounterSet::default(), CounterSet::default());
-        let worker = Rc::clone(worker);
-        Self(Rc::new(LuaRunning { plan, worker, listener, failures, replaced }))
+        let counts = ScriptCounts::new(worker, owner, &plan.exposed.name);
+        Self(Rc::new(LuaRunning { plan, counts }))
     }
 }
 
@@ -154,9 +149,10 @@ impl LuaRunning {
         let mut of = match begun {
             Some(of) => of,
             None => {
-                let count = |why| self.count_replaced(why);
+                let count = |why| self.counts.replaced(why);
                 let state = States::of(cx.worker).state(script, self.plan.limits, count)?;
-                Box::new(OfRequest { state, request: None, response: None })
+                let _instance = self.counts.instance();
+                Box::new(OfRequest { state, _instance, request: None, response: None })
             }
         };
         if of.request.as_ref().is_some_and(|side| side.gone) {
@@ -345,7 +341,8 @@ impl LuaRunning {
                 call: None,
                 logged: 0,
             };
-            let outcome = lua.resume(&side.thread, input, &mut run);
+            let outcome =
+                self.counts.run(|| lua.resume(&side.thread, input, &mut run), || lua.memory_used());
             let (reply, call) = (run.reply.take(), run.call.take());
             input = match (outcome, call) {
                 (RunOutcome::Done, _) => return RunVerdict::Continue,
@@ -377,9 +374,7 @@ impl LuaRunning {
     /// Counts and logs a failure; returns the reply, if the request fails with it.
     fn failed(&self, cx: &mut Cx<'_>, failure: ScriptFailure) -> Option<Box<Reply>> {
         let reason = failure.reason();
-        self.failures.count(&reason.code(), |code| {
-            self.worker.shard.counter(&metrics::FAILURES, &[&self.listener, code])
-        });
+        self.counts.failure(&failure);
         let (script, request) = (&*self.plan.exposed.name, cx.summary.id);
         tracing::warn!(script, request, reason = reason.code(), "{}", failure.message);
         match self.plan.on_error {
@@ -389,11 +384,5 @@ impl LuaRunning {
                 None
             }
         }
-    }
-
-    fn count_replaced(&self, why: &'static str) {
-        self.replaced.count(&why, |why| {
-            self.worker.shard.counter(&metrics::REPLACED, &[&self.listener, why])
-        });
     }
 }

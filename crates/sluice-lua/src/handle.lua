@@ -3,23 +3,15 @@
 -- Owns: the names and arguments of Envoy's interface. Refuses to know: how anything is done; each method passes a number
 -- of an operation to the host. Keeps: an object carries the number of its run, which the host compares, so that one that
 -- is kept for later is an error; only the coroutine of the request itself waits.
-local natives, op, TOKEN, slot, raise, settle = ...
+local natives, op, TOKEN, raise, settle, text_of, own = ...
 local pcall, type, tostring, pairs, rawget = pcall, type, tostring, pairs, rawget
 local setmetatable, yield, running = setmetatable, coroutine.yield, coroutine.running
+local ID, PART, CACHE, id_of, host, class, facts = own.ID, own.PART, own.CACHE, own.id_of, own.host, own.class, own.facts
+local MetadataClass, SslClass, object = own.MetadataClass, own.SslClass, own.object
 
 EnvoyTimestampResolution = { MILLISECOND = 0, MICROSECOND = 1 }
 
-local ID, THREAD, PART, CACHE = {}, {}, {}, {}
-
-local function id_of(self, name)
-  local id = type(self) == "table" and rawget(self, ID)
-  if not id then raise("call " .. name .. " with a colon, as in handle:" .. name .. "()") end
-  return id
-end
-
-local function host(code, id, ...)
-  return settle(slot[1](code, id, ...))
-end
+local THREAD = {}
 
 local function own_thread(self, name)
   if running() ~= rawget(self, THREAD) then
@@ -30,16 +22,6 @@ end
 local function wait(self, name, what, ...)
   own_thread(self, name)
   return settle(yield(TOKEN, what, ...))
-end
-
--- A type of objects; a method that it lacks is an error that names it.
-local function class(kind, methods)
-  setmetatable(methods, {
-    __index = function(_, name)
-      raise(kind .. " has no " .. tostring(name) .. "() in Sluice; docs/lua.md lists what there is")
-    end,
-  })
-  return { __index = methods, __newindex = function() raise(kind .. " cannot be assigned to") end, __metatable = false }
 end
 
 -- Headers and trailers.
@@ -71,18 +53,6 @@ function Body:length() return host(op.body_length, id_of(self, "length"), self[P
 function Body:getBytes(index, length) return host(op.body_bytes, id_of(self, "getBytes"), self[PART], index, length) end
 function Body:setBytes(bytes) return host(op.body_set, id_of(self, "setBytes"), self[PART], bytes) end
 
--- Values of the configuration.
-local Metadata = {}
-local MetadataClass = class("the object of metadata", Metadata)
-
-function Metadata:get(name)
-  id_of(self, "get")
-  return self[CACHE][name]
-end
-function MetadataClass:__pairs() return pairs(self[CACHE]) end
--- What is there is read by get(): an index that is no method has no value.
-setmetatable(Metadata, nil)
-
 -- Values that the filters of a request share.
 local Dynamic = {}
 local DynamicClass = class("dynamicMetadata()", Dynamic)
@@ -90,25 +60,6 @@ local DynamicClass = class("dynamicMetadata()", Dynamic)
 function Dynamic:get(filter) return host(op.metadata_get, id_of(self, "get"), filter) end
 function Dynamic:set(filter, key, value) return host(op.metadata_set, id_of(self, "set"), filter, key, value) end
 function DynamicClass:__pairs() return pairs(host(op.metadata_all, id_of(self, "pairs"))) end
-
-local function object(of, self, part)
-  return setmetatable({ [ID] = id_of(self, "this"), [PART] = part }, of)
-end
-
--- A type whose methods take nothing and ask for a fact of that name.
-local function facts(kind, code, names, more)
-  local methods = more or {}
-  for name in names:gmatch("%S+") do
-    methods[name] = function(self) return host(code, id_of(self, name), name) end
-  end
-  return class(kind, methods)
-end
-
-local SslClass = facts("ssl()", op.ssl, [[
-  peerCertificatePresented peerCertificateValidated uriSanPeerCertificate dnsSansPeerCertificate
-  subjectPeerCertificate sha256PeerCertificateDigest issuerPeerCertificate serialNumberPeerCertificate
-  validFromPeerCertificate expirationPeerCertificate urlEncodedPemEncodedPeerCertificate tlsVersion ciphersuiteString
-  alpn]])
 
 local function ssl_of(self)
   return host(op.is_tls, id_of(self, "ssl")) and object(SslClass, self) or nil
@@ -232,15 +183,7 @@ function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
   return response, text
 end
 
-for level, name in pairs({ "Trace", "Debug", "Info", "Warn", "Err", "Critical" }) do
-  Handle["log" .. name] = function(self, message)
-    local kind = type(message)
-    if kind ~= "string" and kind ~= "number" then
-      raise("bad argument #1 to 'log" .. name .. "' (string expected, got " .. kind .. ")")
-    end
-    return host(op.log, id_of(self, "log" .. name), level, message)
-  end
-end
+own.logs(Handle, op.log)
 
 function Handle:clearRouteCache() return host(op.reroute, id_of(self, "clearRouteCache")) end
 function Handle:timestamp(resolution) return host(op.timestamp, id_of(self, "timestamp"), resolution) end
@@ -269,19 +212,6 @@ function Handle:verifySignature(hash, key, signature, signature_length, data, da
   return settle(natives.verify(hash, der, signature, signature_length, data, data_length))
 end
 
--- The text of what was raised; a table may say it itself.
-local function text_of(problem)
-  if type(problem) == "string" then return problem end
-  local ok, text = pcall(tostring, problem)
-  return ok and type(text) == "string" and text or "an error that is no text"
-end
-
--- Runs the script itself.
-local function load_script(chunk)
-  local ok, problem = pcall(chunk)
-  if not ok then return text_of(problem) end
-end
-
 -- The function of a request's coroutine.
 local function start(hook, id)
   local handle = setmetatable({ [ID] = id, [THREAD] = running(), [CACHE] = {} }, HandleClass)
@@ -290,4 +220,4 @@ local function start(hook, id)
   return TOKEN, "error", text_of(problem)
 end
 
-return start, load_script
+return start

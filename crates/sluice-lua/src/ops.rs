@@ -11,9 +11,9 @@ use crate::side::ScriptRun;
 mod body;
 mod call;
 mod head;
-mod info;
-mod shared;
-mod tls;
+pub(crate) mod info;
+pub(crate) mod shared;
+pub(crate) mod tls;
 
 pub(crate) use shared::{ERROR, VALUES};
 

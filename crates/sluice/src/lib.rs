@@ -30,8 +30,19 @@ pub struct Extensions {
 
 impl Default for Extensions {
     fn default() -> Self {
-        Self { connection: sluice_l7::connection_filters::built_in(), http: http_filters() }
+        Self { connection: connection_filters(), http: http_filters() }
     }
+}
+
+#[cfg_attr(
+    not(feature = "lua"),
+    allow(clippy::let_and_return, unused_mut, reason = "nothing is added")
+)]
+fn connection_filters() -> Filters {
+    let mut filters = sluice_l7::connection_filters::built_in();
+    #[cfg(feature = "lua")]
+    filters.register(std::sync::Arc::new(sluice_lua::ConnectionLuaFactory));
+    filters
 }
 
 fn http_filters() -> HttpFilters {
@@ -73,7 +84,9 @@ impl KnownFilters for FilterSets<'_> {
 pub fn main_with(extensions: Extensions) -> ExitCode {
     let Extensions { connection, http } = &extensions;
     let of_all = sluice_l7::identity::VALUES;
-    sluice_core::values::declare(connection.values().chain(http.values()).chain(of_all));
+    let of_relays = sluice_l4::named_clusters::VALUES;
+    let of_filters = connection.values().chain(http.values());
+    sluice_core::values::declare(of_filters.chain(of_all).chain(of_relays));
     #[cfg(feature = "envoy")]
     let result = match as_envoy() {
         Some((program, flags)) => commands::run_as_envoy(&flags, &program, extensions),

@@ -27,7 +27,7 @@ fn config(origin: &Origin, settings: &str, rules: &str) -> String {
          routes:\n  main:\n    - rules:\n{rules}        - {{ name: other, match: {{ path: /other }}, cluster: up }}\n        - {{ name: rest, cluster: up }}\n\
          clusters:\n  up: {{ endpoints: [\"{addr}\"] }}\n  side: {{ endpoints: [\"{addr}\"] }}\n\
          limits: {{ filter_wait_seconds: 600 }}\naccess_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", path: \"%PATH%\", route: \"%ROUTE_NAME%\", status: \"%RESPONSE_CODE%\", \
-           why: \"%RESPONSE_CODE_DETAILS%\", error: \"%VALUE(lua.error)%\", who: \"%VALUE(lua.metadata.app.who)%\", calls: \"%SIDE_CALLS%\" }} }} }}]\n"
+           why: \"%RESPONSE_CODE_DETAILS%\", error: \"%VALUE(lua.error)%\", who: \"%VALUE(lua.metadata.app.who)%\", calls: \"%SIDE_CALLS%\", filter: \"%RESPONSE_FILTER%\" }} }} }}]\n"
     )
 }
 
@@ -316,6 +316,21 @@ fn rules_run_other_scripts_or_none() {
 }
 
 #[test]
+fn a_script_chooses_the_cluster() {
+    let origin = Origin::start("o");
+    let lines = r#"
+function envoy_on_request(handle)
+  local who = handle:headers():get("x-one")
+  handle:streamInfo():dynamicMetadata():set("app", "who", who == "1,2" and "side" or "none")
+  handle:clearRouteCache()
+end"#;
+    let rule = "        - { name: chosen, match: { path: /chosen }, cluster_from: \"metadata['lua.metadata.app.who']\" }\n";
+    let sluice = start(&origin, &script(lines, ""), rule);
+    assert_eq!(get(&sluice, "/chosen").status(), 200);
+    assert_eq!(ask(&sluice, "GET /chosen HTTP/1.1\r\nHost: a.test\r\n\r\n").status(), 503);
+}
+
+#[test]
 fn a_file_is_read_again_when_it_changes() {
     let origin = Origin::start("o");
     let kit = kit().watching().expect_warning("tag.lua");
@@ -386,7 +401,11 @@ end"#;
         assert!(!answer.text().contains("lua"), "{answer:?}");
         let record = record_of(&sluice, path);
         let said = record["why"].as_str().unwrap();
-        assert_eq!(record["reason"], reason, "{record}");
+        assert_eq!(
+            (&record["reason"], &record["filter"]),
+            (&reason.into(), &"lua".into()),
+            "{record}"
+        );
         assert!(said.contains(why) || path == "/table", "{record}");
         assert_eq!(get(&sluice, "/fine").status(), 200, "after {path}");
     }
@@ -400,6 +419,24 @@ end"#;
     assert_eq!(answer.status(), 500, "{answer:?}");
     let record = record_of(&sluice, "/wait");
     assert_eq!(record["reason"], "script.memory", "{record}");
+    let items = sluice.items("/filters");
+    let [item] = items.as_slice() else { panic!("{items:?}") };
+    let of = |name: &str| item[name].as_u64();
+    assert_eq!(
+        (&item["filter"], &item["listener"], &item["name"]),
+        (&"lua".into(), &"web".into(), &"inline".into())
+    );
+    assert_eq!(
+        (of("instances"), of("errors"), of("errors_script_budget")),
+        (Some(0), Some(11), Some(2)),
+        "{item}"
+    );
+    assert!(
+        of("runs") > Some(20)
+            && of("memory_bytes") > Some(1000)
+            && item["seconds"].as_f64() > Some(0.0),
+        "{item}"
+    );
     assert_eq!(sluice.metric("sluice_lua_states_replaced_total", "why=\"out_of_memory\""), 1);
     assert_eq!(sluice.metric("sluice_lua_failures_total", "reason=\"script.memory\""), 2);
 }

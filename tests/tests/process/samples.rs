@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::json;
 use sluice_testkit::mmdb::{self, MmdbValue};
 use sluice_testkit::origin::read_message;
-use sluice_testkit::peers::{Server, UdpServer, connect, read, udp_client};
+use sluice_testkit::peers::{Server, UdpServer, connect, exchange, read, read_to_end, udp_client};
 use sluice_testkit::tokens::{KeyServer, SigningKey, in_seconds, key_set};
 use sluice_testkit::{
     Authority, Browser, IdentityProvider, Origin, Running, Sluice, libraries, tools, wait,
@@ -956,6 +956,25 @@ fn scripts() {
     assert_eq!(ask("/shop/1", "").status(), 401);
     assert_eq!(ask("/shop/1", "X-User: ann\r\n").status(), 200);
     assert_eq!(app.requests()[1].value("x-tier"), "gold");
+}
+
+#[test]
+fn scripts_for_connections() {
+    let (mail, old) = (Server::greeter("mail:"), Server::greeter("old:"));
+    let sluice = Sluice::new().start(&sample(
+        "connections.yaml",
+        &[
+            ("127.0.0.1:2525", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", mail.addr().to_string()),
+            ("127.0.0.1:9001", old.addr().to_string()),
+        ],
+    ));
+    let mut client = connect(sluice.addr("mail"));
+    assert_eq!(read(&mut client, 5), b"mail:");
+    assert_eq!(exchange(&mut client, b"EHLO a\r\n"), b"EHLO a\r\n");
+    client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert!(read_to_end(&mut client).1.is_empty());
+    assert_eq!(sluice.metric("sluice_lua_connection_counts_total", "counter=\"browsers\""), 1);
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod flows;
 mod postgres;
 mod records;
 mod refusals;
+mod scripts;
 mod tcp;

@@ -82,7 +82,7 @@ impl RequestTask {
                 step = match step {
                     HeadStep::Continue => break,
                     HeadStep::Reply(reply) => {
-                        self.manager.count_filter_reply(name);
+                        self.note_filter_reply(name);
                         return Err(Stop::Reply(reply));
                     }
                     HeadStep::Buffer(max, then) => {
@@ -126,6 +126,12 @@ impl RequestTask {
             Box::pin(self.show_buffered(stream, buffered)).await?;
         }
         Ok(route)
+    }
+
+    /// Notes that a filter responds.
+    pub(super) fn note_filter_reply(&mut self, name: &'static str) {
+        self.manager.count_filter_reply(name);
+        self.summary.filter = Some(name);
     }
 
     /// Checks and normalises a path or authority, if a filter set one; returns whether it did.
@@ -277,7 +283,7 @@ impl RequestTask {
                 step = match step {
                     ResponseStep::Continue => break,
                     ResponseStep::Reply(reply) => {
-                        self.manager.count_filter_reply(name);
+                        self.note_filter_reply(name);
                         return Ok(Some(reply));
                     }
                     ResponseStep::Buffer(max, then) => {

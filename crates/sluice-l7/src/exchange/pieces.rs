@@ -576,7 +576,7 @@ impl RequestTask {
                 }
                 PieceStep::Stop(end) => {
                     let name = self.filters[place].name;
-                    self.manager.count_filter_reply(name);
+                    self.note_filter_reply(name);
                     return Err(end);
                 }
                 PieceStep::Wait(later) => {

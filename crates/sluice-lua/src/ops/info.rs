@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mlua::Lua;
+use mlua::{Lua, LuaString};
 
 use crate::args::{Args, OpResult, nothing, one};
 use crate::side::ScriptRun;
@@ -36,15 +36,26 @@ pub(super) fn info(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'
 /// `(level, message)`, from 1 for trace.
 pub(super) fn log(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>) -> OpResult {
     let (level, message) = (args.integer(0)?, args.text(1)?);
-    run.logged += 1;
-    if run.logged > LINES {
-        return nothing();
+    write_line(level, &message, &mut run.logged, &run.plan.name, run.cx.summary.id);
+    nothing()
+}
+
+/// Writes a line of a script about a request or connection, unless it wrote too many.
+pub(crate) fn write_line(
+    level: i64,
+    message: &LuaString,
+    logged: &mut u32,
+    script: &str,
+    request: u64,
+) {
+    *logged += 1;
+    if *logged > LINES {
+        return;
     }
     let message = message.as_bytes();
     let text = String::from_utf8_lossy(&message[..message.len().min(LINE_BYTES)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let text = if run.logged == LINES { "further lines of this run are left out" } else { &*text };
-    let (script, request) = (&*run.plan.name, run.cx.summary.id);
+    let text = if *logged == LINES { "further lines of this run are left out" } else { &*text };
     match level {
         1 => tracing::trace!(script, request, "{text}"),
         2 => tracing::debug!(script, request, "{text}"),
@@ -52,7 +63,6 @@ pub(super) fn log(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>)
         4 => tracing::warn!(script, request, "{text}"),
         _ => tracing::error!(script, request, "{text}"),
     }
-    nothing()
 }
 
 /// Has the route selected again.

@@ -26,7 +26,8 @@ pub(super) fn ssl(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'_
     fact(lua, tls, &args.word(0)?)
 }
 
-fn fact(lua: &Lua, tls: &TlsFacts, name: &str) -> OpResult {
+/// The fact of that name.
+pub(crate) fn fact(lua: &Lua, tls: &TlsFacts, name: &str) -> OpResult {
     let client = tls.client.as_deref();
     let list = |names: Option<&[Box<str>]>| -> OpResult {
         let names: Vec<String> =
