@@ -35,7 +35,7 @@ sluice_core::section! {
         /// The file of the script, read again when it changes.
         pub file: Option<Spanned<PathBuf>>,
         /// Values that the script gets from `filterContext()`.
-        pub context: FreeValues,
+        pub context: Option<FreeValues>,
         /// The names that the script may count under (`count`); at most 64.
         pub counters: Vec<Name>,
         /// The number of instructions that a function may run; 1000000 if omitted.
@@ -113,7 +113,7 @@ impl ConnLuaPlan {
             sees_bytes: script.text().is_some_and(|text| text.has_second),
             script: Arc::new(script),
             limits,
-            context: Arc::new(lua.context),
+            context: Arc::new(lua.context.unwrap_or_default()),
             counters: lua.counters.into(),
             on_error: lua.on_error,
         })
