@@ -172,6 +172,8 @@ pub enum Page {
     Xds,
     /// Content that is fetched for filters.
     Fetches,
+    /// Scripts and loaded libraries that filters run.
+    Filters,
     /// The level of the process log.
     Log,
 }

@@ -52,6 +52,11 @@ const INDEX: &[(&str, &str, &str)] = &[
     ),
     ("/resources", "", "resources, whose they are, and newer ones that are not in force"),
     ("/xds", "", "control planes: their streams, and the state of each resource"),
+    (
+        "/filters",
+        "",
+        "scripts and loaded libraries that filters run: what they have a part in, runs, time, memory and errors",
+    ),
     ("/fetches", "", "content that is fetched for filters: its age, and why it is not newer"),
     (
         "/try",
@@ -154,6 +159,7 @@ async fn page(
         "/resources" => Page::Resources,
         "/xds" => Page::Xds,
         "/fetches" => Page::Fetches,
+        "/filters" => Page::Filters,
         "/log" => Page::Log,
         _ => return error(StatusCode::NOT_FOUND, "not_found", "GET / lists the pages"),
     };

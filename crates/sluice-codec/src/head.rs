@@ -140,6 +140,8 @@ pub struct Head {
     path: String,
     /// The protocol requested by `Upgrade` or `:protocol`.
     upgrade: String,
+    /// The reason phrase of a response over HTTP/1, if it is not the usual one of the status.
+    reason: String,
     /// Whether an invalid header was added.
     unsound: bool,
     /// The path or the authority was set.
@@ -162,6 +164,7 @@ impl Default for Head {
             authority: String::new(),
             path: String::new(),
             upgrade: String::new(),
+            reason: String::new(),
             unsound: false,
             target_set: false,
             sensitive: 0,
@@ -198,6 +201,7 @@ impl Head {
             &mut self.authority,
             &mut self.path,
             &mut self.upgrade,
+            &mut self.reason,
         ] {
             text.clear();
         }
@@ -213,6 +217,16 @@ impl Head {
     /// Sets the status.
     pub const fn set_status(&mut self, status: u16) {
         self.status = status;
+    }
+
+    /// Returns the reason phrase of a response, if one was set. Only HTTP/1 has one, and only people read it.
+    pub fn reason(&self) -> Option<&str> {
+        Some(&*self.reason).filter(|reason| !reason.is_empty())
+    }
+
+    /// Sets the reason phrase; returns whether it is one (RFC 9112 §4), in ASCII.
+    pub fn set_reason(&mut self, phrase: &[u8]) -> bool {
+        is_field_value(phrase) && replace(&mut self.reason, phrase, b'\t')
     }
 
     /// Returns the method of a request.

@@ -27,7 +27,7 @@ pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};
 pub use listener::{InspectPlan, Listener, ListenerPlan, OnTimeout, ProxyAccept, ProxyPlan};
-pub use named_clusters::NamedClusters;
+pub use named_clusters::{NamedBy, NamedClusters};
 pub use relay::{Hash, PayloadSlice, RelayOptions, RelayPlan, RelayTarget};
 pub use select::{ChainInput, ChainTable, Criteria};
 pub use split::WeightedCluster;

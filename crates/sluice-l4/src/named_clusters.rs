@@ -1,4 +1,4 @@
-//! Clusters that clients name, by the server name of their TLS.
+//! Clusters that clients name, by the server name of their TLS, or that a filter chooses.
 //!
 //! Owns: which clusters they may name, and the table that says which one a name means. Refuses to know: where the name was read. Keeps: a name is a client's word, so
 //! only clusters that the configuration lists can be reached by it; what a worker holds is bounded by the clusters that
@@ -10,15 +10,30 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::value::NamePattern;
-use sluice_core::{Name, Reason};
+use sluice_core::{ConnInfo, Name, Reason};
 use sluice_io::WorkerCx;
 use sluice_upstream::{ClusterDirectory, ClusterHandle, reasons};
 
 use crate::filters::lookup::LiveMap;
 
+sluice_core::values! {
+    CHOSEN: String = "relay.cluster", "The cluster that a filter chose for the connection, for a relay with `cluster_from: filter`.";
+}
+
+/// What names the cluster of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The server name of TLS.
+    Sni,
+    /// A filter, by [`CHOSEN`].
+    Filter,
+}
+
 /// Clusters that clients may name.
 #[derive(Debug)]
 pub struct NamedClusters {
+    /// What names them.
+    pub by: NamedBy,
     /// The names that they may use; with a table, its values that count.
     pub allow: Vec<NamePattern>,
     /// The table in which a name is looked up; its value names the cluster.
@@ -42,7 +57,15 @@ impl NamedHandles {
         Self { clusters: Arc::clone(clusters), handles: RefCell::default() }
     }
 
-    /// The cluster with the name that a client gave.
+    /// The name that a connection has, if it has one.
+    pub(crate) fn name_of<'c>(&self, info: &'c ConnInfo, sni: Option<&'c str>) -> Option<&'c str> {
+        match self.clusters.by {
+            NamedBy::Sni => sni,
+            NamedBy::Filter => info.values.get(&CHOSEN).map(String::as_str),
+        }
+    }
+
+    /// The cluster with the name that a client gave, or a filter chose.
     ///
     /// # Errors
     /// It gave none, it may not use this one, or no cluster has it.
@@ -51,9 +74,17 @@ impl NamedHandles {
         worker: &WorkerCx,
         name: Option<&str>,
     ) -> Result<Rc<ClusterHandle>, Unnamed> {
-        let missing = "the connection has no server name (SNI), which names the cluster";
-        let name = name.ok_or_else(|| (reasons::NAME_MISSING, missing.to_owned()))?;
-        let NamedClusters { allow, map, directory } = &*self.clusters;
+        let (why, missing) = match self.clusters.by {
+            NamedBy::Sni => (
+                reasons::NAME_MISSING,
+                "the connection has no server name (SNI), which names the cluster",
+            ),
+            NamedBy::Filter => {
+                (reasons::CLUSTER_UNKNOWN, "no filter chose the cluster of the connection")
+            }
+        };
+        let name = name.ok_or_else(|| (why, missing.to_owned()))?;
+        let NamedClusters { allow, map, directory, .. } = &*self.clusters;
         let looked_up = map.as_ref().map(|map| {
             let missing = || format!("{name}: the map `{}` does not have it", map.name());
             map.get(name).ok_or_else(|| (reasons::CLUSTER_UNKNOWN, missing()))
@@ -90,7 +121,8 @@ mod tests {
         let directory = Arc::new(ClusterDirectory::default());
         let allow = ["app.test", "*.db.test", "gone.test"];
         let allow = allow.iter().map(|name| parse_name_pattern(name).unwrap()).collect();
-        let clusters = NamedClusters { allow, map: None, directory: Arc::clone(&directory) };
+        let clusters =
+            NamedClusters { by: NamedBy::Sni, allow, map: None, directory: Arc::clone(&directory) };
         let handles = NamedHandles::new(&Arc::new(clusters));
         let known = ["app.test", "a.db.test", "other.test", "db.test"];
         let clusters = known.map(|name| directory.reference(&name.into()));

@@ -209,7 +209,7 @@ impl Relay {
                 Ok((Rc::clone(&to.handle), to.subset.as_deref()))
             }
             TargetHandles::Named(handles) => {
-                let found = handles.find(&conn.worker, name);
+                let found = handles.find(&conn.worker, handles.name_of(&conn.info, name));
                 found.map(|handle| (handle, None)).map_err(|(why, detail)| {
                     conn.info.note(detail);
                     why

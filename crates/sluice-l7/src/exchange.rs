@@ -271,6 +271,7 @@ impl RequestTask {
             cluster: None,
             attempts: SmallVec::new(),
             side_calls: Vec::new(),
+            filter: None,
             received: 0,
             sent: 0,
             status: 0,
@@ -394,6 +395,7 @@ impl Drop for RequestTask {
             let none = Summary {
                 attempts: SmallVec::new(),
                 side_calls: Vec::new(),
+                filter: None,
                 ..self.summary.clone()
             };
             let summary = std::mem::replace(&mut self.summary, none);

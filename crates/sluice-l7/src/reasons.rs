@@ -72,6 +72,7 @@ sluice_core::reasons! {
     MODULE_CUT = "module.cut", Filter, Local, "-", "A filter of a loaded library cut off a response whose headers had been sent, as it may. Look into the log for what the library wrote.";
     SCRIPT_ERROR = "script.error", Filter, Local, "-", "A script of a filter ended with an error; `response_code_details` names it, with file and line. Correct the script, or set `on_error: continue` if requests may pass without it.";
     SCRIPT_BUDGET = "script.budget", Filter, Local, "-", "A script of a filter used more instructions or processor time than it may before it waits or ends; `response_code_details` names the place. Look for a loop that does not end, or raise `instructions` or `cpu` of the filter.";
+    SCRIPT_CLOSED = "script.closed", Filter, Local, "-", "A script of the connection filter `lua` closed the connection, as it may (`close`); the detail is what it said. Look into the script for the condition, or at the client.";
     SCRIPT_MEMORY = "script.memory", Filter, Local, "-", "The scripts of a filter needed more memory on a worker than they may, and were started afresh; every request that was in one of them there has this reason. Look for a table that grows without end, or raise `memory` of the filter.";
     KEEPALIVE_IDLE = "http.idle", Handle, Local, "-", "The client sent no further request within `idle_timeout`: the usual end of a keep-alive connection. Nothing to do.";
 }

@@ -72,6 +72,7 @@ sluice_telemetry::operators! {
     CLIENT_SUBJECT = "DOWNSTREAM_PEER_SUBJECT", "The subject of the client's certificate.";
     IDENTITY = "IDENTITY", "Who made the request: whom a filter has verified, or else the holder of the client's certificate. `jwt:PROVIDER/SUBJECT`, `oidc:PROVIDER/SUBJECT`, `basic:USER`, `api_key:NAME` or `certificate:NAME`.";
     TRACE_ID = "TRACE_ID", "The trace ID in `traceparent`.";
+    RESPONSE_FILTER = "RESPONSE_FILTER", "The filter that responded, in place of an endpoint or of its response.";
     SIDE_CALLS = "SIDE_CALLS", "Every request that a filter sent to a cluster, with the status or failure, the time it took, and the number of attempts if there were several.";
     VALUE = "VALUE"("NAME", values::check_name), "A value that a filter shared, by its name: of the request or, if it has none, of its connection.";
     CEL = "CEL"("EXPRESSION" => exchange_expression), "What an expression in CEL makes of the request, its response and its connection; that over a connection in records of connections.";
@@ -194,6 +195,8 @@ pub struct Summary {
     pub cluster: Option<Name>,
     /// The attempts, in order.
     pub attempts: SmallVec<[Attempt; 1]>,
+    /// The filter that responded, in place of an endpoint or of its response.
+    pub filter: Option<Name>,
     /// The side calls of filters that have ended, in order.
     pub side_calls: Vec<SideCallRecord>,
     /// Bytes of the request's body.
@@ -351,6 +354,7 @@ impl View<'_> {
                 let parent = parent.and_then(|value| std::str::from_utf8(value).ok());
                 owned(parent.and_then(|value| value.split('-').nth(1)))
             }
+            name if name == RESPONSE_FILTER.name => owned(summary.filter.as_deref()),
             name if name == SIDE_CALLS.name => match summary.side_calls.as_slice() {
                 [] => TemplateField::Missing,
                 calls => TemplateField::List(calls.iter().map(ToString::to_string).collect()),

@@ -15,6 +15,8 @@ use mlua::debug::Debug;
 use mlua::{HookTriggers, Lua, VmState};
 use sluice_sys::process::thread_cpu;
 
+use crate::limits::ScriptLimits;
+
 /// Instructions between two looks at the budget.
 const STRIDE: u32 = 200;
 
@@ -32,6 +34,9 @@ pub(crate) struct ScriptBudget {
     /// Processor time of the thread at the first look of this run: a short run never asks for it.
     began: Cell<Option<Duration>>,
     exhausted: RefCell<Option<UsedUp>>,
+    /// From so much memory on, the place of the script is noted: when memory has run out, nobody can tell it.
+    noted_from: usize,
+    near: RefCell<Option<String>>,
     /// How often the hook is called.
     every: Cell<u32>,
 }
@@ -46,9 +51,11 @@ pub(crate) struct UsedUp {
 
 impl ScriptBudget {
     /// `off` bounds nothing but single patterns.
-    pub(crate) fn new(instructions: u64, cpu: Duration, off: bool) -> Rc<Self> {
-        let (left, began, exhausted, every) = Default::default();
-        Rc::new(Self { off, instructions, cpu, left, began, exhausted, every })
+    pub(crate) fn new(limits: ScriptLimits) -> Rc<Self> {
+        let ScriptLimits { instructions, cpu, memory, jit: off } = limits;
+        let (left, began, exhausted, every, near) = Default::default();
+        let noted_from = memory / 2;
+        Rc::new(Self { off, instructions, cpu, left, began, exhausted, every, noted_from, near })
     }
 
     /// Begins a run.
@@ -59,6 +66,7 @@ impl ScriptBudget {
         self.left.set(self.instructions);
         self.began.set(None);
         self.exhausted.take();
+        self.near.take();
         if self.off || self.every.get() == STRIDE { Ok(()) } else { self.watch(lua, STRIDE) }
     }
 
@@ -91,9 +99,17 @@ impl ScriptBudget {
         self.exhausted.borrow().clone()
     }
 
+    /// Where the script was when much memory was in use, if it was seen there.
+    pub(crate) fn near(&self) -> Option<String> {
+        self.near.borrow().clone()
+    }
+
     fn look(self: &Rc<Self>, lua: &Lua, at: &Debug<'_>, every: u32) -> mlua::Result<VmState> {
         let before = self.left.get();
         self.left.set(before.saturating_sub(u64::from(every)));
+        if lua.used_memory() > self.noted_from {
+            *self.near.borrow_mut() = place(at).or_else(|| script_place(lua));
+        }
         if before > u64::from(every) && !self.is_late() && self.exhausted.borrow().is_none() {
             return Ok(VmState::Continue);
         }

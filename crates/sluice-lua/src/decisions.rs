@@ -24,20 +24,28 @@ pub(crate) enum WaitAnswer {
     Now(Input),
 }
 
-pub(crate) fn answer(wanted: WaitedFor, message: &MessageAtHand<'_>) -> WaitAnswer {
+/// `ends` is whether the message ends with its head.
+pub(crate) fn answer(wanted: WaitedFor, message: &MessageAtHand<'_>, ends: bool) -> WaitAnswer {
     use MessageAtHand::{Chunk, Head, Sent, Trailers, Whole};
     match (wanted, message) {
+        (WaitedFor::Chunk | WaitedFor::Trailers, Head(_)) if ends => {
+            WaitAnswer::Now(Input::Nothing)
+        }
         (WaitedFor::Body, Head(_)) => WaitAnswer::Buffer,
         (WaitedFor::Body, Whole(whole)) => WaitAnswer::Now(Input::Present(!whole.body.is_empty())),
         (WaitedFor::Body, _) => WaitAnswer::Now(Input::Refused(
             "body() is too late: the headers were sent when the script waited for bodyChunks() or trailers()",
         )),
-        (WaitedFor::Chunk, Head(_) | Chunk(_)) => WaitAnswer::Park(Parked::Chunk),
+        (WaitedFor::Chunk | WaitedFor::Trailers, Chunk(_, true)) => WaitAnswer::Now(Input::Nothing),
+        (WaitedFor::Chunk, Head(_) | Chunk(..)) => WaitAnswer::Park(Parked::Chunk),
+        (WaitedFor::Chunk, Whole(whole)) if whole.body.is_empty() => {
+            WaitAnswer::Now(Input::Nothing)
+        }
         (WaitedFor::Chunk, Whole(_)) => WaitAnswer::Now(Input::Refused(
             "bodyChunks() cannot follow body(), which has all of it",
         )),
         (WaitedFor::Chunk, Trailers(_) | Sent) => WaitAnswer::Now(Input::Nothing),
-        (WaitedFor::Trailers, Head(_) | Chunk(_)) => WaitAnswer::Park(Parked::Trailers),
+        (WaitedFor::Trailers, Head(_) | Chunk(..)) => WaitAnswer::Park(Parked::Trailers),
         (WaitedFor::Trailers, Whole(whole)) => WaitAnswer::Now(match &whole.trailers {
             Some(_) => Input::Present(true),
             None => Input::Nothing,

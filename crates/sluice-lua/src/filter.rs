@@ -15,12 +15,11 @@ use sluice_l7::filters::{
     BodyAccess, BodyStep, Cx, HeadDecision, HeadStep, HttpFilter, MessageEnd, PieceStep,
     ResponseBodyStep, ResponseStep, ResponseTrailersStep, TrailersStep, WholeMessage, WholeStep,
 };
-use sluice_telemetry::CounterSet;
 
 use crate::decisions::{RunVerdict, WaitAnswer, answer};
 use crate::failure::{FailureKind, ScriptFailure};
 use crate::in_use::{LuaUse, OnScriptError};
-use crate::metrics;
+use crate::metrics::{ScriptCounts, ScriptInstance};
 use crate::ops;
 use crate::script::States;
 use crate::side::{Input, MessageAtHand, Parked, ScriptRun, ScriptSide};
@@ -34,16 +33,14 @@ pub(crate) struct LuaFilter(Rc<LuaRunning>);
 #[derive(Debug)]
 struct LuaRunning {
     plan: LuaUse,
-    worker: Rc<WorkerCx>,
-    listener: Box<str>,
-    failures: CounterSet<&'static str>,
-    replaced: CounterSet<&'static str>,
+    counts: ScriptCounts,
 }
 
 /// The scripts of one request.
 #[derive(Debug)]
 struct OfRequest {
     state: Rc<LuaState>,
+    _instance: ScriptInstance,
     request: Option<ScriptSide>,
     response: Option<ScriptSide>,
 }
@@ -57,10 +54,8 @@ impl OfRequest {
 impl LuaFilter {
     /// `owner` begins with the name of the listener.
     pub(crate) fn new(plan: LuaUse, worker: &Rc<WorkerCx>, owner: &str) -> Self {
-        let listener = owner.split('/').next().unwrap_or_default().into();
-        let (failures, replaced) = (CounterSet::default(), CounterSet::default());
-        let worker = Rc::clone(worker);
-        Self(Rc::new(LuaRunning { plan, worker, listener, failures, replaced }))
+        let counts = ScriptCounts::new(worker, owner, &plan.exposed.name);
+        Self(Rc::new(LuaRunning { plan, counts }))
     }
 }
 
@@ -73,8 +68,8 @@ impl HttpFilter for LuaFilter {
         access(cx, false)
     }
 
-    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> BodyStep {
-        self.0.piece(cx, body, false)
+    fn request_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> BodyStep {
+        self.0.piece(cx, body, last, false)
     }
 
     fn request_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> TrailersStep {
@@ -89,8 +84,8 @@ impl HttpFilter for LuaFilter {
         access(cx, true)
     }
 
-    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, _last: bool) -> ResponseBodyStep {
-        self.0.piece(cx, body, true)
+    fn response_body(&self, cx: &mut Cx<'_>, body: &mut Body, last: bool) -> ResponseBodyStep {
+        self.0.piece(cx, body, last, true)
     }
 
     fn response_trailers(&self, cx: &mut Cx<'_>, trailers: &mut Head) -> ResponseTrailersStep {
@@ -154,9 +149,10 @@ impl LuaRunning {
         let mut of = match begun {
             Some(of) => of,
             None => {
-                let count = |why| self.count_replaced(why);
+                let count = |why| self.counts.replaced(why);
                 let state = States::of(cx.worker).state(script, self.plan.limits, count)?;
-                Box::new(OfRequest { state, request: None, response: None })
+                let _instance = self.counts.instance();
+                Box::new(OfRequest { state, _instance, request: None, response: None })
             }
         };
         if of.request.as_ref().is_some_and(|side| side.gone) {
@@ -219,14 +215,16 @@ impl LuaRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         body: &mut Body,
+        last: bool,
         response: bool,
     ) -> PieceStep<Body, E> {
-        // What waits for pieces learns of the end with the trailers, which may be none.
-        if parked(cx, response) != Parked::Chunk || body.is_empty() {
+        // The last piece may be empty: a script still adds to the body there. Trailers say themselves that they are the end.
+        let ends = last && cx.following_trailers().is_none();
+        if parked(cx, response) != Parked::Chunk || body.is_empty() && !ends {
             return PieceStep::Continue;
         }
         let number = self.next_chunk(cx, response);
-        self.chunk(cx, body, response, Input::Chunk(number))
+        self.chunk(cx, body, ends, response, Input::Chunk(number))
     }
 
     fn next_chunk(&self, cx: &mut Cx<'_>, response: bool) -> u32 {
@@ -241,14 +239,15 @@ impl LuaRunning {
         self: &Rc<Self>,
         cx: &mut Cx<'_>,
         piece: &mut Body,
+        ends: bool,
         response: bool,
         input: Input,
     ) -> PieceStep<Body, E> {
         let running = Rc::clone(self);
         let body = std::mem::replace(piece, Body::Shared(Bytes::new())).into_bytes();
-        let mut message = MessageAtHand::Chunk(body);
+        let mut message = MessageAtHand::Chunk(body, ends);
         let verdict = self.run(cx, response, &mut message, input);
-        if let MessageAtHand::Chunk(body) = message {
+        if let MessageAtHand::Chunk(body, _) = message {
             *piece = Body::Shared(body);
         }
         match verdict {
@@ -257,7 +256,7 @@ impl LuaRunning {
             RunVerdict::Call(calling) => PieceStep::wait(async move {
                 let called = calling.await;
                 move |cx: &mut Cx<'_>, piece: &mut Body| {
-                    running.chunk(cx, piece, response, Input::called(called))
+                    running.chunk(cx, piece, ends, response, Input::called(called))
                 }
             }),
         }
@@ -330,6 +329,7 @@ impl LuaRunning {
         mut input: Input,
     ) -> RunVerdict {
         loop {
+            let ends = cx.ends_with_head();
             let mut run = ScriptRun {
                 cx,
                 message,
@@ -341,7 +341,8 @@ impl LuaRunning {
                 call: None,
                 logged: 0,
             };
-            let outcome = lua.resume(&side.thread, input, &mut run);
+            let outcome =
+                self.counts.run(|| lua.resume(&side.thread, input, &mut run), || lua.memory_used());
             let (reply, call) = (run.reply.take(), run.call.take());
             input = match (outcome, call) {
                 (RunOutcome::Done, _) => return RunVerdict::Continue,
@@ -358,7 +359,7 @@ impl LuaRunning {
                 (RunOutcome::Wait(WaitedFor::Call), Some(calling)) => {
                     return RunVerdict::Call(calling);
                 }
-                (RunOutcome::Wait(wanted), _) => match answer(wanted, message) {
+                (RunOutcome::Wait(wanted), _) => match answer(wanted, message, ends) {
                     WaitAnswer::Buffer => return RunVerdict::Buffer,
                     WaitAnswer::Park(parked) => {
                         side.parked = parked;
@@ -373,9 +374,7 @@ impl LuaRunning {
     /// Counts and logs a failure; returns the reply, if the request fails with it.
     fn failed(&self, cx: &mut Cx<'_>, failure: ScriptFailure) -> Option<Box<Reply>> {
         let reason = failure.reason();
-        self.failures.count(&reason.code(), |code| {
-            self.worker.shard.counter(&metrics::FAILURES, &[&self.listener, code])
-        });
+        self.counts.failure(&failure);
         let (script, request) = (&*self.plan.exposed.name, cx.summary.id);
         tracing::warn!(script, request, reason = reason.code(), "{}", failure.message);
         match self.plan.on_error {
@@ -385,11 +384,5 @@ impl LuaRunning {
                 None
             }
         }
-    }
-
-    fn count_replaced(&self, why: &'static str) {
-        self.replaced.count(&why, |why| {
-            self.worker.shard.counter(&metrics::REPLACED, &[&self.listener, why])
-        });
     }
 }

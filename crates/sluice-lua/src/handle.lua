@@ -3,23 +3,15 @@
 -- Owns: the names and arguments of Envoy's interface. Refuses to know: how anything is done; each method passes a number
 -- of an operation to the host. Keeps: an object carries the number of its run, which the host compares, so that one that
 -- is kept for later is an error; only the coroutine of the request itself waits.
-local natives, op, TOKEN, slot, raise, settle = ...
+local natives, op, TOKEN, raise, settle, text_of, own = ...
 local pcall, type, tostring, pairs, rawget = pcall, type, tostring, pairs, rawget
 local setmetatable, yield, running = setmetatable, coroutine.yield, coroutine.running
+local ID, PART, CACHE, id_of, host, class, facts = own.ID, own.PART, own.CACHE, own.id_of, own.host, own.class, own.facts
+local MetadataClass, SslClass, object = own.MetadataClass, own.SslClass, own.object
 
 EnvoyTimestampResolution = { MILLISECOND = 0, MICROSECOND = 1 }
 
-local ID, THREAD, PART, CACHE = {}, {}, {}, {}
-
-local function id_of(self, name)
-  local id = type(self) == "table" and rawget(self, ID)
-  if not id then raise("call " .. name .. " with a colon, as in handle:" .. name .. "()") end
-  return id
-end
-
-local function host(code, id, ...)
-  return settle(slot[1](code, id, ...))
-end
+local THREAD = {}
 
 local function own_thread(self, name)
   if running() ~= rawget(self, THREAD) then
@@ -32,16 +24,6 @@ local function wait(self, name, what, ...)
   return settle(yield(TOKEN, what, ...))
 end
 
--- A type of objects; a method that it lacks is an error that names it.
-local function class(kind, methods)
-  setmetatable(methods, {
-    __index = function(_, name)
-      raise(kind .. " has no " .. tostring(name) .. "() in Sluice; docs/lua.md lists what there is")
-    end,
-  })
-  return { __index = methods, __newindex = function() raise(kind .. " cannot be assigned to") end, __metatable = false }
-end
-
 -- Headers and trailers.
 local Headers = {}
 local HeadersClass = class("the object of headers", Headers)
@@ -52,8 +34,8 @@ function Headers:getNumValues(name) return host(op.count, id_of(self, "getNumVal
 function Headers:add(name, value) return host(op.add, id_of(self, "add"), self[PART], name, value) end
 function Headers:replace(name, value) return host(op.replace, id_of(self, "replace"), self[PART], name, value) end
 function Headers:remove(name) return host(op.remove, id_of(self, "remove"), self[PART], name) end
-function Headers:setHttp1ReasonPhrase()
-  raise("setHttp1ReasonPhrase() is not supported: the reason phrase follows from the status")
+function Headers:setHttp1ReasonPhrase(phrase)
+  return host(op.phrase, id_of(self, "setHttp1ReasonPhrase"), self[PART], phrase)
 end
 function HeadersClass:__pairs()
   local all, at = host(op.all, id_of(self, "pairs"), self[PART]), -1
@@ -71,16 +53,6 @@ function Body:length() return host(op.body_length, id_of(self, "length"), self[P
 function Body:getBytes(index, length) return host(op.body_bytes, id_of(self, "getBytes"), self[PART], index, length) end
 function Body:setBytes(bytes) return host(op.body_set, id_of(self, "setBytes"), self[PART], bytes) end
 
--- Values of the configuration.
-local Metadata = {}
-local MetadataClass = class("the object of metadata", Metadata)
-
-function Metadata:get(name)
-  id_of(self, "get")
-  return self[CACHE][name]
-end
-function MetadataClass:__pairs() return pairs(self[CACHE]) end
-
 -- Values that the filters of a request share.
 local Dynamic = {}
 local DynamicClass = class("dynamicMetadata()", Dynamic)
@@ -89,23 +61,6 @@ function Dynamic:get(filter) return host(op.metadata_get, id_of(self, "get"), fi
 function Dynamic:set(filter, key, value) return host(op.metadata_set, id_of(self, "set"), filter, key, value) end
 function DynamicClass:__pairs() return pairs(host(op.metadata_all, id_of(self, "pairs"))) end
 
-local function object(of, self, part)
-  return setmetatable({ [ID] = id_of(self, "this"), [PART] = part }, of)
-end
-
--- A type whose methods take nothing and ask for a fact of that name.
-local function facts(kind, code, names, more)
-  local methods = more or {}
-  for name in names:gmatch("%S+") do
-    methods[name] = function(self) return host(code, id_of(self, name), name) end
-  end
-  return class(kind, methods)
-end
-
-local SslClass = facts("ssl()", op.ssl, [[
-  peerCertificatePresented peerCertificateValidated uriSanPeerCertificate dnsSansPeerCertificate
-  subjectPeerCertificate sha256PeerCertificateDigest tlsVersion ciphersuiteString alpn]])
-
 local function ssl_of(self)
   return host(op.is_tls, id_of(self, "ssl")) and object(SslClass, self) or nil
 end
@@ -113,7 +68,7 @@ end
 local ConnectionClass = class("connection()", { ssl = ssl_of })
 
 local InfoClass = facts("streamInfo()", op.info, [[
-  protocol routeName downstreamLocalAddress downstreamDirectLocalAddress downstreamRemoteAddress
+  protocol routeName virtualClusterName downstreamLocalAddress downstreamDirectLocalAddress downstreamRemoteAddress
   downstreamDirectRemoteAddress requestedServerName]], {
   dynamicMetadata = function(self) return object(DynamicClass, self) end,
   downstreamSslConnection = ssl_of,
@@ -161,11 +116,19 @@ end
 
 function Handle:body(always)
   id_of(self, "body")
-  return (wait(self, "body", "body") or always) and object(BodyClass, self, 0) or nil
+  local cache = self[CACHE]
+  if wait(self, "body", "body") then
+    cache.seen = true
+  elseif not always then
+    return nil
+  end
+  cache.body = cache.body or object(BodyClass, self, 0)
+  return cache.body
 end
 
 function Handle:bodyChunks()
   id_of(self, "bodyChunks")
+  if self[CACHE].seen then raise("bodyChunks() cannot follow body(), which has all of it") end
   return function()
     local number = wait(self, "bodyChunks", "chunk")
     return number and object(BodyClass, self, number)
@@ -184,7 +147,9 @@ function Handle:respond(headers, body)
   yield(TOKEN, "respond")
 end
 
-local CALL_OPTIONS = { asynchronous = true, timeout_ms = true, return_duplicate_headers = true, send_xff = true }
+-- Whether there are spans is not up to scripts: `trace_sampled` has no effect.
+local CALL_OPTIONS =
+  { asynchronous = true, timeout_ms = true, return_duplicate_headers = true, send_xff = true, trace_sampled = true }
 
 function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
   local id = id_of(self, "httpCall")
@@ -196,9 +161,12 @@ function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
     end
     if options.send_xff then raise("httpCall(): send_xff is not supported; add x-forwarded-for to the headers") end
   end
-  local async = options.asynchronous == true
+  local async = options.asynchronous
+  if async ~= nil and type(async) ~= "boolean" then
+    raise("httpCall(): whether it is asynchronous must be true or false")
+  end
   if not async then own_thread(self, "httpCall") end
-  host(op.call, id, cluster, flat(headers, "httpCall"), body, options.timeout_ms or 0, async)
+  host(op.call, id, cluster, flat(headers, "httpCall"), body, options.timeout_ms or 0, async or false)
   if async then return end
   local list, text = wait(self, "httpCall", "call")
   local response = {}
@@ -215,11 +183,7 @@ function Handle:httpCall(cluster, headers, body, timeout, asynchronous)
   return response, text
 end
 
-for level, name in pairs({ "Trace", "Debug", "Info", "Warn", "Err", "Critical" }) do
-  Handle["log" .. name] = function(self, message)
-    return host(op.log, id_of(self, "log" .. name), level, tostring(message))
-  end
-end
+own.logs(Handle, op.log)
 
 function Handle:clearRouteCache() return host(op.reroute, id_of(self, "clearRouteCache")) end
 function Handle:timestamp(resolution) return host(op.timestamp, id_of(self, "timestamp"), resolution) end
@@ -231,29 +195,21 @@ function Handle:base64Escape(text)
   return settle(natives.base64(text))
 end
 
-local KEY = {}
+-- A public key that can be used.
+local Key = {}
+local KeyClass = class("a public key", Key)
+
+function Key:get() return rawget(self, PART) end
+
 function Handle:importPublicKey(der, length)
   id_of(self, "importPublicKey")
-  return { [KEY] = settle(natives.import_key(der, length)) }
+  return setmetatable({ [PART] = settle(natives.import_key(der, length)) }, KeyClass)
 end
 function Handle:verifySignature(hash, key, signature, signature_length, data, data_length)
   id_of(self, "verifySignature")
-  local der = type(key) == "table" and rawget(key, KEY)
-  if not der then raise("verifySignature(): the key must come from importPublicKey()") end
+  local der = type(key) == "table" and rawget(key, PART) or key
+  if type(der) ~= "string" then raise("verifySignature(): the key must come from importPublicKey()") end
   return settle(natives.verify(hash, der, signature, signature_length, data, data_length))
-end
-
--- The text of what was raised; a table may say it itself.
-local function text_of(problem)
-  if type(problem) == "string" then return problem end
-  local ok, text = pcall(tostring, problem)
-  return ok and type(text) == "string" and text or "an error that is no text"
-end
-
--- Runs the script itself.
-local function load_script(chunk)
-  local ok, problem = pcall(chunk)
-  if not ok then return text_of(problem) end
 end
 
 -- The function of a request's coroutine.
@@ -264,4 +220,4 @@ local function start(hook, id)
   return TOKEN, "error", text_of(problem)
 end
 
-return start, load_script
+return start

@@ -1,4 +1,4 @@
-//! Lua as an HTTP filter: scripts see requests and responses through Envoy's stream handle.
+//! Lua as filters: scripts see requests and responses through Envoy's stream handle, and connections through an object.
 //!
 //! Owns: the sandbox, the bounds on what a script uses, the handle, and how scripts are loaded and replaced. Refuses to
 //! know: the wire, and how the exchange runs filters. Keeps: a script costs its own requests at most, never its worker; no
@@ -10,14 +10,16 @@
 
 mod args;
 mod budget;
+mod connections;
 mod convert;
 mod decisions;
 mod exposed;
 mod failure;
 mod filter;
 mod in_use;
+mod kind;
 mod limits;
-mod metrics;
+pub mod metrics;
 mod natives;
 mod ops;
 mod pattern;
@@ -26,6 +28,7 @@ mod settings;
 mod side;
 mod state;
 
+pub use connections::{ConnectionLua, ConnectionLuaFactory};
 pub use exposed::FreeValues;
 pub use in_use::OnScriptError;
 pub use settings::{Lua, LuaFactory, NamedScript};

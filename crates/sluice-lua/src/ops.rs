@@ -11,8 +11,9 @@ use crate::side::ScriptRun;
 mod body;
 mod call;
 mod head;
-mod info;
-mod shared;
+pub(crate) mod info;
+pub(crate) mod shared;
+pub(crate) mod tls;
 
 pub(crate) use shared::{ERROR, VALUES};
 
@@ -28,6 +29,7 @@ pub(crate) const OPS: &[(&str, HandleOp)] = &[
     ("replace", head::replace),
     ("remove", head::remove),
     ("all", head::all),
+    ("phrase", head::phrase),
     ("body_length", body::length),
     ("body_bytes", body::bytes),
     ("body_set", body::set),
@@ -40,8 +42,8 @@ pub(crate) const OPS: &[(&str, HandleOp)] = &[
     ("metadata_all", shared::all),
     ("value", shared::value),
     ("info", info::info),
-    ("is_tls", info::is_tls),
-    ("ssl", info::ssl),
+    ("is_tls", tls::is_tls),
+    ("ssl", tls::ssl),
     ("log", info::log),
     ("reroute", info::reroute),
     ("timestamp", info::timestamp),

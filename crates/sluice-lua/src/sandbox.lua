@@ -204,4 +204,20 @@ string.dump = function() raise("string.dump() is not available to scripts: bytec
 table.maxn = function() raise("table.maxn() is not available to scripts: use #") end
 gcinfo = nil
 getmetatable("").__metatable = false
-return raise, settle
+
+local caught, shown = pcall, tostring
+
+-- The text of what was raised; a table may say it itself.
+local function text_of(problem)
+  if type(problem) == "string" then return problem end
+  local ok, text = caught(shown, problem)
+  return ok and type(text) == "string" and text or "an error that is no text"
+end
+
+-- Runs the script itself.
+local function load_script(chunk)
+  local ok, problem = caught(chunk)
+  if not ok then return text_of(problem) end
+end
+
+return raise, settle, text_of, load_script

@@ -13,28 +13,50 @@ use sluice_io::WorkerCx;
 use sluice_l7::filters::{Content, Fetched};
 
 use crate::failure::ScriptFailure;
+use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
 use crate::state::LuaState;
 
 /// The text of a script that can be loaded.
 #[derive(Debug)]
-pub(crate) struct ScriptText(Box<[u8]>);
+pub(crate) struct ScriptText {
+    text: Box<[u8]>,
+    /// Whether it has the second function of its kind.
+    pub(crate) has_second: bool,
+}
+
+/// As [`ScriptText`], for connections.
+#[derive(Debug)]
+pub(crate) struct ConnScriptText(Arc<ScriptText>);
 
 impl ScriptText {
     /// Checks a text by loading it.
     ///
     /// # Errors
     /// What is wrong, with the line.
-    pub(crate) fn check(name: &str, text: &[u8], limits: ScriptLimits) -> Result<Self, String> {
-        let loaded = LuaState::load(name, text, limits);
-        loaded.map_err(|failure: ScriptFailure| failure.message)?;
-        Ok(Self(text.into()))
+    pub(crate) fn check(
+        kind: ScriptKind,
+        name: &str,
+        text: &[u8],
+        limits: ScriptLimits,
+    ) -> Result<Self, String> {
+        let loaded = LuaState::load(kind, name, text, limits);
+        let loaded = loaded.map_err(|failure: ScriptFailure| failure.message)?;
+        Ok(Self { text: text.into(), has_second: loaded.has_hook(true) })
     }
 }
 
 impl Content for ScriptText {
     fn parse(content: &[u8]) -> Result<Self, String> {
-        Self::check("line", content, ScriptLimits::default())
+        Self::check(ScriptKind::Requests, "line", content, ScriptLimits::default())
+    }
+}
+
+impl Content for ConnScriptText {
+    fn parse(content: &[u8]) -> Result<Self, String> {
+        let limits = ScriptLimits::default();
+        let text = ScriptText::check(ScriptKind::Connections, "line", content, limits)?;
+        Ok(Self(Arc::new(text)))
     }
 }
 
@@ -43,6 +65,7 @@ impl Content for ScriptText {
 pub(crate) enum ScriptSource {
     Inline(Arc<ScriptText>),
     File(Fetched<ScriptText>),
+    ConnFile(Fetched<ConnScriptText>),
 }
 
 /// A script of a configuration.
@@ -50,14 +73,17 @@ pub(crate) enum ScriptSource {
 pub(crate) struct LuaScript {
     /// The file, or the name in the settings; errors begin with it.
     pub(crate) name: String,
+    pub(crate) kind: ScriptKind,
     pub(crate) source: ScriptSource,
 }
 
 impl LuaScript {
-    fn text(&self) -> Option<Arc<ScriptText>> {
+    /// Its text, as it is now.
+    pub(crate) fn text(&self) -> Option<Arc<ScriptText>> {
         match &self.source {
             ScriptSource::Inline(text) => Some(Arc::clone(text)),
             ScriptSource::File(file) => file.current(),
+            ScriptSource::ConnFile(file) => file.current().map(|of| Arc::clone(&of.0)),
         }
     }
 
@@ -66,8 +92,8 @@ impl LuaScript {
         let Some(text) = self.text() else { return false };
         let names: [&[u8]; 4] = [b"\":path\"", b"':path'", b"\":authority\"", b"':authority'"];
         names.iter().any(|name| {
-            memchr::memmem::find_iter(&text.0, name).any(|at| {
-                let before = text.0[..at].trim_ascii_end();
+            memchr::memmem::find_iter(&text.text, name).any(|at| {
+                let before = text.text[..at].trim_ascii_end();
                 let before = before.strip_suffix(b"(").unwrap_or(before).trim_ascii_end();
                 [&b":replace"[..], b":add"].iter().any(|method| before.ends_with(method))
             })
@@ -115,7 +141,7 @@ impl States {
                 Some(why) => replaced(why),
             }
         }
-        let state = LuaState::load(&script.name, &text.0, limits).map(Rc::new);
+        let state = LuaState::load(script.kind, &script.name, &text.text, limits).map(Rc::new);
         states.retain(|_, entry| entry.script.strong_count() > 0);
         let entry = StateEntry { script: Arc::downgrade(script), text, state: state.clone() };
         states.insert(key, entry);

@@ -20,6 +20,7 @@ use sluice_upstream::Cluster;
 use crate::exposed::{Exposed, FreeValues};
 use crate::filter::LuaFilter;
 use crate::in_use::{LuaUse, OnScriptError};
+use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
 use crate::ops;
 use crate::script::{LuaScript, ScriptSource, ScriptText};
@@ -200,7 +201,7 @@ fn is_on_chain(context: &CheckContext<'_>) -> bool {
     !matches!(context.owner, sluice_l7::filters::FilterOwner::Routes(_))
 }
 
-fn limits(
+pub(crate) fn limits(
     instructions: Option<u64>,
     cpu: Option<Duration>,
     memory: Option<Size>,
@@ -215,27 +216,33 @@ fn limits(
     }
 }
 
-fn are_limits_usable(lua: &Lua, span: Span, context: &mut CheckContext<'_>) -> bool {
+/// Whether bounds leave room for any script; reports those that do not.
+pub(crate) fn are_bounds_usable(
+    (instructions, cpu, memory): (Option<u64>, Option<Duration>, Option<Size>),
+    span: Span,
+    context: &mut CheckContext<'_>,
+) -> bool {
     let problems = [
-        (
-            lua.instructions.is_some_and(|count| count < 1000),
-            "instructions",
-            "must be at least 1000",
-        ),
-        (lua.cpu.is_some_and(|cpu| cpu.is_zero()), "cpu", "must not be zero"),
-        (lua.memory.is_some_and(|size| size.0 < 1 << 20), "memory", "must be at least 1MiB"),
+        (instructions.is_some_and(|count| count < 1000), "instructions", "must be at least 1000"),
+        (cpu.is_some_and(|cpu| cpu.is_zero()), "cpu", "must not be zero"),
+        (memory.is_some_and(|size| size.0 < 1 << 20), "memory", "must be at least 1MiB"),
     ];
     for (_, key, problem) in problems.iter().filter(|(wrong, ..)| *wrong) {
         let message = format!("`{key}` {problem}");
         context.diags.error("bad-value", span, context.at.key(key), message);
     }
+    problems.iter().all(|(wrong, ..)| !wrong)
+}
+
+fn are_limits_usable(lua: &Lua, span: Span, context: &mut CheckContext<'_>) -> bool {
+    let bounds = (lua.instructions, lua.cpu, lua.memory);
     if lua.jit == Some(true) && (lua.instructions.is_some() || lua.cpu.is_some()) {
         let message = "`instructions` and `cpu` hold up no script that is compiled";
         let finding = context.diags.error("useless-setting", span, context.at.key("jit"), message);
         finding.help("remove them, or `jit`");
         return false;
     }
-    problems.iter().all(|(wrong, ..)| !wrong)
+    are_bounds_usable(bounds, span, context)
 }
 
 fn sources(
@@ -275,13 +282,15 @@ fn script(
     if let Some(path) = file {
         let name = path.value.file_name().map_or_else(|| name.into(), |of| of.to_string_lossy());
         let source = ScriptSource::File(context.file::<ScriptText>(path, "file")?);
-        return Some(Some(Arc::new(LuaScript { name: name.into_owned(), source })));
+        let kind = ScriptKind::Requests;
+        return Some(Some(Arc::new(LuaScript { name: name.into_owned(), kind, source })));
     }
     let Some(text) = source else { return Some(None) };
-    match ScriptText::check(name, text.as_bytes(), limits) {
+    let kind = ScriptKind::Requests;
+    match ScriptText::check(kind, name, text.as_bytes(), limits) {
         Ok(text) => {
             let source = ScriptSource::Inline(Arc::new(text));
-            Some(Some(Arc::new(LuaScript { name: name.to_owned(), source })))
+            Some(Some(Arc::new(LuaScript { name: name.to_owned(), kind, source })))
         }
         Err(problem) => {
             let message = format!("cannot use this script: {problem}");

@@ -10,7 +10,7 @@ use mlua::Thread;
 use sluice_codec::Head;
 use sluice_core::LocalFuture;
 use sluice_l7::filters::{Cx, WholeMessage};
-use sluice_l7::{Reply, SideCallError, SideResponse};
+use sluice_l7::{Reply, SideCallError, SideResponse, reasons};
 
 use crate::exposed::Exposed;
 
@@ -43,8 +43,8 @@ pub(crate) enum MessageAtHand<'a> {
     Head(&'a mut Head),
     /// All of it, before anything of it was sent.
     Whole(&'a mut WholeMessage),
-    /// A piece of its body; the head was sent.
-    Chunk(Bytes),
+    /// A piece of its body, and whether nothing of the message follows; the head was sent.
+    Chunk(Bytes, bool),
     /// Its trailers, perhaps none; the rest was sent.
     Trailers(&'a mut Head),
     /// It was sent.
@@ -67,15 +67,18 @@ pub(crate) enum Input {
     Chunk(u32),
     /// It cannot wait for this.
     Refused(&'static str),
-    /// The response to its call.
+    /// The response to its call; nothing for a body is nil.
     Called { headers: Vec<(String, Vec<u8>)>, body: Bytes },
 }
 
 impl Input {
-    /// A call that has no response looks like one to Envoy's scripts: a 503.
+    /// A call that has no response looks like one to Envoy's scripts: a 504 if the time was up, otherwise a 503.
     pub(crate) fn called(called: CallEnd) -> Self {
         let (status, body) = match &called {
             Ok(response) => (response.head.status(), response.body.clone()),
+            Err(error) if error.why == reasons::SIDE_CALL_TIMEOUT => {
+                (504, Bytes::from_static(b"upstream request timeout"))
+            }
             Err(_) => (503, Bytes::from_static(b"upstream failure")),
         };
         let mut headers = vec![(":status".to_owned(), status.to_string().into_bytes())];
@@ -107,7 +110,7 @@ impl ScriptRun<'_, '_, '_> {
     pub(crate) fn body(&mut self, number: u32) -> Option<&mut Bytes> {
         match self.message {
             MessageAtHand::Whole(whole) if number == 0 => Some(&mut whole.body),
-            MessageAtHand::Chunk(body) if number == self.chunk => Some(body),
+            MessageAtHand::Chunk(body, _) if number == self.chunk => Some(body),
             _ => None,
         }
     }

@@ -12,15 +12,17 @@ use mlua::state::{GcIncParams, GcMode};
 use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value};
 
 use crate::args::{Args, OpResult, settled};
-use crate::budget::{OWN_CHUNK, ScriptBudget};
+use crate::budget::{OWN_CHUNK, ScriptBudget, UsedUp};
+use crate::connections::ConnRun;
 use crate::failure::{FailureKind, ScriptFailure, text_of};
+use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
 use crate::natives;
 use crate::ops::OPS;
 use crate::side::{Input, ScriptRun};
 
 const SANDBOX: &str = include_str!("sandbox.lua");
-const HANDLE: &str = include_str!("handle.lua");
+const OBJECTS: &str = include_str!("objects.lua");
 
 /// The share of the memory of a state that the largest string may take.
 const STRING_SHARE: usize = 4;
@@ -33,15 +35,17 @@ const NO_MEMORY: &str = "not enough memory";
 pub(crate) struct LuaState {
     lua: Lua,
     budget: Rc<ScriptBudget>,
+    /// Of the script.
+    name: String,
     memory: usize,
-    /// The function of every coroutine.
+    /// The function of every coroutine; of scripts for connections, what calls their functions.
     start: Function,
     /// Has the function of the host at 1, while a coroutine runs.
     slot: Table,
     /// What a coroutine yields first if it waits, which no script can get hold of.
     token: Table,
-    on_request: Option<Function>,
-    on_response: Option<Function>,
+    /// Those that the script defines, by [`ScriptKind::hooks`].
+    hooks: [Option<Function>; 2],
     runs: Cell<u64>,
     gone: Cell<bool>,
     nearly_full: Cell<bool>,
@@ -73,26 +77,28 @@ impl LuaState {
     /// Loads a script and runs it once, so that its functions are defined.
     ///
     /// # Errors
-    /// The script cannot be loaded, fails, or defines no function for requests or responses.
+    /// The script cannot be loaded, fails, or defines none of the functions of its kind.
     pub(crate) fn load(
+        kind: ScriptKind,
         name: &str,
         text: &[u8],
         limits: ScriptLimits,
     ) -> Result<Self, ScriptFailure> {
-        Self::try_load(name, text, limits).map_err(|error| ScriptFailure::of_lua(&error)).and_then(
-            |(state, loaded)| match (state.budget.exhausted(), loaded) {
+        Self::try_load(kind, name, text, limits)
+            .map_err(|error| ScriptFailure::of_lua(&error))
+            .and_then(|(state, loaded)| match (state.budget.exhausted(), loaded) {
                 (Some(used), _) => {
                     let message =
                         format!("{}: it used {} when it was loaded", used.place, used.what);
                     Err(ScriptFailure::new(FailureKind::Budget, &message))
                 }
                 (None, Err(error)) => Err(state.failed(&error)),
-                (None, Ok(())) => state.with_hooks(),
-            },
-        )
+                (None, Ok(())) => state.with_hooks(kind),
+            })
     }
 
     fn try_load(
+        kind: ScriptKind,
         name: &str,
         text: &[u8],
         limits: ScriptLimits,
@@ -104,20 +110,23 @@ impl LuaState {
         // LuaJIT does not collect when memory runs out: it must not fall behind large strings.
         let pace = GcIncParams::default().pause(150).step_multiplier(100_000);
         lua.gc_set_mode(GcMode::Incremental(pace));
-        let budget = ScriptBudget::new(limits.instructions, limits.cpu, limits.jit);
+        let budget = ScriptBudget::new(limits);
         budget.begin(&lua)?;
         let natives = natives::table(&lua, &budget, limits.memory / STRING_SHARE)?;
         let sandbox = lua.load(SANDBOX).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
-        let (raise, settle) = sandbox.call::<(Function, Function)>(&natives)?;
+        let (raise, settle, text_of, load_script) =
+            sandbox.call::<(Function, Function, Function, Function)>(&natives)?;
         let ops = lua.create_table()?;
-        for (index, (name, _)) in OPS.iter().enumerate() {
-            ops.raw_set(*name, index)?;
+        for (index, name) in kind.operations().into_iter().enumerate() {
+            ops.raw_set(name, index)?;
         }
         let (token, slot) = (lua.create_table()?, lua.create_table()?);
         slot.raw_set(1, lua.create_function(|lua, _: MultiValue| settled(lua, no_request()))?)?;
-        let handle = lua.load(HANDLE).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
-        let (start, load_script) =
-            handle.call::<(Function, Function)>((natives, ops, &token, &slot, raise, settle))?;
+        let objects = lua.load(OBJECTS).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
+        let own = objects.call::<Table>((&ops, &slot, &raise, &settle))?;
+        let interface = lua.load(kind.interface()).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
+        let start =
+            interface.call::<Function>((natives, ops, &token, raise, settle, text_of, own))?;
         if lua.used_memory() > limits.memory / 2 {
             return Err(mlua::Error::runtime("`memory` is too small for any script"));
         }
@@ -132,12 +141,12 @@ impl LuaState {
         let state = Self {
             lua,
             budget,
+            name: name.to_owned(),
             memory: limits.memory,
             start,
             slot,
             token,
-            on_request: None,
-            on_response: None,
+            hooks: [None, None],
             runs: Cell::new(0),
             gone: Cell::new(false),
             nearly_full: Cell::new(false),
@@ -145,20 +154,34 @@ impl LuaState {
         Ok((state, loaded))
     }
 
-    fn with_hooks(mut self) -> Result<Self, ScriptFailure> {
+    fn with_hooks(mut self, kind: ScriptKind) -> Result<Self, ScriptFailure> {
         let hook = |name| self.lua.globals().raw_get::<Option<Function>>(name).ok().flatten();
-        let (on_request, on_response) = (hook("envoy_on_request"), hook("envoy_on_response"));
-        if on_request.is_none() && on_response.is_none() {
-            let message = "it defines neither envoy_on_request nor envoy_on_response as a function";
-            return Err(ScriptFailure::new(FailureKind::Error, message));
+        let [first, second] = kind.hooks();
+        self.hooks = [hook(first), hook(second)];
+        if self.hooks.iter().all(Option::is_none) {
+            let message = format!("it defines neither {first} nor {second} as a function");
+            return Err(ScriptFailure::new(FailureKind::Error, &message));
         }
-        (self.on_request, self.on_response) = (on_request, on_response);
         Ok(self)
     }
 
-    /// Whether the script has a function for requests, or for responses.
-    pub(crate) const fn has_hook(&self, response: bool) -> bool {
-        if response { self.on_response.is_some() } else { self.on_request.is_some() }
+    /// Whether the script has the first or the `second` function of its kind: that for responses, or for bytes.
+    pub(crate) fn has_hook(&self, second: bool) -> bool {
+        self.hooks[usize::from(second)].is_some()
+    }
+
+    fn hook(&self, second: bool) -> Value {
+        self.hooks[usize::from(second)].clone().map_or(Value::Nil, Value::Function)
+    }
+
+    /// A table for what a script keeps of a connection.
+    pub(crate) fn table(&self) -> Result<Table, ScriptFailure> {
+        self.lua.create_table().map_err(|error| self.failed(&error))
+    }
+
+    /// The bytes in use.
+    pub(crate) fn memory_used(&self) -> usize {
+        self.lua.used_memory()
     }
 
     /// Why no request may begin in it any more.
@@ -191,18 +214,68 @@ impl LuaState {
             let message = "the memory of the script was used up by another request";
             return RunOutcome::Failed(ScriptFailure::new(FailureKind::Memory, message));
         }
-        let resumed = self.budget.begin(&self.lua).and_then(|()| {
-            self.lua.scope(|scope| {
-                let host = scope.create_function_mut(|lua, values: MultiValue| {
-                    call(run, lua, values.into_vec())
-                })?;
-                self.slot.raw_set(1, host)?;
-                thread.resume::<MultiValue>(self.input(input)?)
-            })
-        });
+        let resumed = self.with_host(
+            |lua, values| call(run, lua, values),
+            || thread.resume::<MultiValue>(self.input(input)?),
+        );
         let outcome = self.outcome(thread, resumed);
         self.look_after_memory();
         outcome
+    }
+
+    /// Calls a function of a script for connections: with the bytes if it is the one for them. Returns the text that
+    /// it returned, if it did.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(crate) fn call_hook(
+        &self,
+        bytes: Option<&[u8]>,
+        kept: &Table,
+        run: &mut ConnRun<'_>,
+    ) -> Result<Option<LuaString>, ScriptFailure> {
+        if self.gone.get() {
+            let message = "the memory of the script was used up by another connection";
+            return Err(ScriptFailure::new(FailureKind::Memory, message));
+        }
+        self.runs.set(self.runs.get() + 1);
+        #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
+        let id = self.runs.get() as f64;
+        run.id = self.runs.get();
+        let called = self.with_host(
+            |lua, values| run.call(lua, values),
+            || {
+                let text = bytes.map(|bytes| self.lua.create_string(bytes)).transpose()?;
+                let arguments = (self.hook(bytes.is_some()), id, kept, text);
+                self.start.call::<(bool, Option<LuaString>)>(arguments)
+            },
+        );
+        let result = match (self.budget.exhausted(), called) {
+            (Some(used), _) => Err(used_up(&used)),
+            (None, Ok((true, text))) => Ok(text),
+            (None, Ok((false, problem))) => {
+                let message = problem.map_or_else(|| "an error".into(), |of| of.to_string_lossy());
+                Err(self.raised(&message))
+            }
+            (None, Err(error)) => Err(self.failed(&error)),
+        };
+        self.look_after_memory();
+        result
+    }
+
+    /// Runs with a function of the host, which exists as long as the run.
+    fn with_host<R>(
+        &self,
+        mut host: impl FnMut(&Lua, Vec<Value>) -> mlua::Result<MultiValue>,
+        run: impl FnOnce() -> mlua::Result<R>,
+    ) -> mlua::Result<R> {
+        self.budget.begin(&self.lua)?;
+        self.lua.scope(|scope| {
+            let host = scope
+                .create_function_mut(|lua, values: MultiValue| host(lua, values.into_vec()))?;
+            self.slot.raw_set(1, host)?;
+            run()
+        })
     }
 
     fn input(&self, input: Input) -> mlua::Result<MultiValue> {
@@ -210,8 +283,7 @@ impl LuaState {
         let lua = &self.lua;
         Ok(MultiValue::from_vec(match input {
             Input::Start { response, id } => {
-                let hook = if response { &self.on_response } else { &self.on_request };
-                let hook = hook.clone().map_or(Value::Nil, Value::Function);
+                let hook = self.hook(response);
                 #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
                 let id = Value::Number(id as f64);
                 vec![hook, id]
@@ -228,15 +300,18 @@ impl LuaState {
                     list.raw_push(lua.create_string(name)?)?;
                     list.raw_push(lua.create_string(value)?)?;
                 }
-                vec![ok, Value::Table(list), Value::String(lua.create_string(body)?)]
+                let body = match body.is_empty() {
+                    true => Value::Nil,
+                    false => Value::String(lua.create_string(body)?),
+                };
+                vec![ok, Value::Table(list), body]
             }
         }))
     }
 
     fn outcome(&self, thread: &Thread, resumed: mlua::Result<MultiValue>) -> RunOutcome {
         if let Some(used) = self.budget.exhausted() {
-            let message = format!("{}: it used {} without waiting", used.place, used.what);
-            return RunOutcome::Failed(ScriptFailure::new(FailureKind::Budget, &message));
+            return RunOutcome::Failed(used_up(&used));
         }
         let values = match resumed {
             Ok(values) => values.into_vec(),
@@ -244,12 +319,7 @@ impl LuaState {
         };
         let ours = matches!(values.first(), Some(Value::Table(first)) if *first == self.token);
         let word = values.get(1).and_then(Value::as_string).map(LuaString::to_string_lossy);
-        let failed = |message: &str| {
-            let memory = message.ends_with(NO_MEMORY);
-            self.gone.set(self.gone.get() || memory);
-            let kind = if memory { FailureKind::Memory } else { FailureKind::Error };
-            RunOutcome::Failed(ScriptFailure::new(kind, message))
-        };
+        let failed = |message: &str| RunOutcome::Failed(self.raised(message));
         match (ours, word.as_deref(), thread.is_resumable()) {
             (true, Some("done"), false) => RunOutcome::Done,
             (true, Some("error"), false) => {
@@ -265,6 +335,15 @@ impl LuaState {
         }
     }
 
+    /// What a script raised itself, or did not catch.
+    fn raised(&self, message: &str) -> ScriptFailure {
+        if !message.ends_with(NO_MEMORY) {
+            return ScriptFailure::new(FailureKind::Error, message);
+        }
+        self.gone.set(true);
+        self.out_of_memory()
+    }
+
     fn failed(&self, error: &mlua::Error) -> ScriptFailure {
         let failure = ScriptFailure::of_lua(error);
         let memory = failure.kind == FailureKind::Memory || text_of(error).ends_with(NO_MEMORY);
@@ -272,7 +351,14 @@ impl LuaState {
             return failure;
         }
         self.gone.set(true);
-        ScriptFailure { kind: FailureKind::Memory, ..failure }
+        self.out_of_memory()
+    }
+
+    /// The error itself has no place any more.
+    fn out_of_memory(&self) -> ScriptFailure {
+        let place = self.budget.near();
+        let place = place.map_or_else(|| self.name.clone(), |place| format!("near {place}"));
+        ScriptFailure::new(FailureKind::Memory, &format!("{place}: {NO_MEMORY}"))
     }
 
     /// Collects what is not used before it is in the way, and gives the state up before it is full.
@@ -287,8 +373,13 @@ impl LuaState {
     }
 }
 
+fn used_up(used: &UsedUp) -> ScriptFailure {
+    let message = format!("{}: it used {} without waiting", used.place, used.what);
+    ScriptFailure::new(FailureKind::Budget, &message)
+}
+
 fn no_request() -> OpResult {
-    Err("there is no request yet: call this in envoy_on_request or envoy_on_response".into())
+    Err("nothing is at hand yet: call this in a function that Sluice calls, such as envoy_on_request".into())
 }
 
 /// Runs an operation of the host: its number, the number of the run that the object belongs to, and its arguments.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::failure::FailureKind;
+use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
 use crate::state::LuaState;
 
@@ -19,7 +20,7 @@ fn load(code: &str) -> Result<(), (FailureKind, String)> {
 
 fn load_within(code: &str, limits: ScriptLimits) -> Result<(), (FailureKind, String)> {
     let text = format!("{code}\nfunction envoy_on_request() end");
-    let loaded = LuaState::load("a.lua", text.as_bytes(), limits);
+    let loaded = LuaState::load(ScriptKind::Requests, "a.lua", text.as_bytes(), limits);
     loaded.map(drop).map_err(|failure| (failure.kind, failure.message))
 }
 
@@ -97,7 +98,8 @@ fn the_record_says_where_a_budget_ran_out() {
 fn processor_time_is_bounded_as_well() {
     let limits =
         ScriptLimits { instructions: u64::MAX / 2, cpu: Duration::from_millis(20), ..limits() };
-    let failure = LuaState::load("a.lua", b"while true do end", limits).unwrap_err();
+    let failure =
+        LuaState::load(ScriptKind::Requests, "a.lua", b"while true do end", limits).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Budget);
     assert!(failure.message.contains("20 ms of processor time"), "{failure:?}");
 }
@@ -238,8 +240,11 @@ fn the_wrapped_library_works_as_luas() {
 
 #[test]
 fn a_script_defines_a_function() {
-    let message =
-        |code: &str| LuaState::load("a.lua", code.as_bytes(), limits()).unwrap_err().message;
+    let message = |code: &str| {
+        LuaState::load(ScriptKind::Requests, "a.lua", code.as_bytes(), limits())
+            .unwrap_err()
+            .message
+    };
     let neither = "it defines neither envoy_on_request nor envoy_on_response as a function";
     assert_eq!(message("x = 1"), neither);
     assert_eq!(message("envoy_on_request = 1"), neither);

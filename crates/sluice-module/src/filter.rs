@@ -15,6 +15,7 @@ use sluice_l7::filters::{
 };
 use sluice_l7::{Reply, reasons};
 use sluice_sys::module::{ModuleHook, ModuleRequest};
+use sluice_telemetry::metrics::Seconds;
 use sluice_telemetry::{Counter, Gauge};
 
 use crate::calls::{CallAnswer, LibraryCallEnd};
@@ -35,7 +36,10 @@ pub(crate) struct ModuleFilter(Rc<RunningFilter>);
 struct RunningFilter {
     plan: ModuleUse,
     of: OfFilter,
+    worker: Rc<WorkerCx>,
     active: Gauge,
+    calls: Counter,
+    seconds: Seconds,
     failures: Counter,
 }
 
@@ -84,8 +88,13 @@ impl ModuleFilter {
         };
         let labels = [listener, &*of.filter];
         let active = worker.shard.gauge(&metrics::INSTANCES, &labels);
-        let failures = worker.shard.counter(&metrics::FAILURES, &labels);
-        Self(Rc::new(RunningFilter { plan, of, active, failures }))
+        let (calls, seconds, failures) = (
+            worker.shard.counter(&metrics::RUNS, &labels),
+            worker.shard.seconds(&metrics::SECONDS, &labels),
+            worker.shard.counter(&metrics::FAILURES, &labels),
+        );
+        let worker = Rc::clone(worker);
+        Self(Rc::new(RunningFilter { plan, of, worker, active, calls, seconds, failures }))
     }
 }
 
@@ -309,6 +318,7 @@ impl RunningFilter {
         let request = of.request.as_mut().filter(|_| !failed);
         let verdict = request.and_then(|request| {
             let mut call = HookCall::new(cx, message, named(hook).1, &self.of);
+            let began = self.worker.clock.now();
             let returned = match how {
                 HookEntry::Begin { end } => request.hook(hook, &mut call, end),
                 HookEntry::Resumed(end) => {
@@ -316,6 +326,8 @@ impl RunningFilter {
                     request.resumed(hook, &mut call)
                 }
             };
+            self.calls.increment();
+            self.seconds.add(self.worker.clock.now().since(began));
             let (reply, wait) = (call.reply.take(), call.wait.take());
             Some(judge(returned?, hook, place, reply, wait))
         });

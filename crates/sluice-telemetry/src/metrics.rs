@@ -183,6 +183,14 @@ impl Registry {
         Some(shards.sum(0).cast_signed())
     }
 
+    /// The series of a metric: their label values, and the sum of each over all shards, in units of its kind; times are in
+    /// microseconds. For admin pages.
+    pub fn series(&self, name: &str) -> Vec<(Box<[Arc<str>]>, u64)> {
+        let families = self.families();
+        let series = families.get(name).into_iter().flat_map(|family| &family.series);
+        series.map(|(labels, shards)| (labels.clone(), shards.sum(0))).collect()
+    }
+
     /// The number of lookups of a series by its labels: each takes the lock and allocates for each label. It stays
     /// constant while a process does only what it has done before.
     pub fn lookups(&self) -> u64 {
@@ -291,6 +299,11 @@ impl Seconds {
     pub fn set(&self, total: Duration) {
         let micros = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
         self.0.cells[0].store(micros, Relaxed);
+    }
+
+    /// Adds a time; what is less than a microsecond is not counted.
+    pub fn add(&self, time: Duration) {
+        self.0.add(0, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use sluice_core::Reason;
 
 sluice_core::reasons! {
-    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header`, an expression or a server name (`cluster_from`) named it, a control plane did not send it on demand, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
+    CLUSTER_UNKNOWN = "cluster.unknown", Handle, Local, "NC", "The cluster is not configured: a `cluster_header`, an expression, a server name or a filter (`cluster_from`) named it, a control plane did not send it on demand, or a reload removed it while the connection or request was in flight. Add it under `clusters` and, for a relay, to `allow`, or fix the client; the detail contains the name.";
     NAME_MISSING = "name.missing", Handle, Downstream, "NR", "The client gave no name, by which its cluster or endpoint is found, or none that can be one. Clients must send a server name (SNI) to a relay with `cluster_from: sni` or to a cluster with `forward`, and a host in a request to the latter; for others, add a chain or a rule that leads elsewhere.";
     NAME_DENIED = "name.denied", Handle, Downstream, "-", "The client named a host or port that the forward proxy does not serve; the detail says which. Add it to `forward.hosts` or `forward.ports` of the cluster, if clients may go there.";
     NO_ENDPOINT = "upstream.no_endpoint", Handle, Upstream, "UH", "The cluster has no endpoints: its control plane sent none, or its `endpoints_file` lists none. Check the service discovery behind it.";

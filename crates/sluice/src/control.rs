@@ -44,6 +44,7 @@ mod connections;
 mod drain;
 mod endpoint_files;
 mod fetches;
+mod filters;
 mod first_load;
 mod fixed;
 mod form;

@@ -37,6 +37,8 @@ impl Default for Extensions {
 fn connection_filters() -> Filters {
     let mut filters = sluice_l7::connection_filters::built_in();
     filters.register(std::sync::Arc::new(sluice_module::ModuleConnectionFactory));
+    #[cfg(feature = "lua")]
+    filters.register(std::sync::Arc::new(sluice_lua::ConnectionLuaFactory));
     filters
 }
 
@@ -79,7 +81,9 @@ impl KnownFilters for FilterSets<'_> {
 pub fn main_with(extensions: Extensions) -> ExitCode {
     let Extensions { connection, http } = &extensions;
     let of_all = sluice_l7::identity::VALUES;
-    sluice_core::values::declare(connection.values().chain(http.values()).chain(of_all));
+    let of_relays = sluice_l4::named_clusters::VALUES;
+    let of_filters = connection.values().chain(http.values());
+    sluice_core::values::declare(of_filters.chain(of_all).chain(of_relays));
     #[cfg(feature = "envoy")]
     let result = match as_envoy() {
         Some((program, flags)) => commands::run_as_envoy(&flags, &program, extensions),

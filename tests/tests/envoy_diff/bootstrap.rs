@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::script::Area;
+use crate::script::{Area, Block};
 
 /// The name of the access log, in the folder of each proxy.
 pub(crate) const LOG: &str = "access.log";
@@ -19,6 +19,8 @@ const ROUTER: &str = r#"{ name: envoy.filters.http.router, typed_config: { "@typ
 
 const MANAGER: &str =
     "t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+const OF_ROUTE: &str = "t/envoy.extensions.filters.http.lua.v3.LuaPerRoute";
 
 /// The whole text. Clusters `a`, `b`, `c`, `d` and `nobody` with one endpoint each are always there.
 pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
@@ -61,7 +63,32 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
     let log = format!(
         r#"[{{ name: envoy.access_loggers.file, typed_config: {{ "@type": t/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {LOG}, log_format: {{ {format} }} }} }}]"#
     );
+    let text = with_scripts(&text, &area.scripts);
     places.fill(&text.replace("@log@", &log))
+}
+
+/// The text with `@scripts@`, the value of `source_codes`, and `@script routes@`, a route to `a` for each script, which runs
+/// there.
+fn with_scripts(text: &str, scripts: &[Block]) -> String {
+    let source = |script: &Block| {
+        let code = serde_json::to_string(&script.yaml).expect("a text is JSON");
+        format!("{}: {{ inline_string: {code} }}", script.name)
+    };
+    let sources: Vec<String> = scripts.iter().map(source).collect();
+    let mut out = String::new();
+    for line in text.lines() {
+        let Some(before) = line.strip_suffix("@script routes@") else {
+            out += line;
+            out.push('\n');
+            continue;
+        };
+        for Block { name, .. } in scripts {
+            out += &format!(
+                "{before}- {{ name: {name}, match: {{ path: /{name} }}, route: {{ cluster: a }}, typed_per_filter_config: {{ envoy.filters.http.lua: {{ \"@type\": {OF_ROUTE}, name: {name} }} }} }}\n"
+            );
+        }
+    }
+    out.replace("@scripts@", &format!("{{ {} }}", sources.join(", ")))
 }
 
 fn indent(yaml: &str, by: usize) -> String {

@@ -38,6 +38,9 @@ const CASES_LEAST: usize = 150;
 /// How many each area has at least.
 const CASES_OF_AREA: usize = 6;
 
+/// How many scripts in Lua there are at least.
+const SCRIPTS_LEAST: usize = 60;
+
 /// A test for each area; `cargo xtask test peers` runs them.
 macro_rules! areas {
     ($($area:ident)*) => {
@@ -55,7 +58,7 @@ macro_rules! areas {
 }
 
 areas! {
-    aggregates authz breakers checks cors datagrams faults filters hashing headers https hygiene jwt limits mirrors
+    aggregates authz breakers checks cors datagrams faults filters hashing headers https hygiene jwt limits lua mirrors
     rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades weights
 }
 
@@ -76,6 +79,8 @@ fn every_file_is_a_test_and_there_are_enough_cases() {
         all += area.cases.len();
     }
     assert!(all >= CASES_LEAST, "{all} cases");
+    let scripts = script::read("lua").scripts.len();
+    assert!(scripts >= SCRIPTS_LEAST, "{scripts} scripts");
 }
 
 #[test]
@@ -107,7 +112,9 @@ impl Bench {
         authority.issue("b", &["b.test"]);
         authority.issue("client", &["spiffe://test/client"]);
         let origins = Origins::start(area, folder.path());
-        Self { origins, texts: tokens(), folder }
+        let mut texts = tokens();
+        texts.extend(signed());
+        Self { origins, texts, folder }
     }
 
     fn fill<T>(&self, with: impl FnOnce(&Places<'_>) -> T) -> T {
@@ -164,6 +171,13 @@ fn tokens() -> BTreeMap<&'static str, String> {
     ])
 }
 
+/// A public key and a signature of `hello`, in hexadecimal.
+fn signed() -> [(&'static str, String); 2] {
+    let key = SigningKey::new("RS256", "one");
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [("public_key", hex(&key.public_der())), ("signature", hex(&key.sign(b"hello")))]
+}
+
 fn run(name: &str) {
     let area = script::read(name);
     let bench = Bench::new(name);
@@ -192,6 +206,6 @@ fn run(name: &str) {
     }
     let known = |edit: &&script::Edit| area.cases.iter().all(|case| case.name != edit.case);
     assert!(!area.edits.iter().any(|edit| known(&edit)), "an edit names no case");
-    let said = sluice.said();
-    assert!(failures.is_empty(), "\n{failures}\nSluice said:\n{said}");
+    let (theirs, ours) = (envoy.said(), sluice.said());
+    assert!(failures.is_empty(), "\n{failures}\nEnvoy said:\n{theirs}\nSluice said:\n{ours}");
 }

@@ -20,11 +20,13 @@ pub(crate) struct Area {
     pub(crate) bootstrap: String,
     /// `log_format` of all access logs, if not the usual one.
     pub(crate) log_format: String,
+    /// Scripts in Lua, by name.
+    pub(crate) scripts: Vec<Block>,
     pub(crate) cases: Vec<Case>,
     pub(crate) edits: Vec<Edit>,
 }
 
-/// A named piece of YAML.
+/// A named piece of YAML, or a script.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) name: String,
@@ -99,6 +101,7 @@ impl Area {
         let block = || Block { name: name.to_owned(), yaml: yaml() };
         match kind {
             "http" => self.http.push(block()),
+            "script" => self.scripts.push(block()),
             "listener" => self.listeners.push(block()),
             "clusters" => self.clusters += &yaml(),
             "bootstrap" => self.bootstrap += &yaml(),

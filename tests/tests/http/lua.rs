@@ -27,7 +27,7 @@ fn config(origin: &Origin, settings: &str, rules: &str) -> String {
          routes:\n  main:\n    - rules:\n{rules}        - {{ name: other, match: {{ path: /other }}, cluster: up }}\n        - {{ name: rest, cluster: up }}\n\
          clusters:\n  up: {{ endpoints: [\"{addr}\"] }}\n  side: {{ endpoints: [\"{addr}\"] }}\n\
          limits: {{ filter_wait_seconds: 600 }}\naccess_log: [{{ sink: records.json, format: {{ json: {{ listener: \"%LISTENER%\", reason: \"%REASON%\", path: \"%PATH%\", route: \"%ROUTE_NAME%\", status: \"%RESPONSE_CODE%\", \
-           why: \"%RESPONSE_CODE_DETAILS%\", error: \"%VALUE(lua.error)%\", who: \"%VALUE(lua.metadata.app.who)%\", calls: \"%SIDE_CALLS%\" }} }} }}]\n"
+           why: \"%RESPONSE_CODE_DETAILS%\", error: \"%VALUE(lua.error)%\", who: \"%VALUE(lua.metadata.app.who)%\", calls: \"%SIDE_CALLS%\", filter: \"%RESPONSE_FILTER%\" }} }} }}]\n"
     )
 }
 
@@ -70,7 +70,7 @@ function envoy_on_request(handle)
   table.sort(names)
   h:add("x-names", table.concat(names, " "))
   h:add("x-missing", tostring(h:get("nothing")))
-  for _, bad in pairs({ "content-length", "transfer-encoding", "host:", ":scheme", "connection" }) do
+  for _, bad in pairs({ "transfer-encoding", "trailer", "host:", ":scheme", "connection" }) do
     local ok, why = pcall(h.replace, h, bad, "1")
     assert(not ok and why:find("inline:%d+: ") and why:find("`" .. bad, 1, true), why)
   end
@@ -138,10 +138,11 @@ function envoy_on_request(handle)
     if old then assert(not pcall(old.length, old)) end
     old = chunk
   end
-  assert(not pcall(headers.add, headers, "x-late", "1"))
+  -- Without a body there are no pieces, and the headers are still here.
+  assert(pcall(headers.add, headers, "x-late", "1") == (total == 0))
   assert(headers:get(":path") ~= nil)
   local ok, why = pcall(handle.body, handle)
-  assert(not ok and why:find("too late"), why)
+  assert(total == 0 and why == nil or not ok and why:find("too late"), why)
   local trailers = handle:trailers()
   handle:logInfo("pieces had " .. total .. " bytes, trailer " .. tostring(trailers and trailers:get("x-sum")))
   if trailers then trailers:add("x-more", "yes") end
@@ -158,8 +159,8 @@ end"#;
     sluice_testkit::wait::until("the line of the script", || {
         sluice.log().contains("pieces had 7 bytes, trailer 7").then_some(())
     });
-    // Without a body there are no pieces, and the rest of the script still runs.
     assert_eq!(get(&sluice, "/b").status(), 200);
+    assert_eq!(origin.requests()[1].value("x-late"), "1");
     sluice_testkit::wait::until("the line without pieces", || {
         sluice.log().contains("pieces had 0 bytes, trailer nil").then_some(())
     });
@@ -315,6 +316,21 @@ fn rules_run_other_scripts_or_none() {
 }
 
 #[test]
+fn a_script_chooses_the_cluster() {
+    let origin = Origin::start("o");
+    let lines = r#"
+function envoy_on_request(handle)
+  local who = handle:headers():get("x-one")
+  handle:streamInfo():dynamicMetadata():set("app", "who", who == "1,2" and "side" or "none")
+  handle:clearRouteCache()
+end"#;
+    let rule = "        - { name: chosen, match: { path: /chosen }, cluster_from: \"metadata['lua.metadata.app.who']\" }\n";
+    let sluice = start(&origin, &script(lines, ""), rule);
+    assert_eq!(get(&sluice, "/chosen").status(), 200);
+    assert_eq!(ask(&sluice, "GET /chosen HTTP/1.1\r\nHost: a.test\r\n\r\n").status(), 503);
+}
+
+#[test]
 fn a_file_is_read_again_when_it_changes() {
     let origin = Origin::start("o");
     let kit = kit().watching().expect_warning("tag.lua");
@@ -385,7 +401,11 @@ end"#;
         assert!(!answer.text().contains("lua"), "{answer:?}");
         let record = record_of(&sluice, path);
         let said = record["why"].as_str().unwrap();
-        assert_eq!(record["reason"], reason, "{record}");
+        assert_eq!(
+            (&record["reason"], &record["filter"]),
+            (&reason.into(), &"lua".into()),
+            "{record}"
+        );
         assert!(said.contains(why) || path == "/table", "{record}");
         assert_eq!(get(&sluice, "/fine").status(), 200, "after {path}");
     }
@@ -399,6 +419,24 @@ end"#;
     assert_eq!(answer.status(), 500, "{answer:?}");
     let record = record_of(&sluice, "/wait");
     assert_eq!(record["reason"], "script.memory", "{record}");
+    let items = sluice.items("/filters");
+    let [item] = items.as_slice() else { panic!("{items:?}") };
+    let of = |name: &str| item[name].as_u64();
+    assert_eq!(
+        (&item["filter"], &item["listener"], &item["name"]),
+        (&"lua".into(), &"web".into(), &"inline".into())
+    );
+    assert_eq!(
+        (of("instances"), of("errors"), of("errors_script_budget")),
+        (Some(0), Some(11), Some(2)),
+        "{item}"
+    );
+    assert!(
+        of("runs") > Some(20)
+            && of("memory_bytes") > Some(1000)
+            && item["seconds"].as_f64() > Some(0.0),
+        "{item}"
+    );
     assert_eq!(sluice.metric("sluice_lua_states_replaced_total", "why=\"out_of_memory\""), 1);
     assert_eq!(sluice.metric("sluice_lua_failures_total", "reason=\"script.memory\""), 2);
 }

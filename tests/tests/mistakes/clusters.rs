@@ -68,6 +68,7 @@ fn of_names_that_clients_choose() {
         "mistakes-by-name",
         &[
             ("clusters that nobody lists", relay("cluster_from: sni")),
+            ("clusters that filters choose and nobody lists", relay("cluster_from: filter")),
             ("a table that is not declared", relay("cluster_from: sni, map: hosts, allow: [up]")),
             ("a table without a name", relay("cluster: up, map: hosts")),
             ("a list without a name", relay("cluster: up, allow: [up]")),

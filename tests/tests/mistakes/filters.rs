@@ -208,6 +208,20 @@ fn of_filters() {
             ("an origin with a path", http("cors: { origins: \"https://app.test/\" }")),
             ("an origin without a scheme", http("csrf: { origins: app.test }")),
             ("a method in lower case", http("cors: { origins: \"*\", methods: put }")),
+            ("no script for connections", listener("filters: [{ lua: {} }], relay: up")),
+            (
+                "a script for connections with functions for requests",
+                listener(
+                    r#"filters: [{ lua: { source: "function envoy_on_request() end" } }], relay: up"#,
+                ),
+            ),
+            (
+                "a script for bytes where no relay moves them",
+                http("buffer: {}").replace(
+                    "http:",
+                    r#"filters: [{ lua: { source: "function on_data() end" } }], http:"#,
+                ),
+            ),
             ("no script", http("lua: {}")),
             ("two scripts", http("lua: { source: a, file: b.lua }")),
             (

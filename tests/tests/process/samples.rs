@@ -972,6 +972,25 @@ fn scripts() {
 }
 
 #[test]
+fn scripts_for_connections() {
+    let (mail, old) = (Server::greeter("mail:"), Server::greeter("old:"));
+    let sluice = Sluice::new().start(&sample(
+        "connections.yaml",
+        &[
+            ("127.0.0.1:2525", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", mail.addr().to_string()),
+            ("127.0.0.1:9001", old.addr().to_string()),
+        ],
+    ));
+    let mut client = connect(sluice.addr("mail"));
+    assert_eq!(read(&mut client, 5), b"mail:");
+    assert_eq!(exchange(&mut client, b"EHLO a\r\n"), b"EHLO a\r\n");
+    client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert!(read_to_end(&mut client).1.is_empty());
+    assert_eq!(sluice.metric("sluice_lua_connection_counts_total", "counter=\"browsers\""), 1);
+}
+
+#[test]
 fn loaded_libraries() {
     let (app, redis) = (Origin::start("app"), Server::echo());
     let kit = Sluice::new();

@@ -12,4 +12,5 @@ mod modules;
 mod postgres;
 mod records;
 mod refusals;
+mod scripts;
 mod tcp;

@@ -152,12 +152,13 @@ pub fn response(
     persistence: Persistence,
     pool: &BufPool,
 ) -> Result<Buf, Unwritable> {
-    written(head, head.upgrade().map_or(0, str::len), pool, |out| {
+    let more = [head.upgrade(), head.reason()].into_iter().flatten().map(str::len).sum();
+    written(head, more, pool, |out| {
         let status = head.status();
         out.put(b"HTTP/1.1 ");
         let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
         out.put(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
-        out.put(reason(status).as_bytes());
+        out.put(head.reason().unwrap_or_else(|| reason(status)).as_bytes());
         out.put(b"\r\n");
         fields(head, framing, |_| false, out);
         match (head.upgrade(), persistence) {

@@ -82,7 +82,7 @@ impl RequestTask {
                 step = match step {
                     HeadStep::Continue => break,
                     HeadStep::Reply(reply) => {
-                        self.manager.count_filter_reply(&name);
+                        self.note_filter_reply(&name);
                         return Err(Stop::Reply(reply));
                     }
                     HeadStep::Buffer(max, then) => {
@@ -127,6 +127,12 @@ impl RequestTask {
             Box::pin(self.show_buffered(stream, buffered)).await?;
         }
         Ok(route)
+    }
+
+    /// Notes that a filter responds.
+    pub(super) fn note_filter_reply(&mut self, name: &Rc<str>) {
+        self.manager.count_filter_reply(name);
+        self.summary.filter = Some((&**name).into());
     }
 
     /// Checks and normalises a path or authority, if a filter set one; returns whether it did.
@@ -278,7 +284,7 @@ impl RequestTask {
                 step = match step {
                     ResponseStep::Continue => break,
                     ResponseStep::Reply(reply) => {
-                        self.manager.count_filter_reply(name);
+                        self.note_filter_reply(name);
                         return Ok(Some(reply));
                     }
                     ResponseStep::Buffer(max, then) => {

@@ -4,6 +4,7 @@
 //! and go to. Keeps: one piece at a time in each direction, and the next is not read before it has passed; a filter that
 //! makes a piece wait holds up its own direction only, and for a bounded time.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -420,7 +421,8 @@ impl RequestTask {
                     }
                 }
                 PieceStep::Stop(end) => {
-                    self.manager.count_filter_reply(&self.filters[place].name);
+                    let name = Rc::clone(&self.filters[place].name);
+                    self.note_filter_reply(&name);
                     return Err(end);
                 }
                 PieceStep::Wait(later) => {

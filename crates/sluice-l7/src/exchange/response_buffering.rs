@@ -210,7 +210,7 @@ impl RequestTask {
     /// The stop for a response that is larger than the filter allows.
     fn too_large(&mut self, asked: &Buffering) -> Stop {
         let Buffering { name, max, .. } = asked;
-        self.manager.count_filter_reply(name);
+        self.note_filter_reply(name);
         let bound = plural(*max as u64, "byte");
         self.summary.detail = Some(format!("more than {bound} for the filter {name}").into());
         let why = reasons::RESPONSE_TOO_LARGE;

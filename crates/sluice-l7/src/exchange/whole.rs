@@ -93,7 +93,7 @@ impl RequestTask {
             step = match step {
                 WholeStep::Continue => return Ok(()),
                 WholeStep::Stop(reply) => {
-                    self.manager.count_filter_reply(&name);
+                    self.note_filter_reply(&name);
                     return Err(Stop::Reply(reply));
                 }
                 WholeStep::Wait(later) => {

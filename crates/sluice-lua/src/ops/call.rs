@@ -54,6 +54,7 @@ pub(super) fn respond(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<
     let fields = list(args, 0)?;
     let body = args.optional_text(1)?.map(|body| body.as_bytes().to_vec()).unwrap_or_default();
     let mut reply = Reply::new(200, reasons::LOCAL, "lua_response", body);
+    reply.content_type = "text/plain".into();
     let mut status = None;
     for (name, value) in fields {
         let text = String::from_utf8_lossy(&value).into_owned();

@@ -11,6 +11,8 @@ use sluice_l7::words::is_editable;
 use crate::args::{Args, OpError, OpResult, nothing, one};
 use crate::side::ScriptRun;
 
+const LENGTH: &str = "content-length";
+
 /// `(part)`, the first argument of all operations of this file: whether trailers are meant.
 fn is_trailers(args: &mut Args<'_>) -> Result<bool, OpError> {
     Ok(&*args.text(0)?.as_bytes() == b"trailers")
@@ -132,6 +134,30 @@ pub(super) fn all(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'_
     one(lua, list)
 }
 
+/// `(part, phrase)`: the reason phrase of a response over HTTP/1.
+pub(super) fn phrase(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>) -> OpResult {
+    let response = run.response;
+    let (head, trailers) = to_change(run, args)?;
+    if trailers || !response {
+        return Err("setHttp1ReasonPhrase() is for responses".into());
+    }
+    if head.set_reason(&args.text(1)?.as_bytes()) {
+        nothing()
+    } else {
+        Err("the reason phrase must be text without control characters".into())
+    }
+}
+
+/// A length that a script states. It has no effect: the length of a body is always what it is.
+fn stated_length(args: &mut Args<'_>) -> OpResult {
+    let stated = args.text(2)?;
+    if stated.as_bytes().iter().all(u8::is_ascii_digit) {
+        nothing()
+    } else {
+        Err("content-length must be a number".into())
+    }
+}
+
 /// A name that scripts may change, and its value.
 fn field(args: &mut Args<'_>, name: &str) -> Result<Vec<u8>, OpError> {
     if !is_editable(name) {
@@ -166,6 +192,9 @@ pub(super) fn replace(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<
     if !trailers && (name.starts_with(':') || name == "host" && !response) {
         return replace_pseudo(head, &name, &args.text(2)?.as_bytes(), response);
     }
+    if !trailers && name == LENGTH {
+        return stated_length(args);
+    }
     let value = field(args, &name)?;
     head.set(name.as_bytes(), &value);
     sound(head)
@@ -193,9 +222,11 @@ fn replace_pseudo(head: &mut Head, name: &str, value: &[u8], response: bool) -> 
 
 /// `(part, name)`.
 pub(super) fn remove(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>) -> OpResult {
-    let (head, _) = to_change(run, args)?;
+    let (head, trailers) = to_change(run, args)?;
     let name = name_of(args, 1)?;
-    if !is_editable(&name) {
+    // A body whose length is not announced is framed without one.
+    let is_length = !trailers && name == LENGTH;
+    if !is_length && !is_editable(&name) {
         return Err(format!("`{name}` is not a header that a script may remove").into());
     }
     head.remove(name.as_bytes());

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mlua::{Lua, Value};
+use mlua::{Lua, LuaString};
 
 use crate::args::{Args, OpResult, nothing, one};
 use crate::side::ScriptRun;
@@ -25,59 +25,37 @@ pub(super) fn info(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'
         "downstreamLocalAddress" | "downstreamDirectLocalAddress" => Some(conn.local().to_string()),
         "downstreamRemoteAddress" => Some(summary.source.to_string()),
         "downstreamDirectRemoteAddress" => Some(conn.peer().to_string()),
+        // There are no virtual clusters.
+        "virtualClusterName" => Some(String::new()),
         "requestedServerName" => Some(conn.sni().unwrap_or_default().to_owned()),
         _ => None,
     };
     one(lua, text)
 }
 
-/// Whether TLS was terminated.
-pub(super) fn is_tls(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, _: &mut Args<'_>) -> OpResult {
-    one(lua, run.cx.conn.tls().is_some())
-}
-
-/// `(name)`.
-pub(super) fn ssl(run: &mut ScriptRun<'_, '_, '_>, lua: &Lua, args: &mut Args<'_>) -> OpResult {
-    let Some(tls) = run.cx.conn.tls() else { return one(lua, Value::Nil) };
-    let client = tls.client.as_deref();
-    let first_or_all = |names: Option<&[Box<str>]>| -> OpResult {
-        let names: Vec<String> =
-            names.unwrap_or_default().iter().map(ToString::to_string).collect();
-        one(lua, names)
-    };
-    match &*args.word(0)? {
-        // A client certificate is verified whenever one is asked for.
-        "peerCertificatePresented" | "peerCertificateValidated" => one(lua, client.is_some()),
-        "uriSanPeerCertificate" => first_or_all(client.map(|client| &*client.uris)),
-        "dnsSansPeerCertificate" => first_or_all(client.map(|client| &*client.names)),
-        "subjectPeerCertificate" => {
-            one(lua, client.map(|client| &*client.subject).unwrap_or_default())
-        }
-        "sha256PeerCertificateDigest" => {
-            one(lua, client.map(|client| &*client.sha256).unwrap_or_default())
-        }
-        "tlsVersion" => one(lua, format!("TLSv{}", tls.version)),
-        "ciphersuiteString" => one(lua, tls.cipher),
-        "alpn" => match &tls.alpn {
-            Some(alpn) => one(lua, lua.create_string(alpn)?),
-            None => one(lua, ""),
-        },
-        _ => one(lua, Value::Nil),
-    }
-}
-
 /// `(level, message)`, from 1 for trace.
 pub(super) fn log(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>) -> OpResult {
     let (level, message) = (args.integer(0)?, args.text(1)?);
-    run.logged += 1;
-    if run.logged > LINES {
-        return nothing();
+    write_line(level, &message, &mut run.logged, &run.plan.name, run.cx.summary.id);
+    nothing()
+}
+
+/// Writes a line of a script about a request or connection, unless it wrote too many.
+pub(crate) fn write_line(
+    level: i64,
+    message: &LuaString,
+    logged: &mut u32,
+    script: &str,
+    request: u64,
+) {
+    *logged += 1;
+    if *logged > LINES {
+        return;
     }
     let message = message.as_bytes();
     let text = String::from_utf8_lossy(&message[..message.len().min(LINE_BYTES)]);
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let text = if run.logged == LINES { "further lines of this run are left out" } else { &*text };
-    let (script, request) = (&*run.plan.name, run.cx.summary.id);
+    let text = if *logged == LINES { "further lines of this run are left out" } else { &*text };
     match level {
         1 => tracing::trace!(script, request, "{text}"),
         2 => tracing::debug!(script, request, "{text}"),
@@ -85,7 +63,6 @@ pub(super) fn log(run: &mut ScriptRun<'_, '_, '_>, _: &Lua, args: &mut Args<'_>)
         4 => tracing::warn!(script, request, "{text}"),
         _ => tracing::error!(script, request, "{text}"),
     }
-    nothing()
 }
 
 /// Has the route selected again.

@@ -16,7 +16,7 @@ use crate::convert;
 use crate::side::ScriptRun;
 
 /// The most bytes that scripts share about one request.
-const BYTES: usize = 64 * 1024;
+pub(crate) const BYTES: usize = 64 * 1024;
 
 sluice_core::values! {
     METADATA: ValueFamily = "lua.metadata.*", "What scripts of the filter `lua` shared about the request (`streamInfo():dynamicMetadata():set`), by `FILTER.KEY`.";
@@ -25,10 +25,10 @@ sluice_core::values! {
 
 /// A value, as records show it.
 #[derive(Clone, Debug)]
-struct SharedJson {
-    json: Json,
+pub(crate) struct SharedJson {
+    pub(crate) json: Json,
     /// What it takes of [`BYTES`].
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl fmt::Display for SharedJson {

@@ -244,9 +244,10 @@ impl Compiler<'_> {
         Some(match service {
             Service::Relay { to, options } => {
                 let to = match to {
-                    RelayTo::Named { allow, map } => {
+                    RelayTo::Named { by, allow, map } => {
                         let directory = Arc::clone(&self.around.clusters);
                         RelayTarget::Named(Arc::new(NamedClusters {
+                            by: *by,
                             allow: allow.clone(),
                             map: map.as_ref().map(|map| self.around.maps.reference(map)),
                             directory,

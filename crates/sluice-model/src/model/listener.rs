@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluice_core::value::NamePattern;
 use sluice_core::{ListenAddress, Name, Path};
-use sluice_l4::{Criteria, Hash, OnTimeout, ProxyPlan, RelayOptions};
+use sluice_l4::{Criteria, Hash, NamedBy, OnTimeout, ProxyPlan, RelayOptions};
 use sluice_l7::plan::HttpOptions;
 use sluice_quic::QuicOptions;
 use sluice_upstream::SubsetKey;
@@ -138,8 +138,10 @@ pub enum RelayTo {
     },
     /// One of several clusters for each connection or flow, by weight.
     Split(Vec<RelayShare>),
-    /// The cluster that a connection names by its server name (SNI).
+    /// The cluster that a connection names by its server name (SNI), or that a filter chooses.
     Named {
+        /// What names it.
+        by: NamedBy,
         /// The clusters that may be named.
         allow: Vec<NamePattern>,
         /// The lookup table that says which cluster a server name means; without one, it is the name of the cluster.

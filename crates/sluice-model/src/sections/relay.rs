@@ -97,6 +97,8 @@ choice! {
     pub enum ClusterFrom {
         /// The server name of TLS, in lower case.
         Sni = "sni",
+        /// A filter of the listener or chain: a script (`setCluster` of the connection filter `lua`), or a filter of your own.
+        Filter = "filter",
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_core::settings::{Members, Short};
 use sluice_core::{Diags, ListenAddress, Name, Path, Spanned};
-use sluice_l4::{Hash, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
+use sluice_l4::{Hash, NamedBy, OnTimeout, PayloadSlice, ProxyAccept, ProxyPlan, RelayOptions};
 use sluice_l7::routes::EndpointMatch;
 use sluice_upstream::cluster::FALLBACKS_MAX;
 
@@ -272,7 +272,8 @@ impl Context<'_> {
                 .warning("useless-setting", relay.span, at.key("max_duration_jitter"), message)
                 .help("set `max_duration`, the time after which a connection is closed");
         }
-        let by_name = cluster_from.is_some() || self.forwards(&to);
+        let by_sni = matches!(cluster_from.as_deref(), Some(ClusterFrom::Sni));
+        let by_name = by_sni || self.forwards(&to);
         Some(Service::Relay {
             to,
             options: RelayOptions {
@@ -302,14 +303,14 @@ impl Context<'_> {
     ) -> Option<RelayTo> {
         let Relay { cluster, split, cluster_from, map, allow, hash, endpoint_metadata, .. } =
             &relay.0;
-        if let Some(ClusterFrom::Sni) = cluster_from.as_deref() {
+        if let Some(from) = cluster_from.as_deref() {
             if let Some(metadata) = endpoint_metadata {
                 let message = "what clients name cannot be asked for metadata";
                 diags
                     .error("wrong-kind", metadata.span, at.key("endpoint_metadata"), message)
                     .help("remove it, or write `cluster` in place of `cluster_from`");
             }
-            return self.named(relay, at, diags, fits);
+            return self.named(relay, *from, at, diags, fits);
         }
         if let Some(map) = map {
             diags
@@ -362,10 +363,11 @@ impl Context<'_> {
         Some(RelayTo::Split(split.0.iter().map(share).collect()))
     }
 
-    /// The clusters that connections may name by their server name; `fits` checks each of them.
+    /// The clusters that connections may name by their server name, or that filters choose; `fits` checks each of them.
     fn named(
         self,
         relay: &Spanned<Short<Relay>>,
+        from: ClusterFrom,
         at: &Path<'_>,
         diags: &mut Diags,
         fits: ClusterFits,
@@ -398,6 +400,10 @@ impl Context<'_> {
             }
         }
         Some(RelayTo::Named {
+            by: match from {
+                ClusterFrom::Sni => NamedBy::Sni,
+                ClusterFrom::Filter => NamedBy::Filter,
+            },
             allow: allow.iter().map(|pattern| pattern.value.clone()).collect(),
             map: map.as_ref().map(|map| Name::clone(&map.value)),
         })

@@ -118,6 +118,7 @@ fn summary(request: &Head, response: Option<&Head>, source: Peer) -> Summary {
         cluster: None,
         attempts: Default::default(),
         side_calls: Vec::new(),
+        filter: None,
         received: 0,
         sent: 0,
         status: response.map_or(0, Head::status),

@@ -16,7 +16,7 @@ use sluice_model::model::Listener;
 use sluice_upstream::Cluster;
 
 use super::overrides::EndpointDecision;
-use super::{Control, Stage, clusters, fetches, resources, routes, runtime};
+use super::{Control, Stage, clusters, fetches, filters, resources, routes, runtime};
 
 /// The pages, based on the control thread's state.
 pub(super) struct Pages(pub(super) Rc<Control>);
@@ -80,6 +80,7 @@ impl AdminSource for Pages {
                 }
                 #[cfg(not(feature = "envoy"))]
                 Page::Xds => Vec::new(),
+                Page::Filters => filters::list(&control.registry),
                 Page::Fetches => fetches::list(&control.builder.around.fetches, &control.clock),
                 Page::Runtime => {
                     runtime::list(&control.builder.around.runtime, &control.store.borrow())

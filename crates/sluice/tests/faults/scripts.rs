@@ -1,5 +1,8 @@
 //! Requests whose script fails.
 
+use std::io::Write as _;
+
+use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::{Origin, Sluice};
 
 use crate::kit::{Fault, Seen, send};
@@ -20,7 +23,25 @@ pub(crate) const CASES: &[Fault] = &[
         reason: "script.memory",
         inject: || failing(GROWS, "script.memory", "not enough memory"),
     },
+    Fault { name: "A script closes the connection", reason: "script.closed", inject: closed },
 ];
+
+/// A connection that a script closes at what the client says.
+fn closed() -> Seen {
+    let server = Server::echo();
+    let sluice = Sluice::new().start(&format!(
+        "listeners: [{{ name: mail, address: 127.0.0.1:0, relay: up, filters: [{{ lua: {{ source: \"function on_data(conn, bytes) if bytes:find('^GET ') then conn:close('a browser') end end\" }} }}] }}]\n\
+         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\naccess_log: [{{ sink: records.json }}]\n",
+        server.addr()
+    ));
+    let mut client = connect(sluice.addr("mail"));
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("the connection is open");
+    let heard = read_to_end(&mut client).1;
+    Seen::of(&sluice, "script.closed")
+        .heard(String::from_utf8_lossy(&heard))
+        .at("\"mail\"")
+        .at("a browser")
+}
 
 const GROWS: &str = "local s = 'x' while true do s = s .. s end";
 

@@ -1,0 +1,11 @@
+//! Scripts for connections: the connection filter `lua`.
+//!
+//! Owns: the list of what belongs to it. Refuses to know: requests. Keeps: a script for connections waits for nothing, so that
+//! a connection is held up as long as its function runs, and no longer.
+
+mod filter;
+mod run;
+mod settings;
+
+pub(crate) use run::{CONN_OPS, ConnRun};
+pub use settings::{ConnectionLua, ConnectionLuaFactory};
