@@ -8,6 +8,7 @@
 pub mod coverage;
 pub mod delivered;
 pub mod descriptors;
+pub mod dump;
 pub mod load;
 pub mod map;
 mod merge;
@@ -19,6 +20,7 @@ mod rules;
 mod scalars;
 pub mod secret_files;
 pub mod sources;
+pub mod stats;
 pub mod wire;
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ mod units;
 mod validation;
 
 pub use bootstrap::map;
+pub(crate) use bootstrap::native_clusters;
 pub use units::{MappedUnit, PlaneNames, UnitSurroundings, unit};
 
 /// A file as it is mapped.
@@ -313,7 +314,7 @@ fn written(duration: ProtoDuration) -> Option<String> {
 }
 
 /// A name in the characters and length of the native form.
-fn native_name(name: &str) -> String {
+pub(crate) fn native_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let letters = name.chars().map(|c| if fits(c) { c } else { REPLACEMENT });
     let mut found: String = letters.take(NAME_MAX).collect();

@@ -186,8 +186,16 @@ impl ConnectionManager {
         })
     }
 
+    /// A connection that begins now.
+    pub(crate) fn downstream(&self, conn: Rc<Conn>) -> Rc<DownstreamConn> {
+        if self.shared.closes(&self.plan.listener) {
+            conn.finish();
+        }
+        DownstreamConn::new(conn, self.expiry())
+    }
+
     /// When a connection that begins now is too old for further requests.
-    pub(crate) fn expiry(&self) -> Moment {
+    fn expiry(&self) -> Moment {
         let options = &self.plan.options;
         let Some(age) = options.age_max else { return Moment::NEVER };
         self.worker.now().after(self.worker.jittered(age, options.age_jitter_percent))

@@ -14,7 +14,7 @@ use sluice_l4::HandlerPlan;
 use sluice_l4::inspect::http::{HTTP1, HTTP2};
 use sluice_telemetry::metrics::SeriesLabels;
 
-use crate::connection_manager::{ConnectionManager, DownstreamConn};
+use crate::connection_manager::ConnectionManager;
 use crate::errors::{self, At};
 use crate::exchange::{self, Exchange};
 use crate::future_pool::FuturePool;
@@ -74,7 +74,7 @@ impl StreamHandler for HttpHandler {
                 _ => None,
             },
         };
-        let downstream = DownstreamConn::new(conn, self.manager.expiry());
+        let downstream = self.manager.downstream(conn);
         if h2 == Some(true) {
             return Box::pin(serve_h2(self, downstream, stream));
         }

@@ -3,21 +3,24 @@
 //! Owns: admin, node, runtime layers, and in which order the resources are mapped. Refuses to know: what is in them.
 //! Keeps: every field that was not read is reported.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diags, Node};
 
-use super::{Mapping, breakers, native_name};
+use super::{Mapping, UniqueNames, breakers, native_name};
 use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
+use crate::parts::{items, text};
 use crate::secret_files::SecretFiles;
+use crate::stats::StatRules;
 
 /// Fields of a bootstrap that say how Envoy reports and schedules, not what it does with traffic.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 11] = [
     "node_context_params",
     "deferred_stat_options",
-    "stats_config",
     "stats_flush_interval",
     "stats_flush_on_admin",
     "stats_eviction_interval",
@@ -52,6 +55,7 @@ pub fn map(
     }
     // What is in it is reported, unless it is empty.
     bootstrap.message("cluster_manager");
+    mapping.statistics(bootstrap);
     mapping.admin(bootstrap, &mut root);
     mapping.node(bootstrap, &mut root);
     mapping.dynamic(bootstrap);
@@ -78,7 +82,31 @@ pub fn map(
     root.node()
 }
 
+/// The native names of the clusters of a file, by their names in Envoy.
+pub(crate) fn native_clusters(resources: &ProtoMessage) -> HashMap<Arc<str>, Arc<str>> {
+    let (mut names, mut found) = (UniqueNames::default(), HashMap::new());
+    for cluster in items(resources, "clusters") {
+        let Some(name) = text(cluster, "name") else { continue };
+        found.entry(name).or_insert_with_key(|name| names.add(name).into());
+    }
+    found
+}
+
 impl<'a> Mapping<'a> {
+    /// Reports what of the rules for statistics cannot be followed.
+    fn statistics(&mut self, bootstrap: &ProtoMessage) {
+        let Some(config) = bootstrap.message("stats_config") else { return };
+        let mut problems = Vec::new();
+        StatRules::of(config, &mut |problem| problems.push(problem));
+        for problem in problems {
+            if problem.is_error {
+                self.unsupported(problem.of, problem.field, &problem.text);
+            } else {
+                self.differs(problem.of, problem.field, &problem.text);
+            }
+        }
+    }
+
     /// Reports every field below a message that was not read.
     pub(super) fn report_unread(&mut self, below: &ProtoMessage) {
         let mut unread = Vec::new();

@@ -211,11 +211,15 @@ pub(super) const fn unknown(allowed: bool) -> UnknownFields {
 }
 
 /// What `--version` prints: the path of the program, and five parts with slashes between them, as tools expect of Envoy.
-/// The first is the commit of Envoy, which this is not.
 pub(super) fn version(program: &str) -> String {
+    format!("\n{program}  version: {}\n\n", build())
+}
+
+/// The five parts. The first is the commit of Envoy, which this is not.
+pub(super) fn build() -> String {
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
     let commit = "0".repeat(40);
-    format!("\n{program}  version: {commit}/{API_VERSION}/Clean/{build}/AWS-LC\n\n")
+    format!("{commit}/{API_VERSION}/Clean/{build}/AWS-LC")
 }
 
 #[cfg(test)]
