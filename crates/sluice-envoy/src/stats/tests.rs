@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use sluice_core::Diags;
 use sluice_telemetry::{MetricDef, MetricKind, Registry};
 
 use super::names::StatNames;
@@ -227,5 +226,4 @@ fn mistakes_of_a_bootstrap_are_found_when_it_is_loaded() {
         .collect();
     assert!(found.contains(&("stats_config.stats_tags[0].tag_name".into(), true)), "{found:?}");
     assert!(found.contains(&("stats_config.stats_tags[1].regex".into(), false)), "{found:?}");
-    drop(Diags::new());
 }

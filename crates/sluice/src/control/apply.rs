@@ -162,11 +162,9 @@ impl Control {
         &self,
         changes: &ListenerChanges,
     ) -> anyhow::Result<Option<NextSockets>> {
-        let stopped = self.stopped.borrow();
-        let mut changes = changes.clone();
         // What an operator has stopped stays closed.
-        changes.retain(|name, new| new.is_none() || !stopped.contains(name));
-        drop(stopped);
+        let mut changes = changes.clone();
+        changes.retain(|name, new| new.is_none() || !self.stopped.borrow().contains(name));
         let changes = &changes;
         if changes.is_empty() {
             return Ok(None);

@@ -141,12 +141,15 @@ const CLASSES: [(&str, &str, BreakerClass); 2] = [
     ("high_priority", "HIGH", BreakerClass::High),
 ];
 
+/// Values by their names.
+type EndpointValues<const N: usize> = [(&'static str, u64); N];
+
 /// The values of an endpoint: counters, then gauges.
 fn values(
     cluster: &Cluster,
     endpoint: &EndpointState,
     counts: &AllCounts,
-) -> ([(&'static str, u64); 4], [(&'static str, u64); 2]) {
+) -> (EndpointValues<4>, EndpointValues<2>) {
     let key = (Arc::clone(&cluster.name), Arc::clone(&endpoint.name));
     let count = counts.get(&key).copied().unwrap_or_default();
     let counters = [

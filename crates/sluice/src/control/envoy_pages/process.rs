@@ -94,7 +94,7 @@ impl EnvoyPages {
             for (key, of) in &*in_force {
                 let hidden = of.hidden.iter().find(|(from, _)| *from == origin);
                 let own = (of.origin == origin).then_some(&of.value);
-                let Some(value) = own.or(hidden.map(|(_, value)| value)) else { continue };
+                let Some(value) = own.or_else(|| hidden.map(|(_, value)| value)) else { continue };
                 let of = entries.entry(key.clone()).or_insert_with(|| vec![String::new(); count]);
                 of[number].clone_from(value);
             }
