@@ -14,6 +14,7 @@ pub mod map;
 mod merge;
 pub mod message;
 mod native;
+mod native_names;
 pub mod parts;
 pub mod read;
 mod rules;

@@ -20,7 +20,7 @@ mod tags;
 pub use rules::{StatRuleProblem, StatRules};
 
 use names::{ListenerStatNames, StatNames};
-use table::{Only, Scope, StatRow, TABLE};
+use table::{Only, StatRow, StatScope, TABLE};
 
 /// The type of a statistic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +93,7 @@ pub fn collect(
 }
 
 /// What a cluster or listener has from its beginning is there before it is counted.
-fn declare(sums: &mut BTreeMap<String, StatSum>, prefix: &str, scope: Scope) {
+fn declare(sums: &mut BTreeMap<String, StatSum>, prefix: &str, scope: StatScope) {
     for row in TABLE.iter().filter(|row| row.scope == scope && !row.lazy) {
         sums.entry(format!("{prefix}{}", row.stat)).or_insert_with(|| StatSum::new(row));
     }
@@ -120,9 +120,9 @@ fn add(
 }
 
 /// What stands before the names of a scope; `None` if what it is about is not known by a name of Envoy.
-fn prefix_of(scope: Scope, owner: Option<&Arc<str>>, names: &StatNames) -> Option<String> {
-    let Some(owner) = owner else { return (scope == Scope::Process).then(String::new) };
-    if scope == Scope::Cluster {
+fn prefix_of(scope: StatScope, owner: Option<&Arc<str>>, names: &StatNames) -> Option<String> {
+    let Some(owner) = owner else { return (scope == StatScope::Process).then(String::new) };
+    if scope == StatScope::Cluster {
         return Some(format!("cluster.{}.", names.cluster(owner)?.stat));
     }
     names.listener(owner).and_then(|of| of.prefix(scope))
@@ -130,19 +130,19 @@ fn prefix_of(scope: Scope, owner: Option<&Arc<str>>, names: &StatNames) -> Optio
 
 impl ListenerStatNames {
     /// What stands before the names of a scope; `None` if the listener has none of it.
-    fn prefix(&self, scope: Scope) -> Option<String> {
+    fn prefix(&self, scope: StatScope) -> Option<String> {
         let address = &self.address;
         let of = |of: &Option<Arc<str>>, all: bool, word: &str| {
             Some(format!("{word}.{}.", of.as_ref().filter(|_| all)?))
         };
         match scope {
-            Scope::Process | Scope::Cluster => None,
-            Scope::Listener => Some(format!("listener.{address}.")),
-            Scope::ListenerHttp => of(&self.http, true, &format!("listener.{address}.http")),
-            Scope::Http => of(&self.http, true, "http"),
-            Scope::HttpConnections => of(&self.http, self.is_uniform, "http"),
-            Scope::Tcp => of(&self.tcp, self.is_uniform, "tcp"),
-            Scope::Udp => of(&self.udp, self.is_uniform, "udp"),
+            StatScope::Process | StatScope::Cluster => None,
+            StatScope::Listener => Some(format!("listener.{address}.")),
+            StatScope::ListenerHttp => of(&self.http, true, &format!("listener.{address}.http")),
+            StatScope::Http => of(&self.http, true, "http"),
+            StatScope::HttpConnections => of(&self.http, self.is_uniform, "http"),
+            StatScope::Tcp => of(&self.tcp, self.is_uniform, "tcp"),
+            StatScope::Udp => of(&self.udp, self.is_uniform, "udp"),
         }
     }
 }

@@ -11,7 +11,7 @@ mod cert;
 mod check;
 mod demo;
 #[cfg(feature = "envoy")]
-pub(crate) mod envoy;
+mod envoy;
 mod eval;
 mod explain;
 #[cfg(feature = "lua")]

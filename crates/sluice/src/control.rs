@@ -72,6 +72,8 @@ use admin_socket::{AdminBound, admin_plan, admin_socket};
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+#[cfg(feature = "envoy")]
+pub(crate) use envoy_pages::envoy_build;
 pub(crate) use form::ConfigForm;
 use log_level::LogOverride;
 use pauses::Pauses;

@@ -3,17 +3,14 @@
 //! Owns: admin, node, runtime layers, and in which order the resources are mapped. Refuses to know: what is in them.
 //! Keeps: every field that was not read is reported.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::{Diags, Node};
 
-use super::{Mapping, UniqueNames, breakers, native_name};
+use super::{Mapping, breakers, native_name};
 use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
-use crate::parts::{items, text};
 use crate::secret_files::SecretFiles;
 use crate::stats::StatRules;
 
@@ -80,16 +77,6 @@ pub fn map(
         mapping.report_unread(secret);
     }
     root.node()
-}
-
-/// The native names of the clusters of a file, by their names in Envoy.
-pub(crate) fn native_clusters(resources: &ProtoMessage) -> HashMap<Arc<str>, Arc<str>> {
-    let (mut names, mut found) = (UniqueNames::default(), HashMap::new());
-    for cluster in items(resources, "clusters") {
-        let Some(name) = text(cluster, "name") else { continue };
-        found.entry(name).or_insert_with_key(|name| names.add(name).into());
-    }
-    found
 }
 
 impl<'a> Mapping<'a> {

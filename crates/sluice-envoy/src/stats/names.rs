@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::table::Scope;
-use crate::map::{native_clusters, native_name};
+use super::table::StatScope;
 use crate::message::{ProtoMessage, ProtoValue};
+use crate::native_names::{native_clusters, native_name};
 use crate::parts::{inner, items, text};
 use crate::sources::name_by_address;
 
@@ -127,17 +127,17 @@ impl StatNames {
     }
 
     /// Calls `each` with the beginning of every name that there is, and what it is about.
-    pub(super) fn declare(&self, each: &mut dyn FnMut(&str, Scope)) {
+    pub(super) fn declare(&self, each: &mut dyn FnMut(&str, StatScope)) {
         for of in self.clusters.values() {
-            each(&format!("cluster.{}.", of.stat), Scope::Cluster);
+            each(&format!("cluster.{}.", of.stat), StatScope::Cluster);
         }
         let scopes = [
-            Scope::Listener,
-            Scope::ListenerHttp,
-            Scope::Http,
-            Scope::HttpConnections,
-            Scope::Tcp,
-            Scope::Udp,
+            StatScope::Listener,
+            StatScope::ListenerHttp,
+            StatScope::Http,
+            StatScope::HttpConnections,
+            StatScope::Tcp,
+            StatScope::Udp,
         ];
         for of in self.listeners.values() {
             for scope in scopes {

@@ -8,7 +8,7 @@ use super::StatKind::{self, Counter, Gauge, Histogram};
 
 /// What a statistic is about, which its name begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
+pub enum StatScope {
     /// Everything.
     Process,
     /// `cluster.NAME.`
@@ -27,7 +27,7 @@ pub enum Scope {
     Udp,
 }
 
-impl Scope {
+impl StatScope {
     /// The label of the series that says whose they are.
     pub const fn label(self) -> Option<&'static str> {
         match self {
@@ -85,7 +85,7 @@ impl Only {
 #[derive(Clone, Copy, Debug)]
 pub struct StatRow {
     /// What it is about.
-    pub scope: Scope,
+    pub scope: StatScope,
     /// Its name behind that.
     pub stat: &'static str,
     /// Its type.
@@ -105,7 +105,7 @@ macro_rules! rows {
         /// Every row, by scope.
         pub const TABLE: &[StatRow] = &[
             $($($(StatRow {
-                scope: Scope::$scope,
+                scope: StatScope::$scope,
                 stat: $stat,
                 kind: rows!(@kind $kind),
                 metric: $metric,

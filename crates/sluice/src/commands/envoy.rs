@@ -108,11 +108,6 @@ pub(crate) fn with_flags(
     )
 }
 
-/// What stands for the version on pages of Envoy.
-pub(crate) fn version() -> String {
-    flags::build()
-}
-
 /// What is started beside control planes: the whole file is checked, and then the part of it that does not depend on them
 /// is run as any other. Without planes, that is all of it.
 fn beside_planes(

@@ -30,6 +30,7 @@ mod tests;
 
 use bootstrap::BootstrapView;
 use parameters::Parameters;
+pub(crate) use process::envoy_build;
 
 /// Shorthands for responses.
 type PageText = Result<(&'static str, String), (u16, String)>;
@@ -80,7 +81,7 @@ pub(super) struct EnvoyPages {
     view: RefCell<Option<Rc<BootstrapView>>>,
     /// What counters had when they were reset.
     reset: RefCell<Arc<HashMap<String, u64>>>,
-    standing: RefCell<operate::Standing>,
+    standing: RefCell<operate::OperatorWishes>,
     /// The levels of loggers that an operator has set.
     loggers: RefCell<BTreeMap<&'static str, &'static str>>,
 }

@@ -20,11 +20,11 @@ use crate::control::runtime;
 use crate::worker::WorkerCommand;
 
 /// How long the response to `/quitquitquit` may take to be written.
-const FAREWELL: Duration = Duration::from_millis(50);
+const QUIT_GRACE: Duration = Duration::from_millis(50);
 
 /// What an operator has asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct OperatorWishes {
     /// Health checks of clients fail.
     pub(super) fails_checks: bool,
     /// Connections of these listeners end after the next response.
@@ -41,7 +41,7 @@ impl EnvoyPages {
     }
 
     async fn tell_workers(&self) {
-        let Standing { fails_checks: leaving, closing } = self.standing.borrow().clone();
+        let OperatorWishes { fails_checks: leaving, closing } = self.standing.borrow().clone();
         let closing = if leaving { ClosingListeners::All } else { closing };
         for worker in &self.control.workers {
             worker.order(WorkerCommand::Stand { leaving, closing: closing.clone() }).await;
@@ -127,7 +127,7 @@ impl EnvoyPages {
         tracing::info!("an operator ends the process (`/quitquitquit`)");
         let control = Rc::clone(&self.control);
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(FAREWELL).await;
+            tokio::time::sleep(QUIT_GRACE).await;
             control.quit.notify_one();
         });
         ok()

@@ -13,6 +13,17 @@ use sluice_sys::process;
 use super::bootstrap::LayerOrigin;
 use super::{EnvoyPages, JSON, PageText, pretty};
 
+/// The version of Envoy whose configuration is read.
+const API_VERSION: &str = "1.40.0";
+
+/// What stands for the version of Envoy: five parts with slashes between them. The first is the commit of Envoy, which this
+/// is not.
+pub(crate) fn envoy_build() -> String {
+    let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
+    let commit = "0".repeat(40);
+    format!("{commit}/{API_VERSION}/Clean/{build}/AWS-LC")
+}
+
 impl EnvoyPages {
     pub(super) async fn server_info(&self) -> PageText {
         let view = self.view().await;
@@ -20,7 +31,7 @@ impl EnvoyPages {
         let uptime = format!("{}s", control.clock.now().since(self.started).as_secs());
         let drain = control.in_force.borrow().process.drain.timeout.0;
         let page = json!({
-            "version": crate::commands::envoy::version(),
+            "version": envoy_build(),
             "state": self.state().1,
             "uptime_current_epoch": uptime,
             "uptime_all_epochs": uptime,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sluice_envoy::stats::StatKind;
 use sluice_envoy::stats::server::ServerFacts;
-use sluice_envoy::stats::table::{Only, Scope, StatRow, TABLE};
+use sluice_envoy::stats::table::{Only, StatRow, StatScope, TABLE};
 use sluice_telemetry::{MetricDef, MetricKind};
 
 /// Every metric that the table may name.
@@ -89,7 +89,7 @@ fn row_of(row: &StatRow, parts: &[&StatRow]) -> String {
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
-    let mut scopes: Vec<Scope> = TABLE.iter().map(|row| row.scope).collect();
+    let mut scopes: Vec<StatScope> = TABLE.iter().map(|row| row.scope).collect();
     scopes.dedup();
     page.push_str("\n| statistic | type | series |\n|---|---|---|\n");
     for scope in scopes {
