@@ -96,6 +96,7 @@ mod tests {
             any_host: false,
             answer_timeout: Duration::from_secs(1),
             guard_changes,
+            stand_in_public: &[],
         };
         let allows = |headers: &[(&str, &str)], guard_changes| {
             let mut request = Request::post("/runtime").header(HOST, "127.0.0.1:9901");

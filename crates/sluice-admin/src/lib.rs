@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+pub use hyper::StatusCode;
 use serde_json::Value;
 use sluice_core::LocalFuture;
 use tokio::net::{TcpListener, UnixListener};
@@ -48,6 +49,35 @@ pub trait AdminSource {
     ///
     /// Fails with what to do if the pages are read-only, or the change names something that does not exist.
     fn change(&self, change: AdminChange) -> LocalFuture<Result<String, String>>;
+
+    /// Responds on a page of the program that Sluice stands in for; `None` if it stands in for none, or the page is one of
+    /// Sluice's own.
+    fn stand_in(&self, request: StandInRequest<'_>) -> Option<LocalFuture<StandInPage>> {
+        let _ = request;
+        None
+    }
+}
+
+/// A request for a page of another program.
+#[derive(Clone, Copy, Debug)]
+pub struct StandInRequest<'a> {
+    /// Whether it is a POST, which may change something. Otherwise it is a GET.
+    pub is_post: bool,
+    /// The path, with one slash at the beginning.
+    pub path: &'a str,
+    /// The query as the client sent it.
+    pub query: &'a str,
+}
+
+/// A page of another program.
+#[derive(Clone, Debug)]
+pub struct StandInPage {
+    /// The status.
+    pub status: StatusCode,
+    /// The `content-type`.
+    pub kind: &'static str,
+    /// The text.
+    pub text: String,
 }
 
 /// How the pages are served.
@@ -63,6 +93,9 @@ pub struct AdminPlan {
     pub answer_timeout: Duration,
     /// Whether a change needs a header that a page of another site cannot send.
     pub guard_changes: bool,
+    /// Pages of the program that Sluice stands in for that any host name may be used for, as they contain no secrets. If
+    /// there are any, Sluice's own pages are also below `/sluice`.
+    pub stand_in_public: &'static [&'static str],
 }
 
 /// Which items of a page to return.

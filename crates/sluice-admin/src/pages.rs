@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use sluice_core::clock::rfc3339;
 
 use crate::guard::Refusal;
-use crate::{AdminChange, AdminPlan, AdminSource, Page, guard, query, table};
+use crate::{
+    AdminChange, AdminPlan, AdminSource, Page, StandInPage, StandInRequest, guard, query, table,
+};
 
 type PageResponse = Response<Full<Bytes>>;
 
@@ -68,6 +70,9 @@ const INDEX: &[(&str, &str, &str)] = &[
 const FORMS: &str =
     "Pages of items are text; use ?format=json or the header `accept: application/json` for JSON.";
 
+/// Where Sluice's own pages are, too, while it stands in for another program.
+const OWN: &str = "/sluice";
+
 /// The format of a page of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -84,6 +89,12 @@ pub(crate) async fn answer(
     let path = request.uri().path();
     let query = request.uri().query().unwrap_or_default();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let stands_in = !plan.stand_in_public.is_empty();
+    if stands_in && let Some(response) = stand_in(request, source, plan, whole).await {
+        return response;
+    }
+    let path =
+        path.strip_prefix(OWN).filter(|path| stands_in && path.starts_with('/')).unwrap_or(path);
     // Probes may use any host name, and learn nothing else.
     if path == "/ready" && reads {
         let (ready, word) = source.ready();
@@ -111,6 +122,37 @@ pub(crate) async fn answer(
         return wrong_method(path);
     }
     page(path, query, request, source).await
+}
+
+/// Responds to requests for pages of the program that Sluice stands in for.
+async fn stand_in(
+    request: &Request<Incoming>,
+    source: &dyn AdminSource,
+    plan: &AdminPlan,
+    whole: bool,
+) -> Option<PageResponse> {
+    let is_post = match *request.method() {
+        Method::POST => true,
+        Method::GET | Method::HEAD => false,
+        _ => return None,
+    };
+    // Some clients put two slashes.
+    let path = format!("/{}", request.uri().path().trim_start_matches('/'));
+    let query = request.uri().query().unwrap_or_default();
+    let page = source.stand_in(StandInRequest { is_post, path: &path, query })?;
+    let is_public = !is_post && plan.stand_in_public.contains(&&*path);
+    let may_respond = whole || (is_public && path == "/ready");
+    if !may_respond {
+        return None;
+    }
+    if !is_public && let Err(refusal) = guard::host(request, plan) {
+        return Some(refused(refusal));
+    }
+    if is_post && let Err(refusal) = guard::change(request, plan) {
+        return Some(refused(refusal));
+    }
+    let StandInPage { status, kind, text } = page.await;
+    Some(respond(status, kind, text))
 }
 
 async fn page(

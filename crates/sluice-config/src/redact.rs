@@ -203,7 +203,7 @@ fn without(said: &str, placeholder: &Substitution, text: &str) -> String {
 }
 
 /// Whether `name` denotes a secret header, cookie, query parameter or filter setting.
-fn is_secret(name: &str) -> bool {
+pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     let whole = |known: &str| {
         name.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'))
@@ -253,14 +253,16 @@ fn redact(value: Plain, within: Within, filters: FilterShapes<'_>) -> Plain {
     }
 }
 
-fn has_scheme(text: &str) -> bool {
+/// Whether `text` begins as credentials do: `Bearer ...`.
+pub fn has_scheme(text: &str) -> bool {
     let begins = |scheme: &str| {
         text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
     SCHEMES.iter().any(|scheme| begins(scheme))
 }
 
-fn text_without_secrets(text: String) -> String {
+/// The text, unless it is a private key, and without the user in a URL.
+pub fn text_without_secrets(text: String) -> String {
     if text.contains("PRIVATE KEY-----") {
         return REDACTED.into();
     }

@@ -8,17 +8,20 @@
 pub mod coverage;
 pub mod delivered;
 pub mod descriptors;
+pub mod dump;
 pub mod load;
 pub mod map;
 mod merge;
 pub mod message;
 mod native;
+mod native_names;
 pub mod parts;
 pub mod read;
 mod rules;
 mod scalars;
 pub mod secret_files;
 pub mod sources;
+pub mod stats;
 pub mod wire;
 
 #[cfg(test)]

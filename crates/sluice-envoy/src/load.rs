@@ -92,6 +92,11 @@ pub fn load_part_of_text(
     (loaded, dynamic)
 }
 
+/// The message of a bootstrap that was loaded before, for the pages that show it. What is laid over it is the same.
+pub fn bootstrap_of_text(path: &Path, text: String, options: &LoadOptions) -> Option<ProtoMessage> {
+    read_whole(path, text, options).1
+}
+
 /// The text of the file, which is empty if there is none.
 fn text_of(path: &Path, options: &LoadOptions) -> Result<String, String> {
     if options.without_file {

@@ -12,6 +12,7 @@ use sluice_core::{Diags, Node, Span};
 use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoDuration, ProtoMessage};
 use crate::native::{NativeMap, plain};
+use crate::native_names::{UniqueNames, native_name};
 use crate::secret_files::SecretFiles;
 
 mod access_logs;
@@ -136,12 +137,6 @@ struct Mapping<'a> {
     /// The listener of a plane that is mapped.
     routes_of: Arc<str>,
 }
-
-/// What replaces a character that names in the native form do not have.
-const REPLACEMENT: char = '_';
-
-/// The longest name in the native form.
-const NAME_MAX: usize = 128;
 
 impl<'a> Mapping<'a> {
     fn new(
@@ -320,46 +315,6 @@ fn written(duration: ProtoDuration) -> Option<String> {
             format!("{}ms", millis)
         }
     })
-}
-
-/// A name in the characters and length of the native form.
-fn native_name(name: &str) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let letters = name.chars().map(|c| if fits(c) { c } else { REPLACEMENT });
-    let mut found: String = letters.take(NAME_MAX).collect();
-    if found.is_empty() {
-        found.push(REPLACEMENT);
-    }
-    found
-}
-
-/// Names of the native form that are unique.
-#[derive(Debug, Default)]
-struct UniqueNames {
-    taken: HashSet<String>,
-    /// The last number that was added to a name.
-    numbers: HashMap<String, u32>,
-}
-
-impl UniqueNames {
-    /// Forgets a native name.
-    fn remove(&mut self, native: &str) {
-        self.taken.remove(native);
-    }
-
-    /// The native form of a name, with a number if another one has the same.
-    fn add(&mut self, name: &str) -> String {
-        let base = native_name(name);
-        let mut found = base.clone();
-        while !self.taken.insert(found.clone()) {
-            let number = self.numbers.entry(base.clone()).or_insert(1);
-            *number += 1;
-            // A number has at most ten digits.
-            let kept: String = base.chars().take(NAME_MAX - 11).collect();
-            found = format!("{kept}-{number}");
-        }
-        found
-    }
 }
 
 /// What to do about a message that loads a library for Envoy.

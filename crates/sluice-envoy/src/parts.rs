@@ -234,6 +234,15 @@ fn is_true(of: &ProtoMessage, field: &str) -> bool {
     matches!(of.peek(field).map(|field| &field.value), Some(ProtoValue::Bool(true)))
 }
 
+/// The messages of a repeated field, without counting it as read.
+pub(crate) fn items<'m>(of: &'m ProtoMessage, field: &str) -> Vec<&'m ProtoMessage> {
+    let mut found = Vec::new();
+    for field in of.fields.iter().filter(|found| found.descriptor.name() == field) {
+        field.value.messages(&mut |message| found.push(message));
+    }
+    found
+}
+
 pub(crate) fn text(of: &ProtoMessage, field: &str) -> Option<Arc<str>> {
     match &of.peek(field)?.value {
         ProtoValue::Text(text) if !text.is_empty() => Some(Arc::clone(text)),

@@ -147,7 +147,7 @@ pub fn take(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> Option<DynamicRe
 }
 
 /// The name of a listener that has none: `127.0.0.1-8080`.
-fn name_by_address(listener: &ProtoMessage) -> Option<Arc<str>> {
+pub(crate) fn name_by_address(listener: &ProtoMessage) -> Option<Arc<str>> {
     let socket = inner(inner(listener, "address")?, "socket_address")?;
     let port = match socket.peek("port_value").map(|field| &field.value) {
         Some(ProtoValue::Int(port)) => *port,

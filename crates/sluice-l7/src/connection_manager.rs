@@ -184,6 +184,14 @@ impl ConnectionManager {
         })
     }
 
+    /// A connection that begins now.
+    pub(crate) fn downstream(&self, conn: Rc<Conn>) -> Rc<DownstreamConn> {
+        if self.shared.closes(&self.plan.listener) {
+            conn.finish();
+        }
+        DownstreamConn::new(conn, self.expiry())
+    }
+
     /// When a connection that begins now is too old for further requests.
     pub(crate) fn expiry(&self) -> Moment {
         let options = &self.plan.options;

@@ -80,7 +80,7 @@ impl StreamHandler for HttpHandler {
                 _ => None,
             },
         };
-        let downstream = DownstreamConn::new(conn, self.manager.expiry());
+        let downstream = self.manager.downstream(conn);
         if h2 == Some(true) {
             return Box::pin(serve_h2(self, downstream, stream));
         }

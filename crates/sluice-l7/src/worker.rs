@@ -1,6 +1,7 @@
 //! The state that the HTTP handlers of one worker share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,30 @@ pub struct HttpWorker {
     /// Requests in flight, for the connections page.
     pub in_flight: Rc<InFlight>,
     leaving: Cell<bool>,
+    closing: RefCell<ClosingListeners>,
+}
+
+/// The listeners whose connections end after the next response, although they go on accepting.
+#[derive(Clone, Debug, Default)]
+pub enum ClosingListeners {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// These.
+    These(Arc<BTreeSet<Name>>),
+}
+
+impl ClosingListeners {
+    /// Whether a listener is among them.
+    pub fn contains(&self, listener: &Name) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::These(names) => names.contains(listener),
+        }
+    }
 }
 
 impl HttpWorker {
@@ -40,6 +65,18 @@ impl HttpWorker {
     /// Has health checks of clients fail, since the process is about to end.
     pub fn leave(&self) {
         self.leaving.set(true);
+    }
+
+    /// Has health checks of clients fail or not, and connections of listeners end after the next response, as an operator
+    /// asks. Those that are open are told by the caller.
+    pub fn stand(&self, leaving: bool, closing: ClosingListeners) {
+        self.leaving.set(leaving);
+        *self.closing.borrow_mut() = closing;
+    }
+
+    /// Whether new connections of a listener end after the first response.
+    pub(crate) fn closes(&self, listener: &Name) -> bool {
+        self.closing.borrow().contains(listener)
     }
 
     /// Whether the process is about to end.

@@ -19,6 +19,7 @@ mod prometheus;
 
 pub use counter_set::{CounterSet, SeriesSet, other};
 pub use facade::{Facade, install_recorder};
+pub use prometheus::FamilySnapshot;
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,8 @@ pub const BUCKETS: [Duration; 18] = {
 /// other types use one cell.
 type CellArray = Arc<[AtomicU64]>;
 
-type LabelValues = Box<[Arc<str>]>;
+/// The values of the labels of a series, in the order of their names.
+pub type LabelValues = Box<[Arc<str>]>;
 
 type Series = BTreeMap<LabelValues, ShardCells>;
 

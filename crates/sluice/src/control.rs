@@ -5,27 +5,26 @@
 //! or not at all; nothing slow runs on this thread itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_admin::{AdminPlan, AdminSocket};
+use sluice_admin::AdminSocket;
 use sluice_codec::probe::RequestProbe;
 use sluice_config::Sources;
 use sluice_core::clock::{Clock, ClockOrigin};
 use sluice_core::limits::Limit;
-use sluice_core::{Limits, ListenAddress, Name};
+use sluice_core::reason::end;
+use sluice_core::{Limits, Name};
 use sluice_io::{Budget, WorkerCx};
 use sluice_l4::filters::fetch::FetchRunner;
 use sluice_l7::attempts::Departure;
 use sluice_l7::worker::HttpWorker;
 use sluice_model::process::Process;
-use sluice_model::sections::Admin;
 use sluice_model::store::Store;
-use sluice_sys::listen::StagedFile;
 use sluice_telemetry::{LogHub, Registry};
 use sluice_upstream::health::{ConnectionProbe, HealthWatch, Probes};
 use sluice_upstream::hops::{HopTransport, ListenerGuard};
@@ -37,12 +36,15 @@ use tokio::sync::mpsc;
 use crate::process_log::ProcessLog;
 use crate::worker::{Worker, WorkerCommand, WorkerConfig};
 
+mod admin_socket;
 mod apply;
 mod build;
 mod clusters;
 mod connections;
 mod drain;
 mod endpoint_files;
+#[cfg(feature = "envoy")]
+mod envoy_pages;
 mod fetches;
 mod filters;
 mod first_load;
@@ -67,9 +69,12 @@ mod unused_names;
 mod vitals;
 mod watch;
 
+use admin_socket::{AdminBound, admin_plan, admin_socket};
 use build::Built;
 pub(crate) use build::ConfigBuilder;
 use endpoint_files::EndpointFileStates;
+#[cfg(feature = "envoy")]
+pub(crate) use envoy_pages::envoy_build;
 pub(crate) use form::ConfigForm;
 use log_level::LogOverride;
 use pauses::Pauses;
@@ -82,6 +87,7 @@ use vitals::Vitals;
 
 sluice_telemetry::metrics! {
     RELOADS = "sluice_config_reloads_total", Counter, ["result"], "Reloads, by result: applied, unchanged or failed; stale_certificate counts certificates that no longer load.";
+    RESOURCE_CHANGES = "sluice_resource_changes_total", Counter, ["kind", "change"], "Resources, of files and control planes, by what became of them: added, changed, removed or rejected.";
     SNAPSHOT = "sluice_config_snapshot_number", Gauge, [], "The number of the snapshot in force.";
 }
 
@@ -141,6 +147,10 @@ pub(crate) struct Control {
     log: LogHub,
     report: Report,
     stage: Cell<Stage>,
+    /// Listeners that an operator has stopped for good.
+    stopped: RefCell<BTreeSet<Name>>,
+    /// An operator ends the process.
+    quit: tokio::sync::Notify,
     in_force: RefCell<ActiveConfig>,
     #[cfg(feature = "envoy")]
     planes: RefCell<Option<Rc<Planes>>>,
@@ -192,8 +202,8 @@ pub(crate) async fn run(
             _own = Some(ListenerGuard::on(HopTransport::Stream, tcp.local_addr()?));
         }
         control.report.admin(&address);
-        let plan = admin_plan(&admin, control.in_force.borrow().limits());
-        let source = Rc::new(pages::Pages(Rc::clone(&control)));
+        let plan = admin_plan(&admin, control.in_force.borrow().limits(), &control.builder.form);
+        let source = Rc::new(pages::Pages::new(Rc::clone(&control), &options.config));
         tokio::task::spawn_local(sluice_admin::serve(socket, source, plan));
         tokio::task::spawn_local(overrides::expire(Rc::clone(&control)));
     }
@@ -221,6 +231,11 @@ pub(crate) async fn run(
             () = control.next_deadline() => {
                 control.expire().await;
                 continue;
+            }
+            () = control.quit.notified() => {
+                control.end_all(end::FORCED).await;
+                control.log.flush();
+                return Ok(());
             }
             () = first_load.notified() => {
                 control.now_ready();
@@ -332,6 +347,8 @@ impl Control {
                 log,
                 report: Report::new(options.report.as_deref()),
                 stage: Cell::new(Stage::Starting),
+                stopped: RefCell::default(),
+                quit: tokio::sync::Notify::new(),
                 #[cfg(feature = "envoy")]
                 planes: RefCell::default(),
                 store: RefCell::default(),
@@ -368,6 +385,12 @@ impl Control {
 
     /// The metrics as Prometheus text.
     fn metrics(&self) -> String {
+        self.measure();
+        self.registry.render()
+    }
+
+    /// Updates what is measured when it is read.
+    fn measure(&self) {
         let (bound, reserve_percent) = {
             let in_force = self.in_force.borrow();
             let limits = in_force.limits();
@@ -380,7 +403,6 @@ impl Control {
         self.vitals.measure_process();
         self.measure_planes();
         self.forget_names();
-        self.registry.render()
     }
 }
 
@@ -432,57 +454,5 @@ impl Left {
             let own = HttpWorker::of(&control.worker);
             own.endpoints_left(&control.worker, &cluster, &endpoints, policy, departure);
         });
-    }
-}
-
-fn admin_plan(admin: &Admin, limits: &Limits) -> AdminPlan {
-    AdminPlan {
-        connections: limits.size(Limit::AdminConnections),
-        hosts: admin.hosts.iter().map(|host| host.value.clone()).collect(),
-        // Browsers cannot reach a unix socket, and its clients send any host name.
-        any_host: matches!(admin.address.value, ListenAddress::Unix(_)),
-        answer_timeout: Duration::from_secs(limits.get(Limit::AdminAnswer)),
-        guard_changes: true,
-    }
-}
-
-/// The socket of the admin pages.
-struct AdminBound {
-    socket: AdminSocket,
-    /// Its file, if that is not yet in place.
-    staged: Option<StagedFile>,
-    /// Where it is bound.
-    address: String,
-}
-
-fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<AdminBound> {
-    let context = || format!("cannot listen on the admin address {address}");
-    if !takeover {
-        sockets::check_free(address).with_context(context)?;
-    }
-    match address {
-        ListenAddress::Tcp(socket) => {
-            let options = sluice_sys::listen::TcpOptions {
-                backlog: 64,
-                keepalive: true,
-                fast_open: 0,
-                freebind: false,
-            };
-            let fd = sluice_sys::listen::tcp(*socket, 1, options).with_context(context)?.remove(0);
-            let tcp = tokio::net::TcpListener::from_std(fd.into()).with_context(context)?;
-            let address = tcp.local_addr()?.to_string();
-            Ok(AdminBound { socket: AdminSocket::Tcp(tcp), staged: None, address })
-        }
-        ListenAddress::Unix(path) => {
-            let (mut sockets, file) =
-                sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?;
-            let fd = sockets.remove(0);
-            let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
-            let (staged, address) = (Some(file), address.to_string());
-            Ok(AdminBound { socket: AdminSocket::Unix(unix), staged, address })
-        }
-        ListenAddress::Udp(_) => {
-            anyhow::bail!("the admin address must be a TCP address or a unix socket")
-        }
     }
 }

@@ -20,7 +20,7 @@ use sluice_l4::inspect::tls;
 use sluice_l4::udp::UdpSlot;
 use sluice_l7::attempts::Departure;
 use sluice_l7::in_flight;
-use sluice_l7::worker::HttpWorker;
+use sluice_l7::worker::{ClosingListeners, HttpWorker};
 use sluice_quic::{QuicSlot, ReuseportMember};
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
@@ -52,6 +52,10 @@ pub(crate) enum WorkerCommand {
     Drain,
     /// Have health checks of clients fail, since a drain is about to begin.
     Leave,
+    /// Have health checks of clients fail or not, and connections of these listeners end after the next response.
+    Stand { leaving: bool, closing: ClosingListeners },
+    /// Close these listening sockets, and keep serving open connections.
+    Close(Arc<HashSet<SocketKey>>),
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
     /// Endpoints of a cluster are to be used no longer.
@@ -214,6 +218,17 @@ impl WorkerLoop {
                     let slots: Vec<AnySlot> = self.slots.drain().map(|(_, slot)| slot).collect();
                     slots.into_iter().for_each(|slot| self.retire(slot));
                     self.worker.connections.list().iter().for_each(|conn| conn.finish());
+                }
+                WorkerCommand::Stand { leaving, closing } => {
+                    let all = self.worker.connections.list();
+                    let ending = all.iter().filter(|conn| closing.contains(&conn.info.listener));
+                    ending.for_each(|conn| conn.finish());
+                    HttpWorker::of(&self.worker).stand(leaving, closing);
+                }
+                WorkerCommand::Close(keys) => {
+                    let closed = self.slots.extract_if(|key, _| keys.contains(key));
+                    let closed: Vec<AnySlot> = closed.map(|(_, slot)| slot).collect();
+                    closed.into_iter().for_each(|slot| self.retire(slot));
                 }
                 WorkerCommand::ForgetClusters(gone) => {
                     HttpWorker::of(&self.worker).pools.keep_only(|name| !gone.contains(name));

@@ -28,6 +28,7 @@ mod compare;
 mod origins;
 mod proxies;
 mod script;
+mod statistics;
 
 /// How long a test waits for what it would then report as missing.
 const SOON: Duration = Duration::from_secs(10);

@@ -19,6 +19,7 @@ use crate::bootstrap::LOG;
 pub(crate) struct Proxy {
     child: tools::Process,
     folder: PathBuf,
+    admin: Option<SocketAddr>,
     addresses: BTreeMap<String, SocketAddr>,
     /// How much of the access log earlier cases have written.
     lines_before: usize,
@@ -34,6 +35,7 @@ impl Proxy {
         let admin: SocketAddr = proxy.wait("its admin address", |proxy| {
             std::fs::read_to_string(proxy.folder.join("admin")).ok()?.parse().ok()
         });
+        proxy.admin = Some(admin);
         proxy.addresses = proxy.wait("Envoy to be ready", |_| {
             let page =
                 |path| Some(origin::get(admin, "h", path)).filter(|page| page.status() == 200);
@@ -50,9 +52,7 @@ impl Proxy {
         command.args(["--concurrency", "1", "-c", "envoy.yaml"]);
         let mut proxy = Self::start(folder, bootstrap, &mut command);
         proxy.addresses = proxy.wait("Sluice to be ready", |proxy| {
-            let text = std::fs::read_to_string(proxy.folder.join("report")).ok()?;
-            let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let lines: Vec<Value> = lines.collect();
+            let lines = proxy.reported()?;
             lines.iter().any(|line| line["ready"] == true).then_some(())?;
             let address = |line: &Value| {
                 let address = line["address"].as_str()?;
@@ -61,7 +61,15 @@ impl Proxy {
             };
             Some(lines.iter().filter_map(address).collect())
         });
+        let lines = proxy.reported().unwrap_or_default();
+        proxy.admin = lines.iter().find_map(|line| line["admin"].as_str()?.parse().ok());
         proxy
+    }
+
+    /// What Sluice has reported.
+    fn reported(&self) -> Option<Vec<Value>> {
+        let text = std::fs::read_to_string(self.folder.join("report")).ok()?;
+        Some(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     fn start(folder: &Path, bootstrap: &str, command: &mut Command) -> Self {
@@ -71,7 +79,13 @@ impl Proxy {
         command.current_dir(folder).stdin(Stdio::null());
         command.stdout(said.try_clone().unwrap()).stderr(said);
         let child = tools::Process(command.spawn().unwrap());
-        Self { child, folder: folder.to_owned(), addresses: BTreeMap::new(), lines_before: 0 }
+        Self {
+            child,
+            folder: folder.to_owned(),
+            admin: None,
+            addresses: BTreeMap::new(),
+            lines_before: 0,
+        }
     }
 
     fn wait<T>(&mut self, what: &str, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
@@ -90,6 +104,11 @@ impl Proxy {
     /// What it wrote to stdout and stderr.
     pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.folder.join("said")).unwrap_or_default()
+    }
+
+    /// The address of the admin pages.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.expect("it has started")
     }
 
     /// The address of a listener.

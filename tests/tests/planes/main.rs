@@ -3,6 +3,7 @@
 //! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
 
 mod envoy;
+mod envoy_pages;
 mod health_discovery;
 mod kubernetes;
 mod last_good;

@@ -97,9 +97,14 @@ impl TlsClient {
 /// Asserts that neither the log, nor the pages, nor what the plane was told have a line of these secrets.
 fn shown_nowhere(envoy: &Envoy, plane: &Plane, secrets: &[String]) {
     let mut shown = format!("{}{:?}", envoy.log(), plane.told.lock().unwrap());
-    for page in
-        ["/xds?format=json", "/config", "/certificates?format=json", "/listeners?format=json"]
-    {
+    for page in [
+        "/xds?format=json",
+        "/config",
+        "/config_dump?include_eds",
+        "/certs",
+        "/stats",
+        "/server_info",
+    ] {
         shown += &http::get(envoy.admin(), page).unwrap().1;
     }
     for line in secrets.iter().flat_map(|text| text.lines()).filter(|line| line.len() > 20) {
@@ -427,7 +432,7 @@ fn runtime_values_come_before_anything_else_and_follow_the_plane() {
             "{error}"
         );
         assert_eq!(origin_of(envoy.addr("web"), "/"), "200 b");
-        let (_, page) = http::get(envoy.admin(), "/runtime?format=json").unwrap();
+        let (_, page) = http::get(envoy.admin(), "/sluice/runtime?format=json").unwrap();
         assert!(page.contains("control_plane"), "{page}");
     }
 }

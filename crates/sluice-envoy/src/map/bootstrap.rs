@@ -12,12 +12,12 @@ use crate::delivered::DeliveredSecrets;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted};
 use crate::secret_files::SecretFiles;
+use crate::stats::StatRules;
 
 /// Fields of a bootstrap that say how Envoy reports and schedules, not what it does with traffic.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 11] = [
     "node_context_params",
     "deferred_stat_options",
-    "stats_config",
     "stats_flush_interval",
     "stats_flush_on_admin",
     "stats_eviction_interval",
@@ -55,6 +55,7 @@ pub fn map(
     if let Some(config) = manager.and_then(|of| of.message("load_stats_config")) {
         config.all_without_effect();
     }
+    mapping.statistics(bootstrap);
     mapping.admin(bootstrap, &mut root);
     mapping.node(bootstrap, &mut root);
     mapping.dynamic(bootstrap);
@@ -82,6 +83,20 @@ pub fn map(
 }
 
 impl<'a> Mapping<'a> {
+    /// Reports what of the rules for statistics cannot be followed.
+    fn statistics(&mut self, bootstrap: &ProtoMessage) {
+        let Some(config) = bootstrap.message("stats_config") else { return };
+        let mut problems = Vec::new();
+        StatRules::of(config, &mut |problem| problems.push(problem));
+        for problem in problems {
+            if problem.is_error {
+                self.unsupported(problem.of, problem.field, &problem.text);
+            } else {
+                self.differs(problem.of, problem.field, &problem.text);
+            }
+        }
+    }
+
     /// Reports every field below a message that was not read.
     pub(super) fn report_unread(&mut self, below: &ProtoMessage) {
         let mut unread = Vec::new();

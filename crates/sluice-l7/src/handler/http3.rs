@@ -60,7 +60,7 @@ impl HttpHandler {
             Ok(Err(error)) => return end_reason(&conn, &error),
             Err(_) => return reasons::HEAD_TIMEOUT,
         };
-        let downstream = DownstreamConn::new(Rc::clone(&conn), self.manager.expiry());
+        let downstream = self.manager.downstream(Rc::clone(&conn));
         let (mut served, mut over) = (0, None);
         let reason = loop {
             if options.requests_max.is_some_and(|max| served >= max) {

@@ -4,30 +4,35 @@ use std::fmt::Write as _;
 
 use super::{BUCKETS, LabelValues, MetricKind, Registry};
 
-/// A snapshot of a family.
-struct Copied {
-    name: &'static str,
-    kind: MetricKind,
+/// The series of a metric at one moment.
+#[derive(Clone, Debug)]
+pub struct FamilySnapshot {
+    /// The name of the metric.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: MetricKind,
     help: String,
-    labels: Vec<&'static str>,
-    series: Vec<(LabelValues, Vec<u64>)>,
+    /// The names of its labels.
+    pub labels: Vec<&'static str>,
+    /// The values of the labels, and the cells: one, or of a histogram one for each bucket and the sum in microseconds.
+    pub series: Vec<(LabelValues, Vec<u64>)>,
 }
 
 impl Registry {
     /// Renders every series, summed over the shards, sorted by name and labels.
     pub fn render(&self) -> String {
         let mut out = String::new();
-        for family in self.copy() {
+        for family in self.snapshot() {
             family.render(&mut out);
         }
         out
     }
 
-    /// Copies the current values. The text is rendered from them without the lock: a worker that creates a series waits
-    /// only for the copying.
-    fn copy(&self) -> Vec<Copied> {
+    /// Copies the current values, by name of the metric. What is rendered from them is rendered without the lock: a worker
+    /// that creates a series waits only for the copying.
+    pub fn snapshot(&self) -> Vec<FamilySnapshot> {
         let families = self.families();
-        let copied = families.iter().map(|(name, family)| Copied {
+        let copied = families.iter().map(|(name, family)| FamilySnapshot {
             name,
             kind: family.kind,
             help: family.help.clone(),
@@ -45,7 +50,7 @@ impl Registry {
     }
 }
 
-impl Copied {
+impl FamilySnapshot {
     fn render(&self, out: &mut String) {
         let name = self.name;
         let kind = match self.kind {

@@ -14,12 +14,12 @@ use sluice_l7::runtime::{Origin, RuntimeMap};
 use sluice_l7::worker::HttpWorker;
 use sluice_model::process::Process;
 use sluice_model::reach;
-use sluice_model::store::{Batch, BatchMode, ResourceVerdict, Staged};
+use sluice_model::store::{Batch, BatchMode, Outcome, ResourceVerdict, Staged};
 use sluice_telemetry::log::{OpenSinks, SinkPlan};
 use sluice_upstream::registry::FirstRound;
 
 use super::sockets::{ListenerChanges, NextSockets};
-use super::{Control, Stage, takeover};
+use super::{Control, RESOURCE_CHANGES, Stage, takeover};
 use crate::worker::{ServeScope, UnservedListener, Wanted, WorkerCommand};
 
 /// How long the start waits for host names to be resolved and for first checks.
@@ -41,6 +41,7 @@ impl Control {
             match self.prepare_listeners(&staged.listeners()).await {
                 Ok(next) => {
                     let verdicts = staged.verdicts.clone();
+                    self.count_changes(&verdicts);
                     let removed = self.commit_staged(staged);
                     self.serve(next, removed).await;
                     return Ok(verdicts);
@@ -98,6 +99,7 @@ impl Control {
         runtime.set_layer(Origin::Static, own.clone());
         self.tell_lost_values(of_file);
         runtime.set_layer(Origin::File, of_file.clone());
+        self.count_changes(&staged.verdicts);
         let removed = self.commit_staged(staged);
         if self.stage.get() == Stage::Starting {
             let rounds = self.clusters.borrow().first_rounds();
@@ -107,6 +109,20 @@ impl Control {
         }
         self.serve(next, removed).await;
         Ok(())
+    }
+
+    /// Counts what became of resources.
+    fn count_changes(&self, verdicts: &[ResourceVerdict]) {
+        for verdict in verdicts {
+            let change = match &verdict.outcome {
+                Outcome::Added => "added",
+                Outcome::Changed => "changed",
+                Outcome::Removed => "removed",
+                Outcome::Rejected(_) => "rejected",
+                Outcome::Refreshed | Outcome::Unchanged | Outcome::Waiting(_) => continue,
+            };
+            self.shard.counter(&RESOURCE_CHANGES, &[verdict.kind.word(), change]).increment();
+        }
     }
 
     /// The access logs of the file, and of the listeners of control planes.
@@ -146,6 +162,10 @@ impl Control {
         &self,
         changes: &ListenerChanges,
     ) -> anyhow::Result<Option<NextSockets>> {
+        // What an operator has stopped stays closed.
+        let mut changes = changes.clone();
+        changes.retain(|name, new| new.is_none() || !self.stopped.borrow().contains(name));
+        let changes = &changes;
         if changes.is_empty() {
             return Ok(None);
         }

@@ -21,6 +21,24 @@ pub(crate) enum ConfigForm {
 }
 
 impl ConfigForm {
+    /// The pages of the program whose files these are that any host name may be used for; none if it is Sluice.
+    pub(crate) const fn stand_in_public(&self) -> &'static [&'static str] {
+        match self {
+            Self::Native => &[],
+            #[cfg(feature = "envoy")]
+            Self::Envoy(_) | Self::EnvoyPart(_) => &["/ready", "/stats/prometheus"],
+        }
+    }
+
+    /// How files of Envoy are read; `None` if these are none.
+    #[cfg(feature = "envoy")]
+    pub(crate) const fn envoy(&self) -> Option<&std::sync::Arc<sluice_envoy::LoadOptions>> {
+        match self {
+            Self::Native => None,
+            Self::Envoy(options) | Self::EnvoyPart(options) => Some(options),
+        }
+    }
+
     /// Reads a configuration.
     pub(crate) fn load(&self, path: &Path) -> Loaded {
         match self {

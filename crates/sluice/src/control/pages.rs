@@ -1,6 +1,7 @@
 //! The content of the admin pages.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,31 @@ use sluice_l4::metrics::LIMIT_REACHED;
 use sluice_model::model::Listener;
 use sluice_upstream::Cluster;
 
+#[cfg(feature = "envoy")]
+use super::envoy_pages::EnvoyPages;
 use super::overrides::EndpointDecision;
 use super::{Control, Stage, clusters, fetches, filters, resources, routes, runtime};
 
 /// The pages, based on the control thread's state.
-pub(super) struct Pages(pub(super) Rc<Control>);
+pub(super) struct Pages(
+    Rc<Control>,
+    /// Those of Envoy, if its files are read.
+    #[cfg(feature = "envoy")]
+    Option<Rc<EnvoyPages>>,
+);
+
+impl Pages {
+    pub(super) fn new(control: Rc<Control>, config: &Path) -> Self {
+        #[cfg(feature = "envoy")]
+        let envoy = EnvoyPages::new(&control, config);
+        let _ = config;
+        Self(
+            control,
+            #[cfg(feature = "envoy")]
+            envoy,
+        )
+    }
+}
 
 impl AdminSource for Pages {
     fn ready(&self) -> (bool, &'static str) {
@@ -98,6 +119,14 @@ impl AdminSource for Pages {
             reserve_percent: control.in_force.borrow().limits().get(Limit::SideCallReserve),
         };
         trial.answer(question)
+    }
+
+    #[cfg(feature = "envoy")]
+    fn stand_in(
+        &self,
+        request: sluice_admin::StandInRequest<'_>,
+    ) -> Option<LocalFuture<sluice_admin::StandInPage>> {
+        EnvoyPages::page(self.1.as_ref()?, request)
     }
 
     fn change(&self, change: AdminChange) -> LocalFuture<Result<String, String>> {

@@ -14,6 +14,7 @@ use sluice_core::clock::Clock;
 use sluice_core::{Moment, Name};
 use sluice_envoy::message::ProtoMessage;
 use sluice_envoy::sources::{DynamicResources, PlaneBesideFiles, ResourceSource, SourceKind};
+use sluice_envoy::stats::names::OwnerStatNames;
 use sluice_model::model::Kind;
 use sluice_model::sections::PlaneResource;
 use sluice_xds::{Inventory, OwnerKey, OwnerKind, PartKey, WantedNames, XdsType};
@@ -24,6 +25,7 @@ use super::build::Built;
 
 mod applying;
 mod calls;
+mod dump;
 mod files;
 mod health;
 mod last_good;
@@ -35,6 +37,7 @@ mod polling;
 mod streams;
 mod taking;
 
+pub(super) use dump::{ResourceInForce, WaitingResource};
 use health::HealthService;
 use last_good::LastGood;
 pub(crate) use last_good::LastGoodPlan;
@@ -79,6 +82,8 @@ struct AppliedOwner {
     keys: Box<[(Kind, Name)]>,
     /// The clusters that it names.
     clusters: Box<[Arc<str>]>,
+    /// Its names in Envoy's statistics.
+    stat_names: Option<OwnerStatNames>,
 }
 
 /// The control planes of a bootstrap, and what they are told of this process, encoded.

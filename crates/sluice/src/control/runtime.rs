@@ -47,6 +47,11 @@ pub(super) fn check_value(
     process: &Process,
 ) -> Result<(), String> {
     check_key(key, store, process)?;
+    check_kind(key, value, store)
+}
+
+/// Checks that what reads `key`, if anything does, can read `value`.
+pub(super) fn check_kind(key: &str, value: &str, store: &Store) -> Result<(), String> {
     let mut kinds = store.runtime_keys().filter(|(name, _)| *name == key).map(|(_, kind)| kind);
     kinds.try_for_each(|kind| kind.check(value)).map_err(|message| format!("`{key}`: {message}"))
 }

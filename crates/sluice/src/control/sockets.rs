@@ -93,6 +93,12 @@ impl Sockets {
         Self { workers, bound: BTreeMap::new(), takeover, waiting: BTreeMap::new() }
     }
 
+    /// The sockets of the listeners selected by `which`.
+    pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
+        let of = self.bound.iter().filter(|(_, bound)| which(&bound.listener));
+        of.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Binds the sockets that the listeners need and that do not exist.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use sluice_sys::process;
 use sluice_upstream::EndpointTraits;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
+use sluice_core::ListenAddress;
+
 use super::*;
 
 mod many_endpoints;

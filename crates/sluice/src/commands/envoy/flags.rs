@@ -9,8 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 use sluice_envoy::{LoadOptions, UnknownFields};
 
-/// What `--version` says of the API: the version of Envoy whose configuration is read.
-const API_VERSION: &str = "1.40.0";
+use crate::control::envoy_build;
 
 /// Envoy's command line, as far as it is taken. What is missing is an error.
 #[derive(Debug, Parser)]
@@ -211,11 +210,8 @@ pub(super) const fn unknown(allowed: bool) -> UnknownFields {
 }
 
 /// What `--version` prints: the path of the program, and five parts with slashes between them, as tools expect of Envoy.
-/// The first is the commit of Envoy, which this is not.
 pub(super) fn version(program: &str) -> String {
-    let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
-    let commit = "0".repeat(40);
-    format!("\n{program}  version: {commit}/{API_VERSION}/Clean/{build}/AWS-LC\n\n")
+    format!("\n{program}  version: {}\n\n", envoy_build())
 }
 
 #[cfg(test)]
@@ -280,6 +276,6 @@ mod tests {
         let (_, of) = text.trim().split_once("version: ").unwrap();
         let parts: Vec<&str> = of.split('/').collect();
         assert_eq!(parts.len(), 5);
-        assert_eq!((parts[0].len(), parts[1]), (40, API_VERSION));
+        assert_eq!((parts[0].len(), parts[1]), (40, "1.40.0"));
     }
 }

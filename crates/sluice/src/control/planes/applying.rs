@@ -239,7 +239,8 @@ impl Planes {
                 applied.keys = all.collect::<BTreeSet<_>>().into_iter().collect();
             } else {
                 let clusters = built.clusters.into_iter().collect();
-                *applied = AppliedOwner { keys: keys.collect(), clusters };
+                let stat_names = built.stat_names;
+                *applied = AppliedOwner { keys: keys.collect(), clusters, stat_names };
                 let mut all = self.logs.borrow_mut();
                 if updates.sinks.is_empty() {
                     all.remove(&unit.key);

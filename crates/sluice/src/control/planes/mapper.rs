@@ -16,6 +16,7 @@ use sluice_envoy::map::{self, PlaneNames, UnitSurroundings};
 use sluice_envoy::message::ProtoMessage;
 use sluice_envoy::parts::{GivenParts, PartKind};
 use sluice_envoy::sources::{ApiForm, DynamicResources, ResourceSource, SourceKind};
+use sluice_envoy::stats::names::OwnerStatNames;
 use sluice_envoy::{descriptors, parts, sources, wire};
 use sluice_model::planes::{PlaneInput, PlaneUpdates, translate_plane};
 use sluice_xds::{PartKey, XdsType};
@@ -88,6 +89,8 @@ pub(super) struct BuiltUnit {
     root: Option<Node>,
     /// The clusters that it names.
     pub(super) clusters: HashSet<Arc<str>>,
+    /// Its names in Envoy's statistics.
+    pub(super) stat_names: Option<OwnerStatNames>,
     pub(super) updates: Result<PlaneUpdates, UnitFault>,
 }
 
@@ -262,7 +265,8 @@ impl PlaneMapper {
             None => {
                 let problem = "it cannot be read any more".to_owned();
                 let updates = Err(UnitFault { part: None, problem });
-                BuiltUnit { job: None, root: None, clusters: HashSet::new(), updates }
+                let clusters = HashSet::new();
+                BuiltUnit { job: None, root: None, clusters, stat_names: None, updates }
             }
         }
     }
@@ -307,7 +311,8 @@ impl PlaneMapper {
             Some(updates) => Ok(updates),
             None => Err(job.fault(&diags.into_sorted(), root.as_ref())),
         };
-        BuiltUnit { job: Some(job), root, clusters: mapped.clusters, updates }
+        let stat_names = OwnerStatNames::of(&job.owner, |name| self.names.cluster(name));
+        BuiltUnit { job: Some(job), root, clusters: mapped.clusters, stat_names, updates }
     }
 }
 
