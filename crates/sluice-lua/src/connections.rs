@@ -4,8 +4,7 @@
 //! a connection is held up as long as its function runs, and no longer.
 
 mod filter;
-mod run;
+mod plan;
 mod settings;
 
-pub(crate) use run::{CONN_OPS, ConnRun};
 pub use settings::{ConnectionLua, ConnectionLuaFactory};

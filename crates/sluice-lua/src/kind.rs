@@ -3,7 +3,7 @@
 //! Owns: the functions that a script of each kind defines, and the interface that it has. Refuses to know: how a function is
 //! run. Keeps: a script that defines none of the functions of its kind is an error.
 
-use crate::connections::CONN_OPS;
+use crate::connection_run::CONN_OPS;
 use crate::ops::OPS;
 
 /// What a script is for.

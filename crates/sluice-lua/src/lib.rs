@@ -10,6 +10,7 @@
 
 mod args;
 mod budget;
+mod connection_run;
 mod connections;
 mod convert;
 mod decisions;

@@ -13,7 +13,7 @@ use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thre
 
 use crate::args::{Args, OpResult, settled};
 use crate::budget::{OWN_CHUNK, ScriptBudget, UsedUp};
-use crate::connections::ConnRun;
+use crate::connection_run::ConnRun;
 use crate::failure::{FailureKind, ScriptFailure, text_of};
 use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;

@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use mlua::Table;
 use sluice_core::{ConnInfo, Reason, Verdict};
-use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, WorkerCx};
+use sluice_io::{Admit, ByteFilter, ByteStep, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
 use sluice_l4::named_clusters;
 use sluice_l7::reasons;
 use sluice_telemetry::Counter;
+use sluice_telemetry::metrics::SeriesLabels;
 
-use super::run::{CONN_VALUES, ConnExposed, ConnRun, ScriptedConn};
-use super::settings::ConnLuaPlan;
+use super::plan::ConnLuaPlan;
+use crate::connection_run::{CONN_VALUES, ConnExposed, ConnRun, ScriptedConn};
 use crate::failure::ScriptFailure;
 use crate::in_use::OnScriptError;
 use crate::metrics::{ScriptCounts, ScriptInstance};
@@ -205,5 +206,19 @@ impl ConnScripts {
                 Ok(())
             }
         }
+    }
+}
+
+impl ConnectionFilterPlan for ConnLuaPlan {
+    fn filters_bytes(&self) -> bool {
+        self.sees_bytes
+    }
+
+    fn counts_in(&self, _: &SeriesLabels<'_>) -> bool {
+        true
+    }
+
+    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
+        Rc::new(LuaConnFilter::new(self.clone(), worker, owner))
     }
 }

@@ -4,19 +4,17 @@
 //! sees bytes is known when the configuration is checked, since only a relay has them.
 
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::settings::Size;
 use sluice_core::values::ValueDef;
 use sluice_core::{Name, Node, Plain, Setting, Shape, Span, Spanned};
-use sluice_io::{ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_io::ConnectionFilterPlan;
 use sluice_l4::filters::{CheckContext, FilterFactory, long_form_of};
-use sluice_telemetry::metrics::SeriesLabels;
 
-use super::filter::LuaConnFilter;
-use super::run;
+use super::plan::ConnLuaPlan;
+use crate::connection_run;
 use crate::exposed::FreeValues;
 use crate::in_use::OnScriptError;
 use crate::kind::ScriptKind;
@@ -71,7 +69,7 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLuaFactory {
     }
 
     fn values(&self) -> &'static [ValueDef] {
-        run::VALUES
+        connection_run::VALUES
     }
 
     fn check(
@@ -80,44 +78,31 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionLuaFactory {
         context: &mut CheckContext<'_>,
     ) -> Option<Arc<dyn ConnectionFilterPlan>> {
         let lua: ConnectionLua = context.bind(settings)?;
-        Some(Arc::new(ConnLuaPlan::new(lua, settings.span, context)?))
+        Some(Arc::new(plan(lua, settings.span, context)?))
     }
 }
 
-/// One use of the filter.
-#[derive(Clone, Debug)]
-pub(crate) struct ConnLuaPlan {
-    pub(crate) script: Arc<LuaScript>,
-    pub(crate) limits: ScriptLimits,
-    pub(crate) context: Arc<FreeValues>,
-    pub(crate) counters: Arc<[Name]>,
-    pub(crate) on_error: OnScriptError,
-    /// Whether the script had a function for bytes when the configuration was checked.
-    pub(crate) sees_bytes: bool,
-}
-
-impl ConnLuaPlan {
-    fn new(lua: ConnectionLua, span: Span, context: &mut CheckContext<'_>) -> Option<Self> {
-        let bounds = (lua.instructions, lua.cpu, lua.memory);
-        if !are_bounds_usable(bounds, span, context) {
-            return None;
-        }
-        if lua.counters.len() > COUNTERS {
-            let message = format!("there are more than {COUNTERS} counters");
-            context.diags.error("bad-value", span, context.at.key("counters"), message);
-            return None;
-        }
-        let limits = limits(lua.instructions, lua.cpu, lua.memory, None);
-        let script = script(&lua, span, limits, context)?;
-        Some(Self {
-            sees_bytes: script.text().is_some_and(|text| text.has_second),
-            script: Arc::new(script),
-            limits,
-            context: Arc::new(lua.context.unwrap_or_default()),
-            counters: lua.counters.into(),
-            on_error: lua.on_error,
-        })
+/// The plan of one use.
+fn plan(lua: ConnectionLua, span: Span, context: &mut CheckContext<'_>) -> Option<ConnLuaPlan> {
+    let bounds = (lua.instructions, lua.cpu, lua.memory);
+    if !are_bounds_usable(bounds, span, context) {
+        return None;
     }
+    if lua.counters.len() > COUNTERS {
+        let message = format!("there are more than {COUNTERS} counters");
+        context.diags.error("bad-value", span, context.at.key("counters"), message);
+        return None;
+    }
+    let limits = limits(lua.instructions, lua.cpu, lua.memory, None);
+    let script = script(&lua, span, limits, context)?;
+    Some(ConnLuaPlan {
+        sees_bytes: script.text().is_some_and(|text| text.has_second),
+        script: Arc::new(script),
+        limits,
+        context: Arc::new(lua.context.unwrap_or_default()),
+        counters: lua.counters.into(),
+        on_error: lua.on_error,
+    })
 }
 
 fn script(
@@ -150,19 +135,5 @@ fn script(
             context.not_exactly_one(span, source.is_none(), message);
             None
         }
-    }
-}
-
-impl ConnectionFilterPlan for ConnLuaPlan {
-    fn filters_bytes(&self) -> bool {
-        self.sees_bytes
-    }
-
-    fn counts_in(&self, _: &SeriesLabels<'_>) -> bool {
-        true
-    }
-
-    fn on_worker(&self, worker: &Rc<WorkerCx>, owner: &str) -> Rc<dyn ConnectionFilter> {
-        Rc::new(LuaConnFilter::new(self.clone(), worker, owner))
     }
 }
