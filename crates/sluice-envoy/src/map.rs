@@ -110,8 +110,6 @@ struct Mapping<'a> {
     requirements: HashMap<Arc<str>, Node>,
     /// The filters of the connection manager by their names in Envoy: the native name, and the settings.
     chain_filters: HashMap<Arc<str>, (String, Node)>,
-    /// The native names of those that it has several of, all of which settings of hosts and routes would be for.
-    filters_twice: HashSet<String>,
     /// The native names of those that are off unless a host or route says otherwise.
     filters_off: Vec<String>,
     /// What those with a matcher before them are, by the place of the matcher.
@@ -165,7 +163,6 @@ impl<'a> Mapping<'a> {
             tokens_by_case: false,
             requirements: HashMap::new(),
             chain_filters: HashMap::new(),
-            filters_twice: HashSet::new(),
             filters_off: Vec::new(),
             matched: HashMap::new(),
             on_demand: None,

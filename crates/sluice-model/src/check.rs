@@ -151,6 +151,12 @@ pub fn admin(config: &Config, diags: &mut Diags) {
         let at = Path::ROOT.key("admin");
         folder_exists(&admin.address.value, admin.address.span, &at, diags);
         admin_hosts(admin, &at, diags);
+        if let Some(mode) = &admin.mode
+            && !matches!(admin.address.value, ListenAddress::Unix(_))
+        {
+            let message = "`mode` has no effect on an address that is no unix socket";
+            diags.error("useless-setting", mode.span, at.key("mode"), message).help("remove it");
+        }
         match &admin.address.value {
             ListenAddress::Tcp(address) if !address.ip().is_loopback() => {
                 diags

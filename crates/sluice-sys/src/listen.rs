@@ -5,11 +5,12 @@
 //! packets arrive; IPv6 sockets are IPv6-only.
 
 use std::collections::hash_map::RandomState;
+use std::fs::Permissions;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -151,6 +152,14 @@ impl StagedFile {
     /// The current path of the file.
     pub fn temporary(&self) -> &Path {
         &self.temporary
+    }
+
+    /// Sets who may connect, as `chmod(2)` does.
+    ///
+    /// # Errors
+    /// The error of `chmod(2)`.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        std::fs::set_permissions(&self.temporary, Permissions::from_mode(mode))
     }
 
     /// Renames the file to its path and replaces any file there: clients that connect from now on reach this socket.

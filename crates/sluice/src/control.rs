@@ -188,7 +188,7 @@ pub(crate) async fn run(
     let admin = built.process.admin.clone();
     // Bound before anything is put in force, since binding can fail.
     let bound = match &admin {
-        Some(admin) => Some(admin_socket(&admin.address.value, options.takeover)?),
+        Some(admin) => Some(admin_socket(admin, options.takeover)?),
         None => None,
     };
     let control = Control::start(&options, built, builder).await?;

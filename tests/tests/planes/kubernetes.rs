@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -127,12 +128,12 @@ fn contour_passes_a_flag_and_its_value_as_one_and_has_a_socket_for_the_admin() {
     let port = tools::free_port();
     let source = json!({
         "resource_api_version": "V3",
-        "api_config_source": { "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane" } }] },
+        "api_config_source": { "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane", "authority": "plane" } }] },
     });
     serve(&mut plane, port, app.addr(), &source);
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
-    let pipe = json!({ "pipe": { "path": socket } }).to_string();
+    let pipe = json!({ "pipe": { "path": socket, "mode": 0o644 } }).to_string();
     let dynamic = format!("  cds_config: {source}\n  lds_config: {source}");
     let text = with_admin(&bootstrap(plane.addr, &dynamic), &pipe);
     std::fs::write(folder.path().join("envoy.json"), text).unwrap();
@@ -146,7 +147,15 @@ fn contour_passes_a_flag_and_its_value_as_one_and_has_a_socket_for_the_admin() {
     let mut envoy = Started::new(folder, &flags);
     envoy.until_served(loopback(port));
     assert!(plane.opened() >= 4, "a stream for each subscription");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
     assert!(over_socket(&socket, "GET /ready HTTP/1.1").starts_with("HTTP/1.1 200"));
+    // What its shutdown manager asks.
+    let failing = over_socket(&socket, "POST /healthcheck/fail HTTP/1.1\r\nContent-Length: 0");
+    assert!(failing.starts_with("HTTP/1.1 200"), "{failing}");
+    let open = "GET /stats/prometheus?filter=^http\\..*\\.downstream_cx_active$ HTTP/1.1";
+    let open = over_socket(&socket, open);
+    assert!(open.contains("envoy_http_downstream_cx_active{"), "{open}");
     envoy.stop();
 }
 

@@ -793,7 +793,9 @@ fn tenants() {
     let seen: BTreeSet<String> =
         large.requests().iter().map(|request| request.value("x-tenant").to_owned()).collect();
     assert_eq!(seen, BTreeSet::from(["acme".to_owned()]));
-    let record = sluice.record("the office", |record| record["path"] == "/admin/x");
+    let refused =
+        |record: &serde_json::Value| record["path"] == "/admin/x" && record["status"] == 403;
+    let record = sluice.record("the refusal", refused);
     assert_eq!(record["tenant"], "globex", "{record}");
 }
 
@@ -985,8 +987,11 @@ fn scripts_for_connections() {
     let mut client = connect(sluice.addr("mail"));
     assert_eq!(read(&mut client, 5), b"mail:");
     assert_eq!(exchange(&mut client, b"EHLO a\r\n"), b"EHLO a\r\n");
-    client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-    assert!(read_to_end(&mut client).1.is_empty());
+    let mut browser = connect(sluice.addr("mail"));
+    assert_eq!(read(&mut browser, 5), b"mail:");
+    browser.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert!(read_to_end(&mut browser).1.is_empty());
+    assert_eq!(exchange(&mut client, b"GET\r\n"), b"GET\r\n", "it has greeted");
     assert_eq!(sluice.metric("sluice_lua_connection_counts_total", "counter=\"browsers\""), 1);
 }
 

@@ -1,12 +1,12 @@
 //! Scripts for connections: what they know, choose, count and change, and that a bad one costs its own connections only.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use sluice_testkit::peers::{Server, connect, exchange, read, read_to_end};
 use sluice_testkit::{Authority, Running, Sluice};
 
-const FORMAT: &str = r#"{ json: { id: "%CONNECTION_ID%", reason: "%REASON%", detail: "%DETAIL%", who: "%VALUE(lua.connection.who)%", error: "%VALUE(lua.error)%", cluster: "%UPSTREAM_CLUSTER%" } }"#;
+const FORMAT: &str = r#"{ json: { listener: "%LISTENER%", id: "%CONNECTION_ID%", reason: "%REASON%", detail: "%DETAIL%", who: "%VALUE(lua.connection.who)%", error: "%VALUE(lua.error)%", cluster: "%UPSTREAM_CLUSTER%" } }"#;
 
 /// A listener `a` with a script, whose relay goes to the cluster that it chooses, or to `one`.
 fn start(kit: Sluice, servers: [&Server; 2], script: &str, more: &str, chooses: bool) -> Running {
@@ -96,8 +96,11 @@ fn a_script_knows_the_tls_of_a_connection() {
         server.addr()
     ));
     let ca = sluice.folder().join("ca.pem");
-    let offer = sluice_testkit::tls::Offer::of("app.test", &ca);
-    drop(offer.connect(sluice.addr("a")));
+    let mut client = sluice_testkit::tls::Offer::of("app.test", &ca).connect(sluice.addr("a"));
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello");
+    drop(client);
     sluice.record("the script", |record| record["who"] == "app.test TLSv1.3 app");
 }
 
@@ -123,7 +126,7 @@ end"#;
     let sluice = start(Sluice::new(), [&server, &server], script, ", cpu: 60s", false);
     for (says, reason, detail) in [
         ("loop", "script.budget", "inline:8: it used 1000000 instructions without waiting"),
-        ("deep", "script.error", "inline:9: stack overflow"),
+        ("deep", "script.error", "stack overflow"),
         ("error", "script.error", "inline:11: on purpose"),
         (
             "stale",

@@ -14,23 +14,28 @@ impl Mapping<'_> {
     /// The address in an `Address`: whether it is one of UDP, and how it is written without a scheme for that.
     pub(super) fn address(&mut self, address: &ProtoMessage) -> Option<(bool, String)> {
         if let Some(pipe) = address.message("pipe") {
-            let path = pipe.text("path")?.to_string();
-            if path.starts_with('@') {
-                self.unsupported(pipe, "path", "abstract sockets have no counterpart");
-                return None;
-            }
             if pipe.number("mode").unwrap_or(0) != 0 {
-                self.unsupported(pipe, "mode", "");
+                self.unsupported(pipe, "mode", "only the socket of the admin pages has one");
             }
-            // Relative to the working directory, as all paths in a file of Envoy are.
-            let path = std::path::absolute(&path).ok()?;
-            return Some((false, format!("unix://{}", path.display())));
+            return Some((false, self.pipe(pipe)?));
         }
         if address.has("envoy_internal_address") {
             self.unsupported_kind(address, "envoy_internal_address", "");
             return None;
         }
         self.socket_address(address.message("socket_address")?)
+    }
+
+    /// The address in a `Pipe`, without its mode.
+    pub(super) fn pipe(&mut self, pipe: &ProtoMessage) -> Option<String> {
+        let path = pipe.text("path")?.to_string();
+        if path.starts_with('@') {
+            self.unsupported(pipe, "path", "abstract sockets have no counterpart");
+            return None;
+        }
+        // Relative to the working directory, as all paths in a file of Envoy are.
+        let path = std::path::absolute(&path).ok()?;
+        Some(format!("unix://{}", path.display()))
     }
 
     /// The address in a `SocketAddress`.

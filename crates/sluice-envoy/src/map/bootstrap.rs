@@ -174,9 +174,17 @@ impl<'a> Mapping<'a> {
             }
         }
         let Some(address) = admin.message("address") else { return };
-        if let Some((_, text)) = self.address(address) {
+        let pipe = address.message("pipe");
+        let text = match pipe {
+            Some(pipe) => self.pipe(pipe),
+            None => self.address(address).map(|(_, text)| text),
+        };
+        if let Some(text) = text {
             let mut native = NativeMap::new(admin.span);
             native.text("address", &text, address.span);
+            if let Some((pipe, mode)) = pipe.and_then(|of| Some((of, of.number("mode")?))) {
+                native.text("mode", &format!("{mode:04o}"), pipe.place("mode"));
+            }
             native.word("writable", true, admin.span);
             root.set("admin", native.node());
         }

@@ -5,6 +5,7 @@
 use sluice_core::Node;
 
 use super::cases::FilterCases;
+use super::switches::{kind_of, labelled};
 use super::{Mapping, Zero};
 use crate::message::{ProtoDuration, ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
@@ -15,7 +16,6 @@ impl Mapping<'_> {
         self.chain_filters.clear();
         self.rate_stage = None;
         self.filters_off.clear();
-        self.filters_twice.clear();
         let mut filters: Vec<Node> = Vec::new();
         let all: Vec<&ProtoMessage> = hcm.messages("http_filters").collect();
         for (index, filter) in all.iter().enumerate() {
@@ -34,7 +34,10 @@ impl Mapping<'_> {
             {
                 self.push_filter(node, filter, &mut filters);
             }
-            filters.extend(after);
+            for node in after {
+                let others = filters.iter().filter(|of| kind_of(of) == kind_of(&node)).count();
+                filters.push(if others == 0 { node } else { labelled(node, others + 1) });
+            }
         }
         if all.is_empty() {
             self.unsupported(hcm, "http_filters", "without a router, every request gets 404");

@@ -123,6 +123,11 @@ impl Mapping<'_> {
 
     /// What the filter of the chain says; without such a filter, settings for it have no effect.
     fn settings_of_chain(&mut self, native: &str, config: &ProtoMessage) -> Option<NativeMap> {
+        if self.has_several(native) {
+            let how = format!("the chain has several filters `{native}`");
+            self.unsupported_at(config, &how);
+            return None;
+        }
         let found = self.chain_filters.values().find(|(name, _)| name == native);
         if let Some((_, settings)) = found {
             return Some(NativeMap::of(Some(settings.clone()), config.span));

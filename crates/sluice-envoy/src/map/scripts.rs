@@ -116,23 +116,27 @@ impl Mapping<'_> {
 
     /// Adds what scripts get from `metadata()` on this route.
     pub(super) fn script_metadata(&mut self, route: &ProtoMessage, filters: &mut NativeMap) {
-        let of_script = |(_, (native, _)): &(&Arc<str>, &(String, Node))| native == "lua";
-        let Some((name, _)) = self.chain_filters.iter().find(of_script) else { return };
         let Some(metadata) = route.message("metadata") else { return };
-        let all = metadata.map("filter_metadata");
-        // The name of the filter comes first, as in Envoy.
-        let named = [&**name, NAMESPACE].into_iter();
-        let mut found = named.filter_map(|wanted| all.iter().find(|(own, _)| &**own == wanted));
-        let Some((_, item)) = found.next() else { return };
-        let ProtoValue::Json(values) = &item.value else { return };
-        let own = filters.take("lua");
-        if own.as_ref().is_some_and(|own| !matches!(own.value, Value::Map(_))) {
-            // The script is not run.
-            filters.set("lua", own.unwrap_or_else(|| plain("skip", route.span)));
-            return;
+        let uses =
+            self.chain_filters.iter().filter(|(_, (key, _))| key.split('/').next() == Some("lua"));
+        let mut uses: Vec<_> = uses.map(|(name, (key, _))| (name, key)).collect();
+        uses.sort();
+        for (name, key) in uses {
+            let all = metadata.map("filter_metadata");
+            // The name of the filter comes first, as in Envoy.
+            let named = [&**name, NAMESPACE].into_iter();
+            let mut found = named.filter_map(|wanted| all.iter().find(|(own, _)| &**own == wanted));
+            let Some((_, item)) = found.next() else { continue };
+            let ProtoValue::Json(values) = &item.value else { continue };
+            let own = filters.take(key);
+            if own.as_ref().is_some_and(|own| !matches!(own.value, Value::Map(_))) {
+                // The script is not run.
+                filters.set(key, own.unwrap_or_else(|| plain("skip", route.span)));
+                continue;
+            }
+            let mut settings = NativeMap::of(own, item.span);
+            settings.set("metadata", values.clone());
+            filters.map(key, settings);
         }
-        let mut settings = NativeMap::of(own, item.span);
-        settings.set("metadata", values.clone());
-        filters.map("lua", settings);
     }
 }

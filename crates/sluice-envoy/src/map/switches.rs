@@ -68,21 +68,22 @@ impl Mapping<'_> {
                 (_, own) => own,
             }
         } else {
-            let own = self.override_of(config);
-            let known = |native: &str| self.chain_filters.values().any(|(of, _)| of == native);
-            match own {
-                Some((native, _)) if !known(native) => {
+            let Some((native, node)) = self.override_of(config) else { return };
+            match self.use_of(name, native) {
+                None if self.has_several(native) => {
+                    let how =
+                        format!("the chain has several filters `{native}`, none of that name");
+                    self.unsupported_at(config, &how);
+                    None
+                }
+                None => {
                     self.without_filter(config);
                     None
                 }
-                own => own.map(|(native, node)| (native.to_owned(), node)),
+                Some(key) => Some((key, node)),
             }
         };
         match settings {
-            Some((native, _)) if self.filters_twice.contains(&native) => {
-                let how = format!("the chain has several filters `{native}`");
-                self.unsupported_at(config, &how);
-            }
             Some((native, node)) if !filters.has(&native) => filters.set(&native, node),
             Some((native, _)) => {
                 let text = format!("`{native}` has settings here already");
@@ -90,6 +91,22 @@ impl Mapping<'_> {
             }
             None => {}
         }
+    }
+
+    /// The key of the use that settings for the filter of that name are for; if the chain has a single filter of the kind,
+    /// its name does not matter.
+    fn use_of(&self, name: &str, native: &str) -> Option<String> {
+        let of_kind = |key: &&String| key.split('/').next() == Some(native);
+        let named = self.chain_filters.get(name).map(|(key, _)| key).filter(of_kind);
+        let mut uses = self.chain_filters.values().map(|(key, _)| key).filter(of_kind);
+        let only = uses.next().filter(|_| uses.next().is_none());
+        named.or(only).cloned()
+    }
+
+    /// Whether the chain has several filters of a kind.
+    pub(super) fn has_several(&self, native: &str) -> bool {
+        let of_kind = |(key, _): &&(String, Node)| key.split('/').next() == Some(native);
+        self.chain_filters.values().filter(of_kind).count() > 1
     }
 
     /// Notes a filter of the chain under its name in Envoy, by which hosts and routes switch it on and off. Returns what
@@ -103,6 +120,18 @@ impl Mapping<'_> {
     ) -> Option<Node> {
         let entry = node.entries().and_then(|entries| entries.first())?;
         let native = entry.key.to_string();
+        let has = |node: &Node| kind_of(node) == Some(&native);
+        // Filters that set values become one.
+        let key = match before.iter().filter(|node| has(node)).count() {
+            0 => native.clone(),
+            _ if native == "set_values" || filter.is("disabled") => native.clone(),
+            _ if SWITCHED_ON_BELOW.iter().any(|(_, of)| *of == native) => {
+                let how = format!("the chain has a filter `{native}` already");
+                self.unsupported(filter, "typed_config", &how);
+                return None;
+            }
+            others => key_of(&native, others + 1),
+        };
         // Without a requirement, it verifies nothing.
         let settings = if native == "jwt" && self.tokens_by_case {
             plain("skip", node.span)
@@ -110,15 +139,11 @@ impl Mapping<'_> {
             entry.node.clone()
         };
         if let Some(name) = filter.text("name") {
-            self.chain_filters.insert(name.clone(), (native.clone(), settings));
+            self.chain_filters.insert(name.clone(), (key.clone(), settings));
         }
-        let has = |node: &Node| node.get(&native).is_some();
         if !filter.is("disabled") {
-            // Edits of headers add up.
-            if before.iter().any(has) && native != "set_headers" {
-                self.filters_twice.insert(native);
-            }
-            return Some(node);
+            let settings = entry.node.clone();
+            return Some(if key == native { node } else { single(&key, settings) });
         }
         let known = self.filters_off.contains(&native);
         if before.iter().any(has) && !(known && before.last().is_some_and(has)) {
@@ -146,6 +171,24 @@ impl Mapping<'_> {
             }
         }
     }
+}
+
+/// The key of one of several uses of a filter.
+fn key_of(native: &str, number: usize) -> String {
+    format!("{native}/{number}")
+}
+
+/// A filter with the key of one of several uses.
+pub(super) fn labelled(item: Node, number: usize) -> Node {
+    match item.entries().and_then(|entries| entries.first()) {
+        Some(entry) => single(&key_of(&entry.key, number), entry.node.clone()),
+        None => item,
+    }
+}
+
+/// What filter the item of a list is.
+pub(super) fn kind_of(item: &Node) -> Option<&str> {
+    item.entries()?.first()?.key.split('/').next()
 }
 
 /// The filters of a connection manager that hosts and routes of its table switch on.

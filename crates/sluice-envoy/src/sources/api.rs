@@ -46,6 +46,8 @@ pub struct ApiSource {
     pub form: ApiForm,
     /// The cluster of the service, by its name in Envoy.
     pub cluster: Arc<str>,
+    /// The host that its streams name, if not the cluster.
+    pub authority: Option<Arc<str>>,
     /// Metadata of its streams.
     pub metadata: CallMetadata,
     /// Whether only the first request of a stream has the node.
@@ -103,8 +105,8 @@ pub(super) fn api(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
         of.peek("set_node_on_first_message_only").map(|field| &field.value),
         Some(ProtoValue::Bool(true))
     );
-    let (cluster, metadata) = called(service, diags)?;
-    Some(ApiSource { form, cluster, metadata, node_once: once })
+    let CalledService { cluster, authority, metadata } = called(service, diags)?;
+    Some(ApiSource { form, cluster, authority, metadata, node_once: once })
 }
 
 /// A service that is asked again and again.
@@ -134,11 +136,17 @@ fn polled(of: &ProtoMessage, diags: &mut Diags) -> Option<ApiSource> {
     let timeout = time("request_timeout").unwrap_or(REQUEST_TIMEOUT);
     let form = ApiForm::Rest(Polling { every, timeout });
     let (cluster, metadata) = (Arc::clone(cluster), CallMetadata::new());
-    Some(ApiSource { form, cluster, metadata, node_once: false })
+    Some(ApiSource { form, cluster, authority: None, metadata, node_once: false })
 }
 
-/// The cluster of a service, and the metadata of its calls.
-fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMetadata)> {
+/// How a service is called.
+struct CalledService {
+    cluster: Arc<str>,
+    authority: Option<Arc<str>>,
+    metadata: CallMetadata,
+}
+
+fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<CalledService> {
     if service.has("google_grpc") {
         let field = "google_grpc";
         let message = format!("`{field}` of {} is not supported", service.type_name());
@@ -152,7 +160,7 @@ fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMe
     // A stream has no end, and Envoy's has no time-out either.
     only(service, &["envoy_grpc", "initial_metadata", "timeout"], diags);
     let envoy = inner(service, "envoy_grpc")?;
-    only(envoy, &["cluster_name", "skip_envoy_headers"], diags);
+    only(envoy, &["cluster_name", "authority", "skip_envoy_headers"], diags);
     let mut metadata = CallMetadata::new();
     for field in service.fields.iter().filter(|of| of.descriptor.name() == "initial_metadata") {
         field.value.messages(&mut |header| {
@@ -165,5 +173,6 @@ fn called(service: &ProtoMessage, diags: &mut Diags) -> Option<(Arc<str>, CallMe
             metadata.push((key.to_ascii_lowercase(), value.unwrap_or_default()));
         });
     }
-    Some((text(envoy, "cluster_name")?, metadata))
+    let authority = text(envoy, "authority").filter(|authority| !authority.is_empty());
+    Some(CalledService { cluster: text(envoy, "cluster_name")?, authority, metadata })
 }

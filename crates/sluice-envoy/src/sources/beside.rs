@@ -38,7 +38,13 @@ impl DynamicResources {
         let PlaneBesideFiles { cluster, incremental, node, clusters, listeners, fetch_timeout } =
             plane;
         let form = if incremental { ApiForm::Delta } else { ApiForm::Sotw };
-        let ads = ApiSource { form, cluster, metadata: CallMetadata::new(), node_once: true };
+        let ads = ApiSource {
+            form,
+            cluster,
+            authority: None,
+            metadata: CallMetadata::new(),
+            node_once: true,
+        };
         let source = || ResourceSource { from: SourceKind::Ads, fetch_timeout };
         Self {
             node: node_message(&node),

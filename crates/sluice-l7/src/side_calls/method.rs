@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64_NOPAD;
+use sluice_codec::h1::parse::is_authority;
 use sluice_codec::{Known, grpc};
 use sluice_core::limits::Limit;
 
@@ -32,12 +33,15 @@ pub enum MetadataError {
     Name,
     /// The value is not printable ASCII, and the name does not end in `-bin`.
     Value,
+    /// The authority is no host, with or without a port.
+    Authority,
 }
 
 impl fmt::Display for MetadataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Name => "metadata has lower-case names that neither HTTP nor gRPC uses itself",
+            Self::Authority => "an authority is a host, with or without a port",
             Self::Value => "other values than printable ASCII need a name that ends in `-bin`",
         })
     }
@@ -74,6 +78,18 @@ impl GrpcMethod {
             return Err(MetadataError::Value);
         }
         head.append(name.as_bytes(), value);
+        Ok(self)
+    }
+
+    /// Names another host than the cluster (`:authority`).
+    ///
+    /// # Errors
+    /// It cannot be a host.
+    pub fn authority(mut self, authority: &str) -> Result<Self, MetadataError> {
+        if !is_authority(authority.as_bytes()) {
+            return Err(MetadataError::Authority);
+        }
+        self.0.head.set_authority(authority.as_bytes());
         Ok(self)
     }
 
@@ -147,6 +163,20 @@ fn is_reserved(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_authority_is_a_host() {
+        let named = |authority: &str| {
+            let method = GrpcMethod::new("/t.S/Say").authority(authority)?;
+            Ok(method.0.head.authority().to_owned())
+        };
+        for authority in ["contour", "a.test:8001", "[::1]:1"] {
+            assert_eq!(named(authority), Ok(authority.to_owned()));
+        }
+        for authority in ["a/b", "a b", "a@b"] {
+            assert_eq!(named(authority), Err(MetadataError::Authority), "{authority}");
+        }
+    }
 
     #[test]
     fn metadata_is_printable_or_encoded_and_says_nothing_about_the_call() {

@@ -12,11 +12,28 @@ use sluice_core::{
 
 use super::{LogFormat, LogSink};
 
+/// The permissions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+sluice_core::text_setting! {
+    FileMode, "permissions in octal", "0660", parse_mode, |mode| format!("{:04o}", mode.0);
+}
+
+fn parse_mode(text: &str) -> Result<FileMode, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.map(FileMode)
+        .ok_or_else(|| format!("expected permissions in octal such as 0660, not `{text}`"))
+}
+
 section! {
     /// The admin interface: read-only pages in text and JSON.
     pub struct Admin {
         /// An IP address with a port, or unix:///path. Keep it on loopback: there is no authentication.
         pub address: Spanned<ListenAddress>,
+        /// Who may connect to a unix socket, in octal as for chmod, such as `0660`. If omitted, the umask of the process decides.
+        pub mode: Option<Spanned<FileMode>>,
         /// Whether it takes changes: runtime values, and operators' actions such as `sluice endpoint`.
         pub writable: bool = "false",
         /// Host names that requests to the admin pages may carry, besides IP addresses and `localhost`, e.g.

@@ -36,7 +36,8 @@ pub(super) struct AdminBound {
     pub(super) address: String,
 }
 
-pub(super) fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::Result<AdminBound> {
+pub(super) fn admin_socket(admin: &Admin, takeover: bool) -> anyhow::Result<AdminBound> {
+    let address = &admin.address.value;
     let context = || format!("cannot listen on the admin address {address}");
     if !takeover {
         sockets::check_free(address).with_context(context)?;
@@ -57,6 +58,9 @@ pub(super) fn admin_socket(address: &ListenAddress, takeover: bool) -> anyhow::R
         ListenAddress::Unix(path) => {
             let (mut sockets, file) =
                 sluice_sys::listen::unix(path, 1, 64, takeover).with_context(context)?;
+            if let Some(mode) = &admin.mode {
+                file.set_mode(mode.value.0).with_context(context)?;
+            }
             let fd = sockets.remove(0);
             let unix = tokio::net::UnixListener::from_std(fd.into()).with_context(context)?;
             let (staged, address) = (Some(file), address.to_string());

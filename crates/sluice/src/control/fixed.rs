@@ -24,8 +24,12 @@ pub(super) fn changes(old: &Process, new: &Process) -> Vec<&'static str> {
 
 fn admin_changes(old: &Admin, new: &Admin) -> Vec<&'static str> {
     // `writable` is read for each request.
-    let Admin { address, hosts, writable: _ } = old;
-    let differ = [("admin.address", *address != new.address), ("admin.hosts", *hosts != new.hosts)];
+    let Admin { address, mode, hosts, writable: _ } = old;
+    let differ = [
+        ("admin.address", *address != new.address),
+        ("admin.mode", *mode != new.mode),
+        ("admin.hosts", *hosts != new.hosts),
+    ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 

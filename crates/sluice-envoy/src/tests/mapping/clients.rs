@@ -1,5 +1,7 @@
 //! Filters about clients: passwords, keys, countries; and scripts.
 
+use sluice_core::Node;
+
 use super::*;
 
 const FIRST: &str = "listeners/0/chains/0/http/filters/2";
@@ -163,15 +165,32 @@ fn scripts_have_the_clusters_of_the_file() {
 }
 
 #[test]
-fn two_filters_of_a_kind_have_no_settings_of_routes() {
-    let script =
-        "typed_config: { '@type': t/envoy.extensions.filters.http.lua.v3.Lua, inline_code: a }";
-    let text = hcm(
-        &format!("http_filters: [{{ name: f, {script} }}, {{ name: g, {script} }}, ROUTER]"),
-        &format!(
-            "{{ match: {{ prefix: / }}, route: {{ cluster: a }}{} }}",
-            below("lua.v3.LuaPerRoute, disabled: true")
-        ),
-    );
-    refused(&text, "the chain has several filters `lua`");
+fn each_of_two_filters_of_a_kind_has_its_settings_by_its_name() {
+    let script = |name: &str| {
+        format!(
+            "{{ name: {name}, typed_config: {{ '@type': t/envoy.extensions.filters.http.lua.v3.Lua, inline_code: {name} }} }}"
+        )
+    };
+    let with = |route: &str| {
+        hcm(
+            &format!("http_filters: [{}, {}, ROUTER]", script("e"), script("f")),
+            &format!("{{ match: {{ prefix: / }}, route: {{ cluster: a }}{route} }}"),
+        )
+    };
+    let off = below("lua.v3.LuaPerRoute, disabled: true");
+    let text = with(&off);
+    has(&text, FIRST, &[("lua/source", "e")]);
+    let (root, _) = load(&text);
+    let root = root.unwrap();
+    let first = |node: &Node, key: &str| node.get(key).unwrap().node.items()[0].clone();
+    let chain = first(&first(&root, "listeners"), "chains");
+    let filters = &chain.get("http").unwrap().node.get("filters").unwrap().node;
+    let keys = filters.items().iter().filter_map(|item| item.entries()?.first());
+    let keys: Vec<&str> = keys.map(|entry| &*entry.key).collect();
+    assert!(keys.ends_with(&["lua", "lua/2"]), "{keys:?}");
+    let rule = first(&first(&root.get("routes").unwrap().node, "t"), "rules");
+    let own = &rule.get("filters").unwrap().node;
+    assert!(own.get("lua/2").is_some() && own.get("lua").is_none());
+    let other = with(&off.replacen("f:", "g:", 1));
+    refused(&other, "the chain has several filters `lua`, none of that name");
 }

@@ -101,6 +101,12 @@ impl Planes {
         let cluster = control.builder.around.clusters.reference(&native);
         let calls = SideCalls::of_control(&control.worker);
         let mut method = GrpcMethod::new(path).message_max(Limit::DiscoveryBytes);
+        if let Some(authority) = &api.authority {
+            match method.clone().authority(authority) {
+                Ok(with) => method = with,
+                Err(error) => tracing::warn!("`authority` {authority} is not sent: {error}"),
+            }
+        }
         for (name, value) in &api.metadata {
             match method.clone().with(name, value) {
                 Ok(with) => method = with,
