@@ -47,6 +47,7 @@ fuzz_target!(|input: (Vec<&str>, [&str; 3], Vec<(&[u8], &[u8])>, u32)| {
         sent: 0,
         status: 0,
         grpc_status: None,
+        filter: None,
         reason: None,
         details: "".into(),
         detail: None,

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::{Head, Known, Version};
-use sluice_core::connection::{Attempt, ClientCertFacts, ConnInfo, Peer, TlsFacts};
+use sluice_core::connection::{Attempt, Peer};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
 use sluice_expr::Expression;
-use sluice_l4::inspect::tls;
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::record::without_port;
 use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
@@ -19,6 +18,10 @@ use smallvec::SmallVec;
 
 use crate::expression::{RequestAttributes, exchange_expression};
 use crate::identity::who;
+
+mod conn_facts;
+
+pub use conn_facts::ConnFacts;
 
 sluice_telemetry::operators! {
     /// All operators of requests.
@@ -88,83 +91,6 @@ pub const DEFAULT_HEADERS: &[(&str, &str)] = &[
     ("forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
     ("referer", "%REQ(REFERER)%"),
 ];
-
-/// The facts about a connection that its requests share.
-#[derive(Clone, Debug)]
-pub struct ConnFacts {
-    id: u64,
-    listener: Name,
-    chain: Option<Name>,
-    peer: Peer,
-    local: Peer,
-    sni: Option<Box<str>>,
-    tls: Option<Box<TlsFacts>>,
-}
-
-impl ConnFacts {
-    /// The facts about a connection that was handed to its handler.
-    pub fn of(info: &ConnInfo) -> Self {
-        Self {
-            id: info.id,
-            listener: info.listener.clone(),
-            chain: info.chain.get().cloned(),
-            peer: info.peer,
-            local: info.destination(),
-            sni: info.nearest_facts().and_then(|facts| facts.get(&tls::SNI)).map(Into::into),
-            tls: info.tls.get().cloned(),
-        }
-    }
-
-    /// The connection of a request from `source`, as policies see it.
-    pub(crate) fn subject<'a>(&'a self, source: Peer, values: &'a ConnValues) -> ConnSubject<'a> {
-        ConnSubject {
-            id: self.id,
-            source,
-            peer: self.peer,
-            local: self.local,
-            sni: self.sni.as_deref(),
-            tls: self.tls.as_deref(),
-            values,
-        }
-    }
-}
-
-impl ConnFacts {
-    /// The number of the connection.
-    pub const fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// The listener.
-    pub const fn listener(&self) -> &Name {
-        &self.listener
-    }
-
-    /// The address that the client connected to.
-    pub const fn local(&self) -> Peer {
-        self.local
-    }
-
-    /// The server name in the ClientHello.
-    pub fn sni(&self) -> Option<&str> {
-        self.sni.as_deref()
-    }
-
-    /// What TLS termination found; `None` without TLS.
-    pub fn tls(&self) -> Option<&TlsFacts> {
-        self.tls.as_deref()
-    }
-
-    /// The remote address of the socket.
-    pub const fn peer(&self) -> Peer {
-        self.peer
-    }
-
-    /// What the client's certificate says, if it sent one.
-    pub(crate) fn client_certificate(&self) -> Option<&ClientCertFacts> {
-        self.tls.as_ref()?.client.as_deref()
-    }
-}
 
 /// What is known of a request besides its heads.
 #[derive(Clone, Debug)]
