@@ -1,12 +1,13 @@
 """What a filter adds to a request beside Envoy: CPU of the proxy's process, or instructions with `--count`.
 
-  python3 benches/guards.py SLUICE ENVOY [--rounds 20] [--requests 4000] [--only jwt,cors] [--count]
+  python3 benches/guards.py SLUICE ENVOY [--rounds 20] [--requests 4000] [--only jwt,cors] [--count] [--times 8]
 
 SLUICE and ENVOY are the programs. Both read the same bootstrap, with a listener for each filter and one without any; the limit
 per address, of which Sluice has a form of its own, is added to the translated file. One worker each on processor 0,
 nginx (the endpoint and the authoriser) and h2load on processor 1. In each round every proxy serves the same number of
 requests through every listener in turn; a cost is the difference to the listener without a filter in the same round.
-With `--count` the proxies run under callgrind once, and what is counted is instructions in user space.
+With `--count` the proxies run under callgrind once, and what is counted is instructions in user space. What costs less than
+the noise of the machine shows if a chain has it several times (`--times`); the cost is that of one use.
 """
 import argparse
 import base64
@@ -98,16 +99,16 @@ def cluster(name, port, **more):
             "load_assignment": {"cluster_name": name, "endpoints": endpoints}, **more}
 
 
-def listener(name, port, filter):
+def listener(name, port, filter, times=1):
     host = {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up", "timeout": "0s"}}]}
     filters = [ROUTER]
     if filter:
         kind, message, settings = filter
-        filters = [{"name": f"envoy.filters.http.{kind}",
-                    "typed_config": {"@type": f"{HTTP}{kind}.v3.{message}", **settings}}, ROUTER]
+        uses = [f"envoy.filters.http.{kind}" + (f".{number}" if number else "") for number in range(times)]
+        filters = [{"name": use, "typed_config": {"@type": f"{HTTP}{kind}.v3.{message}", **settings}} for use in uses] + [ROUTER]
     if name == "cors":
         policy = {"@type": HTTP + "cors.v3.CorsPolicy", "allow_origin_string_match": [{"exact": ORIGIN}], "allow_methods": "GET"}
-        host["typed_per_filter_config"] = {"envoy.filters.http.cors": policy}
+        host["typed_per_filter_config"] = {use: policy for use in uses}
     if name == "limit":
         host["rate_limits"] = [{"actions": [{"remote_address": {}}]}]
     manager = {"@type": MANAGER, "stat_prefix": name, "generate_request_id": False, "http_filters": filters,
@@ -225,15 +226,23 @@ class Proxy:
         return answer.status in (401, 403)
 
 
-def native(sluice, folder, settings):
-    """The bootstrap in Sluice's own form, with a limit per address."""
+def native(sluice, folder, settings, times):
+    """The bootstrap in Sluice's own form, with a limit per address, and so many uses of each filter."""
     with open(f"{folder}/shared.json", "w") as file:
         json.dump(settings, file)
     text = run(sluice, "envoy", "translate", f"{folder}/shared.json").decode()
     # In a folder of its own: Sluice watches it, and logs are written to the other.
     path = tempfile.mkdtemp(dir=folder) + "/sluice.yaml"
+    text = re.sub(r"^( +- rate_limit:\n)( +)", r"\1\2per: source_ip\n\2", text, flags=re.M)
+    one = r"^( +)- (cors|jwt|rbac|rate_limit|ext_authz):\n((?:\1 .*\n)+)"
+
+    def repeated(use):
+        indent, name, settings = use.groups()
+        more = (f"{indent}- {name}/{number}:\n{settings}" for number in range(2, times + 1))
+        return use.group(0) + "".join(more)
+
     with open(path, "w") as file:
-        file.write(re.sub(r"^( +- rate_limit:\n)( +)", r"\1\2per: source_ip\n\2", text, flags=re.M))
+        file.write(re.sub(one, repeated, text, flags=re.M))
     return path
 
 
@@ -253,9 +262,9 @@ def rounds(proxies, names, token, args):
     return found
 
 
-def table(found, names, unit):
+def table(found, names, unit, times):
     def added(proxy, name):
-        return [cost - bare for cost, bare in zip(found[proxy][name], found[proxy]["bare"])]
+        return [(cost - bare) / times for cost, bare in zip(found[proxy][name], found[proxy]["bare"])]
     digits = 0 if unit == "instructions" else 2
     for proxy in found:
         print(f"{proxy}, bare route: {statistics.median(found[proxy]['bare']):.{digits}f} {unit}")
@@ -277,6 +286,7 @@ def main():
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--only", default="")
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--times", type=int, default=1, help="uses of each filter in a chain; what one costs is told")
     args = parser.parse_args()
     sluice, envoy = os.path.abspath(args.sluice), os.path.abspath(args.envoy)
     with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +296,7 @@ def main():
         found = free_ports(2 * len(names) + 2)
         services_at = {"endpoint": found.pop(), "auth": found.pop()}
         ports = {proxy: {name: found.pop() for name in names} for proxy in ("sluice", "envoy")}
-        settings = bootstrap([listener(name, ports["envoy"][name], filters[name]) for name in names], services_at)
+        settings = bootstrap([listener(name, ports["envoy"][name], filters[name], args.times) for name in names], services_at)
         with open(f"{folder}/envoy.json", "w") as file:
             json.dump(settings, file)
         if "limit" in names:
@@ -294,7 +304,7 @@ def main():
         settings = bootstrap([listener(name, ports["sluice"][name], filters[name]) for name in names], services_at)
         processes = [services(folder, services_at)]
         try:
-            own = [sluice, "run", "--workers", "1", "-c", native(sluice, folder, settings)]
+            own = [sluice, "run", "--workers", "1", "-c", native(sluice, folder, settings, args.times)]
             its = [envoy, "-c", f"{folder}/envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "critical"]
             proxies = []
             for name, command in (("sluice", own), ("envoy", its)):
@@ -306,7 +316,7 @@ def main():
                     if name in ("jwt", "jwt-uncached", "rbac", "cors") and not proxy.guards(name, headers):
                         sys.exit(f"{proxy.name} does not apply {name}")
                     proxy.load(name, token, 200 if args.count else 2000)
-            table(rounds(proxies, names, token, args), names, "instructions" if args.count else "microseconds")
+            table(rounds(proxies, names, token, args), names, "instructions" if args.count else "microseconds", args.times)
         finally:
             for process in processes:
                 process.terminate()

@@ -5,7 +5,6 @@
 use sluice_core::Node;
 
 use super::cases::FilterCases;
-use super::switches::{kind_of, labelled};
 use super::{Mapping, Zero};
 use crate::message::{ProtoDuration, ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
@@ -34,10 +33,7 @@ impl Mapping<'_> {
             {
                 self.push_filter(node, filter, &mut filters);
             }
-            for node in after {
-                let others = filters.iter().filter(|of| kind_of(of) == kind_of(&node)).count();
-                filters.push(if others == 0 { node } else { labelled(node, others + 1) });
-            }
+            filters.extend(after);
         }
         if all.is_empty() {
             self.unsupported(hcm, "http_filters", "without a router, every request gets 404");

@@ -121,16 +121,18 @@ impl Mapping<'_> {
         let entry = node.entries().and_then(|entries| entries.first())?;
         let native = entry.key.to_string();
         let has = |node: &Node| kind_of(node) == Some(&native);
-        // Filters that set values become one.
+        // Filters that set values become one, and so do edits of headers.
         let key = match before.iter().filter(|node| has(node)).count() {
             0 => native.clone(),
-            _ if native == "set_values" || filter.is("disabled") => native.clone(),
+            _ if matches!(&*native, "set_values" | "set_headers") || filter.is("disabled") => {
+                native.clone()
+            }
             _ if SWITCHED_ON_BELOW.iter().any(|(_, of)| *of == native) => {
                 let how = format!("the chain has a filter `{native}` already");
                 self.unsupported(filter, "typed_config", &how);
                 return None;
             }
-            others => key_of(&native, others + 1),
+            others => format!("{native}/{}", others + 1),
         };
         // Without a requirement, it verifies nothing.
         let settings = if native == "jwt" && self.tokens_by_case {
@@ -173,21 +175,8 @@ impl Mapping<'_> {
     }
 }
 
-/// The key of one of several uses of a filter.
-fn key_of(native: &str, number: usize) -> String {
-    format!("{native}/{number}")
-}
-
-/// A filter with the key of one of several uses.
-pub(super) fn labelled(item: Node, number: usize) -> Node {
-    match item.entries().and_then(|entries| entries.first()) {
-        Some(entry) => single(&key_of(&entry.key, number), entry.node.clone()),
-        None => item,
-    }
-}
-
 /// What filter the item of a list is.
-pub(super) fn kind_of(item: &Node) -> Option<&str> {
+fn kind_of(item: &Node) -> Option<&str> {
     item.entries()?.first()?.key.split('/').next()
 }
 
