@@ -233,7 +233,8 @@ def native(sluice, folder, settings, times):
     text = run(sluice, "envoy", "translate", f"{folder}/shared.json").decode()
     # In a folder of its own: Sluice watches it, and logs are written to the other.
     path = tempfile.mkdtemp(dir=folder) + "/sluice.yaml"
-    text = re.sub(r"^( +- rate_limit:\n)( +)", r"\1\2per: source_ip\n\2", text, flags=re.M)
+    # The settings are a map, or a list of them.
+    text = re.sub(r"^( +- rate_limit:\n)( +)(- |)", lambda of: f"{of[1]}{of[2]}{of[3]}per: source_ip\n{of[2]}{' ' * len(of[3])}", text, flags=re.M)
     one = r"^( +)- (cors|jwt|rbac|rate_limit|ext_authz):\n((?:\1 .*\n)+)"
 
     def repeated(use):
