@@ -136,8 +136,9 @@ fn a_hostile_filter_corrupts_nothing() {
         "thread",
     ] {
         let mut client = connect(sluice.addr("a"));
-        std::io::Write::write_all(&mut client, said.as_bytes()).unwrap();
-        client.shutdown(std::net::Shutdown::Write).unwrap();
+        // The filter may have ended the connection at any of these; what counts is what the sanitizer says.
+        let _ = std::io::Write::write_all(&mut client, said.as_bytes());
+        let _ = client.shutdown(std::net::Shutdown::Write);
         let _ = read_to_end(&mut client);
     }
     let log = sluice.log();
