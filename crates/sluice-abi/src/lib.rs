@@ -30,6 +30,9 @@ pub struct AbiText {
 }
 
 impl AbiText {
+    /// No text.
+    pub const NONE: Self = Self { data: std::ptr::null(), size: 0 };
+
     /// Borrows bytes.
     pub const fn of(bytes: &[u8]) -> Self {
         Self { data: bytes.as_ptr(), size: bytes.len() }
@@ -197,7 +200,9 @@ pub type ConnectionHookFn =
     unsafe extern "C" fn(AbiConnection, config: *mut c_void, state: *mut c_void, i32) -> i32;
 
 macro_rules! tables {
-    ($($(#[$doc:meta])* $table:ident { $($(#[$entry_doc:meta])* $entry:ident: $of:ty,)+ })+) => {
+    (@empty) => { None };
+    (@empty $empty:expr) => { $empty };
+    ($($(#[$doc:meta])* $table:ident { $($(#[$entry_doc:meta])* $entry:ident: $of:ty $(= $empty:expr)?,)+ })+) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Copy, Debug)]
@@ -213,6 +218,10 @@ macro_rules! tables {
             }
 
             impl $table {
+                /// A table of no size, without any entry.
+                pub const EMPTY: Self =
+                    Self { size: 0, major: 0, minor: 0, $($entry: tables!(@empty $($empty)?),)+ };
+
                 /// The places of the entries, in bytes, by name.
                 pub const PLACES: &'static [(&'static str, usize)] =
                     &[$((stringify!($entry), std::mem::offset_of!(Self, $entry)),)+];
@@ -288,7 +297,7 @@ tables! {
     /// The functions of a library.
     ModuleTable {
         /// Name and version of the library.
-        name: AbiText,
+        name: AbiText = AbiText::NONE,
         /// Checks a configuration.
         config_new: Option<unsafe extern "C" fn(AbiConfig, AbiText, AbiText, *mut *mut c_void) -> i32>,
         /// Frees a configuration.

@@ -52,8 +52,7 @@ pub trait AdminSource {
 
     /// Responds on a page of the program that Sluice stands in for; `None` if it stands in for none, or the page is one of
     /// Sluice's own.
-    fn stand_in(&self, request: StandInRequest<'_>) -> Option<LocalFuture<StandInPage>> {
-        let _ = request;
+    fn stand_in(&self, _request: StandInRequest<'_>) -> Option<LocalFuture<StandInPage>> {
         None
     }
 }

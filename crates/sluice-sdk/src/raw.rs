@@ -45,42 +45,6 @@ unsafe impl Sync for Table {}
 /// The functions of the host, as far as it has them.
 static HOST: OnceLock<HostTable> = OnceLock::new();
 
-const NO_HOST: HostTable = HostTable {
-    size: 0,
-    major: 0,
-    minor: 0,
-    log: None,
-    resume: None,
-    config_refuse: None,
-    config_counter: None,
-    config_edits_target: None,
-    header: None,
-    headers: None,
-    header_add: None,
-    header_set: None,
-    header_remove: None,
-    body: None,
-    body_set: None,
-    respond: None,
-    value: None,
-    value_set: None,
-    fact: None,
-    count: None,
-    reroute: None,
-    suspend: None,
-    call: None,
-    call_answer: None,
-    call_header: None,
-    connection_fact: None,
-    connection_value: None,
-    connection_value_set: None,
-    connection_count: None,
-    connection_bytes: None,
-    connection_bytes_set: None,
-    connection_note: None,
-    connection_suspend: None,
-};
-
 /// The table of a library that can do nothing.
 #[allow(clippy::cast_possible_truncation, reason = "a table has a few hundred bytes")]
 const fn empty(name: &'static str) -> ModuleTable {
@@ -89,25 +53,7 @@ const fn empty(name: &'static str) -> ModuleTable {
         major: MAJOR,
         minor: MINOR,
         name: AbiText::of(name.as_bytes()),
-        config_new: None,
-        config_free: None,
-        request_new: None,
-        request_end: None,
-        request_headers: None,
-        request_body: None,
-        request_trailers: None,
-        response_headers: None,
-        response_body: None,
-        response_trailers: None,
-        resumed: None,
-        connection_new: None,
-        connection_end: None,
-        connection_opened: None,
-        connection_received: None,
-        connection_sent: None,
-        connection_resumed: None,
-        record: None,
-        records_done: None,
+        ..ModuleTable::EMPTY
     }
 }
 
@@ -157,7 +103,7 @@ pub fn init(HostPointer(host): HostPointer, table: &'static Table) -> TablePoint
     if start.major != MAJOR {
         return std::ptr::null();
     }
-    let mut own = NO_HOST;
+    let mut own = HostTable::EMPTY;
     let known = (start.size as usize).min(size_of::<HostTable>());
     // SAFETY: both tables have so many bytes, of plain data with the same layout.
     unsafe { std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut own).cast(), known) };
@@ -166,7 +112,7 @@ pub fn init(HostPointer(host): HostPointer, table: &'static Table) -> TablePoint
 }
 
 fn host() -> &'static HostTable {
-    HOST.get().unwrap_or(&NO_HOST)
+    HOST.get().unwrap_or(&HostTable::EMPTY)
 }
 
 fn request_of<'a>(handle: AbiRequest) -> Request<'a> {
@@ -327,8 +273,6 @@ const fn done(code: i32) -> Result<(), Refusal> {
     if code == result::OK { Ok(()) } else { Err(Refusal::of(code)) }
 }
 
-const NONE: AbiText = AbiText { data: std::ptr::null(), size: 0 };
-
 /// What the host lent for as long as the request is borrowed.
 fn lent<'r>(_: &'r Request<'_>, code: i32, text: AbiText) -> Result<Option<&'r [u8]>, Refusal> {
     match code {
@@ -366,13 +310,13 @@ pub(crate) fn header<'r>(
     name: &str,
     index: usize,
 ) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(header(request.handle, part, text(name), index, &raw mut value));
     lent(request, code, value)
 }
 
 pub(crate) fn headers<'r>(request: &'r Request<'_>, part: i32) -> Result<Fields<'r>, Refusal> {
-    let mut fields = vec![AbiField { name: NONE, value: NONE }; 64];
+    let mut fields = vec![AbiField { name: AbiText::NONE, value: AbiText::NONE }; 64];
     loop {
         let mut count = 0;
         let (place, room) = (fields.as_mut_ptr(), fields.len());
@@ -383,7 +327,7 @@ pub(crate) fn headers<'r>(request: &'r Request<'_>, part: i32) -> Result<Fields<
             let lent = |text: AbiText| unsafe { bytes(text) };
             return Ok(fields.iter().map(|field| (lent(field.name), lent(field.value))).collect());
         }
-        fields.resize(count, AbiField { name: NONE, value: NONE });
+        fields.resize(count, AbiField { name: AbiText::NONE, value: AbiText::NONE });
     }
 }
 
@@ -413,7 +357,7 @@ pub(crate) fn header_remove(request: AbiRequest, part: i32, name: &str) -> Resul
 }
 
 pub(crate) fn body<'r>(request: &'r Request<'_>) -> Result<&'r [u8], Refusal> {
-    let mut body = NONE;
+    let mut body = AbiText::NONE;
     let code = call!(body(request.handle, &raw mut body));
     lent(request, code, body).map(Option::unwrap_or_default)
 }
@@ -431,7 +375,7 @@ pub(crate) fn respond(request: AbiRequest, response: &Response<'_>) -> Result<()
 }
 
 pub(crate) fn value<'r>(request: &'r Request<'_>, name: &str) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(value(request.handle, text(name), &raw mut value));
     lent(request, code, value)
 }
@@ -441,7 +385,7 @@ pub(crate) fn value_set(request: AbiRequest, name: &str, value: &str) -> Result<
 }
 
 pub(crate) fn fact<'r>(request: &'r Request<'_>, fact: i32) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(fact(request.handle, fact, &raw mut value));
     lent(request, code, value)
 }
@@ -470,7 +414,7 @@ pub(crate) fn call(request: AbiRequest, of: &Call<'_>) -> Result<(), Refusal> {
 }
 
 pub(crate) fn call_answer<'r>(request: &'r Request<'_>) -> Result<Option<Answer<'r>>, Refusal> {
-    let (mut status, mut body) = (0, NONE);
+    let (mut status, mut body) = (0, AbiText::NONE);
     let code = call!(call_answer(request.handle, &raw mut status, &raw mut body));
     Ok(lent(request, code, body)?.map(|body| Answer { status, body }))
 }
@@ -480,7 +424,7 @@ pub(crate) fn call_header<'r>(
     name: &str,
     index: usize,
 ) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(call_header(request.handle, text(name), index, &raw mut value));
     lent(request, code, value)
 }

@@ -144,7 +144,7 @@ impl Module {
         if size > TABLE_MAX || (size as usize) < least {
             return Err(ModuleError::Table("has a size that cannot be right"));
         }
-        let mut own = EMPTY;
+        let mut own = ModuleTable::EMPTY;
         let known = (size as usize).min(size_of::<ModuleTable>());
         // Entries are of the size of a pointer: half of one is none.
         let known = known - known % size_of::<usize>();
@@ -368,32 +368,6 @@ fn last_error() -> String {
     let text = unsafe { CStr::from_ptr(text) };
     text::one_line(text.to_bytes(), 1024)
 }
-
-const EMPTY: ModuleTable = ModuleTable {
-    size: 0,
-    major: 0,
-    minor: 0,
-    name: AbiText { data: std::ptr::null(), size: 0 },
-    config_new: None,
-    config_free: None,
-    request_new: None,
-    request_end: None,
-    request_headers: None,
-    request_body: None,
-    request_trailers: None,
-    response_headers: None,
-    response_body: None,
-    response_trailers: None,
-    resumed: None,
-    connection_new: None,
-    connection_end: None,
-    connection_opened: None,
-    connection_received: None,
-    connection_sent: None,
-    connection_resumed: None,
-    record: None,
-    records_done: None,
-};
 
 // The table is Send and Sync but for the pointer in its name, which is read once, above.
 // SAFETY: no thread follows that pointer again.

@@ -20,7 +20,7 @@ use sluice_l4::inspect::tls;
 use sluice_l4::udp::UdpSlot;
 use sluice_l7::attempts::Departure;
 use sluice_l7::in_flight;
-use sluice_l7::worker::{ClosingListeners, HttpWorker};
+use sluice_l7::worker::HttpWorker;
 use sluice_quic::{QuicSlot, ReuseportMember};
 use sluice_telemetry::Registry;
 use sluice_telemetry::log::QueueSeed;
@@ -53,8 +53,10 @@ pub(crate) enum WorkerCommand {
     /// Have health checks of clients fail, since a drain is about to begin.
     Leave,
     /// Have health checks of clients fail or not, and connections of these listeners end after the next response.
-    Stand { leaving: bool, closing: ClosingListeners },
+    #[cfg(feature = "envoy")]
+    Stand { leaving: bool, closing: sluice_l7::worker::ClosingListeners },
     /// Close these listening sockets, and keep serving open connections.
+    #[cfg(feature = "envoy")]
     Close(Arc<HashSet<SocketKey>>),
     /// Clusters were removed.
     ForgetClusters(Arc<[Name]>),
@@ -219,12 +221,14 @@ impl WorkerLoop {
                     slots.into_iter().for_each(|slot| self.retire(slot));
                     self.worker.connections.list().iter().for_each(|conn| conn.finish());
                 }
+                #[cfg(feature = "envoy")]
                 WorkerCommand::Stand { leaving, closing } => {
                     let all = self.worker.connections.list();
                     let ending = all.iter().filter(|conn| closing.contains(&conn.info.listener));
                     ending.for_each(|conn| conn.finish());
                     HttpWorker::of(&self.worker).stand(leaving, closing);
                 }
+                #[cfg(feature = "envoy")]
                 WorkerCommand::Close(keys) => {
                     let closed = self.slots.extract_if(|key, _| keys.contains(key));
                     let closed: Vec<AnySlot> = closed.map(|(_, slot)| slot).collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sluice_core::{Node, Value};
 
 use super::Mapping;
+use super::switches::kind_of_key;
 use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, plain, quoted, single};
 
@@ -117,8 +118,7 @@ impl Mapping<'_> {
     /// Adds what scripts get from `metadata()` on this route.
     pub(super) fn script_metadata(&mut self, route: &ProtoMessage, filters: &mut NativeMap) {
         let Some(metadata) = route.message("metadata") else { return };
-        let uses =
-            self.chain_filters.iter().filter(|(_, (key, _))| key.split('/').next() == Some("lua"));
+        let uses = self.chain_filters.iter().filter(|(_, (key, _))| kind_of_key(key) == "lua");
         let mut uses: Vec<_> = uses.map(|(name, (key, _))| (name, key)).collect();
         uses.sort();
         for (name, key) in uses {

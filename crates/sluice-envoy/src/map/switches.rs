@@ -96,7 +96,7 @@ impl Mapping<'_> {
     /// The key of the use that settings for the filter of that name are for; if the chain has a single filter of the kind,
     /// its name does not matter.
     fn use_of(&self, name: &str, native: &str) -> Option<String> {
-        let of_kind = |key: &&String| key.split('/').next() == Some(native);
+        let of_kind = |key: &&String| kind_of_key(key) == native;
         let named = self.chain_filters.get(name).map(|(key, _)| key).filter(of_kind);
         let mut uses = self.chain_filters.values().map(|(key, _)| key).filter(of_kind);
         let only = uses.next().filter(|_| uses.next().is_none());
@@ -105,7 +105,7 @@ impl Mapping<'_> {
 
     /// Whether the chain has several filters of a kind.
     pub(super) fn has_several(&self, native: &str) -> bool {
-        let of_kind = |(key, _): &&(String, Node)| key.split('/').next() == Some(native);
+        let of_kind = |(key, _): &&(String, Node)| kind_of_key(key) == native;
         self.chain_filters.values().filter(of_kind).count() > 1
     }
 
@@ -175,9 +175,14 @@ impl Mapping<'_> {
     }
 }
 
+/// What filter a use with that key is of: the key without its label.
+pub(super) fn kind_of_key(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(kind, _)| kind)
+}
+
 /// What filter the item of a list is.
 fn kind_of(item: &Node) -> Option<&str> {
-    item.entries()?.first()?.key.split('/').next()
+    Some(kind_of_key(&item.entries()?.first()?.key))
 }
 
 /// The filters of a connection manager that hosts and routes of its table switch on.

@@ -51,7 +51,7 @@ impl Context<'_> {
         let at = Path::ROOT.key("clusters");
         let routed: HashSet<&Name> =
             check::clusters_of_routes(self.config).map(|cluster| &cluster.value).collect();
-        let (mut settings, mut tls) = (Interned::new(), Interned::new());
+        let mut tls = Interned::new();
         all.declared
             .extend(self.config.clusters.names().map(|name| (Kind::Cluster, Arc::clone(name))));
         for (name, section) in self.config.clusters.iter() {
@@ -71,7 +71,8 @@ impl Context<'_> {
             };
             let Some((endpoint_file, endpoints)) = endpoints else { continue };
             let from = Provenance::section(at);
-            let settings = intern(self.settings(section), &mut settings);
+            // Those that are alike are shared where the batch is staged.
+            let settings = Arc::new(self.settings(section));
             let cluster = Cluster { settings, tls: own_tls, endpoint_file };
             let resource = Resource::Cluster(Arc::new(cluster));
             all.updates.push(Update::set(name, resource, from.clone()));

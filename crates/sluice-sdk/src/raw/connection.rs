@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sluice_abi::{AbiConnection, AbiText, AbiTicket, connection_hook, result, step};
 
-use super::{Made, NONE, Table, bytes, config_free, config_new, done, empty, host, text};
+use super::{Made, Table, bytes, config_free, config_new, done, empty, host, text};
 use crate::connection::{Connection, ConnectionEvent, ConnectionModule, ConnectionStep};
 use crate::request::{Config, Refusal};
 
@@ -141,13 +141,13 @@ fn lent<'r>(_: &'r Connection<'_>, code: i32, text: AbiText) -> Result<Option<&'
 }
 
 pub(crate) fn fact<'r>(of: &'r Connection<'_>, fact: i32) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(connection_fact(of.handle, fact, &raw mut value));
     lent(of, code, value)
 }
 
 pub(crate) fn value<'r>(of: &'r Connection<'_>, name: &str) -> Result<Option<&'r [u8]>, Refusal> {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let code = call!(connection_value(of.handle, text(name), &raw mut value));
     lent(of, code, value)
 }
@@ -161,7 +161,7 @@ pub(crate) fn count(of: AbiConnection, counter: u32, amount: u64) -> Result<(), 
 }
 
 pub(crate) fn piece<'r>(of: &'r Connection<'_>) -> Result<&'r [u8], Refusal> {
-    let mut piece = NONE;
+    let mut piece = AbiText::NONE;
     let code = call!(connection_bytes(of.handle, &raw mut piece));
     lent(of, code, piece).map(Option::unwrap_or_default)
 }

@@ -20,11 +20,10 @@ use super::call::{
     self, ConfigCall, ConnectionCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact,
 };
 use super::host::HOST;
-use super::{EMPTY, Module, ModuleError, mailbox};
+use super::{Module, ModuleError, mailbox};
 
 const HOST_TABLE: &HostTable = &HOST;
 const REQUEST: AbiRequest = AbiRequest { id: 7 };
-const NONE: AbiText = AbiText { data: std::ptr::null(), size: 0 };
 
 /// A request with one header, which can be changed.
 #[derive(Debug, Default)]
@@ -137,7 +136,7 @@ impl ConnectionCall for FakeConnection {
 fn functions_of_connections_and_calls_check_what_they_are_passed() {
     let missing = AbiText { data: std::ptr::null(), size: 5 };
     let huge = AbiText { data: b"x".as_ptr(), size: usize::MAX };
-    let mut text = NONE;
+    let mut text = AbiText::NONE;
     let place = &raw mut text;
     let misaligned = place.cast::<u8>().wrapping_add(1).cast::<AbiText>();
     let mut fake = FakeConnection { bytes: b"abc".into(), ..FakeConnection::default() };
@@ -157,8 +156,8 @@ fn functions_of_connections_and_calls_check_what_they_are_passed() {
         assert_eq!(unsafe { fact(connection, 99, place) }, result::INVALID);
         assert_eq!(unsafe { fact(connection, sluice_abi::fact::SNI, place) }, result::NOT_FOUND);
         let share = HOST_TABLE.connection_value_set.unwrap();
-        assert_eq!(unsafe { share(connection, huge, NONE) }, result::TOO_LARGE);
-        assert_eq!(unsafe { share(connection, NONE, NONE) }, result::NOT_NOW);
+        assert_eq!(unsafe { share(connection, huge, AbiText::NONE) }, result::TOO_LARGE);
+        assert_eq!(unsafe { share(connection, AbiText::NONE, AbiText::NONE) }, result::NOT_NOW);
         let note = HOST_TABLE.connection_note.unwrap();
         assert_eq!(unsafe { note(connection, missing) }, result::INVALID);
         let suspend = HOST_TABLE.connection_suspend.unwrap();
@@ -166,7 +165,7 @@ fn functions_of_connections_and_calls_check_what_they_are_passed() {
         let log = HOST_TABLE.log.unwrap();
         assert_eq!(unsafe { log(2, AbiText::of(b"of a connection")) }, result::OK);
         // No request is at hand, and nothing at all outside.
-        assert_eq!(header(REQUEST, 0, NONE, place), result::NOT_NOW);
+        assert_eq!(header(REQUEST, 0, AbiText::NONE, place), result::NOT_NOW);
         assert_eq!(call::outside(|| unsafe { bytes(connection, place) }), result::NOT_NOW);
     });
     assert_eq!(fake.bytes, b"d");
@@ -178,11 +177,11 @@ fn functions_of_connections_and_calls_check_what_they_are_passed() {
         let fields = [AbiField { name, value: name }, AbiField { name, value: missing }];
         let calls =
             |fields, count, body| unsafe { call(request, name, fields, count, body, u64::MAX) };
-        assert_eq!(calls(fields.as_ptr(), 2, NONE), result::INVALID);
+        assert_eq!(calls(fields.as_ptr(), 2, AbiText::NONE), result::INVALID);
         assert_eq!(calls(fields.as_ptr(), 1, huge), result::TOO_LARGE);
-        assert_eq!(calls(fields.as_ptr(), usize::MAX, NONE), result::TOO_LARGE);
-        assert_eq!(calls(std::ptr::null(), 2, NONE), result::INVALID);
-        assert_eq!(calls(fields.as_ptr(), 1, NONE), result::NOT_ALLOWED);
+        assert_eq!(calls(fields.as_ptr(), usize::MAX, AbiText::NONE), result::TOO_LARGE);
+        assert_eq!(calls(std::ptr::null(), 2, AbiText::NONE), result::INVALID);
+        assert_eq!(calls(fields.as_ptr(), 1, AbiText::NONE), result::NOT_ALLOWED);
         let answer = HOST_TABLE.call_answer.unwrap();
         let mut status = 0;
         assert_eq!(unsafe { answer(request, std::ptr::null_mut(), place) }, result::INVALID);
@@ -206,7 +205,7 @@ fn header(request: AbiRequest, part: i32, name: AbiText, value: *mut AbiText) ->
 #[test]
 fn a_handle_is_valid_during_its_call_on_its_thread_only() {
     let name = AbiText::of(b"x-a");
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let mut fake = Fake { value: b"1".into(), ..Fake::default() };
     let place = &raw mut value;
     assert_eq!(header(REQUEST, part::REQUEST_HEADERS, name, place), result::NOT_NOW);
@@ -214,7 +213,7 @@ fn a_handle_is_valid_during_its_call_on_its_thread_only() {
         let own = header(request, part::REQUEST_HEADERS, name, place);
         let other = header(AbiRequest { id: 8 }, part::REQUEST_HEADERS, name, place);
         let elsewhere = std::thread::spawn(|| {
-            let mut value = NONE;
+            let mut value = AbiText::NONE;
             header(REQUEST, part::REQUEST_HEADERS, AbiText::of(b"x-a"), &raw mut value)
         });
         let elsewhere = elsewhere.join().unwrap();
@@ -236,7 +235,7 @@ fn arguments_that_can_be_told_to_be_wrong_are_answers() {
     let name = AbiText::of(b"x-a");
     let missing = AbiText { data: std::ptr::null(), size: 5 };
     let huge = AbiText { data: b"x".as_ptr(), size: usize::MAX };
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let place = &raw mut value;
     let misaligned = place.cast::<u8>().wrapping_add(1).cast::<AbiText>();
     let mut fake = Fake::default();
@@ -248,7 +247,7 @@ fn arguments_that_can_be_told_to_be_wrong_are_answers() {
             (0, name, misaligned, result::INVALID),
             (4, name, place, result::INVALID),
             (i32::MIN, name, place, result::INVALID),
-            (0, NONE, place, result::NOT_FOUND),
+            (0, AbiText::NONE, place, result::NOT_FOUND),
         ] {
             assert_eq!(header(request, part, name, place), expected, "{part} {name:?} {place:?}");
         }
@@ -257,7 +256,7 @@ fn arguments_that_can_be_told_to_be_wrong_are_answers() {
         assert_eq!(unsafe { set(request, 0, name, missing) }, result::INVALID);
         let all = HOST_TABLE.headers.unwrap();
         let mut count = 0;
-        let mut one = [AbiField { name: NONE, value: NONE }];
+        let mut one = [AbiField { name: AbiText::NONE, value: AbiText::NONE }];
         assert_eq!(
             unsafe { all(request, 0, std::ptr::null_mut(), 1, &raw mut count) },
             result::INVALID
@@ -271,14 +270,14 @@ fn arguments_that_can_be_told_to_be_wrong_are_answers() {
         let respond = HOST_TABLE.respond.unwrap();
         let fields = [AbiField { name, value: name }, AbiField { name, value: missing }];
         let told = |fields: *const AbiField, count, body| unsafe {
-            respond(request, 200, fields, count, body, NONE)
+            respond(request, 200, fields, count, body, AbiText::NONE)
         };
-        assert_eq!(told(fields.as_ptr(), 2, NONE), result::INVALID);
-        assert_eq!(told(fields.as_ptr(), usize::MAX, NONE), result::TOO_LARGE);
-        assert_eq!(told(std::ptr::null(), 1, NONE), result::INVALID);
+        assert_eq!(told(fields.as_ptr(), 2, AbiText::NONE), result::INVALID);
+        assert_eq!(told(fields.as_ptr(), usize::MAX, AbiText::NONE), result::TOO_LARGE);
+        assert_eq!(told(std::ptr::null(), 1, AbiText::NONE), result::INVALID);
         assert_eq!(told(fields.as_ptr(), 0, huge), result::TOO_LARGE);
         let fields = [AbiField { name, value: name }; 2];
-        assert_eq!(told(fields.as_ptr(), 2, NONE), result::OK);
+        assert_eq!(told(fields.as_ptr(), 2, AbiText::NONE), result::OK);
         let suspend = HOST_TABLE.suspend.unwrap();
         assert_eq!(unsafe { suspend(request, std::ptr::null_mut()) }, result::INVALID);
         let fact = HOST_TABLE.fact.unwrap();
@@ -297,7 +296,7 @@ fn arguments_that_can_be_told_to_be_wrong_are_answers() {
 
 #[test]
 fn a_panic_of_the_host_is_an_answer_and_the_next_call_works() {
-    let mut value = NONE;
+    let mut value = AbiText::NONE;
     let mut fake = Fake { panics: true, ..Fake::default() };
     call::enter(REQUEST.id, &mut fake, |request| {
         let place = &raw mut value;
@@ -363,7 +362,7 @@ fn tables_of_other_versions_and_sizes() {
         major: 1,
         name: AbiText::of(b"a 1"),
         config_new: Some(config_new),
-        ..EMPTY
+        ..ModuleTable::EMPTY
     };
     assert_eq!(table(whole).unwrap().name(), "a 1");
     // An older one ends behind `config_new`; what follows in memory is not read.

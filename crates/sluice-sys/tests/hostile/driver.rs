@@ -61,7 +61,7 @@ impl Program {
     fn text(&mut self, room: &[u8]) -> AbiText {
         let data = room.as_ptr();
         match self.byte() % 8 {
-            0 => AbiText { data: std::ptr::null(), size: 0 },
+            0 => AbiText::NONE,
             1 => AbiText { data: std::ptr::null(), size: 5 },
             2 => AbiText { data, size: usize::MAX },
             3 => AbiText { data, size: (1 << 30) + 1 },
@@ -257,7 +257,7 @@ fn call(program: &mut Program, request: u64, connection: u64, config: u64) {
     let config = AbiConfig { id: program.handle(config) };
     let (one, two, three) = (program.text(&room), program.text(&room), program.text(&room));
     let (small, count) = (program.small(), program.number());
-    let mut lent = AbiText { data: std::ptr::null(), size: 0 };
+    let mut lent = AbiText::NONE;
     let mut ticket = AbiTicket { id: count, generation: 0 };
     let (mut number, mut size) = (0_u32, 0_usize);
     let place = program.place(&mut lent);

@@ -33,6 +33,7 @@ impl Pages {
     pub(super) fn new(control: Rc<Control>, config: &Path) -> Self {
         #[cfg(feature = "envoy")]
         let envoy = EnvoyPages::new(&control, config);
+        #[cfg(not(feature = "envoy"))]
         let _ = config;
         Self(
             control,

@@ -58,8 +58,7 @@ pub(crate) struct NextSockets {
 impl NextSockets {
     /// The sockets of the listeners selected by `which`.
     pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
-        let of = self.bound.iter().filter(|(_, bound)| which(&bound.listener));
-        of.map(|(key, _)| key.clone()).collect()
+        keys_of(&self.bound, which)
     }
 
     /// Puts unix sockets at their paths. Only when nothing can fail any more: another process may be there.
@@ -94,9 +93,9 @@ impl Sockets {
     }
 
     /// The sockets of the listeners selected by `which`.
+    #[cfg(feature = "envoy")]
     pub(crate) fn keys_of(&self, which: impl Fn(&Name) -> bool) -> HashSet<SocketKey> {
-        let of = self.bound.iter().filter(|(_, bound)| which(&bound.listener));
-        of.map(|(key, _)| key.clone()).collect()
+        keys_of(&self.bound, which)
     }
 
     /// Binds the sockets that the listeners need and that do not exist.
@@ -277,6 +276,14 @@ impl Sockets {
     pub(crate) fn unlink(&self) {
         self.bound.iter().for_each(|(key, bound)| unlink(&key.0, bound.file));
     }
+}
+
+fn keys_of(
+    bound: &BTreeMap<SocketKey, BoundAs>,
+    which: impl Fn(&Name) -> bool,
+) -> HashSet<SocketKey> {
+    let of = bound.iter().filter(|(_, bound)| which(&bound.listener));
+    of.map(|(key, _)| key.clone()).collect()
 }
 
 /// The listeners that are not removed.
