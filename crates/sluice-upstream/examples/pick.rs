@@ -106,7 +106,7 @@ fn cluster(
         Member {
             target: Target::Ip(address),
             host: None,
-            traits,
+            traits: Arc::new(traits),
             name: None,
             alternates: Vec::new(),
         }

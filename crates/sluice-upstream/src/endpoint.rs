@@ -3,16 +3,15 @@
 //! Owns: its identity and its health. Refuses to know: why a connection is made. Keeps: the ejected bit is set by the
 //! thread that crosses the threshold (compare-and-swap) and cleared by the control thread.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
-use arc_swap::ArcSwapOption;
 use sluice_core::connection::EndpointPlace;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
@@ -23,6 +22,7 @@ use crate::overrides::OverrideAction;
 mod checked;
 pub(crate) mod counts;
 mod ejection;
+mod extras;
 mod http3;
 mod latency;
 mod load;
@@ -34,6 +34,7 @@ mod traits;
 pub use checked::{ConnectTo, EndpointCheck};
 use counts::OutlierCounts;
 pub use ejection::EjectionKind;
+use extras::EndpointExtras;
 pub use http3::{
     AdvertChange, Http3Advert, Http3Facts, Http3Failure, Http3Memory, Http3When, RacePlan,
 };
@@ -127,10 +128,6 @@ pub struct EndpointState {
     pub(crate) counts: OutlierCounts,
     /// How fast it responds, if its balancer asks for it.
     pub latency: PeakLatency,
-    /// What it reports of its load, if its balancer asks for it.
-    pub reported: ReportedWeight,
-    /// What became of its requests, if reports of load ask for it.
-    pub requests: RequestCounts,
     unhealthy: AtomicU8,
     degraded: AtomicU8,
     /// Whether its first check has no result yet.
@@ -140,23 +137,11 @@ pub struct EndpointState {
     /// Whether what belongs to it might continue when the watch over its cluster last looked.
     seen_continuing: AtomicBool,
     ejected: AtomicBool,
-    /// Why, for people; written only by the thread that changes the state.
-    why_unhealthy: ArcSwapOption<Trouble>,
-    why_ejected: ArcSwapOption<Trouble>,
-    ejected_for: ArcSwapOption<EjectionKind>,
-    /// Set by the control thread, soon after the ejection.
-    ejected_until: ArcSwapOption<Instant>,
     /// Whether it turned out to be a listener of this process: over TCP, over UDP.
     ours: [AtomicBool; 2],
     /// What is known of HTTP/3 there.
     pub http3: Http3Memory,
-    /// Other addresses, in order of preference.
-    alternates: ArcSwapOption<Vec<SocketAddr>>,
-    /// See [`EndpointTraits::check`].
-    check: ArcSwapOption<EndpointCheck>,
-    /// Where it is in its cluster; `None` if it has the highest priority and no locality.
-    place: ArcSwapOption<EndpointPlace>,
-    has_place: AtomicBool,
+    extras: EndpointExtras,
     /// What an operator lets it take: one of [`TAKES_ALL`], [`TAKES_SESSIONS`], [`TAKES_NOTHING`].
     takes: AtomicU8,
     /// The load balancing weight that an operator has set; 0 if none.
@@ -207,24 +192,15 @@ impl EndpointState {
             total: AtomicU64::new(0),
             counts: OutlierCounts::default(),
             latency: PeakLatency::default(),
-            reported: ReportedWeight::default(),
-            requests: RequestCounts::default(),
             unhealthy: AtomicU8::new(0),
             degraded: AtomicU8::new(0),
             unchecked: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             seen_continuing: AtomicBool::new(false),
             ejected: AtomicBool::new(false),
-            why_unhealthy: ArcSwapOption::empty(),
-            why_ejected: ArcSwapOption::empty(),
-            ejected_for: ArcSwapOption::empty(),
-            ejected_until: ArcSwapOption::empty(),
             ours: Default::default(),
             http3: Http3Memory::default(),
-            alternates: ArcSwapOption::empty(),
-            check: ArcSwapOption::empty(),
-            place: ArcSwapOption::empty(),
-            has_place: AtomicBool::new(false),
+            extras: EndpointExtras::default(),
             takes: AtomicU8::new(TAKES_ALL),
             weight: AtomicU32::new(0),
         }
@@ -267,8 +243,7 @@ impl EndpointState {
             locality: traits.locality.as_ref().map(|locality| locality.to_string().into()),
         };
         let has_place = place != EndpointPlace::default();
-        self.place.store(has_place.then(|| Arc::new(place)));
-        self.has_place.store(has_place, Release);
+        self.extras.store(|extras| &extras.place, has_place.then(|| Arc::new(place)));
         self.set_check(traits.check.clone());
         self.set_status(traits.status);
         self.http3.set_named(traits.http3_port);
@@ -276,28 +251,55 @@ impl EndpointState {
 
     /// Its place in the cluster; `None` if it has the highest priority and no locality.
     pub fn place(&self) -> Option<Arc<EndpointPlace>> {
-        // Few have one, and every request asks.
-        self.has_place.load(Acquire).then(|| self.place.load_full()).flatten()
+        self.extras.load(|extras| &extras.place)
     }
 
     /// Sets what differs in the checks of the endpoint from those of its cluster.
     pub(crate) fn set_check(&self, check: Option<Arc<EndpointCheck>>) {
-        self.check.store(check);
+        self.extras.store(|extras| &extras.check, check);
     }
 
     /// What differs in the checks of the endpoint from those of its cluster.
     pub fn check(&self) -> Option<Arc<EndpointCheck>> {
-        self.check.load_full()
+        self.extras.load(|extras| &extras.check)
+    }
+
+    /// Begins or ends to heed what the endpoint reports of its load.
+    pub(crate) fn track_reports(&self, on: bool) {
+        if on != self.reported().is_some() {
+            self.extras.made().reported.track(on);
+        }
+    }
+
+    /// What the endpoint reports of its load; `None` if no balancer asks.
+    pub fn reported(&self) -> Option<&ReportedWeight> {
+        self.extras.get().map(|extras| &extras.reported).filter(|reported| reported.is_tracked())
+    }
+
+    /// What became of its requests, to count more of them. For reports of load.
+    pub(crate) fn request_counts(&self) -> &RequestCounts {
+        &self.extras.made().requests
+    }
+
+    /// What became of its requests, as far as reports of load have asked.
+    pub fn request_totals(&self) -> RequestTotals {
+        self.extras.get().map(|extras| extras.requests.totals()).unwrap_or_default()
+    }
+
+    /// What it reported of metrics since the last call.
+    pub fn take_metrics(&self) -> BTreeMap<Box<str>, MetricSum> {
+        self.extras.get().map(|extras| extras.requests.take_metrics()).unwrap_or_default()
     }
 
     /// Sets the other addresses of the endpoint, in order of preference.
     pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {
-        self.alternates.store((!addresses.is_empty()).then(|| Arc::new(addresses.to_vec())));
+        let addresses = (!addresses.is_empty()).then(|| Arc::new(addresses.to_vec()));
+        self.extras.store(|extras| &extras.alternates, addresses);
     }
 
     /// The other addresses of the endpoint, in order of preference; `None` if there are none.
     pub(crate) fn alternates(&self) -> Option<Arc<Vec<SocketAddr>>> {
-        self.alternates.load_full()
+        self.extras.load(|extras| &extras.alternates)
     }
 
     /// Notes a connection to the endpoint from the address that `local` returns: an address of this host with a port
@@ -415,14 +417,15 @@ impl EndpointState {
             return false;
         }
         let trouble = result.err().and_then(|cause| Trouble::now(cause.to_owned()));
-        self.why_unhealthy.store(trouble);
+        self.extras.store(|extras| &extras.why_unhealthy, trouble);
         true
     }
 
     /// Replaces the cause for which the endpoint is unhealthy; it has been since the same time.
     pub fn update_cause(&self, cause: &str) {
         let since = self.why_unhealthy().map_or_else(Instant::now, |trouble| trouble.since);
-        self.why_unhealthy.store(Some(Arc::new(Trouble { cause: cause.to_owned(), since })));
+        let trouble = Arc::new(Trouble { cause: cause.to_owned(), since });
+        self.extras.store(|extras| &extras.why_unhealthy, Some(trouble));
     }
 
     /// Has the first check of a new endpoint decide alone. Until then it is not healthy if it `waits`.
@@ -472,12 +475,12 @@ impl EndpointState {
 
     /// Why active checks consider the endpoint unhealthy, if they do.
     pub fn why_unhealthy(&self) -> Option<Arc<Trouble>> {
-        self.why_unhealthy.load_full().filter(|_| !self.is_healthy())
+        self.extras.load(|extras| &extras.why_unhealthy).filter(|_| !self.is_healthy())
     }
 
     /// Why the endpoint is ejected, if it is.
     pub fn why_ejected(&self) -> Option<Arc<Trouble>> {
-        self.why_ejected.load_full().filter(|_| self.is_ejected())
+        self.extras.load(|extras| &extras.why_ejected).filter(|_| self.is_ejected())
     }
 
     /// Notes that a connection was made.
@@ -506,31 +509,33 @@ impl EndpointState {
         if self.ejected.compare_exchange(false, true, Relaxed, Relaxed).is_err() {
             return false;
         }
-        self.ejected_for.store(Some(Arc::new(kind)));
-        self.why_ejected.store(Trouble::now(cause.to_owned()));
+        self.extras.store(|extras| &extras.ejected_for, Some(Arc::new(kind)));
+        self.extras.store(|extras| &extras.why_ejected, Trouble::now(cause.to_owned()));
         self.counts.end_streaks();
         true
     }
 
     /// The kind of fault for which the endpoint is ejected, if it is.
     pub fn ejected_for(&self) -> Option<EjectionKind> {
-        self.ejected_for.load_full().map(|kind| *kind).filter(|_| self.is_ejected())
+        let kind = self.extras.load(|extras| &extras.ejected_for);
+        kind.map(|kind| *kind).filter(|_| self.is_ejected())
     }
 
     /// When the endpoint will be readmitted, if it is ejected and that is decided.
     pub fn ejected_until(&self) -> Option<Instant> {
-        self.ejected_until.load_full().map(|until| *until).filter(|_| self.is_ejected())
+        let until = self.extras.load(|extras| &extras.ejected_until);
+        until.map(|until| *until).filter(|_| self.is_ejected())
     }
 
     /// Notes when the endpoint will be readmitted. For the control thread.
     pub(crate) fn note_ejected_until(&self, until: Instant) {
-        self.ejected_until.store(Some(Arc::new(until)));
+        self.extras.store(|extras| &extras.ejected_until, Some(Arc::new(until)));
     }
 
     /// Readmits the endpoint. For the control thread.
     pub fn readmit(&self) {
         self.counts.end_streaks();
-        self.ejected_until.store(None);
+        self.extras.store(|extras| &extras.ejected_until, None);
         self.ejected.store(false, Relaxed);
     }
 }

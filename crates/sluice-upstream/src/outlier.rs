@@ -132,7 +132,9 @@ impl ClusterHandle {
             None => "malformed",
             Some(None) => "incomplete",
             Some(Some(weight)) => {
-                endpoint.reported.note(weight);
+                if let Some(reported) = endpoint.reported() {
+                    reported.note(weight);
+                }
                 "used"
             }
         };

@@ -343,8 +343,8 @@ impl ConnectBackoffPlan {
 pub struct EndpointPlan {
     /// The address.
     pub address: Endpoint,
-    /// What else the cluster says of it.
-    pub traits: EndpointTraits,
+    /// What else the cluster says of it; neighbours of which it says the same share it.
+    pub traits: Arc<EndpointTraits>,
 }
 
 /// Options of the sockets to endpoints that have an IP address.

@@ -150,7 +150,6 @@ mod tests {
     use super::*;
     use crate::cluster::Member;
     use crate::cluster::tests::plan;
-    use crate::endpoint::EndpointTraits;
     use crate::endpoint::Target;
     use std::time::Duration;
 
@@ -160,7 +159,7 @@ mod tests {
         cluster.publish(&[Member {
             target,
             host: None,
-            traits: EndpointTraits::default(),
+            traits: Arc::default(),
             name: None,
             alternates: Vec::new(),
         }]);
@@ -229,7 +228,7 @@ mod tests {
             .map(|last| Member {
                 target: Target::Ip(([127, 0, 0, last], 1).into()),
                 host: None,
-                traits: EndpointTraits::default(),
+                traits: Arc::default(),
                 name: None,
                 alternates: Vec::new(),
             })

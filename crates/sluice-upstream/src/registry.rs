@@ -378,7 +378,7 @@ impl PublishCx {
                     continue;
                 }
             };
-            let (traits, alternates) = (traits.clone(), Vec::new());
+            let (traits, alternates) = (Arc::clone(traits), Vec::new());
             members.push(Member { target, host: None, name: None, traits, alternates });
         }
         self.publish_members(&members);
@@ -392,17 +392,18 @@ impl PublishCx {
     }
 }
 
-fn resolved(of: ResolvedAddress, traits: &EndpointTraits) -> Member {
-    let mut traits = traits.clone();
+fn resolved(of: ResolvedAddress, stated: &Arc<EndpointTraits>) -> Member {
+    let mut traits = EndpointTraits::clone(stated);
     traits.weight = traits.weight.saturating_mul(of.weight);
     traits.priority = traits.priority.saturating_add(of.priority).min(PRIORITY_MAX);
     traits.http3_port = of.http3_port;
+    let traits = if traits == **stated { Arc::clone(stated) } else { Arc::new(traits) };
     let (target, alternates) = (Target::Ip(of.address), Vec::new());
     Member { target, host: Some(of.host), name: None, traits, alternates }
 }
 
 /// The addresses of a name as one endpoint: the first, and the others of the same host and port.
-fn as_one(found: Vec<ResolvedAddress>, traits: &EndpointTraits) -> Option<Member> {
+fn as_one(found: Vec<ResolvedAddress>, traits: &Arc<EndpointTraits>) -> Option<Member> {
     let mut found = found.into_iter();
     let first = found.next()?;
     let same =

@@ -33,16 +33,16 @@ struct NeedUntil {
 struct XdsOwner<T> {
     versions: HeldVersions<T>,
     /// What the current version needs.
-    needs: Vec<NeedUntil>,
+    needs: Arc<[NeedUntil]>,
     /// What the one in use needs.
-    good_needs: Vec<NeedUntil>,
+    good_needs: Arc<[NeedUntil]>,
     /// Whether no plane may change or remove it.
     fixed: bool,
 }
 
 impl<T> XdsOwner<T> {
     fn all_needs(&self) -> BTreeSet<PartKey> {
-        let all = self.needs.iter().chain(&self.good_needs);
+        let all = self.needs.iter().chain(&*self.good_needs);
         all.map(|need| need.part.clone()).collect()
     }
 
@@ -51,8 +51,9 @@ impl<T> XdsOwner<T> {
     }
 
     fn new(fixed: bool) -> Self {
-        let (needs, good_needs) = (Vec::new(), Vec::new());
-        Self { versions: HeldVersions::default(), needs, good_needs, fixed }
+        let none: Arc<[NeedUntil]> = Arc::default();
+        let versions = HeldVersions::default();
+        Self { versions, needs: Arc::clone(&none), good_needs: none, fixed }
     }
 }
 
@@ -92,7 +93,7 @@ pub struct Inventory<T> {
     owners: BTreeMap<OwnerKey, XdsOwner<T>>,
     parts: BTreeMap<PartKey, HeldVersions<T>>,
     /// Who needs a part, in the version in use or in a newer one.
-    users: BTreeMap<PartKey, BTreeSet<OwnerKey>>,
+    users: BTreeSet<(PartKey, OwnerKey)>,
     /// Those to be applied once they are complete.
     dirty: BTreeSet<OwnerKey>,
     /// How often what is needed has changed.
@@ -104,7 +105,7 @@ impl<T> Default for Inventory<T> {
         Self {
             owners: BTreeMap::new(),
             parts: BTreeMap::new(),
-            users: BTreeMap::new(),
+            users: BTreeSet::new(),
             dirty: BTreeSet::new(),
             changes: 0,
         }
@@ -167,7 +168,7 @@ impl<T> Inventory<T> {
 
     /// A new version of what others need; one that nobody needs is forgotten.
     pub fn offer_part(&mut self, key: PartKey, version: Versioned<T>) {
-        if !self.users.contains_key(&key) {
+        if !self.is_needed(&key) {
             return;
         }
         self.touch(&key);
@@ -179,10 +180,11 @@ impl<T> Inventory<T> {
         if self.parts.get(key).and_then(HeldVersions::current).is_some() {
             return;
         }
-        for user in self.users.get(key).into_iter().flatten() {
+        for user in users_of(&self.users, key) {
             let Some(owner) = self.owners.get_mut(user) else { continue };
             if owner.versions.good.is_none() {
-                let needs = owner.needs.iter_mut().filter(|need| need.part == *key);
+                let needs = Arc::make_mut(&mut owner.needs).iter_mut();
+                let needs = needs.filter(|need| need.part == *key);
                 needs.for_each(|need| need.until = need.until.min(now));
             }
         }
@@ -190,7 +192,7 @@ impl<T> Inventory<T> {
 
     /// Those that need a part are to be applied again.
     fn touch(&mut self, key: &PartKey) {
-        for user in self.users.get(key).into_iter().flatten() {
+        for user in users_of(&self.users, key) {
             if self.owners.get(user).is_some_and(|owner| owner.needs(key)) {
                 self.dirty.insert(user.clone());
             }
@@ -201,15 +203,12 @@ impl<T> Inventory<T> {
     fn relink(&mut self, key: &OwnerKey, before: BTreeSet<PartKey>) {
         let after = self.owners.get(key).map(XdsOwner::all_needs).unwrap_or_default();
         for part in after.difference(&before) {
-            self.changes += u64::from(!self.users.contains_key(part));
-            self.users.entry(part.clone()).or_default().insert(key.clone());
+            self.changes += u64::from(!self.is_needed(part));
+            self.users.insert((part.clone(), key.clone()));
         }
         for part in before.difference(&after) {
-            let Some(users) = self.users.get_mut(part) else { continue };
-            users.remove(key);
-            if users.is_empty() {
+            if self.users.remove(&(part.clone(), key.clone())) && !self.is_needed(part) {
                 self.changes += 1;
-                self.users.remove(part);
                 self.parts.remove(part);
             }
         }
@@ -222,7 +221,7 @@ impl<T> Inventory<T> {
         let name: Arc<str> = name.into();
         let Some(owner) = OwnerKind::of(kind) else {
             let key = PartKey { kind, name };
-            if self.users.contains_key(&key) {
+            if self.is_needed(&key) {
                 self.parts.entry(key.clone()).or_default().refused = Some(refusal);
                 self.give_up(&key, now);
             }
@@ -258,14 +257,16 @@ impl<T> Inventory<T> {
         owner.is_some_and(|owner| owner.versions.good.is_some())
     }
 
-    /// What something needs.
+    /// What something needs: each part once.
     pub fn needed(&self) -> impl Iterator<Item = &PartKey> {
-        self.users.keys()
+        let mut before = None;
+        let parts = self.users.iter().map(|(part, _)| part);
+        parts.filter(move |part| before.replace(*part) != Some(*part))
     }
 
     /// Whether something needs this.
     pub fn is_needed(&self, part: &PartKey) -> bool {
-        self.users.contains_key(part)
+        users_of(&self.users, part).next().is_some()
     }
 
     /// A number that changes whenever [`Inventory::needed`] does.
@@ -321,7 +322,7 @@ impl<T> Inventory<T> {
             if newest.is_some_and(|newest| Arc::ptr_eq(newest, &unit.owner)) {
                 let before = owner.all_needs();
                 owner.versions.accept();
-                owner.good_needs.clone_from(&owner.needs);
+                owner.good_needs = Arc::clone(&owner.needs);
                 self.relink(&unit.key, before);
             }
         }
@@ -361,7 +362,7 @@ impl<T> Inventory<T> {
         let owner = self.owners.get_mut(&unit.key)?;
         let before = owner.all_needs();
         owner.versions.refuse(problem.to_owned(), now);
-        owner.needs.clone_from(&owner.good_needs);
+        owner.needs = Arc::clone(&owner.good_needs);
         // Parts that are newer than the version that returns have not been applied to it.
         if owner.versions.good.is_some() {
             self.dirty.insert(unit.key.clone());
@@ -444,4 +445,13 @@ impl<T> Inventory<T> {
         });
         owners.chain(parts).collect()
     }
+}
+
+/// Who needs a part.
+fn users_of<'a>(
+    users: &'a BTreeSet<(PartKey, OwnerKey)>,
+    part: &'a PartKey,
+) -> impl Iterator<Item = &'a OwnerKey> {
+    let from = (part.clone(), OwnerKey::first());
+    users.range(from..).take_while(move |(of, _)| of == part).map(|(_, user)| user)
 }

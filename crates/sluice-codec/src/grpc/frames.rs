@@ -12,6 +12,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 /// Bytes of a frame before its message.
 const PREFIX: usize = 5;
 
+/// Bytes of a message whose memory is given up with it.
+const LARGE: usize = 16 << 10;
+
 /// Takes messages out of the body of a response.
 ///
 /// Takes:  the pieces of a body, cut anywhere.
@@ -81,7 +84,12 @@ impl GrpcFrames {
             return Ok(None);
         }
         self.held.advance(PREFIX);
-        Ok(Some(self.held.split_to(length).freeze()))
+        let message = self.held.split_to(length).freeze();
+        if self.held.is_empty() && length >= LARGE {
+            // It would keep the memory of the message, however long the stream is idle.
+            self.held = BytesMut::new();
+        }
+        Ok(Some(message))
     }
 
     /// The bytes held.

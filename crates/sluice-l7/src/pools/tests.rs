@@ -12,7 +12,6 @@ use sluice_codec::h1::stream::H1Options;
 use sluice_telemetry::Registry;
 use sluice_upstream::Target;
 use sluice_upstream::cluster::Member;
-use sluice_upstream::endpoint::EndpointTraits;
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings, ReusePlan};
 use sluice_upstream::reasons as upstream_reasons;
 
@@ -52,7 +51,7 @@ fn on_bench(change: impl FnOnce(&mut ClusterSettings), test: impl AsyncFnOnce(Be
             host: None,
             name: None,
             alternates: Vec::new(),
-            traits: EndpointTraits::default(),
+            traits: Arc::default(),
         }]);
         let endpoint = Arc::clone(&cluster.members().endpoints[0]);
         let pools = Rc::new(ClusterPools::default());

@@ -48,7 +48,9 @@ impl Context<'_> {
                     .help("add at least one: `endpoints: [127.0.0.1:5432]`");
             }
             let weights = weights_of(section);
-            let listed = section.endpoints.iter().map(|entry| endpoint(&entry.0, &weights));
+            let mut before = None;
+            let entries = section.endpoints.iter();
+            let listed = entries.map(|entry| endpoint(&entry.0, &weights, &mut before));
             return Some((None, listed.collect()));
         };
         let at = at.key("endpoints_file");
@@ -93,8 +95,10 @@ impl Context<'_> {
             return Some(Arc::clone(good));
         }
         let again = good.iter().cloned().map(|mut endpoint| {
-            let locality = endpoint.traits.locality.as_deref();
-            endpoint.traits.locality_weight = weight_of(locality, &file.weights);
+            let weight = weight_of(endpoint.traits.locality.as_deref(), &file.weights);
+            if endpoint.traits.locality_weight != weight {
+                Arc::make_mut(&mut endpoint.traits).locality_weight = weight;
+            }
             endpoint
         });
         Some(again.collect())
@@ -111,7 +115,8 @@ pub fn of_file(list: &EndpointList, file: &EndpointFile) -> Result<Arc<Endpoints
             return Err(format!("{}: [{index}]: {problem}", file.path.display()));
         }
     }
-    Ok(list.iter().map(|entry| endpoint(&entry.0, &file.weights)).collect())
+    let mut before = None;
+    Ok(list.iter().map(|entry| endpoint(&entry.0, &file.weights, &mut before)).collect())
 }
 
 /// Why the cluster cannot use an entry of its file.
@@ -162,7 +167,12 @@ fn weight_of(locality: Option<&Locality>, weights: &[(Locality, u32)]) -> u32 {
     known.map_or(0, |(_, weight)| *weight)
 }
 
-fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan {
+/// One entry; `before` has what is said of the one before it, which is shared if it is the same.
+fn endpoint(
+    entry: &EndpointEntry,
+    weights: &[(Locality, u32)],
+    before: &mut Option<Arc<EndpointTraits>>,
+) -> EndpointPlan {
     let EndpointEntry {
         address,
         weight,
@@ -194,5 +204,8 @@ fn endpoint(entry: &EndpointEntry, weights: &[(Locality, u32)]) -> EndpointPlan 
         // Only a look-up tells.
         http3_port: None,
     };
+    let same = before.as_ref().filter(|before| ***before == traits);
+    let traits = same.map_or_else(|| Arc::new(traits), Arc::clone);
+    *before = Some(Arc::clone(&traits));
     EndpointPlan { address: address.value.clone(), traits }
 }

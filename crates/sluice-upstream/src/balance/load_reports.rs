@@ -95,7 +95,7 @@ impl ReportedLoads {
     pub(crate) fn update<'e>(
         &mut self,
         plan: &LoadReportsPlan,
-        endpoints: impl Iterator<Item = (&'e Arc<str>, &'e ReportedWeight)>,
+        endpoints: impl Iterator<Item = (&'e Arc<str>, Option<&'e ReportedWeight>)>,
         now: Instant,
     ) -> Instant {
         if let Some(next) = self.next.filter(|next| now < *next) {
@@ -103,7 +103,7 @@ impl ReportedLoads {
         }
         let old = std::mem::take(&mut self.by_endpoint);
         for (name, reported) in endpoints {
-            let (count, weight) = reported.news();
+            let (count, weight) = reported.map_or((0, 0.0), ReportedWeight::news);
             let known = old.get(name).copied().unwrap_or(ReportHistory {
                 count: 1,
                 since: None,

@@ -42,7 +42,7 @@ pub const WHOLE: u64 = 1_000_000;
 
 impl FleetZones {
     /// Counts the healthy ones of the highest priority.
-    pub fn of(endpoints: &[Arc<EndpointState>], traits: &[EndpointTraits]) -> Self {
+    pub fn of(endpoints: &[Arc<EndpointState>], traits: &[Arc<EndpointTraits>]) -> Self {
         let mut zones = BTreeMap::new();
         for (endpoint, traits) in endpoints.iter().zip(traits) {
             if traits.priority == 0 && endpoint.is_usable() && !endpoint.is_degraded() {
@@ -224,7 +224,7 @@ mod tests {
                 Arc::new(EndpointState::new(Target::Ip(([127, 0, 0, 1], port).into()), None))
             })
             .collect();
-        let traits: Vec<EndpointTraits> = [0, 0, 0, 1, 0]
+        let traits: Vec<Arc<EndpointTraits>> = [0, 0, 0, 1, 0]
             .into_iter()
             .zip([0, 0, 1, 1, 1])
             .map(|(priority, number)| EndpointTraits {
@@ -232,6 +232,7 @@ mod tests {
                 locality: Some(zone(number)),
                 ..EndpointTraits::default()
             })
+            .map(Arc::new)
             .collect();
         assert_eq!(FleetZones::of(&endpoints, &traits), fleet(&[2, 2]));
         endpoints[0].set_health(Err("refused"));

@@ -31,7 +31,7 @@ impl RequestClaim {
     /// The claim of a request that is counted.
     pub(super) fn counted(handle: Rc<ClusterHandle>, taken: TakenRoom) -> Self {
         if handle.cluster.reports_load() {
-            taken.endpoint.requests.issue();
+            taken.endpoint.request_counts().issue();
         }
         Self { handle, taken }
     }
@@ -60,7 +60,7 @@ impl Claim {
             taken.endpoint.enter_pooled();
             handle.cluster.pooled.fetch_add(1, Relaxed);
         } else if handle.cluster.reports_load() {
-            taken.endpoint.requests.issue();
+            taken.endpoint.request_counts().issue();
         }
         Self { handle, endpoint: taken.endpoint, pooled }
     }

@@ -75,47 +75,50 @@ impl Cluster {
         let (overrides, now) = (self.overrides(), Instant::now());
         let standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         let offered = plan.balancing.aperture.as_ref().map(|_| members.offered());
-        let of = |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &EndpointTraits))| {
-            let shares = &members.balancer.shares;
-            let share = shares.iter().find(|(priority, _)| *priority == traits.priority);
-            let share = share.map_or_else(Share::default, |(_, share)| *share);
-            let action = overrides.get(&endpoint.name).map(|one| one.action);
-            let mut why_not = match action {
-                Some(OverrideAction::Drain) => vec![Ineligible::Drained],
-                Some(OverrideAction::Maintenance) => vec![Ineligible::Maintenance],
-                Some(OverrideAction::Weight(_)) | None => Vec::new(),
+        let of =
+            |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &Arc<EndpointTraits>))| {
+                let shares = &members.balancer.shares;
+                let share = shares.iter().find(|(priority, _)| *priority == traits.priority);
+                let share = share.map_or_else(Share::default, |(_, share)| *share);
+                let action = overrides.get(&endpoint.name).map(|one| one.action);
+                let mut why_not = match action {
+                    Some(OverrideAction::Drain) => vec![Ineligible::Drained],
+                    Some(OverrideAction::Maintenance) => vec![Ineligible::Maintenance],
+                    Some(OverrideAction::Weight(_)) | None => Vec::new(),
+                };
+                // In panic, the states do not matter.
+                if !share.panics {
+                    why_not.extend(of_state(endpoint));
+                }
+                match traits.status {
+                    EndpointStatus::Draining => why_not.push(Ineligible::Stated(traits.status)),
+                    EndpointStatus::Unhealthy if !share.panics => {
+                        why_not.push(Ineligible::Stated(traits.status));
+                    }
+                    EndpointStatus::Healthy
+                    | EndpointStatus::Degraded
+                    | EndpointStatus::Unhealthy => {}
+                }
+                // What is withheld or cannot be used does not count for its priority; hosts that clients name have none.
+                if !share.panics && why_not.is_empty() && plan.forward.is_none() {
+                    let held = standings.held_back(traits.priority).filter(|at| *at > now);
+                    why_not.extend(of_share(endpoint, share, held));
+                }
+                let index_of = u32::try_from(index).unwrap_or(u32::MAX);
+                let is_outside = offered.as_ref().is_some_and(|of| !of.contains(&index_of));
+                if why_not.is_empty() && is_outside {
+                    why_not.push(Ineligible::OutsideAperture);
+                }
+                for load in [LoadKind::Connection, LoadKind::Request] {
+                    let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
+                    if let Some(max) = max.filter(|max| endpoint.in_use(load) >= *max) {
+                        let limit = BreakerLimit::of(load, LimitReached::Endpoint);
+                        why_not.push(Ineligible::AtLimit(limit.word(BreakerClass::Default), max));
+                    }
+                }
+                let part = standings.part(index).filter(|part| *part < WHOLE);
+                Eligibility { why_not, slow_start: part.map(|part| (part * 100).div_ceil(WHOLE)) }
             };
-            // In panic, the states do not matter.
-            if !share.panics {
-                why_not.extend(of_state(endpoint));
-            }
-            match traits.status {
-                EndpointStatus::Draining => why_not.push(Ineligible::Stated(traits.status)),
-                EndpointStatus::Unhealthy if !share.panics => {
-                    why_not.push(Ineligible::Stated(traits.status));
-                }
-                EndpointStatus::Healthy | EndpointStatus::Degraded | EndpointStatus::Unhealthy => {}
-            }
-            // What is withheld or cannot be used does not count for its priority; hosts that clients name have none.
-            if !share.panics && why_not.is_empty() && plan.forward.is_none() {
-                let held = standings.held_back(traits.priority).filter(|at| *at > now);
-                why_not.extend(of_share(endpoint, share, held));
-            }
-            let index_of = u32::try_from(index).unwrap_or(u32::MAX);
-            let is_outside = offered.as_ref().is_some_and(|of| !of.contains(&index_of));
-            if why_not.is_empty() && is_outside {
-                why_not.push(Ineligible::OutsideAperture);
-            }
-            for load in [LoadKind::Connection, LoadKind::Request] {
-                let max = endpoint.limit_of(load, plan.endpoint_limit_of(load));
-                if let Some(max) = max.filter(|max| endpoint.in_use(load) >= *max) {
-                    let limit = BreakerLimit::of(load, LimitReached::Endpoint);
-                    why_not.push(Ineligible::AtLimit(limit.word(BreakerClass::Default), max));
-                }
-            }
-            let part = standings.part(index).filter(|part| *part < WHOLE);
-            Eligibility { why_not, slow_start: part.map(|part| (part * 100).div_ceil(WHOLE)) }
-        };
         members.endpoints.iter().zip(&*members.traits).enumerate().map(of).collect()
     }
 }
@@ -165,7 +168,7 @@ mod tests {
         let cluster =
             Cluster::new(Arc::new(ClusterPlan { settings: Arc::new(settings), ..plan(None) }));
         let mut members: Vec<_> = [1, 2, 3].map(member).into();
-        members[2].traits.priority = 1;
+        Arc::make_mut(&mut members[2].traits).priority = 1;
         cluster.publish(&members);
         cluster
     }

@@ -88,7 +88,7 @@ mod tests {
     fn members(zones: &str) -> Vec<Member> {
         let member = |(port, name): (u16, char)| {
             let locality = Some(zone(&name.to_string()));
-            let traits = EndpointTraits { locality, ..EndpointTraits::default() };
+            let traits = Arc::new(EndpointTraits { locality, ..EndpointTraits::default() });
             Member { traits, ..member(port) }
         };
         (1..).zip(zones.chars()).map(member).collect()

@@ -21,7 +21,7 @@ pub struct Membership {
     /// The endpoints.
     pub endpoints: Arc<[Arc<EndpointState>]>,
     /// What the cluster says of each.
-    pub traits: Arc<[EndpointTraits]>,
+    pub traits: Arc<[Arc<EndpointTraits>]>,
     /// Whether they are hosts that clients name.
     pub named_by_clients: bool,
     /// Where each is; `None` if there are so few that a search is as fast.
@@ -59,7 +59,7 @@ impl Membership {
     pub(super) fn new(
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
-        traits: Arc<[EndpointTraits]>,
+        traits: Arc<[Arc<EndpointTraits>]>,
         index: Option<Arc<MemberIndex>>,
         balancer: LoadBalancer,
         subsets: Option<SubsetTable>,
@@ -71,7 +71,7 @@ impl Membership {
     pub(super) fn of_hosts(
         version: u64,
         endpoints: Arc<[Arc<EndpointState>]>,
-        traits: Arc<[EndpointTraits]>,
+        traits: Arc<[Arc<EndpointTraits>]>,
     ) -> Self {
         let (index, balancer) = (MemberIndex::of(&endpoints), LoadBalancer::default());
         let members = Self::new(version, endpoints, traits, index, balancer, None);
@@ -125,7 +125,7 @@ pub struct Member {
     /// The name of the endpoint, if it is a host that clients name; otherwise that is its address.
     pub name: Option<Arc<str>>,
     /// What the cluster says of it.
-    pub traits: EndpointTraits,
+    pub traits: Arc<EndpointTraits>,
     /// Other addresses of the same endpoint, in order of preference: of a host that is one endpoint.
     pub alternates: Vec<SocketAddr>,
 }

@@ -71,12 +71,12 @@ impl Cluster {
             .collect();
         let mut places: HashMap<_, usize> = HashMap::with_capacity(members.len());
         let mut endpoints: Vec<Arc<EndpointState>> = Vec::with_capacity(members.len());
-        let mut traits: Vec<EndpointTraits> = Vec::with_capacity(members.len());
+        let mut traits: Vec<Arc<EndpointTraits>> = Vec::with_capacity(members.len());
         for member in members {
             let key = (&member.target, member.name.as_ref());
             // The same address declared twice is one endpoint with the weight and the limits of both.
             if let Some(place) = places.get(&key) {
-                traits[*place].add(&member.traits);
+                Arc::make_mut(&mut traits[*place]).add(&member.traits);
                 continue;
             }
             places.insert(key, endpoints.len());
@@ -104,10 +104,10 @@ impl Cluster {
             endpoint.set_leaving(false);
             endpoint.set_alternates(&member.alternates);
             endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
-            endpoint.reported.track(plan.balancing.balance.kind() == Balance::LoadReports);
+            endpoint.track_reports(plan.balancing.balance.kind() == Balance::LoadReports);
             endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
-            traits.push(member.traits.clone());
+            traits.push(Arc::clone(&member.traits));
         }
         for (endpoint, of) in old.endpoints.iter().zip(&*old.traits) {
             let key = (&endpoint.target, endpoint.own_name());
@@ -115,7 +115,7 @@ impl Cluster {
                 known.remove(&key);
                 endpoint.set_leaving(true);
                 endpoints.push(Arc::clone(endpoint));
-                traits.push(of.clone());
+                traits.push(Arc::clone(of));
             }
         }
         for (endpoint, traits) in endpoints.iter().zip(&traits) {

@@ -93,13 +93,13 @@ impl ClusterHandle {
     /// Notes that a request to `endpoint` has ended, for reports of load.
     pub fn note_result(&self, endpoint: &EndpointState, succeeded: bool) {
         if self.cluster.reports_load() {
-            endpoint.requests.end(succeeded);
+            endpoint.request_counts().end(succeeded);
         }
     }
 
     /// Whether it matters what `endpoint` reports with its responses.
     pub fn heeds_reports(&self, endpoint: &EndpointState) -> bool {
-        endpoint.reported.is_tracked()
+        endpoint.reported().is_some()
             || (self.cluster.reports_load() && !self.plan().report_metrics.is_empty())
     }
 
@@ -116,7 +116,8 @@ impl ClusterHandle {
         ];
         let fields = fields.into_iter().filter(|(_, value)| *value > 0.0);
         let named = report.metrics.iter().map(|(name, value)| (&**name, *value));
-        endpoint.requests.add_metrics(fields.chain(named), &self.plan().report_metrics);
+        let wanted = &self.plan().report_metrics;
+        endpoint.request_counts().add_metrics(fields.chain(named), wanted);
     }
 }
 
@@ -190,10 +191,10 @@ mod tests {
         handle.cluster.report_load(true);
         let (endpoint, _claim) = request();
         handle.note_result(&endpoint, false);
-        let totals = endpoint.requests.totals();
+        let totals = endpoint.request_totals();
         assert_eq!((totals.issued, totals.succeeded, totals.failed), (1, 0, 1));
         handle.cluster.report_load(false);
         drop(request());
-        assert_eq!(endpoint.requests.totals(), totals);
+        assert_eq!(endpoint.request_totals(), totals);
     }
 }

@@ -61,7 +61,7 @@ impl Standings {
         &mut self,
         plan: &BalancingPlan,
         endpoints: &[Arc<EndpointState>],
-        traits: &[EndpointTraits],
+        traits: &[Arc<EndpointTraits>],
         now: Instant,
     ) -> Followed {
         let mut next: Vec<(Standing, u32)> =
@@ -85,7 +85,10 @@ impl Standings {
     }
 
     /// The endpoints as they were last seen.
-    pub(super) fn balanced<'a>(&self, traits: &'a [EndpointTraits]) -> Vec<BalancedEndpoint<'a>> {
+    pub(super) fn balanced<'a>(
+        &self,
+        traits: &'a [Arc<EndpointTraits>],
+    ) -> Vec<BalancedEndpoint<'a>> {
         let all = traits.iter().zip(&self.current).zip(&self.weights);
         all.map(|((traits, (standing, part)), weight)| BalancedEndpoint {
             traits,
@@ -121,7 +124,7 @@ impl Standings {
             self.reports = ReportedLoads::default();
             return (own, None);
         };
-        let reported = endpoints.iter().map(|endpoint| (&endpoint.name, &endpoint.reported));
+        let reported = endpoints.iter().map(|endpoint| (&endpoint.name, endpoint.reported()));
         let next = self.reports.update(plan, reported, now);
         let names = endpoints.iter().map(|endpoint| &endpoint.name);
         (self.reports.weigh(names, own), Some(next))
@@ -132,7 +135,7 @@ impl Standings {
     fn hold_back(
         &mut self,
         plan: &BalancingPlan,
-        traits: &[EndpointTraits],
+        traits: &[Arc<EndpointTraits>],
         next: &mut [(Standing, u32)],
         now: Instant,
     ) -> Option<Instant> {
@@ -216,7 +219,7 @@ fn standing_of(endpoint: &EndpointState) -> Standing {
     }
 }
 
-fn weight_of((endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)) -> u32 {
+fn weight_of((endpoint, traits): (&Arc<EndpointState>, &Arc<EndpointTraits>)) -> u32 {
     endpoint.weight_override().map_or(traits.weight, NonZeroU32::get)
 }
 
@@ -234,8 +237,8 @@ mod tests {
         (1..=count).map(|port| Arc::new(EndpointState::new(target(port), None))).collect()
     }
 
-    fn of_priority(priority: u32) -> EndpointTraits {
-        EndpointTraits { priority, ..EndpointTraits::default() }
+    fn of_priority(priority: u32) -> Arc<EndpointTraits> {
+        Arc::new(EndpointTraits { priority, ..EndpointTraits::default() })
     }
 
     fn set(endpoint: &EndpointState, usable: bool) {
@@ -297,7 +300,7 @@ mod tests {
             SlowStartPlan { window: Duration::from_secs(100), aggression: 1000, weight_min: 10 };
         let plan = BalancingPlan { slow_start: Some(slow), ..BalancingPlan::default() };
         let all = endpoints(3);
-        let traits = vec![EndpointTraits::default(); 3];
+        let traits = vec![Arc::<EndpointTraits>::default(); 3];
         let (mut standings, start) = (Standings::default(), Instant::now());
         let mut at = |seconds: u64, count: usize| {
             let now = start + Duration::from_secs(seconds);
@@ -323,7 +326,8 @@ mod tests {
             SlowStartPlan { window: Duration::from_secs(100), aggression: 100, weight_min: 10 };
         let plan = BalancingPlan { slow_start: Some(slow), ..BalancingPlan::default() };
         let all = endpoints(2);
-        let traits = vec![EndpointTraits { weight: 3, ..EndpointTraits::default() }; 2];
+        let traits =
+            [(); 2].map(|()| Arc::new(EndpointTraits { weight: 3, ..EndpointTraits::default() }));
         let (mut standings, start) = (Standings::default(), Instant::now());
         let mut after = |seconds: u64, action: Option<OverrideAction>| {
             all[1].set_override(action);
@@ -351,7 +355,7 @@ mod tests {
     fn only_a_change_is_a_change() {
         let plan = BalancingPlan::default();
         let all = endpoints(2);
-        let traits = vec![EndpointTraits::default(); 2];
+        let traits = vec![Arc::<EndpointTraits>::default(); 2];
         let mut standings = Standings::default();
         let mut changed = || standings.follow(&plan, &all, &traits, Instant::now()).changed;
         assert_eq!(changed(), [0, 1]);

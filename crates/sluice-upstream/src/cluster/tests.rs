@@ -38,7 +38,7 @@ pub(crate) fn member(port: u16) -> Member {
         host: None,
         name: None,
         alternates: Vec::new(),
-        traits: EndpointTraits::default(),
+        traits: Arc::default(),
     }
 }
 
@@ -172,7 +172,7 @@ fn a_pick_passes_over_the_priorities_of_what_was_tried() {
     let worker = WorkerCx::solitary(ClockOrigin::read().clock());
     let cluster = Arc::new(Cluster::new(Arc::new(plan(None))));
     let of_priority = |port, priority| Member {
-        traits: EndpointTraits { priority, ..EndpointTraits::default() },
+        traits: Arc::new(EndpointTraits { priority, ..EndpointTraits::default() }),
         ..member(port)
     };
     cluster.publish(&[of_priority(1, 0), of_priority(2, 0), of_priority(3, 1), of_priority(4, 2)]);
@@ -312,7 +312,8 @@ fn of_versions(worker: &WorkerCx, fallback: SubsetFallback) -> (Arc<Cluster>, Rc
             let metadata = EndpointMetadata::new([("version".into(), values.into())]);
             let metadata = Some(Arc::new(metadata));
             let priority = u32::from(number / 6);
-            let traits = EndpointTraits { metadata, priority, ..EndpointTraits::default() };
+            let traits =
+                Arc::new(EndpointTraits { metadata, priority, ..EndpointTraits::default() });
             Member { traits, ..member(number + 1) }
         })
         .collect();

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::lookup::{Answer, LookupFailure, lookup};
 use super::{DnsName, ResolvedAddress, Usable, usable};
 use crate::cluster::{Cluster, HostQuestion, Member};
-use crate::endpoint::{EndpointTraits, Target};
+use crate::endpoint::Target;
 use crate::forward::{ForwardFailure, ForwardHost};
 use crate::metrics;
 use crate::name_state::{LookupOutcome, NameState};
@@ -303,7 +303,7 @@ impl HostTable<'_> {
                 target: Target::Ip(*first),
                 host: Some(Arc::clone(&host.host)),
                 name: Some(Arc::clone(&host.name)),
-                traits: EndpointTraits::default(),
+                traits: Arc::default(),
                 alternates: others.to_vec(),
             })
         };

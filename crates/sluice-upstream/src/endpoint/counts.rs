@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use once_cell::race::OnceBox;
 use sluice_core::Moment;
 
 use super::EjectionKind;
@@ -22,7 +23,14 @@ pub(crate) struct OutlierCounts {
     awaited: AtomicBool,
     /// Datagrams since the last reply.
     unanswered: AtomicU32,
-    /// When the first of them was sent, in microseconds.
+    /// What is only needed while results are counted for rates, or datagrams without a reply.
+    rates: OnceBox<Rates>,
+}
+
+/// Results since the last sweep.
+#[derive(Debug, Default)]
+struct Rates {
+    /// When the first datagram without a reply was sent, in microseconds.
     silent_from: AtomicU64,
     answers: Window,
     connects: Window,
@@ -87,14 +95,20 @@ impl OutlierCounts {
     /// Datagrams were sent; returns their number since the last reply, and when the first of them was sent.
     pub(crate) fn sent(&self, count: u32, now: Moment) -> (u32, Moment) {
         let before = self.unanswered.fetch_add(count, Relaxed);
+        let silent_from = &self.rates().silent_from;
         if before == 0 {
-            self.silent_from.store(now.as_micros(), Relaxed);
+            silent_from.store(now.as_micros(), Relaxed);
         }
-        (before.saturating_add(count), Moment::from_micros(self.silent_from.load(Relaxed)))
+        (before.saturating_add(count), Moment::from_micros(silent_from.load(Relaxed)))
     }
 
-    fn count(&self, window: &Window, good: bool) {
+    fn rates(&self) -> &Rates {
+        self.rates.get_or_init(Box::default)
+    }
+
+    fn count(&self, window: fn(&Rates) -> &Window, good: bool) {
         if self.measured.load(Relaxed) {
+            let window = window(self.rates());
             let count = if good { &window.good } else { &window.bad };
             count.fetch_add(1, Relaxed);
         }
@@ -104,21 +118,23 @@ impl OutlierCounts {
     pub(crate) fn answered(&self) {
         end_streak(&self.server_errors);
         end_streak(&self.gateway_errors);
-        self.count(&self.answers, true);
+        self.count(|rates| &rates.answers, true);
     }
 
     /// A response took that long.
     pub(crate) fn took(&self, time: Duration) {
         if self.measured.load(Relaxed) {
-            self.times.count.fetch_add(1, Relaxed);
-            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-            self.times.micros.fetch_add(micros, Relaxed);
+            let Times { count, micros } = &self.rates().times;
+            count.fetch_add(1, Relaxed);
+            micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
         }
     }
 
     /// The response times since the last call.
     pub(crate) fn take_times(&self) -> TimeTally {
-        let Times { count, micros } = &self.times;
+        let Some(Rates { times: Times { count, micros }, .. }) = self.rates.get() else {
+            return TimeTally::default();
+        };
         TimeTally { count: count.swap(0, Relaxed), micros: micros.swap(0, Relaxed) }
     }
 
@@ -139,7 +155,7 @@ impl OutlierCounts {
 
     /// A server error or a missing response; returns the numbers of server errors and of gateway errors in a row.
     pub(crate) fn answered_badly(&self, gateway: bool) -> (u32, u32) {
-        self.count(&self.answers, false);
+        self.count(|rates| &rates.answers, false);
         let errors = self.server_errors.fetch_add(1, Relaxed).saturating_add(1);
         if gateway {
             return (errors, self.gateway_errors.fetch_add(1, Relaxed).saturating_add(1));
@@ -151,7 +167,7 @@ impl OutlierCounts {
     /// A connection was made.
     pub(crate) fn connected(&self) {
         self.responded();
-        self.count(&self.connects, true);
+        self.count(|rates| &rates.connects, true);
     }
 
     /// The endpoint has shown that it is there.
@@ -162,7 +178,7 @@ impl OutlierCounts {
 
     /// A connection failed; returns the number of failures in a row.
     pub(crate) fn failed(&self) -> u32 {
-        self.count(&self.connects, false);
+        self.count(|rates| &rates.connects, false);
         self.connect_failures.fetch_add(1, Relaxed).saturating_add(1)
     }
 
@@ -174,7 +190,8 @@ impl OutlierCounts {
 
     /// The results of responses and of connections since the last call.
     pub(crate) fn take(&self) -> (Tally, Tally) {
-        (self.answers.take(), self.connects.take())
+        let rates = self.rates.get();
+        rates.map(|rates| (rates.answers.take(), rates.connects.take())).unwrap_or_default()
     }
 }
 

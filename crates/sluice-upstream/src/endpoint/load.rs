@@ -48,19 +48,34 @@ impl EndpointLimits {
 /// The counts of an endpoint.
 #[derive(Debug, Default)]
 pub(super) struct EndpointLoad {
-    connections: LoadCount,
+    connections: AtomicU64,
     /// The part of the connections that is pooled; the requests that those carry count instead.
     pooled: AtomicU64,
-    requests: LoadCount,
+    requests: AtomicU64,
+}
+
+/// The limits of an endpoint that are its own, and what waits for it.
+#[derive(Debug, Default)]
+pub(super) struct EndpointQueueing {
+    connections: LoadQueueing,
+    requests: LoadQueueing,
 }
 
 #[derive(Debug, Default)]
-struct LoadCount {
-    count: AtomicU64,
+struct LoadQueueing {
     /// The endpoint's own limit; 0 if it has none.
     max: AtomicU64,
     /// What waits for this endpoint and no other.
     waiting: AtomicU64,
+}
+
+impl EndpointQueueing {
+    const fn of(&self, load: LoadKind) -> &LoadQueueing {
+        match load {
+            LoadKind::Connection => &self.connections,
+            LoadKind::Request => &self.requests,
+        }
+    }
 }
 
 /// Counts one more, unless that exceeds `max`.
@@ -73,7 +88,7 @@ pub(crate) fn count_below(count: &AtomicU64, max: Option<u64>) -> bool {
 }
 
 impl EndpointState {
-    const fn count_of(&self, load: LoadKind) -> &LoadCount {
+    const fn count_of(&self, load: LoadKind) -> &AtomicU64 {
         match load {
             LoadKind::Connection => &self.load.connections,
             LoadKind::Request => &self.load.requests,
@@ -82,9 +97,13 @@ impl EndpointState {
 
     /// Sets the endpoint's own limits.
     pub(crate) fn set_limits(&self, limits: EndpointLimits) {
+        if limits == EndpointLimits::default() && self.extras.get().is_none() {
+            return;
+        }
+        let queueing = &self.extras.made().queueing;
         let value = |max: Option<NonZeroU64>| max.map_or(0, NonZeroU64::get);
-        self.load.connections.max.store(value(limits.connections), Relaxed);
-        self.load.requests.max.store(value(limits.requests), Relaxed);
+        queueing.connections.max.store(value(limits.connections), Relaxed);
+        queueing.requests.max.store(value(limits.requests), Relaxed);
     }
 
     /// Current connections.
@@ -99,15 +118,13 @@ impl EndpointState {
 
     /// The count of `load`.
     pub fn in_use(&self, load: LoadKind) -> u64 {
-        self.count_of(load).count.load(Relaxed)
+        self.count_of(load).load(Relaxed)
     }
 
     /// The limit of `load`: the endpoint's own, or `usual`.
     pub fn limit_of(&self, load: LoadKind, usual: Option<u64>) -> Option<u64> {
-        match self.count_of(load).max.load(Relaxed) {
-            0 => usual,
-            own => Some(own),
-        }
+        let own = self.extras.get().map_or(0, |extras| extras.queueing.of(load).max.load(Relaxed));
+        if own == 0 { usual } else { Some(own) }
     }
 
     /// The current load, as balancers weigh it: relayed connections plus requests.
@@ -118,12 +135,12 @@ impl EndpointState {
 
     /// Counts one more of `load`, unless that exceeds `max`; what is entered must be left.
     pub(crate) fn enter(&self, load: LoadKind, max: Option<u64>) -> bool {
-        count_below(&self.count_of(load).count, max)
+        count_below(self.count_of(load), max)
     }
 
     /// Counts one less of `load`.
     pub(crate) fn leave(&self, load: LoadKind) {
-        self.count_of(load).count.fetch_sub(1, Relaxed);
+        self.count_of(load).fetch_sub(1, Relaxed);
     }
 
     /// Notes that a connection that was entered is pooled.
@@ -138,17 +155,17 @@ impl EndpointState {
 
     /// What waits for this endpoint and no other.
     pub fn waiting(&self, load: LoadKind) -> u64 {
-        self.count_of(load).waiting.load(Relaxed)
+        self.extras.get().map_or(0, |extras| extras.queueing.of(load).waiting.load(Relaxed))
     }
 
     /// Counts one more that waits for this endpoint and no other; what is begun must be ended.
     pub(crate) fn begin_wait(&self, load: LoadKind) {
-        self.count_of(load).waiting.fetch_add(1, Relaxed);
+        self.extras.made().queueing.of(load).waiting.fetch_add(1, Relaxed);
     }
 
     /// Counts one less.
     pub(crate) fn end_wait(&self, load: LoadKind) {
-        self.count_of(load).waiting.fetch_sub(1, Relaxed);
+        self.extras.made().queueing.of(load).waiting.fetch_sub(1, Relaxed);
     }
 }
 

@@ -7,7 +7,7 @@ use sluice_telemetry::Registry;
 use super::*;
 use crate::balance::{BalancingPlan, PeakEwmaPlan};
 use crate::cluster::Member;
-use crate::endpoint::{EndpointTraits, Target};
+use crate::endpoint::Target;
 use crate::plan::{ClusterPlan, ClusterSettings, DnsCheck, EnforcePlan};
 use crate::reasons;
 
@@ -45,7 +45,7 @@ pub(crate) fn cluster(count: u16, outlier: OutlierPlan) -> Arc<Cluster> {
             host: None,
             name: None,
             alternates: Vec::new(),
-            traits: EndpointTraits::default(),
+            traits: Arc::default(),
         })
         .collect();
     cluster.publish(&members);

@@ -30,6 +30,13 @@ pub struct OwnerKey {
     pub name: Arc<str>,
 }
 
+impl OwnerKey {
+    /// None comes before it.
+    pub(super) fn first() -> Self {
+        Self { kind: OwnerKind::Runtime, name: Arc::default() }
+    }
+}
+
 /// What a cluster or listener may need.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartKey {

@@ -13,7 +13,7 @@ use sluice_upstream::balance::priorities::Share;
 use sluice_upstream::balance::subsets::Subset;
 use sluice_upstream::balance::zones::ZoneRouting;
 use sluice_upstream::cluster::{Eligibility, FALLBACKS_MAX, Ineligible};
-use sluice_upstream::endpoint::{EndpointStatus, Http3Facts, LoadKind, Trouble};
+use sluice_upstream::endpoint::{EndpointStatus, Http3Facts, LoadKind, ReportedWeight, Trouble};
 use sluice_upstream::metadata::MetadataValues;
 use sluice_upstream::name_state::NameState;
 use sluice_upstream::{Cluster, EndpointMetadata, EndpointState, EndpointTraits};
@@ -215,7 +215,7 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
     let decided = cluster.overrides();
     let eligibility = cluster.eligibility();
     let endpoint =
-        |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &EndpointTraits))| {
+        |(index, (endpoint, traits)): (usize, (&Arc<EndpointState>, &Arc<EndpointTraits>))| {
             let mut item = json!({
                 "address": &*endpoint.name,
                 "weight": traits.weight,
@@ -266,7 +266,7 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
             if let Some(latency) = endpoint.latency.peak() {
                 item["latency_peak_seconds"] = latency.as_secs_f64().into();
             }
-            if let Some(weight) = endpoint.reported.last() {
+            if let Some(weight) = endpoint.reported().and_then(ReportedWeight::last) {
                 item["reported_weight"] = weight.into();
             }
             if let Some(facts) = endpoint.http3.facts() {

@@ -9,7 +9,6 @@ use sluice_model::model::{Cluster as ClusterModel, Kind, Resource};
 use sluice_model::provenance::Provenance;
 use sluice_model::store::{Batch, BatchMode, Update};
 use sluice_sys::process;
-use sluice_upstream::EndpointTraits;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use sluice_core::ListenAddress;
@@ -69,7 +68,7 @@ fn cluster() -> Resource {
 
 fn endpoint(address: SocketAddr) -> Resource {
     let address = Endpoint::Ip(address);
-    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: EndpointTraits::default() }]))
+    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: Arc::default() }]))
 }
 
 /// A listener like the one that files configured, on another address and for another cluster.

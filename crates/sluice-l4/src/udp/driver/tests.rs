@@ -10,7 +10,6 @@ use sluice_core::{Clock, Limits, Verdict};
 use sluice_io::{Admit, Budget, ConnectionFilter, ConnectionFilterPlan};
 use sluice_telemetry::{LogQueue, Registry};
 use sluice_upstream::cluster::Member;
-use sluice_upstream::endpoint::EndpointTraits;
 use sluice_upstream::plan::{ClusterPlan, ClusterSettings};
 use sluice_upstream::{Cluster, Target};
 use tokio::sync::watch;
@@ -192,7 +191,7 @@ fn on_guarded_bench(responses: Option<u32>, gates: &[Gate], test: impl AsyncFnOn
             host: None,
             name: None,
             alternates: Vec::new(),
-            traits: EndpointTraits::default(),
+            traits: Arc::default(),
         }]);
         let chain = FlowChainPlan {
             name: "default".into(),

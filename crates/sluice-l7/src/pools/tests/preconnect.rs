@@ -123,7 +123,7 @@ fn the_endpoints_that_will_be_picked_next_get_connections() {
             host: None,
             name: None,
             alternates: Vec::new(),
-            traits: EndpointTraits::default(),
+            traits: Arc::default(),
         };
         let members: Vec<Member> = listeners.iter().map(member).collect();
         cluster.publish(&members);

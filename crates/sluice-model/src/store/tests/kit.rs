@@ -6,7 +6,6 @@ use std::time::Duration;
 use sluice_core::{Endpoint, ListenAddress};
 use sluice_l4::{Criteria, RelayOptions};
 use sluice_l7::routes::PathMatch;
-use sluice_upstream::EndpointTraits;
 use sluice_upstream::plan::{ClusterSettings, EndpointPlan};
 
 use super::super::*;
@@ -82,7 +81,7 @@ pub(crate) fn cluster() -> Resource {
 
 pub(crate) fn endpoints(port: u16) -> Resource {
     let address = Endpoint::Ip(([127, 0, 0, 1], port).into());
-    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: EndpointTraits::default() }]))
+    Resource::Endpoints(Arc::new([EndpointPlan { address, traits: Arc::default() }]))
 }
 
 pub(crate) fn routes_to(cluster: &str) -> Resource {

@@ -55,7 +55,7 @@ impl Bench {
     /// The weights at that second, each in percent of the highest.
     fn at(&mut self, second: u64) -> Vec<u32> {
         let now = self.start + Duration::from_secs(second);
-        let all = self.endpoints.iter().map(|(name, reported)| (name, reported));
+        let all = self.endpoints.iter().map(|(name, reported)| (name, Some(reported)));
         let next = self.reports.update(&self.plan, all, now);
         assert!(next > now && next <= now + self.plan.update);
         let names = self.endpoints.iter().map(|(name, _)| name);

@@ -66,7 +66,8 @@ fn divided_member(port: u16) -> Member {
     let values = [("v", version), ("s", stage)];
     let metadata = values.map(|(key, value)| (key.into(), [value.into()].into()));
     let metadata = Some(Arc::new(EndpointMetadata::new(metadata)));
-    Member { traits: EndpointTraits { metadata, ..EndpointTraits::default() }, ..member(port) }
+    let traits = Arc::new(EndpointTraits { metadata, ..EndpointTraits::default() });
+    Member { traits, ..member(port) }
 }
 
 /// Divides the cluster by version, and by version and stage.
@@ -250,7 +251,7 @@ fn more_room_is_handed_over_at_once() {
     let _held = begin().0.unwrap().unwrap();
     let mut waiting: Vec<Client> = (0..3).map(|_| begin().1).collect();
     let limits = EndpointLimits { connections: std::num::NonZeroU64::new(2), requests: None };
-    let traits = EndpointTraits { limits, ..EndpointTraits::default() };
+    let traits = Arc::new(EndpointTraits { limits, ..EndpointTraits::default() });
     cluster.publish(&[Member { traits, ..member(1) }]);
     let second = waiting[0].poll().unwrap().unwrap();
     assert_eq!(second.endpoint().active(), 2);
@@ -268,8 +269,10 @@ fn more_room_is_handed_over_at_once() {
 #[test]
 fn a_backup_endpoint_is_not_handed_over_while_the_others_serve() {
     let cluster = cluster(1, 1, None, queue(9));
-    let backup =
-        Member { traits: EndpointTraits { priority: 1, ..EndpointTraits::default() }, ..member(2) };
+    let backup = Member {
+        traits: Arc::new(EndpointTraits { priority: 1, ..EndpointTraits::default() }),
+        ..member(2)
+    };
     cluster.publish(&[member(1), backup]);
     let clock = Clock::held();
     let workers = handles(&cluster, &clock, 1);

@@ -222,7 +222,7 @@ fn text(cluster: &Cluster, names: &ClusterStatNames, counts: &AllCounts, out: &m
 
 fn as_json(cluster: &Cluster, names: &ClusterStatNames, counts: &AllCounts) -> Value {
     let members = cluster.members();
-    let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &EndpointTraits)| {
+    let endpoint = |(endpoint, traits): (&Arc<EndpointState>, &Arc<EndpointTraits>)| {
         let address = address_of(endpoint);
         let address = address.parse().map_or_else(
             |_| json!({ "pipe": { "path": address } }),

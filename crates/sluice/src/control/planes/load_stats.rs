@@ -219,8 +219,8 @@ fn endpoints_of(
 
 fn load_of(of: &SeenEndpoint) -> CountedEndpoint {
     let SeenEndpoint { endpoint, locality, priority } = of;
-    let RequestTotals { issued, succeeded, failed } = endpoint.requests.totals();
-    let metrics = endpoint.requests.take_metrics().into_iter();
+    let RequestTotals { issued, succeeded, failed } = endpoint.request_totals();
+    let metrics = endpoint.take_metrics().into_iter();
     let metrics: BTreeMap<String, MetricLoad> = metrics
         .map(|(name, sum)| (name.into_string(), MetricLoad { count: sum.count, total: sum.total }))
         .collect();

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use sluice_core::value::HostPattern;
 use sluice_upstream::cluster::Member;
-use sluice_upstream::endpoint::EndpointTraits;
 use sluice_upstream::plan::{
     ClusterPlan, ClusterSettings, EnforcePlan, HttpVersion, OnRemoved, OutlierPlan,
 };
@@ -95,7 +94,7 @@ fn member(address: SocketAddr) -> Member {
         host: None,
         name: None,
         alternates: Vec::new(),
-        traits: EndpointTraits::default(),
+        traits: Arc::default(),
     }
 }
 
