@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::{self, Client};
-use sluice_testkit::peers::Server;
-use sluice_testkit::{Authority, Origin, Sluice, http, tools, wait};
+use sluice_testkit::peers::{RefusingPort, Server};
+use sluice_testkit::{Authority, Origin, Sluice, files, http, tools, wait};
 
 fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Message {
     origin::get(sluice.addr("web"), host, path)
@@ -381,7 +381,7 @@ fn error_pages_come_from_files_and_may_change_the_status_or_redirect() {
     let busy = get(&sluice, "a", "/status/429");
     assert_eq!((busy.status(), busy.text().as_str()), (503, ""));
     // A file is read again when it changes; one that cannot be used leaves the last in place.
-    std::fs::write(sluice.folder().join("sorry.html"), "back at noon").unwrap();
+    files::place(&sluice.folder().join("sorry.html"), "back at noon");
     wait::until("the new page", || {
         (get(&sluice, "a", "/status/500").text() == "back at noon").then_some(())
     });
@@ -493,9 +493,8 @@ fn a_request_that_may_have_taken_effect_is_not_retried_by_default() {
 
 #[test]
 fn an_endpoint_that_refuses_connections_is_skipped() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let gone = b.addr();
-    drop(b);
+    let (a, refusing) = (Origin::start("a"), RefusingPort::take());
+    let gone = refusing.addr();
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
