@@ -179,7 +179,7 @@ fn http3_has_the_windows_pings_and_time_out_of_its_cluster() {
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
          clusters:\n  wide: {}\n  narrow: {}\n",
         of("{ stream_window: 2MiB, connection_window: 1MiB, ping_interval: 50ms }"),
-        of("{ stream_window: 32KiB, ping_interval: none, idle_timeout: 2s }"),
+        of("{ stream_window: 32KiB, ping_interval: none, idle_timeout: 5s }"),
     ));
     let ask = |cluster: &str| {
         let mut client = connect(sluice.addr("web"));
