@@ -13,6 +13,7 @@ It speaks both forms. What it serves is told on its standard input, one JSON obj
   {"lrs": RESPONSE}                                                  what load reports are about (LoadStatsResponse), on every stream
                                                                      and at the beginning of later ones
   {"hds": SPECIFIER}                                                 the same of health checks (HealthCheckSpecifier)
+  {"echo": NUMBER}                                                   says {"echo": NUMBER}: what came before has been done
   {"times": true}                                                    says when each response is sent, as {"sent": ..., "at": ...}
 What it is told is printed as JSON lines: {"request": ...}, {"opened": ...}, {"closed": ...}, and of other services {"lrs": MESSAGE} and
 {"hds": MESSAGE}. Its port is the first line.
@@ -308,6 +309,8 @@ def command(line):
             hds.cut()
         elif "absent" in line:
             absent[0] = line["absent"]
+        elif "echo" in line:
+            tell(echo=line["echo"])
         elif "lrs" in line:
             lrs.say(line["lrs"])
         elif "hds" in line:

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sluice_testkit::tools;
+use sluice_testkit::{tools, wait};
 
 /// Whether the test runs as root, which database servers refuse to do.
 fn is_root() -> bool {
@@ -156,10 +156,13 @@ impl Postgres {
         self.run("");
     }
 
-    /// Replaces the rules of who may log in how, and reads them.
+    /// Replaces the rules of who may log in how, and waits until they are in force.
     pub fn admit(&self, rules: &str) {
         std::fs::write(self.data().join("pg_hba.conf"), rules).expect("the rules are written");
+        let loaded = || self.query("select pg_conf_load_time()");
+        let before = loaded();
         tools::must(Self::as_owner("pg_ctl").args(["-s", "-D"]).arg(self.data()).arg("reload"));
+        wait::until("the rules to be read", || (loaded() != before).then_some(()));
     }
 
     /// Its address.

@@ -11,7 +11,7 @@ pub mod planes;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use sluice_testkit::{Sluice, tools};
+use sluice_testkit::{Sluice, files, tools};
 
 /// A sample configuration with its addresses replaced; each must appear in it.
 ///
@@ -76,7 +76,5 @@ pub fn place_endpoints(path: &Path, endpoints: &[SocketAddr]) {
 /// # Panics
 /// The file cannot be written.
 pub fn place_text(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).expect("the new file is written");
-    std::fs::rename(&new, path).expect("it is moved into place");
+    files::place(path, text);
 }

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 pub struct Plane {
     pub child: Child,
     stdin: ChildStdin,
+    echoes: u64,
     pub told: Arc<Mutex<Vec<Value>>>,
     pub addr: SocketAddr,
 }
@@ -26,10 +27,10 @@ impl Plane {
     /// `None` if Python lacks Envoy's messages.
     pub fn start() -> Option<Self> {
         tools::have_modules(&["grpc", "envoy.service.discovery.v3.ads_pb2_grpc"])
-            .then(|| Self::at(0))
+            .then(|| Self::at(tools::free_port()))
     }
 
-    /// At a port, or at any.
+    /// At a port, which stays free for another one while there is none.
     pub fn at(port: u16) -> Self {
         Self::with(&[&port.to_string()])
     }
@@ -59,7 +60,7 @@ impl Plane {
             }
         });
         let stdin = child.stdin.take().unwrap();
-        Self { child, stdin, told, addr: ([127, 0, 0, 1], port).into() }
+        Self { child, stdin, echoes: 0, told, addr: ([127, 0, 0, 1], port).into() }
     }
 
     pub fn say(&mut self, command: &Value) {
@@ -68,6 +69,16 @@ impl Plane {
 
     pub fn set(&mut self, kind: &str, version: &str, resources: Value) {
         self.say(&json!({ "set": kind, "version": version, "resources": resources }));
+    }
+
+    /// Waits until the plane has done all that it was told.
+    pub fn settle(&mut self) {
+        self.echoes += 1;
+        let number = self.echoes;
+        self.say(&json!({ "echo": number }));
+        wait::until("the plane to have done it", || {
+            self.told.lock().unwrap().iter().any(|line| line["echo"] == number).then_some(())
+        });
     }
 
     /// Everything that this plane serves: a listener with these routes, its clusters and their endpoints.
@@ -127,7 +138,7 @@ impl Drop for Plane {
     }
 }
 
-/// `sluice envoy -- -c FILE`, as long as it lives.
+/// `sluice envoy -- -c FILE`, or the binary by the name `envoy`, as long as it lives.
 pub struct Envoy {
     pub child: Child,
     pub folder: TempDir,
@@ -147,8 +158,8 @@ impl Envoy {
     pub fn with_flags(folder: TempDir, bootstrap: &str, flags: &[&str]) -> Self {
         let file = folder.path().join("envoy.yaml");
         std::fs::write(&file, bootstrap).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(Sluice::binary())
+        let mut command = Command::new(Sluice::binary());
+        command
             .args(["envoy", "--report"])
             .arg(folder.path().join("report"))
             .args(flags)
@@ -162,12 +173,31 @@ impl Envoy {
                 "tests",
                 "-c",
             ])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .arg(&file);
+        Self::run(folder, command)
+    }
+
+    /// Called by the name `envoy` with exactly these arguments, in this folder.
+    pub fn called(folder: TempDir, args: &[&str]) -> Self {
+        let program = folder.path().join("envoy");
+        std::os::unix::fs::symlink(Sluice::binary(), &program).unwrap();
+        let mut command = Command::new(program);
+        command.args(args).current_dir(folder.path());
+        Self::run(folder, command)
+    }
+
+    fn run(folder: TempDir, mut command: Command) -> Self {
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child, folder }
+    }
+
+    /// Stops it as a pod is stopped.
+    pub fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        tools::must(tools::command("kill").args(["-TERM", &pid]));
+        let status = wait::until("its end", || self.child.try_wait().unwrap());
+        assert!(status.success(), "{status}\n{}", self.log());
     }
 
     pub fn log(&self) -> String {

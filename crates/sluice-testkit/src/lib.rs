@@ -8,6 +8,7 @@
 
 pub mod browser;
 pub mod certificates;
+pub mod files;
 pub mod frames;
 pub mod http;
 pub mod http3;

@@ -1,6 +1,5 @@
 //! A running Sluice.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,8 +8,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::http;
-use crate::wait;
+use crate::{files, http, wait};
 
 /// The binary under test, and how to start it.
 #[derive(Debug)]
@@ -340,12 +338,7 @@ impl Running {
     /// Like `reload`, but adds nothing to the configuration.
     pub fn reload_text(&self, text: &str) -> String {
         let before = self.reloads().len();
-        // Moved into place, as editors and control planes do.
-        let new = self.config.with_extension("new");
-        let mut file = std::fs::File::create(&new).expect("the new file");
-        file.write_all(text.as_bytes()).expect("the new configuration is written");
-        drop(file);
-        std::fs::rename(&new, &self.config).expect("the new configuration is moved into place");
+        files::place(&self.config, text);
         if !self.sluice.watch {
             self.signal("HUP");
         }

@@ -142,12 +142,13 @@ fn an_answer_that_cannot_be_carried_out_lets_nobody_pass() {
 fn without_a_decision_in_time_nobody_passes() {
     let Some((_service, auth)) = service() else { return };
     let origin = Origin::start("o");
-    let sluice = start(&origin, auth, "http2", ", error_status: 503, timeout: 1s", NO_RULE);
     // The service knows how long it may take, and may say first that it took too long.
-    for (path, reasons) in [
-        ("/stall", &["sidecall.timeout", "sidecall.grpc_status"][..]),
-        ("/fail", &["sidecall.grpc_status"]),
+    for (path, timeout, reasons) in [
+        ("/stall", ", timeout: 1s", &["sidecall.timeout", "sidecall.grpc_status"][..]),
+        ("/fail", "", &["sidecall.grpc_status"]),
     ] {
+        let settings = format!(", error_status: 503{timeout}");
+        let sluice = start(&origin, auth, "http2", &settings, NO_RULE);
         assert_eq!(get(&sluice, path, "").status(), 503, "{path}");
         let record = record_of(&sluice, path);
         assert!(reasons.iter().any(|reason| record["reason"] == *reason), "{record}");
@@ -263,8 +264,8 @@ fn connections_and_flows_wait_for_the_service() {
          \x20 - {{ name: pass, address: 127.0.0.1:0, {}, relay: echo }}\n\
          \x20 - {{ name: deny, address: 127.0.0.1:0, {}, relay: echo }}\n\
          \x20 - {{ name: flow, address: udp://127.0.0.1:0, {}, relay: {{ cluster: udp, responses: 1 }} }}\n\
-         \x20 - {{ name: fail, address: 127.0.0.1:0, filters: [{{ ext_authz: {{ cluster: gone }} }}], relay: echo }}\n\
-         \x20 - {{ name: open, address: 127.0.0.1:0, filters: [{{ ext_authz: {{ cluster: gone, allow_on_error: true }} }}], relay: echo }}\n\
+         \x20 - {{ name: fail, address: 127.0.0.1:0, filters: [{{ ext_authz: {{ cluster: gone, timeout: 20s }} }}], relay: echo }}\n\
+         \x20 - {{ name: open, address: 127.0.0.1:0, filters: [{{ ext_authz: {{ cluster: gone, timeout: 20s, allow_on_error: true }} }}], relay: echo }}\n\
          clusters:\n  echo: {{ endpoints: [\"{}\"] }}\n  udp: {{ endpoints: [\"{}\"] }}\n\
          \x20 auth: {{ endpoints: [\"{auth}\"], protocol: http2 }}\n  gone: {{ endpoints: [\"{gone}\"], protocol: http2 }}\n",
         filter("context: { pass: yes }"),

@@ -287,14 +287,14 @@ fn connections_are_counted_by_the_service() {
     };
     let asked =
         "timeout: 20s, service: limits, descriptors: [[source_ip, { key: limit, value: 2 }]]";
-    let local = "service: gone, on_error: local, local: 1/d, descriptors: source_ip";
+    let local = "timeout: 20s, service: gone, on_error: local, local: 1/d, descriptors: source_ip";
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners:\n{}{}{}{}{}clusters:\n  echo: {{ endpoints: [\"{}\"] }}\n\
          \x20 limits: {{ endpoints: [\"{limits}\"], protocol: http2 }}\n  gone: {{ endpoints: [\"127.0.0.1:{gone}\"], protocol: http2 }}\n",
         listener("counted", asked),
         listener("nameless", "timeout: 20s, service: limits, descriptors: [[sni, { key: limit, value: 1 }]]"),
-        listener("open", "service: gone, descriptors: source_ip"),
-        listener("closed", "service: gone, on_error: deny, descriptors: source_ip"),
+        listener("open", "timeout: 20s, service: gone, descriptors: source_ip"),
+        listener("closed", "timeout: 20s, service: gone, on_error: deny, descriptors: source_ip"),
         listener("local", local),
         echo.addr(),
     ));

@@ -363,7 +363,7 @@ fn without_the_provider_nobody_passes_and_nothing_waits_for_ever() {
     let (origin, id) = (Origin::start("o"), IdentityProvider::start());
     id.say("/.well-known/openid-configuration", 500, "");
     let kit = Sluice::new().expect_warning("cannot fetch").workers(1);
-    let oidc = format!("{{ providers: {{ corp: {} }} }}", provider(&id, ", timeout: 100ms"));
+    let oidc = format!("{{ providers: {{ corp: {} }} }}", provider(&id, ", timeout: 2s"));
     let sluice = kit.start(&yaml(&origin, &id, &oidc, RULES));
     let mut browser = Browser::new(sluice.addr("web"));
     assert_eq!(browser.get("/").status(), 503);

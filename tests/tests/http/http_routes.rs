@@ -1,23 +1,22 @@
-//! Routes, filters and the router: where requests go, and what happens on the way.
+//! Routes and the router: where requests go.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sluice_testkit::origin::{self, Client};
-use sluice_testkit::peers::Server;
 use sluice_testkit::{Authority, Origin, Sluice, http, tools, wait};
 
-fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Message {
+pub(crate) fn get(sluice: &sluice_testkit::Running, host: &str, path: &str) -> origin::Message {
     origin::get(sluice.addr("web"), host, path)
 }
 
 /// Starts a Sluice that may have unused clusters.
-fn start(yaml: &str) -> sluice_testkit::Running {
+pub(crate) fn start(yaml: &str) -> sluice_testkit::Running {
     Sluice::new().expect_warning("is not used").start(yaml)
 }
 
 /// A configuration with the clusters `a` and `b`.
-fn web(a: &Origin, b: &Origin, filters: &str, routes: &str) -> String {
+pub(crate) fn web(a: &Origin, b: &Origin, filters: &str, routes: &str) -> String {
     format!(
         "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
          listeners:\n  - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{filters}] }} }}\n\
@@ -145,37 +144,6 @@ fn a_split_follows_its_weights_and_a_runtime_value_overrides_it() {
 }
 
 #[test]
-fn a_runtime_value_overrides_a_limit_while_it_is_set() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let filters = "rate_limit: { requests: 1000/m, burst: 1000, runtime: shop.rate }";
-    let sluice = start(&web(
-        &a,
-        &b,
-        "",
-        &format!(
-            r#"
-    - hosts: "*"
-      rules: [{{ cluster: a, filters: {{ {filters} }} }}]
-"#
-        ),
-    ));
-    let set = |query: &str| {
-        let path = format!("/runtime?{query}");
-        assert_eq!(http::request(sluice.admin_addr(), "POST", &path).unwrap().0, 200);
-    };
-    let mut client = Client::connect(sluice.addr("web"));
-    assert_eq!(client.get("x", "/").status(), 200);
-    // At zero nothing passes, whatever the bucket contains.
-    set("key=shop.rate&value=0");
-    let refused = client.get("x", "/");
-    assert_eq!((refused.status(), refused.value("retry-after")), (429, "61"));
-    set("key=shop.rate&value=2000");
-    assert_eq!(client.get("x", "/").status(), 200);
-    set("key=shop.rate");
-    assert_eq!(client.get("x", "/").status(), 200);
-}
-
-#[test]
 fn requests_at_a_removed_endpoint_follow_the_cluster_policy() {
     for (policy, retried) in [("close", false), ("{ drain: 50ms }", true), ("keep", false)] {
         let (a, b) = (Origin::start("a"), Origin::start("b"));
@@ -238,156 +206,6 @@ fn paths_are_normalised_before_matching() {
 }
 
 #[test]
-fn filters_of_a_chain_combine_with_settings_of_a_rule() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let filters = r#"request_id: { respond: true }, health_check: {}, buffer: { max: 1KiB }, set_headers: { response: { x-edge: "1" } }"#;
-    let filters = filters.split("}, ").collect::<Vec<_>>();
-    let filters = filters.iter().enumerate().map(|(place, filter)| {
-        let end = if place + 1 < filters.len() { "}" } else { "" };
-        format!("{{ {filter}{end} }}")
-    });
-    let filters = filters.collect::<Vec<_>>().join(", ");
-    let sluice = start(&web(
-        &a,
-        &b,
-        &filters,
-        r#"
-    - hosts: "*"
-      rules:
-        - match: { path: /free/* }
-          cluster: a
-          filters:
-            buffer: skip
-            set_headers: { request: { x-from: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%" }, remove_response: x-origin }
-        - match: { path: /limited }
-          cluster: a
-          filters: { rate_limit: { requests: 1/h, burst: 2, per: "header:x-user" } }
-        - { match: { path: /pages/* }, cluster: a, filters: { error_pages: { pages: { 5xx: "sorry: %RESPONSE_CODE%" }, upstream: true } } }
-        - { match: { path: /small/* }, cluster: a, filters: { body_max: 10 } }
-        - { cluster: a }
-"#,
-    ));
-    let answer = get(&sluice, "a", "/echo");
-    assert_eq!((answer.value("x-edge"), answer.value("x-request-id").len()), ("1", 36));
-    assert_eq!(a.requests().pop().unwrap().value("x-request-id"), answer.value("x-request-id"));
-    assert_eq!(get(&sluice, "a", "/healthz").text(), "ok\n");
-
-    let put = |path: &str, body: &str| {
-        let length = body.len();
-        Client::connect(sluice.addr("web")).ask(&format!(
-            "PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
-        ))
-    };
-    let chunked = |path: &str, body: &str| {
-        let size = body.len();
-        Client::connect(sluice.addr("web")).ask(&format!(
-            "PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
-        ))
-    };
-    // A buffered body is forwarded with a length; one that is too large is not forwarded.
-    assert_eq!(chunked("/echo", "abc").status(), 200);
-    assert_eq!(a.requests().pop().unwrap().value("content-length"), "3");
-    let large = "x".repeat(2000);
-    let before = a.requests().len();
-    assert_eq!((put("/echo", &large).status(), chunked("/echo", &large).status()), (413, 413));
-    assert_eq!(a.requests().len(), before);
-    assert_eq!(put("/free/echo", &large).status(), 200);
-    assert_eq!(a.requests().pop().unwrap().value("x-from"), "127.0.0.1");
-    assert_eq!(get(&sluice, "a", "/free/x").value("x-origin"), "");
-    assert_eq!(
-        (put("/small/x", "0123456789").status(), chunked("/small/x", "0123456789a").status()),
-        (200, 413)
-    );
-
-    let limited = |user: &str| {
-        let request = format!("GET /limited HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
-        Client::connect(sluice.addr("web")).ask(&request)
-    };
-    assert_eq!((limited("one").status(), limited("one").status()), (200, 200));
-    let refused = limited("one");
-    assert_eq!(refused.status(), 429);
-    assert!(refused.value("retry-after").parse::<u64>().unwrap() > 3000);
-    assert_eq!(limited("two").status(), 200);
-    sluice.record_of("http.rate");
-
-    assert_eq!(get(&sluice, "a", "/pages/x").status(), 200);
-    let answer = get(&sluice, "a", "/status/503");
-    assert_eq!(answer.text(), "status\n");
-}
-
-#[test]
-fn error_pages_replace_error_responses() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let filters = r#"{ error_pages: { pages: { 503: "sorry %RESPONSE_CODE%", 4xx: "no" } } }"#;
-    let sluice = start(&web(
-        &a,
-        &b,
-        filters,
-        r#"
-    - hosts: "*"
-      rules: [{ match: { path: /reset }, cluster: a }]
-"#,
-    ));
-    let answer = get(&sluice, "a", "/reset");
-    assert_eq!((answer.status(), answer.text().as_str()), (503, "sorry 503"));
-    assert_eq!(answer.value("content-type"), "text/html; charset=utf-8");
-    assert_eq!(get(&sluice, "a", "/none").text(), "no");
-    sluice.record_of("upstream.reset");
-}
-
-#[test]
-fn error_pages_keep_headers_that_do_not_describe_the_body() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let filters = r#"{ error_pages: { pages: { 503: "sorry", 429: "slow down" }, upstream: true } }, { set_headers: { response: { x-frame-options: DENY, etag: '"1"' } } }, { rate_limit: { requests: 1/h } }"#;
-    let sluice = start(&web(&a, &b, filters, "    - rules: [{ cluster: a }]"));
-    let of_endpoint = get(&sluice, "a", "/status/503");
-    assert_eq!((of_endpoint.status(), of_endpoint.text().as_str()), (503, "sorry"));
-    let own = get(&sluice, "a", "/");
-    assert_eq!((own.status(), own.text().as_str()), (429, "slow down"));
-    assert_eq!(of_endpoint.value("x-origin"), "a");
-    assert!(own.value("retry-after").parse::<u64>().unwrap() > 3000);
-    for answer in [of_endpoint, own] {
-        assert_eq!((answer.value("x-frame-options"), answer.value("etag")), ("DENY", ""));
-        assert_eq!(answer.value("content-type"), "text/html; charset=utf-8");
-    }
-}
-
-#[test]
-fn error_pages_come_from_files_and_may_change_the_status_or_redirect() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let kit = Sluice::new().watching().expect_warning("`b` is not used");
-    let write = |name: &str, text: &str| std::fs::write(kit.folder().join(name), text).unwrap();
-    write("sorry.html", "100% sorry");
-    write("none.json", "{\"path\":\"%PATH%\",\"reason\":\"%REASON%\"}");
-    let filters = r#"{ error_pages: { upstream: true, pages: {
-        5xx: { body_file: sorry.html, headers: { x-page: "%RESPONSE_CODE%", retry-after: "9" } },
-        404: { body_file: none.json, operators: true, content_type: application/json, status: 410 },
-        401: { redirect: "https://login.test/?from=%REQ(:PATH)%" },
-        403: { redirect: "//evil.test%PATH%", status: 307 },
-        429: { status: 503 } } } }"#;
-    let sluice = kit.start(&web(&a, &b, filters, "    - rules: [{ cluster: a }]"));
-    let sorry = get(&sluice, "a", "/status/502");
-    assert_eq!((sorry.status(), sorry.text().as_str()), (502, "100% sorry"));
-    assert_eq!((sorry.value("x-page"), sorry.values("retry-after")), ("502", vec!["9"]));
-    let none = get(&sluice, "a", "/status/404");
-    assert_eq!(none.status(), 410);
-    assert_eq!(none.text(), "{\"path\":\"/status/404\",\"reason\":\"-\"}");
-    assert_eq!(none.value("content-type"), "application/json");
-    let login = get(&sluice, "a", "/status/401");
-    assert_eq!((login.status(), login.text().as_str()), (302, ""));
-    assert_eq!(login.value("location"), "https://login.test/?from=/status/401");
-    let own = get(&sluice, "a", "/status/403");
-    assert_eq!((own.status(), own.value("location")), (307, "/evil.test/status/403"));
-    let busy = get(&sluice, "a", "/status/429");
-    assert_eq!((busy.status(), busy.text().as_str()), (503, ""));
-    // A file is read again when it changes; one that cannot be used leaves the last in place.
-    std::fs::write(sluice.folder().join("sorry.html"), "back at noon").unwrap();
-    wait::until("the new page", || {
-        (get(&sluice, "a", "/status/500").text() == "back at noon").then_some(())
-    });
-}
-
-#[test]
 fn a_session_keeps_its_cluster_of_a_split() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let rule = r#"
@@ -446,7 +264,7 @@ clusters: { up: { endpoints: [127.0.0.1:1] } }
 }
 
 /// A configuration with one route to both origins.
-fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
+pub(crate) fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
     format!(
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up{rule} }}] }}] }}\n\
@@ -454,256 +272,6 @@ fn both(a: &Origin, b: &Origin, cluster: &str, rule: &str) -> String {
         a.addr(),
         b.addr()
     )
-}
-
-#[test]
-fn failed_requests_are_retried_elsewhere_as_configured() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let retry = ", retry: { when: [gateway_error, reset], attempts: 4, backoff: 1ms }, timeout: { per_try: 5s }";
-    let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", retry));
-    let mut client = Client::connect(sluice.addr("web"));
-    // Each origin fails once; the buffered body is sent again in full.
-    let answer = client.ask("POST /flaky/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
-    assert_eq!(answer.status(), 200);
-    let record = sluice.record("the request", |record| record["kind"] == "request");
-    let attempts = record["upstream_hosts_attempted"].as_array().unwrap();
-    assert_eq!(attempts.len(), 3, "{attempts:?}");
-    let first = attempts[0].as_str().unwrap();
-    assert!(first.ends_with("route.retried: status 503, retried by gateway_error"), "{first}");
-    assert!(a.requests().iter().chain(&b.requests()).all(|request| request.text() == "hello"));
-    // A request that is reset everywhere fails once, with every attempt in the record.
-    assert_eq!(client.get("a", "/reset").status(), 503);
-    let record = sluice.record_of("route.retries_exhausted");
-    // A pooled connection that closes without a response is retried in addition to the attempts that the rule allows.
-    assert!(record["upstream_request_attempt_count"].as_u64().unwrap() >= 4, "{record}");
-    assert_eq!(sluice.metric("sluice_cluster_retries_total", "made"), 2 + 3);
-    assert_eq!(sluice.metric("sluice_cluster_retry_rules_total", "gateway_error"), 2);
-    assert_eq!(sluice.metric("sluice_cluster_retry_rules_total", "reset"), 3);
-}
-
-#[test]
-fn a_request_that_may_have_taken_effect_is_not_retried_by_default() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let sluice = Sluice::new().workers(1).start(&both(&a, &b, "", ""));
-    let mut client = Client::connect(sluice.addr("web"));
-    let request = "POST /reset HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
-    assert_eq!(client.ask(request).status(), 503);
-    assert_eq!(a.requests().len() + b.requests().len(), 1);
-}
-
-#[test]
-fn an_endpoint_that_refuses_connections_is_skipped() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let gone = b.addr();
-    drop(b);
-    let sluice = Sluice::new().workers(1).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{gone}\", \"{}\"], outlier: none }} }}\n",
-        a.addr()
-    ));
-    for _ in 0..4 {
-        let request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
-        assert_eq!(Client::connect(sluice.addr("web")).ask(request).status(), 200);
-    }
-    sluice.record("the passed over", |record| {
-        record["upstream_hosts_attempted"].to_string().contains("upstream.refused (errno 111)")
-    });
-}
-
-#[test]
-fn a_dead_pooled_connection_is_not_used() {
-    // Responds to one request per connection and closes without announcing it.
-    let server = Server::start(|mut stream| {
-        let mut reader = std::io::BufReader::new(stream.try_clone()?);
-        let message = origin::read_message(&mut reader, false)?;
-        let body = message.path().to_owned();
-        std::io::Write::write_all(
-            &mut stream,
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes(),
-        )
-    });
-    let sluice = Sluice::new().workers(1).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: [\"{}\"] }} }}\n",
-        server.addr()
-    ));
-    let mut client = Client::connect(sluice.addr("web"));
-    for number in 0..50 {
-        let answer = client.get("a", &format!("/{number}"));
-        assert_eq!(answer.text(), format!("/{number}"));
-    }
-}
-
-#[test]
-fn timeouts_end_slow_requests() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let sluice = start(&web(
-        &a,
-        &b,
-        "",
-        r#"
-    - hosts: "*"
-      rules:
-        - { match: { headers: { x-kind: response } }, cluster: a, timeout: { response: 200ms } }
-        - { match: { headers: { x-kind: total } }, cluster: a, timeout: { total: 200ms } }
-        - { match: { headers: { x-kind: try } }, cluster: a, timeout: { per_try: 100ms }, retry: { when: try_timeout, attempts: 2 } }
-"#,
-    ));
-    for (kind, reason) in [
-        ("response", "route.timeout"),
-        ("total", "route.timeout"),
-        ("try", "route.retries_exhausted"),
-    ] {
-        let request = format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-Kind: {kind}\r\n\r\n");
-        let answer = Client::connect(sluice.addr("web")).ask(&request);
-        assert_eq!(answer.status(), 504);
-        let text = match kind {
-            "total" => "downstream duration timeout (",
-            _ => "upstream request timeout (",
-        };
-        assert!(answer.text().starts_with(text), "{}", answer.text());
-        sluice.record_of(reason);
-    }
-    a.release();
-}
-
-#[test]
-fn streams_last_no_longer_than_their_listener_and_cluster_allow() {
-    let origin = Origin::start("a");
-    let sluice = start(&format!(
-        "listeners:\n\
-         - {{ name: web, address: 127.0.0.1:0, http: main }}\n\
-         - {{ name: bounded, address: 127.0.0.1:0, http: {{ routes: main, max_stream_duration: 200ms }} }}\n\
-         routes:\n  main:\n  - hosts: \"*\"\n    rules:\n\
-         \x20   - {{ match: {{ headers: {{ x-to: short }} }}, cluster: short }}\n\
-         \x20   - {{ match: {{ headers: {{ x-to: own }} }}, cluster: up, timeout: {{ total: none }} }}\n\
-         \x20   - {{ cluster: up }}\n\
-         clusters:\n  up: {{ endpoints: [\"{0}\"] }}\n  short: {{ endpoints: [\"{0}\"], max_stream_duration: 200ms }}\n",
-        origin.addr()
-    ));
-    let wait = |to: &str| format!("GET /wait HTTP/1.1\r\nHost: a\r\nX-To: {to}\r\n\r\n");
-    // A rule has the last word; it goes on while the others are ended.
-    let mut unbounded = Client::connect(sluice.addr("bounded"));
-    unbounded.send(wait("own"));
-    for (listener, to, text, reason, details) in [
-        (
-            "bounded",
-            "any",
-            "downstream duration timeout (",
-            "route.timeout",
-            "max_duration_timeout",
-        ),
-        (
-            "web",
-            "short",
-            "upstream max stream duration reached (",
-            "upstream.stream_duration",
-            "upstream_max_stream_duration_reached",
-        ),
-    ] {
-        let answer = Client::connect(sluice.addr(listener)).ask(&wait(to));
-        assert_eq!(answer.status(), 504, "{listener}");
-        assert!(answer.text().starts_with(text), "{}", answer.text());
-        let record = sluice.record_of(reason);
-        assert_eq!(record["response_code_details"], details);
-    }
-    // The client is late as well.
-    let upload = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab";
-    assert_eq!(Client::connect(sluice.addr("bounded")).ask(upload).status(), 408);
-    origin.release();
-    assert_eq!(unbounded.read().status(), 200);
-}
-
-#[test]
-fn an_endpoint_that_keeps_failing_is_ejected() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let outlier = ", outlier: { consecutive_5xx: 3, ejection: 1h }";
-    let sluice = Sluice::new()
-        .workers(1)
-        .expect_warning("endpoint ejected")
-        .start(&both(&a, &b, outlier, ""));
-    let mut client = Client::connect(sluice.addr("web"));
-    for _ in 0..6 {
-        assert_eq!(client.get("a", "/status/500").status(), 500);
-    }
-    let ejected = || {
-        let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
-        endpoints.as_array().unwrap().iter().filter(|e| e["ejected"] == true).count()
-    };
-    // One of two may be ejected, and the other then serves everything.
-    wait::until("an ejection", || (ejected() == 1).then_some(()));
-    let first = client.get("a", "/").value("x-origin").to_owned();
-    assert!((0..5).all(|_| client.get("a", "/").value("x-origin") == first));
-}
-
-#[test]
-fn cluster_limits_are_enforced() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let limits = ", limits: { requests: 1 }";
-    let sluice = Sluice::new().workers(1).start(&both(&a, &b, limits, ""));
-    let mut waiting = Client::connect(sluice.addr("web"));
-    waiting.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
-    let arrived = || a.requests().len() + b.requests().len() == 1;
-    wait::until("the request to arrive", || arrived().then_some(()));
-    assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 503);
-    sluice.record_of("upstream.limit");
-    let requests = "limit=\"requests\"";
-    let gauges = || {
-        ["sluice_cluster_breaker_open", "sluice_cluster_breaker_left"]
-            .map(|name| sluice.metric(name, requests))
-    };
-    assert_eq!(gauges(), [1, 0]);
-    assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", requests), 1);
-    let breakers = &sluice.items("/clusters")[0]["breakers"];
-    assert_eq!(
-        breakers["requests"],
-        serde_json::json!({ "limit": 1, "used": 1, "left": 0, "open": true })
-    );
-    assert!(breakers["connections"].is_null(), "only limits that are set are shown: {breakers}");
-    a.release();
-    b.release();
-    assert_eq!(waiting.read().status(), 200);
-    wait::until("the request to end", || (gauges() == [0, 1]).then_some(()));
-}
-
-#[test]
-fn a_request_waits_for_a_connection_when_all_are_busy() {
-    let a = Origin::start("a");
-    let sluice = Sluice::new().workers(1).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
-         routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: \"{}\", limits: {{ connections: 1 }} }} }}\n",
-        a.addr()
-    ));
-    let mut first = Client::connect(sluice.addr("web"));
-    first.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
-    wait::until("the request to arrive", || (!a.requests().is_empty()).then_some(()));
-    let mut second = Client::connect(sluice.addr("web"));
-    second.send("GET /bytes/1 HTTP/1.1\r\nHost: a\r\n\r\n");
-    wait::until("both to be under way", || {
-        (sluice.metric("sluice_http_requests_active", "") == 2).then_some(())
-    });
-    a.release();
-    assert_eq!((first.read().status(), second.read().status()), (200, 200));
-    assert_eq!(a.connections(), 1);
-}
-
-#[test]
-fn sticky_cookies_and_hashes_keep_a_client_at_its_endpoint() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let sticky = ", hash: { by: \"cookie:sid\", ttl: 1h }";
-    let sluice = Sluice::new().start(&both(&a, &b, ", balance: maglev", sticky));
-    let first = get(&sluice, "a", "/");
-    let cookie = first.value("set-cookie").split(';').next().unwrap().to_owned();
-    assert!(first.value("set-cookie").contains("Max-Age=3600"), "{}", first.head);
-    for _ in 0..10 {
-        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
-        let answer = Client::connect(sluice.addr("web")).ask(&request);
-        assert_eq!(answer.value("x-origin"), first.value("x-origin"));
-        assert_eq!(answer.value("set-cookie"), "");
-    }
 }
 
 #[test]
@@ -751,25 +319,6 @@ fn the_admin_pages_show_which_rule_a_request_would_match() {
     assert_eq!(sluice.metric("sluice_route_requests_total", "route=\"rest\""), 1);
 }
 
-#[test]
-fn http_health_checks_decide_which_endpoints_are_healthy() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let health = ", health: { http: { path: /status/503, expect: 503 }, interval: 50ms, unhealthy_after: 1 }";
-    let sluice = Sluice::new().start(&both(&a, &b, health, ""));
-    wait::until("a check of both", || {
-        let checked = |origin: &Origin| !origin.requests().is_empty();
-        (checked(&a) && checked(&b)).then_some(())
-    });
-    assert_eq!(a.requests()[0].value("user-agent"), "sluice-health-check");
-    assert_eq!(get(&sluice, "a", "/").status(), 200);
-    let wrong = both(&a, &b, &health.replace("expect: 503", "expect: 200"), "");
-    drop(sluice);
-    let sluice = Sluice::new().expect_warning("endpoint is unhealthy").start(&wrong);
-    wait::until("nobody to be well", || (get(&sluice, "a", "/").status() == 503).then_some(()));
-    let record = sluice.record_of("upstream.no_healthy");
-    assert_eq!(record["response_code_details"], "no_healthy_upstream");
-}
-
 /// Clients must not notice a reload or a failing endpoint where a retry may hide it.
 #[test]
 fn reloads_under_load_lose_no_request() {
@@ -799,72 +348,6 @@ fn reloads_under_load_lose_no_request() {
         }
         stop.store(true, Ordering::SeqCst);
     });
-}
-
-#[test]
-fn header_edits_of_chain_virtual_host_and_rule_add_up() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let sluice = start(&web(
-        &a,
-        &b,
-        r#"{ set_headers: { response: { x-frame: deny, x-who: chain }, request: { x-a: chain }, remove_response: x-origin } }"#,
-        r#"
-    - hosts: a
-      filters: { set_headers: { response: { x-who: host, x-host: "1" } } }
-      rules:
-        - match: { path: /adds }
-          cluster: a
-          filters: { set_headers: { response: { x-who: rule }, remove_response: x-host, request: { x-b: "%REQ(X-A)%" } } }
-        - match: { path: /alone }
-          cluster: a
-          filters: { set_headers: { replace: true, response: { x-who: alone } } }
-        - { match: { path: /none }, cluster: a, filters: { set_headers: skip } }
-        - { cluster: a }
-    - hosts: b
-      filters: { set_headers: skip }
-      rules:
-        - { match: { path: /own }, cluster: a, filters: { set_headers: { response: { x-who: own } } } }
-        - { cluster: a }
-"#,
-    ));
-    let seen = |host: &str, path: &str| {
-        let answer = get(&sluice, host, path);
-        ["x-frame", "x-who", "x-host", "x-origin"]
-            .map(|name| answer.value(name).to_owned())
-            .join(",")
-    };
-    assert_eq!(seen("a", "/"), "deny,host,1,");
-    assert_eq!(seen("a", "/adds"), "deny,rule,,");
-    // Values are built from the request as received, whatever an outer layer has set.
-    let request = a.requests().pop().unwrap();
-    assert_eq!((request.value("x-a"), request.value("x-b")), ("chain", "-"));
-    assert_eq!(seen("a", "/alone"), ",alone,,a");
-    assert_eq!(seen("a", "/none"), ",,,a");
-    assert_eq!(seen("b", "/"), ",,,a");
-    assert_eq!(seen("b", "/own"), ",own,,a");
-}
-
-#[test]
-fn the_rate_limit_state_of_a_rule_survives_a_reload() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let table = |first: &str| {
-        web(
-            &a,
-            &b,
-            "",
-            &format!(
-                "    - hosts: \"*\"\n      rules:\n{first}        - name: limited\n          match: {{ path: /limited }}\n          cluster: a\n          filters: {{ rate_limit: {{ requests: 1/h, burst: 1 }} }}\n        - {{ cluster: a }}\n"
-            ),
-        )
-    };
-    let sluice = start(&table(""));
-    let status = || get(&sluice, "x", "/limited").status();
-    assert_eq!((status(), status()), (200, 429));
-    // Another rule with its own limit is inserted before it.
-    let other = "        - { name: other, match: { path: /other }, cluster: a, filters: { rate_limit: { requests: 1/h, burst: 5 } } }\n";
-    assert_eq!(sluice.reload(&table(other)), "applied");
-    assert_eq!(status(), 429);
-    assert_eq!(get(&sluice, "x", "/other").status(), 200);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use sluice_testkit::frames::{self, H2, kind};
 use sluice_testkit::origin::Client;
+use sluice_testkit::peers::{connect, read_to_end};
 use sluice_testkit::running::sum_metric;
 use sluice_testkit::{Running, Sluice, wait};
 
@@ -28,8 +29,10 @@ fn pair(protocol: &str, account: &str) -> (Running, Running) {
          {{ respond: {{ body: {} }} }}] }}] }}\n",
         "x".repeat(100_000)
     ));
+    // The listener `turn` closes its connections, when the worker comes to it.
     let outer = Sluice::new().workers(1).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
+        "listeners:\n- {{ name: web, address: 127.0.0.1:0, http: main }}\n\
+         - {{ name: turn, address: 127.0.0.1:0, relay: \"127.0.0.1:9\", filters: [{{ deny: 127.0.0.0/8 }}] }}\n\
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
          clusters: {{ up: {{ endpoints: [\"{}\"], protocol: {protocol} }} }}\n\
          limits: {{ worker_buffer_bytes: {account} }}\n",
@@ -79,11 +82,14 @@ fn unread_streams_take_the_account_and_no_more() {
     }
     let mut last = None;
     wait::until("all requests to have arrived", || {
+        // The worker has had a turn since the last reading.
+        let _ = read_to_end(&mut connect(sluice.addr("turn")));
         let page = sluice.page("/metrics").1;
-        let sum = |name: &str| sum_metric(&page, name, "");
+        let sum = |name: &str| sum_metric(&page, name, "listener=\"web\"");
         let accepted = sum("sluice_listener_connections_accepted_total");
         let ended = sum("sluice_http_requests_ended_total");
-        let now = (ended, sum("sluice_http_requests_active"), sum("sluice_limits_reached_total"));
+        let refused = sum_metric(&page, "sluice_limits_reached_total", "");
+        let now = (ended, sum("sluice_http_requests_active"), refused);
         let quiet = last.replace(now) == Some(now);
         (quiet && accepted > i64::try_from(connections).unwrap()).then_some(())
     });

@@ -7,7 +7,7 @@ use serde_json::json;
 use sluice_testkit::origin::Client;
 use sluice_testkit::peers::{Server, connect, read_to_end};
 use sluice_testkit::tls::Offer;
-use sluice_testkit::{Authority, Origin, Sluice, tools, wait};
+use sluice_testkit::{Authority, Origin, Sluice, files, tools, wait};
 
 #[test]
 fn a_table_serves_policies_headers_clusters_and_connections() {
@@ -48,7 +48,7 @@ fn a_table_serves_policies_headers_clusters_and_connections() {
     assert_eq!(ask(&mut web, "other.test", "eve"), served("one"));
     assert_eq!(ask(&mut web, "other.test", "bob").0, 403);
     // Connections that are open follow: a file that changes, and entries that a reload changes.
-    std::fs::write(sluice.folder().join("users.map"), "ann blocked\n").unwrap();
+    files::place(&sluice.folder().join("users.map"), "ann blocked\n");
     wait::until("the new file", || (ask(&mut web, "x", "ann").0 == 403).then_some(()));
     assert_eq!(ask(&mut web, "x", "bob"), served("one"));
     assert_eq!(sluice.reload(&yaml(".other.test: two")), "applied");
@@ -83,7 +83,7 @@ fn a_table_lists_who_may_connect_and_names_the_cluster_of_a_server_name() {
     assert!(greeted("open") && !greeted("closed"));
     let record = sluice.record_of("accept.denied");
     assert_eq!(record["detail"], "allow: map blocks lacks 127.0.0.1");
-    std::fs::write(sluice.folder().join("blocks.map"), "127.0.0.0/8 here\n").unwrap();
+    files::place(&sluice.folder().join("blocks.map"), "127.0.0.0/8 here\n");
     wait::until("the new blocks", || greeted("closed").then_some(()));
     assert!(!greeted("open"));
     let ca = sluice.folder().join("ca.pem");
@@ -162,7 +162,7 @@ fn a_table_is_asked_wherever_a_value_is() {
     ] {
         if tenant.is_some() {
             let lines = ".acme.test beta\n.gamma.test gamma\n";
-            std::fs::write(sluice.folder().join("tenants.map"), lines).unwrap();
+            files::place(&sluice.folder().join("tenants.map"), lines);
             wait::until("the new file", || {
                 (served(ask("a.acme.test", "/", "10.0.0.1")).1 == "two").then_some(())
             });

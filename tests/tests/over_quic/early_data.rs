@@ -8,7 +8,7 @@ use sluice_testkit::frames::{self, flag, kind};
 use sluice_testkit::origin::{self, Message, read_message};
 use sluice_testkit::peers::connect;
 use sluice_testkit::tls::{ClientStream, EarlyConnection, ReturningClient};
-use sluice_testkit::{Authority, Origin, QuicServer, Running, Sluice, wait};
+use sluice_testkit::{Authority, Origin, QuicServer, Running, Sluice, tools, wait};
 
 // --- clients over TCP ---
 
@@ -88,7 +88,7 @@ fn a_request_in_early_data_over_tcp_is_served_if_it_is_safe() {
 #[test]
 fn a_client_that_never_completes_its_handshake_after_early_data_is_disconnected() {
     let origin = Origin::start("a");
-    let sluice = edge_with(&origin, ", handshake_timeout: 300ms");
+    let sluice = edge_with(&origin, ", handshake_timeout: 2s");
     let (client, to) = (returning(&sluice, "http/1.1"), sluice.addr("web"));
     visit(&client, to);
     let (mut early, answer) = ask_early(&client, to, "GET");
@@ -117,7 +117,7 @@ fn a_client_that_never_completes_its_handshake_after_early_data_is_disconnected(
 #[test]
 fn a_handshake_that_waits_for_a_slow_response_is_in_time() {
     let origin = Origin::start("a");
-    let sluice = edge_with(&origin, ", handshake_timeout: 200ms");
+    let sluice = edge_with(&origin, ", handshake_timeout: 2s");
     let (client, other) = (returning(&sluice, "http/1.1"), returning(&sluice, "http/1.1"));
     let to = sluice.addr("web");
     [&client, &other].into_iter().for_each(|client| visit(client, to));
@@ -154,7 +154,8 @@ fn early_data_that_is_sent_again_by_an_attacker_reaches_no_endpoint() {
         attacker.read_exact(&mut hello).unwrap();
         assert_eq!(hello[0], 22);
         attacker.shutdown(std::net::Shutdown::Write).unwrap();
-        attacker.read_to_end(&mut Vec::new()).unwrap();
+        // The end may come as a reset: the server has not read all of it.
+        let _ = attacker.read_to_end(&mut Vec::new());
     }
     assert_eq!(origin.requests().len(), before);
     let failed = || sluice.metric("sluice_tls_handshakes_total", "result=\"failed\"");
@@ -215,9 +216,13 @@ fn configuration(streams: u32) -> String {
 }
 
 fn site() -> Running {
+    site_at(0)
+}
+
+fn site_at(port: u16) -> Running {
     let kit = Sluice::new().workers(1);
     Authority::new(kit.folder()).issue("own", &["own.test"]);
-    kit.start(&configuration(10))
+    kit.start(&configuration(10).replace("127.0.0.1:0", &format!("127.0.0.1:{port}")))
 }
 
 const PROTOCOLS: [&str; 3] = ["http1", "http2", "http3"];
@@ -324,11 +329,12 @@ fn an_endpoint_that_rejects_early_data_gets_the_request_after_the_handshake() {
 #[test]
 fn a_handshake_that_fails_counts_against_the_endpoint_and_the_request_is_sent_again() {
     for protocol in PROTOCOLS {
-        let site = site();
+        // A port that nobody gets before the other server does.
+        let port = tools::free_port();
+        let site = site_at(port);
         let sluice = proxy(&site, protocol, "    outlier: none\n");
         until_early(&sluice);
         leave_a_session(&sluice, protocol);
-        let port = site.addr("tls").port();
         drop(site);
         // Another server in its place, which the certificate authority does not vouch for, or which does not speak TLS.
         let kit = Sluice::new();

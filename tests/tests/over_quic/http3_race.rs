@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use sluice_testkit::origin::{self, Message};
 use sluice_testkit::quinn::Connection;
-use sluice_testkit::{Authority, QuicServer, Running, Sluice, wait};
+use sluice_testkit::{Authority, QuicServer, Running, Sluice, tools, wait};
 
 /// A site over TLS that says in `x-version` which version it was asked in. It advertises HTTP/3 if that is on, and else
 /// with the header `alt-svc` by path: `/NAME` for each of `adverts`.
@@ -158,7 +158,9 @@ fn a_long_pause_is_respected() {
 fn http3_serves_where_tcp_is_refused() {
     let kit = Sluice::new();
     Authority::new(kit.folder()).issue("own", &["own.test"]);
-    let server = QuicServer::start(kit.folder(), "own", async |connection| {
+    // A port at which nobody listens over TCP.
+    let port = tools::free_port();
+    let server = QuicServer::start_on(port, kit.folder(), "own", async |connection| {
         answer(connection, NOT_FOUND).await;
     });
     let http3 = "{ race: { when: always, tcp_delay: 0s } }";

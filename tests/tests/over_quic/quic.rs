@@ -115,7 +115,8 @@ fn a_thousand_connections_are_open_at_once_and_each_is_served() {
     sluice_testkit::raise_file_limit();
     let origin = Origin::start("a");
     let sluice = edge(&origin, 2, "true");
-    quinn(&sluice, None, async |client| {
+    // None is idle for so long that it ends before the last has been made.
+    quinn(&sluice, Some(Duration::from_secs(5)), async |client| {
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS {
             open.push(client.connect(sluice.addr("web"), "web.test").await?);
@@ -231,12 +232,16 @@ fn unknown_versions_get_a_version_negotiation_packet() {
     assert!(answer[20..].chunks(4).any(|version| version == [0, 0, 0, 1]), "{answer:?}");
     // Each is counted, and some are recorded.
     assert_eq!(sluice.record_of("quic.version")["detail"], "version 0x1a2a3a4a");
-    for _ in 0..100 {
-        client.send_to(&datagram, sluice.addr("web")).unwrap();
+    // No more at once than the buffer of the socket holds.
+    for group in 1..=10 {
+        for _ in 0..10 {
+            client.send_to(&datagram, sluice.addr("web")).unwrap();
+        }
+        wait::until("all to be counted", || {
+            let count = sluice.metric("sluice_listener_quic_unknown_versions_total", "");
+            (count == 1 + 10 * group).then_some(())
+        });
     }
-    wait::until("all to be counted", || {
-        (sluice.metric("sluice_listener_quic_unknown_versions_total", "") == 101).then_some(())
-    });
     let records = sluice.records();
     let recorded = records.iter().filter(|record| record["reason"] == "quic.version").count();
     assert!(recorded < 101, "{recorded}");
@@ -441,5 +446,6 @@ fn connections_from_one_socket_get_their_own_chains_after_a_retry() {
         Ok(())
     });
     assert_eq!((a.requests().len(), b.requests().len()), (20, 20));
-    assert_eq!(sluice.metric("sluice_listener_quic_retries_total", ""), 40);
+    // A client that is kept waiting sends its first packet again, and gets another.
+    assert!(sluice.metric("sluice_listener_quic_retries_total", "") >= 40);
 }

@@ -3,61 +3,19 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 
-use serde_json::Value;
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::{Server, connect, read_to_end};
-use sluice_testkit::{Origin, Sluice, wait};
-use tempfile::TempDir;
+use sluice_testkit::{Origin, Sluice};
+use sluice_tests::planes::Envoy;
 
-/// `sluice envoy -- -c FILE`, as long as it lives.
-struct Envoy {
-    child: Child,
-    report: PathBuf,
-    _folder: TempDir,
-}
-
-impl Envoy {
-    fn start(text: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, report) = (folder.path().join("envoy.yaml"), folder.path().join("report"));
-        std::fs::write(&file, text).unwrap();
-        let child = Command::new(Sluice::binary())
-            .args(["envoy", "--report"])
-            .arg(&report)
-            .args(["--", "--concurrency", "1", "-c"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut envoy = Self { child, report, _folder: folder };
-        wait::until("the proxy to be ready", || {
-            assert!(envoy.child.try_wait().unwrap().is_none(), "it ended");
-            envoy.reported().iter().any(|line| line["ready"] == true).then_some(())
-        });
-        envoy
-    }
-
-    fn reported(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.report).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn addr(&self, listener: &str) -> SocketAddr {
-        let lines = self.reported();
-        let found = lines.iter().find(|line| line["listener"] == listener).unwrap();
-        found["address"].as_str().unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A process with this bootstrap, once it is ready.
+fn start(text: &str) -> Envoy {
+    let mut envoy = Envoy::start(text);
+    envoy.until_ready();
+    envoy
 }
 
 /// A bootstrap with a listener `web` whose routes go to this endpoint.
@@ -113,7 +71,7 @@ const ROUTES: &str = r#"
 #[test]
 fn requests_go_as_the_routes_say() {
     let up = Origin::start("a");
-    let envoy = Envoy::start(&web(up.addr(), ROUTES));
+    let envoy = start(&web(up.addr(), ROUTES));
     let addr = envoy.addr("web");
     let moved = origin::get(addr, "h", "/moved");
     assert_eq!((moved.status(), moved.value("location")), (302, "http://h/there"));
@@ -146,7 +104,7 @@ fn a_tunnel_ends_here_and_its_bytes_go_to_the_cluster() {
             r#"[{{ match: {{ connect_matcher: {{}} }}, route: {{ cluster: "up|stream", upgrade_configs: [{{ upgrade_type: CONNECT{config} }}] }} }}]"#
         )
     };
-    let envoy = Envoy::start(&web(up.addr(), &end(", connect_config: {}")));
+    let envoy = start(&web(up.addr(), &end(", connect_config: {}")));
     let mut client = connect(envoy.addr("web"));
     client.write_all(b"CONNECT db.test:5432 HTTP/1.1\r\nHost: db.test:5432\r\n\r\nabc").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -170,7 +128,7 @@ fn chains_are_found_by_the_tags_of_a_service() {
         )
     };
     let chains = [chain("orders{mesh=default}", relay), chain("other{mesh=default}", "")];
-    let envoy = Envoy::start(&format!(
+    let envoy = start(&format!(
         "{{ static_resources: {{ listeners: [{{ name: in, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, listener_filters: [{inspector}], filter_chains: [{}] }}], clusters: [{{ name: a, load_assignment: {{ cluster_name: a, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }} }}] }} }}",
         chains.join(", "),
         up.addr().port()
@@ -213,7 +171,7 @@ fn connections_go_to_the_cluster() {
         "{{ static_resources: {{ listeners: [{{ name: tcp, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [{{ filters: [{{ name: t, typed_config: {{ {tcp} }} }}] }}] }}], clusters: [{{ name: c, load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }} }}] }} }}",
         up.addr().port()
     );
-    let envoy = Envoy::start(&text);
+    let envoy = start(&text);
     assert_eq!(origin::get(envoy.addr("tcp"), "h", "/x").value("x-origin"), "a");
 }
 
@@ -357,7 +315,7 @@ fn filters_do_what_they_do_in_envoy() {
                 route: { cluster: "up|stream" }
                 request_headers_to_add: [{ header: { key: x-seen, value: "%DYNAMIC_METADATA(n:tier)% %DYNAMIC_METADATA(n:none)%" } }]"#;
     let text = web(up.addr(), routes).replace("http_filters:\n", &filters);
-    let envoy = Envoy::start(&text);
+    let envoy = start(&text);
     let addr = envoy.addr("web");
     assert_eq!(origin::get(addr, "h", "/").status(), 418, "the filter runs unless it is skipped");
     for (header, seen) in [("X-Tier: gold\r\n", "gold -"), ("", "- yes")] {

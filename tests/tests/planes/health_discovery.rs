@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use serde_json::{Value, json};
-use sluice_testkit::{Origin, wait};
+use sluice_testkit::{Origin, tools, wait};
 use sluice_tests::planes::{Envoy, Plane, bootstrap, over_ads, service_of_plane, to};
 
 fn asking(bootstrap: &str) -> String {
@@ -80,7 +80,7 @@ fn until(plane: &Plane, envoy: &Envoy, name: &str, expected: &[(SocketAddr, &str
 fn a_plane_is_told_the_health_of_what_it_asks_for() {
     let Some(mut plane) = Plane::start() else { return };
     let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
     // It accepts, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = silent.local_addr().unwrap();

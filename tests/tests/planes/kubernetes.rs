@@ -7,59 +7,21 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
-use sluice_testkit::{Origin, Sluice, http, origin, tools, wait};
-use sluice_tests::planes::{Plane, assignment, bootstrap, over_ads, table, to};
-use tempfile::TempDir;
+use sluice_testkit::{Origin, http, origin, tools, wait};
+use sluice_tests::planes::{Envoy, Plane, assignment, bootstrap, over_ads, table, to};
 
-/// A process that was started as `envoy`.
-struct Started {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Started {
-    fn new(folder: TempDir, args: &[&str]) -> Self {
-        let program = folder.path().join("envoy");
-        std::os::unix::fs::symlink(Sluice::binary(), &program).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(program);
-        command.args(args).current_dir(folder.path()).stdout(Stdio::null()).stderr(log);
-        Self { child: command.spawn().unwrap(), folder }
-    }
-
-    /// Waits until the listener that the plane sent serves from the origin.
-    #[track_caller]
-    fn until_served(&mut self, at: SocketAddr) {
-        let served = wait::within(wait::PATIENCE, || {
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended:\n{}", self.log());
-            std::net::TcpStream::connect(at).ok()?;
-            (origin::get(at, "h", "/").status() == 200).then_some(())
-        });
-        assert!(served.is_some(), "nothing is served:\n{}", self.log());
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// Stops it as a pod is stopped.
-    fn stop(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(tools::run(Command::new("kill").args(["-TERM", &pid])).status.success());
-        let status = wait::until("its end", || self.child.try_wait().unwrap());
-        assert!(status.success(), "{status}\n{}", self.log());
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Waits until the listener that the plane sent serves from the origin.
+#[track_caller]
+fn until_served(envoy: &mut Envoy, at: SocketAddr) {
+    let served = wait::within(wait::PATIENCE, || {
+        let ended = envoy.child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended:\n{}", envoy.log());
+        std::net::TcpStream::connect(at).ok()?;
+        (origin::get(at, "h", "/").status() == 200).then_some(())
+    });
+    assert!(served.is_some(), "nothing is served:\n{}", envoy.log());
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -98,7 +60,7 @@ fn envoy_gateway_passes_its_bootstrap_as_text() {
     let (admin, port) = (tools::free_port(), tools::free_port());
     serve(&mut plane, port, app.addr(), &sluice_tests::planes::ads());
     let text = with_admin(&over_ads(plane.addr, "DELTA_GRPC"), &admin_at(admin));
-    let mut envoy = Started::new(
+    let mut envoy = Envoy::called(
         tempfile::tempdir().unwrap(),
         &[
             "--service-cluster",
@@ -116,7 +78,7 @@ fn envoy_gateway_passes_its_bootstrap_as_text() {
             "60",
         ],
     );
-    envoy.until_served(loopback(port));
+    until_served(&mut envoy, loopback(port));
     assert_eq!(http::get(loopback(admin), "/ready").unwrap().0, 200);
     envoy.stop();
 }
@@ -144,8 +106,8 @@ fn contour_passes_a_flag_and_its_value_as_one_and_has_a_socket_for_the_admin() {
         "--service-node envoy-x7k2p",
         "--log-level info",
     ];
-    let mut envoy = Started::new(folder, &flags);
-    envoy.until_served(loopback(port));
+    let mut envoy = Envoy::called(folder, &flags);
+    until_served(&mut envoy, loopback(port));
     assert!(plane.opened() >= 4, "a stream for each subscription");
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
@@ -168,7 +130,7 @@ fn kuma_asks_for_the_version_first() {
     let folder = tempfile::tempdir().unwrap();
     let text = with_admin(&over_ads(plane.addr, "DELTA_GRPC"), &admin_at(admin));
     std::fs::write(folder.path().join("bootstrap.yaml"), text).unwrap();
-    let mut asked = Started::new(tempfile::tempdir().unwrap(), &["--version"]);
+    let mut asked = Envoy::called(tempfile::tempdir().unwrap(), &["--version"]);
     assert!(wait::until("the version", || asked.child.try_wait().unwrap()).success());
     let flags = [
         "--config-path",
@@ -187,8 +149,8 @@ fn kuma_asks_for_the_version_first() {
         "--service-node",
         "default.app-1",
     ];
-    let mut envoy = Started::new(folder, &flags);
-    envoy.until_served(loopback(port));
+    let mut envoy = Envoy::called(folder, &flags);
+    until_served(&mut envoy, loopback(port));
     envoy.stop();
 }
 

@@ -136,9 +136,14 @@ fn endpoints_that_do_not_come_in_time_are_those_of_before() {
         let one = json!({ "one": { "name": "one", "type": "EDS", "eds_cluster_config": { "eds_config": soon } } });
         plane.set_all("1", to("one"), &[("one", a.addr())]);
         plane.set("cds", "2", one.clone());
+        let mut endpoints = assignment("one", &[a.addr()]);
+        endpoints["endpoints"][0]["locality"]["region"] = "somewhere".into();
+        plane.set("eds", "2", json!({ "one": endpoints }));
         let bootstrap = over_ads(plane.addr, form);
         let mut envoy = start(&bootstrap, &file, &[]);
         envoy.until_ready();
+        // They may have come after their time.
+        until_kept(&file, "somewhere");
         until_kept(&file, "web");
         let port = plane.kill();
         drop(envoy);
@@ -154,7 +159,7 @@ fn endpoints_that_do_not_come_in_time_are_those_of_before() {
             log.contains("endpoints `one` has not come in time: it is as it was last"),
             "{log}"
         );
-        plane.set("eds", "2", json!({ "one": assignment("one", &[b.addr()]) }));
+        plane.set("eds", "3", json!({ "one": assignment("one", &[b.addr()]) }));
         envoy.until_served("/", "200 b");
     }
 }

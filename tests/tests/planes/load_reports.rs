@@ -1,11 +1,11 @@
 //! Load reports (LRS), and parts of the traffic that planes want dropped.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use sluice_testkit::origin;
-use sluice_testkit::{Origin, wait};
+use sluice_testkit::{Origin, tools, wait};
 use sluice_tests::planes::{
     Envoy, Plane, assignment, cluster, origin_of, over_ads, service_of_plane, to,
 };
@@ -52,7 +52,7 @@ fn reports(plane: &Plane, name: &str) -> usize {
 
 /// A port at which nothing listens.
 fn closed() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    ([127, 0, 0, 1], tools::free_port()).into()
 }
 
 #[test]

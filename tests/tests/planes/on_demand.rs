@@ -80,6 +80,7 @@ fn requests_wait_for_the_clusters_that_they_name() {
     assert_eq!(envoy.metric("sluice_xds_demanded_clusters", ""), 2);
     // One that there is not, as the plane says.
     plane.say(&json!({ "absent": true }));
+    plane.settle();
     let refused = ask(web, "/", "nobody");
     assert_eq!(refused.status(), 503);
     assert!(
@@ -100,11 +101,15 @@ fn requests_wait_for_the_clusters_that_they_name() {
         json!({ "one": cluster("one"), "late": cluster("late"), "nobody": cluster("nobody") }),
     );
     plane.set("eds", "3", json!({ "one": assignment("one", &[a.addr()]), "late": assignment("late", &[b.addr()]), "nobody": assignment("nobody", &[b.addr()]) }));
+    plane.settle();
     assert_eq!(ask(web, "/", "nobody").value("x-origin"), "b");
     // A cluster leaves: requests for it ask again.
     plane.set("cds", "4", json!({ "one": cluster("one"), "nobody": cluster("nobody") }));
     wait::until("it to leave", || (!has("late")).then_some(()));
-    assert_eq!(ask(web, "/fixed", "-").status(), 503);
+    // The workers follow.
+    wait::until("requests to be refused", || {
+        (ask(web, "/fixed", "-").status() == 503).then_some(())
+    });
 }
 
 #[test]

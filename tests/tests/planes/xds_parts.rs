@@ -205,7 +205,8 @@ fn a_chain_whose_secret_does_not_come_serves_nobody_and_the_others_do() {
     let mut envoy = Envoy::start(&over_ads(plane.addr, "GRPC"));
     envoy.until_ready();
     let addr = envoy.addr("web");
-    let mut here = TlsClient::connect(addr, "here.test", &ca).unwrap();
+    // Its secret, too, may come after its time.
+    let mut here = wait::until("the other chain", || TlsClient::connect(addr, "here.test", &ca));
     assert_eq!(here.get("here.test").unwrap().status(), 200);
     assert!(TlsClient::connect(addr, "late.test", &ca).is_none());
     assert!(TlsClient::connect(addr, "late.test", &ca).is_none());

@@ -48,7 +48,17 @@ fn busy() -> (Running, (Origin, Server, UdpServer)) {
     flow.recv(&mut [0; 16]).unwrap();
     assert_eq!(sluice.reload("nonsense: true\n"), "failed");
     assert_eq!(sluice.reload(&yaml), "unchanged");
-    wait::until("a check", || (sluice.metric("sluice_health_checks_total", "") > 0).then_some(()));
+    // Each worker counts the end of a connection in its own time.
+    for (name, labels) in [
+        ("sluice_health_checks_total", ""),
+        ("sluice_dns_lookups_total", "cluster=\"gone\",result=\"ok\""),
+        ("sluice_tls_handshakes_total", "listener=\"tls\",result=\"failed\""),
+        ("sluice_connections_ended_total", "listener=\"tcp\",reason=\"end.done\""),
+        ("sluice_http_requests_ended_total", "listener=\"web\",reason=\"http.rate\""),
+        ("sluice_flows_ended_total", "listener=\"udp\",reason=\"flow.done\""),
+    ] {
+        wait::until(name, || (sluice.metric(name, labels) > 0).then_some(()));
+    }
     (sluice, servers)
 }
 

@@ -59,9 +59,9 @@ fn first_bytes_and_headers_end_with_a_reason() {
         let listener = if target == "proxy_header" { "proxy_header" } else { "inspect" };
         for (_, bytes) in corpus(target) {
             let mut client = sluice_testkit::peers::connect(sluice.addr(listener));
-            std::io::Write::write_all(&mut client, &bytes).unwrap();
-            client.shutdown(std::net::Shutdown::Write).unwrap();
-            // Any kind of end will do.
+            // Sluice may have seen enough before it has all; any kind of end will do.
+            let _ = std::io::Write::write_all(&mut client, &bytes);
+            let _ = client.shutdown(std::net::Shutdown::Write);
             let _ = sluice_testkit::peers::read_to_end(&mut client);
             count += 1;
         }

@@ -138,7 +138,7 @@ fn http2_has_the_windows_and_pings_of_its_cluster() {
         "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
          routes: {{ main: {{ cluster: up }} }}\n\
          clusters:\n  up:\n    endpoints: [\"{}\"]\n    protocol: http2\n    \
-         http2: {{ stream_window: 1MiB, connection_window: 2MiB, ping_interval: 50ms, ping_timeout: 50ms }}\n",
+         http2: {{ stream_window: 1MiB, connection_window: 2MiB, ping_interval: 1s, ping_timeout: 50ms }}\n",
         server.addr()
     ));
     assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 200);
@@ -179,7 +179,7 @@ fn http3_has_the_windows_pings_and_time_out_of_its_cluster() {
          routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster_header: x-up }}] }}] }}\n\
          clusters:\n  wide: {}\n  narrow: {}\n",
         of("{ stream_window: 2MiB, connection_window: 1MiB, ping_interval: 50ms }"),
-        of("{ stream_window: 32KiB, ping_interval: none, idle_timeout: 300ms }"),
+        of("{ stream_window: 32KiB, ping_interval: none, idle_timeout: 5s }"),
     ));
     let ask = |cluster: &str| {
         let mut client = connect(sluice.addr("web"));

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::Shutdown;
 
 use sluice_testkit::peers::{Server, connect, exchange, read, read_to_end, reset_on_close};
-use sluice_testkit::{Sluice, tools};
+use sluice_testkit::{Sluice, tools, wait};
 
 fn relay_to(server: &Server) -> String {
     format!(
@@ -97,6 +97,10 @@ fn a_reset_is_passed_on_as_a_reset() {
 
     let mut client = connect(sluice.addr("a"));
     client.write_all(b"wait").unwrap();
+    wait::until("the bytes to pass", || {
+        let open = sluice.items("/connections");
+        open.iter().any(|connection| connection["received_bytes"] == 4).then_some(())
+    });
     reset_on_close(&client);
     drop(client);
     sluice.record_of("downstream.reset");
@@ -143,7 +147,7 @@ fn an_endpoint_is_ejected_and_readmitted() {
     let _two = Server::start_at(format!("127.0.0.2:{port}").parse().unwrap(), |mut s| {
         s.write_all(b"back")
     });
-    sluice_testkit::wait::until("both endpoints to serve", || {
+    wait::until("both endpoints to serve", || {
         let (_, got) = read_to_end(&mut connect(sluice.addr("a")));
         assert_eq!(got, b"back");
         let endpoints = sluice.items("/clusters")[0]["endpoints"].as_array().unwrap().clone();

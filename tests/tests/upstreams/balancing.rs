@@ -1,17 +1,16 @@
-//! Load balancing as clients see it: priorities, panic mode, localities, slow start, operators' actions.
+//! Load balancing as clients see it: priorities, panic mode, localities, clusters of a split, slow start, reported load.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use sluice_testkit::origin::{self, Client, read_message};
 use sluice_testkit::peers::{Server, UdpServer, udp_client};
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
 
 /// A server that answers the first request on each connection with its name; over HTTP and over a relayed stream alike.
-fn named(name: &'static str, address: SocketAddr) -> Server {
+pub(crate) fn named(name: &'static str, address: SocketAddr) -> Server {
     Server::start_at(address, move |mut stream| {
         let length = name.len();
         // A health check sends nothing.
@@ -26,12 +25,12 @@ fn named(name: &'static str, address: SocketAddr) -> Server {
 }
 
 /// Any free port.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 /// Who answers on a listener.
-fn who(sluice: &Running, listener: &str) -> String {
+pub(crate) fn who(sluice: &Running, listener: &str) -> String {
     origin::get(sluice.addr(listener), "a", "/").text()
 }
 
@@ -133,7 +132,7 @@ fn in_panic_all_endpoints_are_used() {
 }
 
 /// How many of `count` requests each origin answers.
-fn answers(sluice: &Running, count: usize) -> BTreeMap<String, usize> {
+pub(crate) fn answers(sluice: &Running, count: usize) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..count {
         *counts.entry(who(sluice, "web")).or_default() += 1;
@@ -165,85 +164,10 @@ fn localities_have_their_weights() {
 }
 
 /// A request with these headers: who answers, and the cookie that comes with it.
-fn visit(sluice: &Running, headers: &str) -> (u16, String, String) {
+pub(crate) fn visit(sluice: &Running, headers: &str) -> (u16, String, String) {
     let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
     let response = Client::connect(sluice.addr("web")).ask(&request);
     (response.status(), response.text(), response.value("set-cookie").to_owned())
-}
-
-#[test]
-fn a_session_stays_with_its_endpoint() {
-    let servers = ["one", "two", "three"].map(|name| named(name, free()));
-    let list = servers.iter().map(|server| format!("\"{}\"", server.addr())).collect::<Vec<_>>();
-    let yaml = |endpoints: &[String]| {
-        format!(
-            "listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ sticky: {{ cookie: SRV, key: 0123456789abcdef }} }}] }} }}]\n\
-             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: [{}] }} }}\n",
-            endpoints.join(", ")
-        )
-    };
-    let sluice = Sluice::new().start(&yaml(&list));
-    let (_, name, cookie) = visit(&sluice, "");
-    let token = cookie.split(';').next().unwrap().to_owned();
-    assert!(token.starts_with("SRV=") && cookie.contains("; HttpOnly; SameSite=Lax"), "{cookie}");
-    let back = format!("cookie: a=b; {token}\r\n");
-    for _ in 0..10 {
-        assert_eq!(visit(&sluice, &back), (200, name.clone(), String::new()));
-    }
-    // Another instance with the same key knows it, too.
-    let other = Sluice::new().start(&yaml(&list));
-    assert_eq!(visit(&other, &back), (200, name.clone(), String::new()));
-    // A forged token is as none.
-    let forged = format!("cookie: SRV={}\r\n", "0".repeat(40));
-    assert!(visit(&sluice, &forged).2.starts_with("SRV="));
-    // When the endpoint leaves, the session moves.
-    let left: Vec<String> = list
-        .iter()
-        .zip(["one", "two", "three"])
-        .filter(|(_, of)| *of != name)
-        .map(|(endpoint, _)| endpoint.clone())
-        .collect();
-    sluice.reload(&yaml(&left));
-    wait::until("the endpoint to be gone", || {
-        (sluice.items("/clusters")[0]["endpoints"].as_array().unwrap().len() == 2).then_some(())
-    });
-    let (status, next, cookie) = visit(&sluice, &back);
-    assert!(status == 200 && next != name && cookie.starts_with("SRV="), "{next} {cookie}");
-    assert_eq!(sluice.metric("sluice_cluster_sessions_total", "moved"), 1);
-    assert!(sluice.metric("sluice_cluster_sessions_total", "kept") >= 10);
-}
-
-#[test]
-fn a_source_comes_back_to_its_endpoint() {
-    let servers = ["one", "two", "three"].map(|name| named(name, free()));
-    let udp = ["one", "two", "three"].map(|name| UdpServer::start(move |_| vec![name.into()]));
-    let list = |addresses: Vec<SocketAddr>| {
-        addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
-    };
-    let sluice = Sluice::new().workers(2).start(&format!(
-        "listeners:\n\
-         \x20 - {{ name: tcp, address: 127.0.0.1:0, relay: {{ cluster: tcp, sticky: source_ip }} }}\n\
-         \x20 - {{ name: udp, address: \"udp://127.0.0.1:0\", relay: {{ cluster: udp, sticky: {{ by: source_ip, ttl: 1h }}, responses: 1 }} }}\n\
-         clusters: {{ tcp: {{ endpoints: [{}] }}, udp: {{ endpoints: [{}] }} }}\n",
-        list(servers.iter().map(Server::addr).collect()),
-        list(udp.iter().map(UdpServer::addr).collect()),
-    ));
-    let first = who(&sluice, "tcp");
-    for _ in 0..12 {
-        assert_eq!(who(&sluice, "tcp"), first);
-    }
-    let ask = || {
-        let client = udp_client();
-        client.send_to(b"who", sluice.addr("udp")).unwrap();
-        let mut answer = [0; 16];
-        let length = client.recv(&mut answer).unwrap();
-        answer[..length].to_vec()
-    };
-    let first = ask();
-    for _ in 0..12 {
-        assert_eq!(ask(), first);
-    }
 }
 
 /// One datagram as a new flow: who answers.
@@ -330,7 +254,16 @@ fn another_cluster_serves_while_no_endpoint_is_usable() {
     wait::until("the endpoint to be unhealthy", || {
         (sluice.metric("sluice_cluster_endpoints", "\"unhealthy\"") == 1).then_some(())
     });
-    assert_eq!((who(&sluice, "tcp"), who(&sluice, "web")), ("other".into(), "other".into()));
+    // It has room for one connection.
+    let unused = || {
+        wait::until("the connections to be closed", || {
+            (sluice.metric("sluice_cluster_connections_active", "\"other\"") == 0).then_some(())
+        });
+    };
+    for listener in ["tcp", "web"] {
+        assert_eq!(who(&sluice, listener), "other");
+        unused();
+    }
     for cluster in ["\"main\"", "\"empty\""] {
         assert_eq!(sluice.metric("sluice_cluster_fallbacks_total", cluster), 2);
     }
@@ -340,9 +273,6 @@ fn another_cluster_serves_while_no_endpoint_is_usable() {
         });
     }
     // Its own limits apply, and a limit leads nowhere else.
-    wait::until("the connections to be closed", || {
-        (sluice.metric("sluice_cluster_connections_active", "\"other\"") == 0).then_some(())
-    });
     let _held = Client::connect(sluice.addr("tcp"));
     wait::until("the limit to be reached", || {
         (sluice.metric("sluice_cluster_breaker_open", "\"other\",limit=\"connections\"") == 1)
@@ -362,7 +292,7 @@ fn another_cluster_serves_while_no_endpoint_is_usable() {
 
 #[test]
 fn further_endpoints_are_tried_after_a_wait() {
-    let server = named("one", free());
+    let server = named("one", SocketAddr::from(([127, 0, 0, 1], tools::free_port())));
     let dead = SocketAddr::from(([127, 0, 0, 1], tools::free_port()));
     let sluice = Sluice::new().workers(1).start(&format!(
         "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
@@ -401,353 +331,6 @@ fn an_endpoint_that_joins_starts_slowly() {
     // In turn, with weights of 4 to 1.
     let counts = answers(&sluice, 100);
     assert!(counts["two"].abs_diff(20) <= 1, "{counts:?}");
-}
-
-/// Two servers, one and two, behind a listener of a Sluice whose admin address takes changes.
-struct Operated {
-    servers: [Server; 2],
-    sluice: Running,
-}
-
-impl Operated {
-    fn start() -> Self {
-        let servers = ["one", "two"].map(|name| named(name, free()));
-        let yaml = Self::yaml(&servers, "");
-        Self { sluice: Sluice::new().workers(1).start(&yaml), servers }
-    }
-
-    fn yaml(servers: &[Server], more: &str) -> String {
-        let endpoints: Vec<String> =
-            servers.iter().map(|server| format!("\"{}\"", server.addr())).collect();
-        format!(
-            "admin: {{ address: 127.0.0.1:0, writable: true }}\n\
-             listeners: [{{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ sticky: {{ cookie: SRV, key: 0123456789abcdef }} }}] }} }}]\n\
-             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: [{}]{more} }} }}\n",
-            endpoints.join(", ")
-        )
-    }
-
-    /// Runs `sluice endpoint` for the first server: whether it succeeded, and what it printed.
-    fn act(&self, action: &[&str]) -> (bool, String) {
-        self.act_on(&self.servers[0].addr().to_string(), action)
-    }
-
-    fn act_on(&self, endpoint: &str, action: &[&str]) -> (bool, String) {
-        let admin = self.sluice.admin_addr().to_string();
-        let output = sluice_tests::messages::sluice(
-            &[&["endpoint", "-a", &admin, "up", endpoint], action].concat(),
-        );
-        let said = [&*output.stdout, &*output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).unwrap())
-    }
-
-    fn succeed(&self, action: &[&str]) {
-        let (done, said) = self.act(action);
-        assert!(done && said.contains(&self.servers[0].addr().to_string()), "{action:?}: {said}");
-    }
-
-    /// The action in force for the first server.
-    fn action(&self) -> String {
-        let all = self.sluice.items("/overrides");
-        all.first()
-            .map_or_else(String::new, |item| item["override"]["action"].as_str().unwrap().into())
-    }
-}
-
-#[test]
-fn a_drain_under_load_fails_no_request() {
-    let world = Operated::start();
-    let (web, stop, seen) = (world.sluice.addr("web"), AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        let load = || {
-            while !stop.load(Relaxed) {
-                let response = origin::get(web, "a", "/");
-                assert_eq!(response.status(), 200, "{}", response.text());
-                seen.fetch_add(1, Relaxed);
-            }
-        };
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
-        let more = |count: usize| {
-            let from = seen.load(Relaxed);
-            let failed = || clients.iter().any(|client| client.is_finished());
-            wait::until("requests to succeed", || {
-                (failed() || seen.load(Relaxed) >= from + count).then_some(())
-            });
-        };
-        more(50);
-        for _ in 0..3 {
-            world.succeed(&["drain"]);
-            assert_eq!(answers(&world.sluice, 20), BTreeMap::from([("two".into(), 20)]));
-            more(50);
-            world.succeed(&["ready"]);
-            let both = answers(&world.sluice, 20);
-            assert_eq!(both.len(), 2, "{both:?}");
-            more(50);
-        }
-        stop.store(true, Relaxed);
-    });
-    let log = world.sluice.log();
-    assert!(log.contains("an endpoint was overridden") && log.contains("was removed"), "{log}");
-}
-
-#[test]
-fn a_weight_survives_reloads_and_the_endpoint_leaving() {
-    let world = Operated::start();
-    let Operated { servers, sluice } = &world;
-    world.succeed(&["weight", "9"]);
-    let is_split = || {
-        let counts = answers(sluice, 100);
-        assert!(counts["one"].abs_diff(90) <= 1, "{counts:?}");
-    };
-    is_split();
-    let number = |of: usize| {
-        let endpoints = || sluice.items("/clusters")[0]["endpoints"].as_array().unwrap().len();
-        wait::until("the endpoints to change", || (endpoints() == of).then_some(()));
-    };
-    sluice.reload(&Operated::yaml(servers, ", connect_timeout: 3s"));
-    is_split();
-    sluice.reload(&Operated::yaml(&servers[1..], ""));
-    number(1);
-    assert_eq!(sluice.items("/overrides")[0]["member"], false);
-    sluice.reload(&Operated::yaml(servers, ""));
-    number(2);
-    is_split();
-    let endpoint = sluice.items("/clusters")[0]["endpoints"][0].clone();
-    assert_eq!(endpoint["override"]["action"], "weight 9", "{endpoint}");
-    assert_eq!(endpoint["override"]["origin"], "admin", "{endpoint}");
-    assert_eq!(sluice.metric("sluice_cluster_endpoints_overridden", "up"), 1);
-    world.succeed(&["ready"]);
-    assert!(answers(sluice, 100)["one"].abs_diff(50) <= 1);
-    wait::until("the gauge to follow", || {
-        (sluice.metric("sluice_cluster_endpoints_overridden", "up") == 0).then_some(())
-    });
-}
-
-#[test]
-fn sessions_stay_while_an_endpoint_drains_and_move_for_maintenance() {
-    let world = Operated::start();
-    let session = || visit(&world.sluice, "");
-    let (_, _, cookie) = wait::until("a session at the first server", || {
-        Some(session()).filter(|(_, name, _)| name == "one")
-    });
-    let back = format!("cookie: {}\r\n", cookie.split(';').next().unwrap());
-    world.succeed(&["drain"]);
-    assert_eq!(visit(&world.sluice, &back), (200, "one".into(), String::new()));
-    assert_eq!(session().1, "two");
-    world.succeed(&["maintenance"]);
-    assert_eq!(visit(&world.sluice, &back).1, "two");
-    world.succeed(&["ready"]);
-    assert_eq!(visit(&world.sluice, &back).1, "one");
-}
-
-#[test]
-fn an_override_ends_in_time_and_mistakes_are_explained() {
-    let world = Operated::start();
-    let sluice = &world.sluice;
-    world.succeed(&["maintenance", "--for", "300ms"]);
-    wait::until("the override to end", || {
-        (world.action().is_empty() && sluice.log().contains("has expired")).then_some(())
-    });
-    assert_eq!(answers(sluice, 10).len(), 2);
-    world.succeed(&["drain", "--for", "1h"]);
-    assert_eq!(world.action(), "drain");
-    let item = sluice.items("/overrides")[0]["override"].clone();
-    assert!(item["since"].is_string() && item["until"].is_string(), "{item}");
-    let known = world.servers[1].addr().to_string();
-    for (endpoint, action, says) in [
-        ("127.0.0.1:1", &["drain"][..], known.as_str()),
-        (&known, &["weight", "0"], "use `drain`"),
-        (&known, &["weight", "x"], "from 1 on"),
-        (&known, &["drain", "--for", "10"], "needs a unit"),
-        (&known, &["ready", "--for", "10m"], "unexpected argument"),
-    ] {
-        let (done, said) = world.act_on(endpoint, action);
-        assert!(!done && said.contains(says), "{endpoint} {action:?}: {said}");
-    }
-    // With nothing left to serve, the reason says why.
-    assert!(world.act_on(&known, &["drain"]).1.contains("no usable endpoint"));
-    assert_eq!(origin::get(sluice.addr("web"), "a", "/").status(), 503);
-    let record = sluice.record_of("upstream.no_healthy");
-    assert!(record.to_string().contains("2 drained or in maintenance"), "{record}");
-    let read_only = Operated::yaml(&world.servers, "").replace("writable: true", "writable: false");
-    sluice.reload(&read_only);
-    let (done, said) = world.act(&["ready"]);
-    assert!(!done && said.contains("writable: true"), "{said}");
-}
-
-#[test]
-fn clients_of_a_paused_listener_wait_across_a_reload() {
-    let world = Operated::start();
-    let Operated { servers, sluice } = &world;
-    let admin = sluice.admin_addr().to_string();
-    let act = |name: &str, action: &str| {
-        let output = sluice_tests::messages::sluice(&["listener", "-a", &admin, name, action]);
-        let said = [&*output.stdout, &*output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).unwrap())
-    };
-    let mut before = Client::connect(sluice.addr("web"));
-    assert_eq!(before.get("a", "/").status(), 200);
-    let (done, said) = act("web", "pause");
-    assert!(done && said.contains("backlog"), "{said}");
-    let accepted = || sluice.metric("sluice_listener_connections_accepted_total", "web");
-    let count = accepted();
-    assert!(count > 0);
-    let mut waiting = Client::connect(sluice.addr("web"));
-    waiting.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    sluice.reload(&Operated::yaml(servers, ", connect_timeout: 3s"));
-    let listener = sluice.items("/listeners")[0].clone();
-    assert_eq!(listener["override"]["action"], "pause", "{listener}");
-    assert_eq!(sluice.items("/overrides")[0]["listener"], "web");
-    // A new address of the listener is paused as well.
-    let other = tools::free_port();
-    let address = format!("127.0.0.1:{other}");
-    let moved = Operated::yaml(servers, "").replacen(
-        "name: web, address: 127.0.0.1:0",
-        &format!("name: web, address: [\"127.0.0.1:0\", \"{address}\"]"),
-        1,
-    );
-    sluice.reload(&moved);
-    let mut also = Client::connect(address.parse().unwrap());
-    also.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert_eq!(accepted(), count);
-    for (name, action, says) in [
-        ("web", "pause", "already"),
-        ("wbe", "pause", "did you mean `web`?"),
-        ("web", "resume", "again"),
-        ("web", "resume", "was not paused"),
-    ] {
-        let (_, said) = act(name, action);
-        assert!(said.contains(says), "{name} {action}: {said}");
-    }
-    assert_eq!((waiting.read().status(), also.read().status()), (200, 200));
-    assert!(sluice.items("/overrides").is_empty());
-}
-
-/// Waits until that many connections and requests are in the queue of the cluster `up`.
-fn wait_for_queue(sluice: &Running, count: i64) {
-    wait::until("the queue to have that length", || {
-        (sluice.metric("sluice_cluster_queue_waiting", "\"up\"") == count).then_some(())
-    });
-}
-
-/// A server that greets, then holds the connection until the client closes it.
-fn greeter() -> Server {
-    Server::greeter("hello")
-}
-
-#[test]
-fn connections_wait_in_line_for_an_endpoint_with_room() {
-    let servers = [greeter(), greeter()];
-    let sluice = Sluice::new().workers(2).start(&format!(
-        "listeners: [{{ name: tcp, address: 127.0.0.1:0, relay: up }}]\n\
-         clusters:\n  up:\n    endpoints: [\"{}\", {{ address: \"{}\", limits: {{ connections: 2 }} }}]\n\
-         \x20   limits: {{ connections_per_endpoint: 1, queue: {{ size: 3, timeout: 60s }} }}\n",
-        servers[0].addr(),
-        servers[1].addr()
-    ));
-    let dial = || std::net::TcpStream::connect(sluice.addr("tcp")).unwrap();
-    let greeted = |mut client: std::net::TcpStream| {
-        assert_eq!(sluice_testkit::peers::read(&mut client, 5), b"hello");
-        client
-    };
-    let mut held: Vec<_> = (0..3).map(|_| greeted(dial())).collect();
-    assert_eq!(sluice.metric("sluice_cluster_endpoints_full", "\"up\""), 2);
-    let mut waiting: Vec<_> = Vec::new();
-    for count in 1..=3 {
-        waiting.push(dial());
-        wait_for_queue(&sluice, count);
-    }
-    let breaker = sluice.items("/clusters")[0]["breakers"]["queue"].clone();
-    assert_eq!((&breaker["used"], &breaker["open"]), (&3.into(), &true.into()));
-    let _ = sluice_testkit::peers::read_to_end(&mut dial());
-    sluice.record_of("upstream.queue_full");
-    // One that leaves frees its place.
-    drop(waiting.remove(0));
-    wait_for_queue(&sluice, 2);
-    sluice.record_of("downstream.closed");
-    drop(held.remove(0));
-    held.push(greeted(waiting.remove(0)));
-    wait_for_queue(&sluice, 1);
-    drop(held.remove(0));
-    held.push(greeted(waiting.remove(0)));
-    wait_for_queue(&sluice, 0);
-    assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"served\""), 2);
-    assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"left\""), 1);
-    let endpoints = sluice.items("/clusters")[0]["endpoints"].clone();
-    let limits: Vec<_> = endpoints.as_array().unwrap().iter().map(|it| &it["limits"]).collect();
-    assert_eq!(
-        limits.iter().map(|it| it["connections"].as_u64()).collect::<Vec<_>>(),
-        [Some(1), Some(2)]
-    );
-}
-
-#[test]
-fn requests_wait_in_line_and_a_reload_lets_them_go() {
-    let origin = Origin::start("a");
-    let yaml = |each: u64| {
-        format!(
-            "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
-             routes: {{ main: [{{ hosts: \"*\", rules: [{{ cluster: up }}] }}] }}\n\
-             clusters: {{ up: {{ endpoints: \"{}\", limits: {{ requests_per_endpoint: {each}, queue: {{ timeout: 60s }} }} }} }}\n",
-            origin.addr()
-        )
-    };
-    let sluice = Sluice::new().workers(2).start(&yaml(1));
-    let send = || {
-        let mut client = Client::connect(sluice.addr("web"));
-        client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
-        client
-    };
-    let mut clients = vec![send()];
-    wait::until("the first request", || (!origin.requests().is_empty()).then_some(()));
-    for count in 1..=3 {
-        clients.push(send());
-        wait_for_queue(&sluice, count);
-    }
-    drop(clients.pop());
-    wait_for_queue(&sluice, 2);
-    assert_eq!(origin.requests().len(), 1);
-    sluice.reload(&yaml(3));
-    wait_for_queue(&sluice, 0);
-    origin.release();
-    assert_eq!(
-        clients.iter_mut().map(|client| client.read().status()).collect::<Vec<_>>(),
-        [200; 3]
-    );
-    assert_eq!(sluice.metric("sluice_cluster_queued_total", "result=\"served\""), 2);
-}
-
-#[test]
-fn requests_with_high_priority_have_limits_of_their_own() {
-    let origin = Origin::start("a");
-    let sluice = Sluice::new().workers(2).start(&format!(
-        "listeners: [{{ name: web, address: 127.0.0.1:0, http: main }}]\n\
-         routes: {{ main: [{{ rules: [{{ match: {{ headers: {{ x-class: high }} }}, cluster: up, priority: high }}, {{ cluster: up }}] }}] }}\n\
-         clusters: {{ up: {{ endpoints: \"{}\", limits: {{ requests: 1, high: {{ requests: 1 }} }} }} }}\n",
-        origin.addr()
-    ));
-    let send = |class: &str| {
-        let mut client = Client::connect(sluice.addr("web"));
-        client.send(format!("GET /wait HTTP/1.1\r\nHost: a\r\nx-class: {class}\r\n\r\n"));
-        client
-    };
-    let mut held = Vec::new();
-    for class in ["usual", "high"] {
-        held.push(send(class));
-        wait::until("the request to arrive", || {
-            (origin.requests().len() == held.len()).then_some(())
-        });
-        assert_eq!(send(class).read().status(), 503);
-    }
-    let breakers = sluice.items("/clusters")[0]["breakers"].clone();
-    for limit in ["requests", "high.requests"] {
-        assert_eq!((&breakers[limit]["used"], &breakers[limit]["open"]), (&1.into(), &true.into()));
-        let labels = format!("\"up\",limit=\"{limit}\"");
-        assert_eq!(sluice.metric("sluice_cluster_breaker_refusals_total", &labels), 1);
-    }
-    origin.release();
-    assert_eq!(held.iter_mut().map(|client| client.read().status()).collect::<Vec<_>>(), [200; 2]);
 }
 
 /// A server that reports its load with each response: in a header, or in a trailer.

@@ -115,7 +115,7 @@ fn tls_is_checked_as_the_cluster_has_it() {
         echo.addr()
     ));
     let at = server.addr("tls");
-    let quick = "interval: 20ms, unhealthy_after: 1";
+    let quick = "interval: 20ms, timeout: 20s, unhealthy_after: 1";
     let good = format!("tls: {{ ca: ca.pem, sni: app.test }}, health: {{ tls: true, {quick} }}");
     let other = format!("tls: {{ ca: ca.pem, sni: other.test }}, health: {{ tls: true, {quick} }}");
     let any = format!("tls: {{ verify: none, sni: other.test }}, health: {{ tls: true, {quick} }}");
@@ -161,8 +161,8 @@ fn checks_follow_a_renewed_authority() {
 #[test]
 fn a_request_is_sent_as_configured_and_its_connection_kept() {
     let origin = Origin::start("a");
-    let health = r#"health: { http: { method: OPTIONS, path: "/here?x=1", host: app.test, headers: { x-probe: one }, body: "x-probe: one", expect: [200, 404-410] }, interval: 20ms }"#;
-    let fresh = "health: { http: { path: /fresh, reuse: false }, interval: 20ms }";
+    let health = r#"health: { http: { method: OPTIONS, path: "/here?x=1", host: app.test, headers: { x-probe: one }, body: "x-probe: one", expect: [200, 404-410] }, interval: 20ms, timeout: 20s }"#;
+    let fresh = "health: { http: { path: /fresh, reuse: false }, interval: 20ms, timeout: 20s }";
     let other = Origin::start("b");
     let yaml = checked(&[("kept", origin.addr(), health), ("fresh", other.addr(), fresh)]);
     let sluice = start(Sluice::new(), &yaml);
@@ -231,7 +231,8 @@ fn an_endpoint_that_speaks_another_version_is_named() {
         // The preface and the rest.
         stream.read_to_end(&mut Vec::new()).map(drop)
     });
-    let cluster = "protocol: http2, health: { http: {}, interval: 20ms, unhealthy_after: 1 }";
+    let cluster =
+        "protocol: http2, health: { http: {}, interval: 20ms, timeout: 20s, unhealthy_after: 1 }";
     let sluice = start(Sluice::new(), &checked(&[("app", server.addr(), cluster)]));
     let cause = found(&sluice, "app").unwrap_err();
     assert!(cause.contains("does not speak HTTP/2"), "{cause}");
@@ -382,8 +383,8 @@ fn a_cluster_without_checks_any_more_forgets_what_they_found() {
 #[test]
 fn a_cluster_that_is_not_used_is_checked_less_often() {
     let (idle, other) = (Origin::start("a"), Origin::start("b"));
-    let rarely = "health: { http: {}, interval: 20ms, no_traffic_interval: 1h }";
-    let often = "health: { http: {}, interval: 20ms }";
+    let rarely = "health: { http: {}, interval: 20ms, timeout: 20s, no_traffic_interval: 1h }";
+    let often = "health: { http: {}, interval: 20ms, timeout: 20s }";
     let yaml = checked(&[("idle", idle.addr(), rarely), ("other", other.addr(), often)]);
     let _sluice = start(Sluice::new(), &yaml);
     wait::until("a check of one, and many of the other", || {
@@ -521,11 +522,11 @@ fn an_endpoint_is_checked_where_and_as_what_it_says() {
         format!(
             "listeners: [{{ name: a, address: 127.0.0.1:0, relay: up }}]\n\
              clusters:\n  up:\n    endpoints: [\"{at}\", {{ address: \"127.0.0.1:{gone}\"{check} }}]\n    \
-             health: {{ http: {{ host: cluster.test }}, interval: 40ms, unhealthy_after: 1 }}\n"
+             health: {{ http: {{ host: cluster.test }}, interval: 40ms, timeout: 20s, unhealthy_after: 1 }}\n"
         )
     };
     let own = format!(", check: {{ port: {}, host: own.test }}", at.port());
-    let sluice = Sluice::new().expect_warning("unhealthy").start(&yaml(&own));
+    let sluice = start(Sluice::new(), &yaml(&own));
     let hosts = || -> Vec<String> {
         origin.requests().iter().map(|request| request.value("host").to_owned()).collect()
     };

@@ -2,6 +2,7 @@
 //!
 //! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
 
+mod affinity;
 mod balancing;
 mod by_name;
 mod discovery;
@@ -9,6 +10,8 @@ mod endpoint_changes;
 mod health_checks;
 mod health_events;
 mod https_records;
+mod interventions;
 mod outliers;
+mod queues;
 mod subsets;
 mod zones;

@@ -122,9 +122,8 @@ fn unanswered() -> Seen {
 fn checked(mark: &'static str) -> (UdpServer, Server) {
     wait::until("a port that is free for both", || {
         let udp = UdpServer::echo(mark);
-        drop(TcpListener::bind(udp.addr()).ok()?);
-        let tcp = Server::start_at(udp.addr(), |_| Ok(()));
-        Some((udp, tcp))
+        let listener = TcpListener::bind(udp.addr()).ok()?;
+        Some((udp, Server::start_on(listener, |_| Ok(()))))
     })
 }
 

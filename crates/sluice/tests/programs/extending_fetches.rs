@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use sluice_testkit::origin::{Client, read_message};
 use sluice_testkit::peers::Server;
-use sluice_testkit::{Origin, Running, Sluice, wait};
+use sluice_testkit::{Origin, Running, Sluice, files, wait};
 
 use crate::binary;
 
@@ -106,7 +106,7 @@ fn a_list_is_fetched_and_follows_its_origin() {
     list.set("cid\n", "second-token");
     assert_eq!([ask(&sluice, "cid"), ask(&sluice, "ann")], [403, 200]);
     let before = sluice.metric("sluice_fetches_total", "");
-    std::fs::write(sluice.folder().join("token"), "second-token\n").unwrap();
+    files::place(&sluice.folder().join("token"), "second-token\n");
     wait::until("the new token", || (ask(&sluice, "cid") == 200).then_some(()));
     assert_eq!(ask(&sluice, "ann"), 403);
     assert!(sluice.metric("sluice_fetches_total", "") > before);
