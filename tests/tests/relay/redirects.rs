@@ -37,7 +37,7 @@ fn in_own_network(test: &str, body: impl FnOnce()) {
 fn redirect(ports: &[SocketAddr], to: SocketAddr) {
     let ports: Vec<String> = ports.iter().map(|address| address.port().to_string()).collect();
     let rules = format!(
-        "table ip nat {{ chain output {{ type nat hook output priority -100; ip saddr != {OWN} tcp dport {{ {} }} redirect to :{}; }} }}",
+        "table ip nat {{ chain output {{ type nat hook output priority -100; ip saddr != {OWN} tcp dport {{ {} }} redirect to :{}; }}; }}",
         ports.join(", "),
         to.port()
     );
