@@ -249,6 +249,8 @@ pub struct ConnInfo {
     pub local: Peer,
     /// When it was accepted.
     pub started: Moment,
+    /// Whether `local` is where the client wanted to go before a firewall redirected the connection here.
+    pub redirected: Cell<bool>,
     /// The source and destination from a trusted PROXY header. Boxed: most connections have none.
     pub proxied: OnceCell<Box<(Peer, Peer)>>,
     /// What inspection found.
@@ -282,6 +284,7 @@ impl ConnInfo {
             peer,
             local,
             started,
+            redirected: Cell::new(false),
             proxied: OnceCell::new(),
             facts: OnceCell::new(),
             inner_facts: OnceCell::new(),
@@ -319,6 +322,12 @@ impl ConnInfo {
     /// The destination: the local address, or the destination from a trusted PROXY header.
     pub fn destination(&self) -> Peer {
         self.proxied.get().map_or(self.local, |proxied| proxied.1)
+    }
+
+    /// The destination, if it is not just the address that this process listens on.
+    pub fn restored_destination(&self) -> Option<SocketAddr> {
+        let restored = self.redirected.get() || self.proxied.get().is_some();
+        self.destination().socket().filter(|_| restored)
     }
 
     /// The facts nearest to the data: those inside TLS if it was terminated and inspected.

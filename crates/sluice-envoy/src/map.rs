@@ -36,10 +36,12 @@ mod health;
 mod http;
 mod limit_cases;
 mod listeners;
+mod local_replies;
 mod loops;
 mod matched_filters;
 mod matching;
 mod metadata;
+mod original_dst;
 mod origins;
 mod outliers;
 mod passwords;
@@ -48,6 +50,7 @@ mod processing;
 mod protocols;
 mod rate_services;
 mod rbac_trees;
+mod record_filters;
 mod responses;
 mod retries;
 mod route_trees;
@@ -134,6 +137,8 @@ struct Mapping<'a> {
     high_priority: bool,
     /// The listener of a plane that is mapped.
     routes_of: Arc<str>,
+    /// The listeners of the file that have no socket of their own.
+    unbound: Vec<ProtoMessage>,
 }
 
 impl<'a> Mapping<'a> {
@@ -175,6 +180,7 @@ impl<'a> Mapping<'a> {
             named_clusters: HashSet::new(),
             high_priority: false,
             routes_of: "".into(),
+            unbound: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use sluice_core::limits::Limit;
 use sluice_core::reason::end;
 use sluice_core::{Facts, LocalFuture, Reason, TransportKind, Verdict};
 use sluice_io::{Admit, Conn, ConnectionFilter, RawStream, Source, Stream, WorkerCx};
+use sluice_sys::socket::original_destination;
 use sluice_telemetry::RecordKind;
 use sluice_tls::reasons as tls_reasons;
 
@@ -55,7 +56,11 @@ pub fn start(
     peer: Peer,
     local: Peer,
 ) {
-    let Some(guard) = enter(listener, worker, peer, local) else { return };
+    let asks = listener.plan.original_destination;
+    let wanted = asks.then(|| original_destination(&socket)).flatten().map(Peer::Ip);
+    let wanted = wanted.filter(|wanted| *wanted != local);
+    let Some(guard) = enter(listener, worker, peer, wanted.unwrap_or(local)) else { return };
+    guard.conn.info.redirected.set(wanted.is_some());
     // Boxed, and freed once the handler has the stream: an idle connection holds little.
     let conn = Rc::clone(&guard.conn);
     let admission = admission(Rc::clone(listener), conn, RawStream::new(socket));

@@ -24,6 +24,8 @@ pub struct ListenerPlan {
     pub name: Name,
     /// Filters on the source, run before anything is read for a chain.
     pub filters: Vec<Arc<dyn ConnectionFilterPlan>>,
+    /// Whether connections that a firewall redirected have the destination that they had before.
+    pub original_destination: bool,
     /// Whether and from which sources a PROXY header is accepted.
     pub proxy_protocol: Option<ProxyPlan>,
     /// How the first bytes are inspected.

@@ -279,6 +279,7 @@ impl RequestTask {
             reason: None,
             details: Cow::Borrowed(""),
             detail: None,
+            local_text: None,
         };
         Self {
             response: manager.shared.head_pool.take().into(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use sluice_codec::{Head, Version};
 use sluice_core::SharedValues;
 use sluice_core::settings::{Plain, bind_verbatim};
-use sluice_core::{Diags, Node, Path, Setting, Shape};
+use sluice_core::{Diags, Node, Path, Reason, Setting, Shape};
 use sluice_expr::{AttributeDef, AttributeSource, AttributeUse, AttributeValue, Expression};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::rbac::conn::expression::{CONN_ATTRIBUTES, parse_expression};
@@ -40,7 +40,8 @@ static ATTRIBUTES: LazyLock<Vec<AttributeDef>> = LazyLock::new(|| {
 /// The same with those of the response.
 static ATTRIBUTES_OF_EXCHANGE: LazyLock<Vec<AttributeDef>> = LazyLock::new(|| {
     let of = |field, is_map| AttributeDef { root: "response", field, is_map };
-    let response = [of("code", false), of("headers", true)];
+    let fields = ["code", "code_details", "flag", "reason"];
+    let response = fields.map(|field| of(field, false)).into_iter().chain([of("headers", true)]);
     ATTRIBUTES.iter().copied().chain(response).collect()
 });
 
@@ -88,9 +89,14 @@ impl RequestExpression {
     }
 }
 
-/// The argument of `%CEL()%`: an expression over a request and its response.
+/// Parses an expression over a request and its response.
+pub(crate) fn parse_exchange_expression(text: &str) -> Result<Expression, String> {
+    parse_expression(text, &ATTRIBUTES_OF_EXCHANGE)
+}
+
+/// The argument of `%CEL()%`.
 pub(crate) fn exchange_expression(text: &str) -> Result<Arc<dyn Any + Send + Sync>, String> {
-    Ok(Arc::new(parse_expression(text, &ATTRIBUTES_OF_EXCHANGE)?))
+    Ok(Arc::new(parse_exchange_expression(text)?))
 }
 
 /// The attribute of requests with that name, such as `request.path`; those that filters share have no names of their own.
@@ -110,8 +116,19 @@ pub(crate) struct RequestAttributes<'a> {
     pub(crate) values: Option<&'a SharedValues>,
     /// Its connection, if there is one.
     pub(crate) conn: Option<&'a ConnSubject<'a>>,
-    /// The status and the head of the response, once there is one.
-    pub(crate) response: Option<(u16, &'a Head)>,
+    /// The response, once there is one.
+    pub(crate) response: Option<ResponseAttributes<'a>>,
+}
+
+/// A response as expressions see it.
+#[derive(Clone, Copy)]
+pub(crate) struct ResponseAttributes<'a> {
+    pub(crate) status: u16,
+    pub(crate) head: &'a Head,
+    /// Why Sluice generated it, or how it ended.
+    pub(crate) reason: Option<Reason>,
+    /// How the status came about; empty if that is not known.
+    pub(crate) details: &'a str,
 }
 
 impl AttributeSource for RequestAttributes<'_> {
@@ -144,14 +161,7 @@ impl AttributeSource for RequestAttributes<'_> {
                 ":authority" | "host" => Some(head.authority().to_owned()),
                 _ => header(name),
             })),
-            ("response", "code") => {
-                let (status, _) = self.response.filter(|(status, _)| *status > 0)?;
-                Some(AttributeValue::Number(status.into()))
-            }
-            ("response", "headers") => {
-                let (_, head) = self.response?;
-                Some(members(head, of, |name| joined(head, name)))
-            }
+            ("response", field) => self.response?.attribute(field, of),
             ("metadata", name) => {
                 let own = self.values.and_then(|values| values.named(name));
                 let own = own.map(|value| AttributeValue::Text(value.to_string()));
@@ -159,6 +169,25 @@ impl AttributeSource for RequestAttributes<'_> {
             }
             _ => self.conn?.attribute(of),
         }
+    }
+}
+
+impl ResponseAttributes<'_> {
+    fn attribute(self, field: &str, of: &AttributeUse) -> Option<AttributeValue> {
+        let text = |text: &str| Some(AttributeValue::Text(text.to_owned()));
+        match field {
+            "code" if self.status > 0 => Some(AttributeValue::Number(self.status.into())),
+            "code_details" if !self.details.is_empty() => text(self.details),
+            // These two are not Envoy's.
+            "flag" => text(self.reason?.def().envoy_flag).filter(|_| self.has_flag()),
+            "reason" => text(self.reason?.code()),
+            "headers" => Some(members(self.head, of, |name| joined(self.head, name))),
+            _ => None,
+        }
+    }
+
+    fn has_flag(self) -> bool {
+        self.reason.is_some_and(|reason| reason.def().envoy_flag != "-")
     }
 }
 

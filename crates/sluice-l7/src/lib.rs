@@ -30,6 +30,7 @@ pub mod identity;
 pub mod in_flight;
 pub mod json;
 mod load_report;
+pub mod local_replies;
 pub mod metrics;
 pub mod path_match;
 mod path_value;

@@ -13,6 +13,7 @@ use crate::client_auth::OwnClientAuth;
 use crate::edge::Edge;
 use crate::filters::HttpFilterPlan;
 use crate::hygiene::Hygiene;
+use crate::local_replies::settings::LocalReplies;
 use crate::metrics;
 use crate::proxy_status::ProxyStatus;
 use crate::routes::RouteCell;
@@ -66,6 +67,8 @@ pub struct HttpOptions {
     pub advertise_h3: bool,
     /// What responses say about this hop (RFC 9209), if anything.
     pub proxy_status: Option<ProxyStatus>,
+    /// How responses look that Sluice generates itself, if it is not as they are.
+    pub local_replies: Option<Arc<LocalReplies>>,
     /// The HTTP versions that are served.
     pub versions: Versions,
     /// The normalisation of paths and header names.

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, Peer};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
@@ -16,7 +17,7 @@ use sluice_l4::record::without_port;
 use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
-use crate::expression::{RequestAttributes, exchange_expression};
+use crate::expression::{RequestAttributes, ResponseAttributes, exchange_expression};
 use crate::identity::who;
 
 mod conn_facts;
@@ -40,6 +41,7 @@ sluice_telemetry::operators! {
     RESPONSE_CODE = "RESPONSE_CODE", "The response status; 0 if none was sent.";
     DETAILS = "RESPONSE_CODE_DETAILS", "The cause of the status, as Envoy's response code detail where it has one.";
     FLAGS = "RESPONSE_FLAGS", "Envoy's response flag for the reason.";
+    LOCAL_REPLY_BODY = "LOCAL_REPLY_BODY", "The text of a response that Sluice generates itself, without the reason and the request ID, and before `local_replies` makes its body from it.";
     GRPC_STATUS = "GRPC_STATUS_NUMBER", "The gRPC status of the response.";
     ROUTE = "ROUTE_NAME", "The rule that matched.";
     CLUSTER = "UPSTREAM_CLUSTER", "The cluster.";
@@ -139,6 +141,8 @@ pub struct Summary {
     pub details: Cow<'static, str>,
     /// What the system or the codec reported.
     pub detail: Option<Box<str>>,
+    /// The text of a response that Sluice generates itself.
+    pub local_text: Option<Bytes>,
 }
 
 /// A side call of a filter that has ended.
@@ -227,6 +231,10 @@ impl View<'_> {
                     (flag, None) => owned(flag),
                 }
             }
+            name if name == LOCAL_REPLY_BODY.name => {
+                let text = summary.local_text.as_deref();
+                text.map(|text| String::from_utf8_lossy(text).into_owned()).into()
+            }
             name if name == GRPC_STATUS.name => summary
                 .grpc_status
                 .map_or(TemplateField::Missing, |status| TemplateField::Number(status.into())),
@@ -310,7 +318,12 @@ impl View<'_> {
             0 => response.status(),
             status => status,
         };
-        let response = self.response.map(|response| (status(response), response));
+        let response = self.response.map(|response| ResponseAttributes {
+            status: status(response),
+            head: response,
+            reason: self.summary.reason,
+            details: &self.summary.details,
+        });
         let (head, path) = (self.request, self.request.path_only());
         RequestAttributes { head, path, values: Some(self.values), conn: Some(conn), response }
     }

@@ -74,6 +74,20 @@ impl Reply {
         self
     }
 
+    /// Its body without what Sluice adds to texts of its own: the end of the line, the reason and the number of the request.
+    pub(crate) fn plain_text(&self) -> Bytes {
+        // That of a rule is as it was written.
+        if self.reason == reasons::LOCAL {
+            return self.body.clone();
+        }
+        let text = self.body.strip_suffix(b"\n").unwrap_or(&self.body);
+        let added = text.strip_suffix(b")").and_then(|text| {
+            let mark = request_mark(self.reason);
+            text.windows(mark.len()).rposition(|part| part == mark.as_bytes())
+        });
+        self.body.slice(..added.unwrap_or(text.len()))
+    }
+
     /// Creates the reply to a request that cannot be forwarded with one unambiguous meaning.
     pub fn malformed(details: impl Into<Cow<'static, str>>, body: impl Into<Bytes>) -> Self {
         Self::new(400, reasons::MALFORMED, details, body)
@@ -126,6 +140,16 @@ impl Reply {
         }
         !is_grpc && !self.body.is_empty()
     }
+}
+
+/// The text of a failure, with what helps to find its record.
+pub(crate) fn failure_text(text: &str, why: Reason, request: &str) -> String {
+    format!("{text}{}{request})\n", request_mark(why))
+}
+
+/// What stands between the text of a failure and the ID of its request.
+fn request_mark(why: Reason) -> String {
+    format!(" ({why}, request ")
 }
 
 /// Whether a header describes the body of its message, so that it is wrong for another body: RFC 9110 §6.6.2, §8 and §14,
@@ -195,6 +219,20 @@ mod tests {
         assert_eq!(names[..4], kept);
         assert_eq!(names[4..], ["content-type", "content-length"]);
         assert_eq!(head.get(Known::ContentLength), Some(&b"13"[..]));
+    }
+
+    #[test]
+    fn a_plain_text_is_without_what_helps_to_find_the_record() {
+        let check = |reason, body: &str, expected: &str| {
+            let reply = Reply::new(503, reason, "x", body.to_owned());
+            assert_eq!(reply.plain_text(), expected, "{body}");
+        };
+        let text = failure_text("no healthy upstream", reasons::MALFORMED, "a-1");
+        check(reasons::MALFORMED, &text, "no healthy upstream");
+        check(reasons::MALFORMED, "too (large, request 1)\n", "too (large, request 1)");
+        check(reasons::MALFORMED, "late\n", "late");
+        check(reasons::MALFORMED, "", "");
+        check(reasons::LOCAL, "a line\n", "a line\n");
     }
 
     #[test]

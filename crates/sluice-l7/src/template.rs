@@ -29,6 +29,13 @@ impl HttpTemplate {
         out
     }
 
+    /// The same for a body, in which line breaks of values stay what they are.
+    pub(crate) fn fill_body(&self, view: &View<'_>) -> String {
+        let mut out = String::new();
+        self.pattern.render_body(&|operator, argument| view.field(operator, argument), &mut out);
+        out
+    }
+
     /// The text, if it contains no operator.
     pub fn as_literal(&self) -> Option<&str> {
         self.pattern.as_literal()

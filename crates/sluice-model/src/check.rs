@@ -345,6 +345,12 @@ pub fn listener_shape(listener: &Spanned<Listener>, at: &Path<'_>, diags: &mut D
                 )
                 .help("move the udp:// address to its own listener");
         }
+        if listener.original_destination {
+            let message = "datagrams have no destination that could be restored";
+            diags
+                .error("wrong-kind", listener.span, at.key("original_destination"), message)
+                .help("remove `original_destination`");
+        }
         if let Some(proxy) = &listener.proxy_protocol {
             diags.error(
                 "wrong-kind",

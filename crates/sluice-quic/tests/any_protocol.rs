@@ -94,6 +94,7 @@ fn serve(worker: &Rc<WorkerCx>, alpn: &str) -> (SocketAddr, ClientTls) {
     let listener = ListenerPlan {
         name: "l".into(),
         filters: Vec::new(),
+        original_destination: false,
         proxy_protocol: None,
         inspect: InspectPlan {
             needs: Needs::default(),

@@ -81,6 +81,21 @@ pub fn local_address(socket: impl AsFd) -> Option<SocketAddr> {
     getsockname(socket).ok()?.try_into().ok()
 }
 
+/// Where the client of a connection wanted to go before a firewall of this host redirected it here (`SO_ORIGINAL_DST`);
+/// `None` if nothing keeps account of that.
+pub fn original_destination(socket: impl AsFd) -> Option<SocketAddr> {
+    let socket = SockRef::from(&socket);
+    let found = match socket.local_addr().ok()?.as_socket()? {
+        SocketAddr::V4(_) => socket.original_dst_v4().ok()?,
+        // Of an IPv4 client, too, the connection is one of IPv6 for this socket.
+        SocketAddr::V6(own) if own.ip().to_ipv4_mapped().is_some() => {
+            socket.original_dst_v4().ok()?
+        }
+        SocketAddr::V6(_) => socket.original_dst_v6().ok()?,
+    };
+    found.as_socket()
+}
+
 /// Reports and clears the pending error of a socket.
 ///
 /// # Errors

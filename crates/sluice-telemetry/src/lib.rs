@@ -15,4 +15,6 @@ pub use log::{LogHub, LogQueue};
 pub use metrics::{
     Counter, CounterSet, Gauge, Histogram, MetricDef, MetricKind, Registry, SeriesSet, Shard,
 };
-pub use template::{Argument, Lookup, Operator, Record, RecordKind, Template, TemplateField};
+pub use template::{
+    Argument, JsonMember, Lookup, Operator, Record, RecordKind, Template, TemplateField,
+};

@@ -15,6 +15,10 @@ use sluice_core::clock::rfc3339;
 use sluice_core::suggest::nearest;
 use sluice_core::values::SharedValue;
 
+pub use json::{JsonMember, TemplateKey};
+
+mod json;
+
 /// The subject of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordKind {
@@ -170,16 +174,6 @@ pub enum Template {
     Json(Vec<TemplateKey>),
 }
 
-/// A field of a JSON template.
-#[derive(Clone, Debug)]
-pub struct TemplateKey {
-    /// Escaped for JSON, without quotes.
-    name: Box<str>,
-    value: Vec<TemplatePart>,
-    /// Durations have their unit in the key if the key is the operator's name.
-    units: bool,
-}
-
 /// A part of a text template.
 #[derive(Clone, Debug)]
 pub enum TemplatePart {
@@ -218,12 +212,18 @@ impl Template {
     /// Creates a JSON template with every operator that takes no argument.
     pub fn json(operators: &[&'static Operator]) -> Self {
         let plain = operators.iter().filter(|operator| operator.argument.is_none());
-        let key = |operator: &&'static Operator| TemplateKey {
-            name: escaped_key(&operator.name.to_ascii_lowercase()),
-            value: vec![TemplatePart::Operator(operator, Argument::default())],
-            units: true,
-        };
-        Self::Json(plain.map(key).collect())
+        Self::Json(plain.map(|operator| TemplateKey::of_operator(operator)).collect())
+    }
+
+    /// Creates a JSON template with these members.
+    ///
+    /// # Errors
+    /// As for [`Template::fields`].
+    pub fn object(
+        members: &[(String, JsonMember)],
+        operators: &[&'static Operator],
+    ) -> Result<Self, String> {
+        json::keys(members, operators).map(Self::Json)
     }
 
     /// Creates a JSON template with these fields, each a name and a text with operators.
@@ -249,7 +249,7 @@ impl Template {
         for (name, text) in fields {
             let Self::Text(value) = Self::text(text, operators)? else { continue };
             if let Self::Json(keys) = &mut self {
-                keys.push(TemplateKey { name: escaped_key(name), value, units: false });
+                keys.push(TemplateKey::of_text(name, value));
             }
         }
         Ok(self)
@@ -292,19 +292,27 @@ impl Template {
             Self::Text(parts) => render(parts, &lookup, Escape::Quoted, out),
             Self::Json(keys) => {
                 let _ = write!(out, "{{\"kind\":\"{}\"", record.kind().word());
-                for key in keys {
-                    write_json(key, &lookup, out);
-                }
+                json::write_members(keys, &lookup, out);
                 out.push('}');
             }
         }
         out.push('\n');
     }
 
-    /// Appends the text with its operators replaced; nothing for JSON.
+    /// Appends the text, or the JSON object, with its operators replaced.
     pub fn render<'a>(&self, lookup: &Lookup<'a, '_>, out: &mut String) {
-        let Self::Text(parts) = self else { return };
-        render(parts, lookup, Escape::Control, out);
+        match self {
+            Self::Text(parts) => render(parts, lookup, Escape::Control, out),
+            Self::Json(keys) => json::write_object(keys, lookup, out),
+        }
+    }
+
+    /// The same with values as they are, for a text that is neither a header nor a line.
+    pub fn render_body<'a>(&self, lookup: &Lookup<'a, '_>, out: &mut String) {
+        match self {
+            Self::Text(parts) => render(parts, lookup, Escape::Nothing, out),
+            Self::Json(keys) => json::write_object(keys, lookup, out),
+        }
     }
 
     /// The text of a template without operators.
@@ -357,7 +365,7 @@ fn operator_part(text: &str, operators: &[&'static Operator]) -> Result<Template
 /// The characters to escape in a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
-    /// None: the whole text is escaped afterwards.
+    /// None: the whole text is escaped afterwards, or is a body.
     Nothing,
     /// Characters that move a terminal's cursor or break lines: for header values and bodies.
     Control,
@@ -429,90 +437,14 @@ const fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-fn write_json<'a>(key: &TemplateKey, lookup: &Lookup<'a, '_>, out: &mut String) {
-    let field = match key.value.as_slice() {
-        [TemplatePart::Operator(operator, argument)] if argument.longest.is_none() => {
-            lookup(operator, argument)
-        }
-        parts => {
-            let mut text = String::new();
-            render(parts, lookup, Escape::Nothing, &mut text);
-            TemplateField::from(text)
-        }
-    };
-    if field == TemplateField::Missing {
-        return;
-    }
-    out.push_str(",\"");
-    out.push_str(&key.name);
-    if key.units && matches!(field, TemplateField::Millis(_)) {
-        out.push_str("_ms");
-    }
-    out.push_str("\":");
-    match field {
-        TemplateField::Missing => {}
-        TemplateField::Text(text) => push_json(&text, out),
-        TemplateField::Number(number) => {
-            let _ = write!(out, "{number}");
-        }
-        TemplateField::Millis(duration) => {
-            let _ = write!(out, "{}", duration.as_millis());
-        }
-        TemplateField::Time(since_epoch) => push_json(&rfc3339(since_epoch), out),
-        TemplateField::List(items) => {
-            out.push('[');
-            for (place, item) in items.iter().enumerate() {
-                if place > 0 {
-                    out.push(',');
-                }
-                push_json(item, out);
-            }
-            out.push(']');
-        }
-    }
-}
-
-/// A name as it appears between the quotes of a JSON key.
-fn escaped_key(name: &str) -> Box<str> {
-    let mut quoted = String::new();
-    push_json(name, &mut quoted);
-    quoted[1..quoted.len() - 1].into()
-}
-
 /// Whether no character of a text is ever escaped: visible ASCII and spaces, without quotes and backslashes.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
 }
 
-/// Appends a JSON string. Deceptive characters are escaped in addition to what JSON requires; all of them have four
-/// digits.
-fn push_json(text: &str, out: &mut String) {
-    out.push('"');
-    if is_plain(text) {
-        out.push_str(text);
-        out.push('"');
-        return;
-    }
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() || is_deceptive(c) => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-}
-
 #[cfg(test)]
 mod tests {
+    use super::json::push_json;
     use super::*;
 
     const WHO: Operator = Operator::plain("WHO", "");

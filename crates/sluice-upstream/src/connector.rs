@@ -38,7 +38,7 @@ use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenF
 use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
 use crate::events::EndpointEvent;
-use crate::forward::ForwardFailure;
+use crate::forward::{ForwardFailure, NamedBy};
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
 use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
@@ -222,10 +222,13 @@ async fn claim_host(
         let detail = "the connection has no server name (SNI), which names the host";
         failed(ForwardFailure::new(reasons::NAME_MISSING, detail))
     };
-    let name = name.ok_or_else(missing)?;
     let plan = handle.cluster.plan();
     let forward = plan.forward.as_ref().ok_or(reasons::NO_ENDPOINT)?;
-    let host = forward.host(name, HTTPS).map_err(failed)?;
+    let host = match forward.named_by {
+        NamedBy::Client => forward.host(name.ok_or_else(missing)?, HTTPS),
+        NamedBy::Destination { .. } => forward.destination(conn.info.restored_destination()),
+    };
+    let host = host.map_err(failed)?;
     let endpoint = handle.endpoint_of(&conn.worker, &host).await.map_err(failed)?;
     match handle.claim_named(&conn.worker, &endpoint) {
         Err(why) if why == reasons::LIMIT && handle.has_queue() => {

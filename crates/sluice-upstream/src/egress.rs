@@ -16,6 +16,8 @@ use sluice_core::Cidr;
 pub struct EgressPolicy {
     allow: Vec<Cidr>,
     deny: Vec<Cidr>,
+    /// Nothing but what is configured is denied.
+    any: bool,
 }
 
 /// Why an address is denied.
@@ -53,7 +55,12 @@ impl fmt::Display for EgressDenial {
 impl EgressPolicy {
     /// A policy that denies what is built in, with these exceptions.
     pub const fn new(allow: Vec<Cidr>, deny: Vec<Cidr>) -> Self {
-        Self { allow, deny }
+        Self { allow, deny, any: false }
+    }
+
+    /// A policy that denies these blocks only.
+    pub const fn all_but(deny: Vec<Cidr>) -> Self {
+        Self { allow: Vec::new(), deny, any: true }
     }
 
     /// Judges an address; `is_own` tells whether a listener of this process has it. Such an address is denied unless
@@ -87,7 +94,7 @@ impl EgressPolicy {
             BlockDecision::Allowed if bits == width(address) => return Ok(()),
             BlockDecision::Allowed | BlockDecision::Open => {}
         }
-        if is_own(SocketAddr::new(address, to.port())) {
+        if !self.any && is_own(SocketAddr::new(address, to.port())) {
             return denied(EgressCause::OwnListener);
         }
         Ok(())
@@ -102,7 +109,7 @@ impl EgressPolicy {
                 .max_by_key(|block| block.bits())
                 .copied()
         };
-        let special = SPECIAL_BLOCKS.iter().filter(|(block, _)| block.holds(address));
+        let special = SPECIAL_BLOCKS.iter().filter(|(block, _)| !self.any && block.holds(address));
         let special = special
             .map(|(block, word)| (BlockDecision::Denied(EgressCause::Special(word)), block.bits()));
         let allowed = longest(&self.allow).map(|block| (BlockDecision::Allowed, block.bits()));

@@ -4,7 +4,7 @@
 //! Keeps: a name is a client's word: only what passes here is looked up, in one form for each host and port.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::reasons;
 /// A cluster whose endpoints are the hosts that clients name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ForwardPlan {
+    /// What names the host.
+    pub named_by: NamedBy,
     /// The hosts that may be named; if empty, every name and IP address.
     pub hosts: Vec<ForwardPattern>,
     /// The ports that may be named, the first of which is used where none is; if empty, the usual one.
@@ -24,6 +26,21 @@ pub struct ForwardPlan {
     pub hosts_max: usize,
     /// How long a host is known after its last use.
     pub host_ttl: Duration,
+}
+
+/// What names a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NamedBy {
+    /// The client: by the server name of its TLS, or by the host of its request.
+    #[default]
+    Client,
+    /// The destination that the connection had before it was redirected here.
+    Destination {
+        /// A header of requests with another one, in lower case.
+        header: Option<Arc<str>>,
+        /// The port in place of its own.
+        port: Option<u16>,
+    },
 }
 
 /// Hosts that clients may name.
@@ -136,6 +153,23 @@ impl ForwardPlan {
     }
 }
 
+impl ForwardPlan {
+    /// The host at the destination of a connection or request.
+    ///
+    /// # Errors
+    /// It is not known, or must not be connected to.
+    pub fn destination(&self, to: Option<SocketAddr>) -> Result<ForwardHost, ForwardFailure> {
+        let Some(mut to) = to else {
+            let why = "the connection was not redirected here, so that it has no other destination";
+            return Err(ForwardFailure::new(reasons::NO_ENDPOINT, why));
+        };
+        if let NamedBy::Destination { port: Some(port), .. } = self.named_by {
+            to.set_port(port);
+        }
+        self.host(&to.to_string(), to.port())
+    }
+}
+
 /// Characters of a wrong name that a record shows.
 const SHOWN_MAX: usize = 64;
 
@@ -184,7 +218,8 @@ mod tests {
     fn plan(hosts: &[&str], ports: &[u16]) -> ForwardPlan {
         let hosts = hosts.iter().map(|host| parse_forward_pattern(host).unwrap()).collect();
         let host_ttl = Duration::from_secs(300);
-        ForwardPlan { hosts, ports: ports.to_vec(), hosts_max: 4, host_ttl }
+        let named_by = NamedBy::default();
+        ForwardPlan { named_by, hosts, ports: ports.to_vec(), hosts_max: 4, host_ttl }
     }
 
     #[track_caller]
@@ -208,6 +243,26 @@ mod tests {
             check(&any, named, Ok(name));
         }
         assert_eq!(&*any.host("[::1]", 443).unwrap().host, "::1");
+    }
+
+    #[test]
+    fn a_destination_is_a_host_of_its_own_port() {
+        let to = |port| NamedBy::Destination { header: None, port };
+        let check = |plan: &ForwardPlan, text: Option<&str>, expected| {
+            let found = plan.destination(text.map(|text| text.parse().unwrap()));
+            let found = found.as_ref().map(|host| &*host.name).map_err(|failure| failure.why);
+            assert_eq!(found, expected, "{text:?}");
+        };
+        let any = ForwardPlan { named_by: to(None), ..plan(&[], &[]) };
+        check(&any, Some("192.0.2.1:8080"), Ok("192.0.2.1:8080"));
+        check(&any, Some("[2001:db8::1]:1"), Ok("[2001:db8::1]:1"));
+        check(&any, None, Err(reasons::NO_ENDPOINT));
+        let other = ForwardPlan { named_by: to(Some(443)), ..plan(&[], &[]) };
+        check(&other, Some("192.0.2.1:8080"), Ok("192.0.2.1:443"));
+        let some = ForwardPlan { named_by: to(None), ..plan(&["192.0.2.1"], &[80]) };
+        check(&some, Some("192.0.2.1:80"), Ok("192.0.2.1:80"));
+        check(&some, Some("192.0.2.1:81"), Err(reasons::NAME_DENIED));
+        check(&some, Some("192.0.2.2:80"), Err(reasons::NAME_DENIED));
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(crate) struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// The text with `@NAME@` (an endpoint or a text), `@endpoints NAME NAME@` (a load assignment), `@folder@` and
+    /// The text with `@NAME@` (an endpoint or a text), `@address NAME@`, `@port NAME@`, `@endpoints NAME NAME@` (a load assignment), `@folder@` and
     /// `@router@` replaced.
     pub(crate) fn fill(&self, text: &str) -> String {
         let mut out = text
@@ -128,6 +128,8 @@ impl Places<'_> {
                 "{{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }}"
             );
             out = out.replace(&format!("@{name}@"), &endpoint);
+            out = out.replace(&format!("@address {name}@"), &address.to_string());
+            out = out.replace(&format!("@port {name}@"), &port.to_string());
         }
         for (name, text) in self.texts {
             out = out.replace(&format!("@{name}@"), text);

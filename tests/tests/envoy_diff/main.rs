@@ -59,7 +59,7 @@ macro_rules! areas {
 }
 
 areas! {
-    aggregates authz breakers checks cors datagrams faults filters hashing headers https hygiene jwt limits lua mirrors
+    aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
     rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades weights
 }
 

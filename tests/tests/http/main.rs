@@ -15,6 +15,7 @@ mod http_filters;
 mod http_hostile;
 mod http_routes;
 mod http_soak;
+mod local_replies;
 mod lua;
 mod module_asan;
 mod module_calls;

@@ -103,6 +103,19 @@ fn of_forward_proxies() {
             ("a balancer with nothing to choose from", forward("balance: maglev")),
             ("addresses of a host as endpoints", forward("dns: { mode: logical }")),
             ("a port that is none", rule("cluster: up", "{ ports: [0, 443] }")),
+            (
+                "a header without a destination",
+                rule("cluster: up", "{ header: x-to, to_port: 80 }"),
+            ),
+            (
+                "a port for destinations that is none",
+                rule("cluster: up", "{ by: destination, to_port: 0 }"),
+            ),
+            ("a way to name hosts that does not exist", rule("cluster: up", "{ by: header }")),
+            (
+                "addresses that are allowed twice",
+                forward("egress: { any: true, allow: [10.0.0.0/8] }"),
+            ),
             ("too many hosts", rule("cluster: up", "{ max_hosts: 1000000 }")),
             ("a pattern for every host", rule("cluster: up", "{ hosts: [\"*\"] }")),
             ("flows to hosts", forward("").replace("address: 127", "address: udp://127")),

@@ -104,6 +104,48 @@ fn of_filters() {
                 "a proxy with the name of nothing",
                 serving("http: { routes: main, proxy_status: \"\" }"),
             ),
+            (
+                "local replies with two bodies",
+                serving("http: { routes: main, local_replies: { body: a, json: { a: b } } }"),
+            ),
+            (
+                "local replies with the type of no body",
+                serving(
+                    "http: { routes: main, local_replies: { content_type: text/html, rules: [{ when: \"true\", content_type: text/html }] } }",
+                ),
+            ),
+            (
+                "local replies with a type of two lines",
+                serving(
+                    "http: { routes: main, local_replies: { body: a, content_type: \"a\\nb\" } }",
+                ),
+            ),
+            (
+                "local replies without a condition",
+                serving("http: { routes: main, local_replies: { rules: [{ text: a }] } }"),
+            ),
+            (
+                "local replies by a condition on nothing",
+                serving(
+                    "http: { routes: main, local_replies: { rules: [{ when: \"response.status == 500\", status: 99 }] } }",
+                ),
+            ),
+            (
+                "local replies with another status than there is",
+                serving(
+                    "http: { routes: main, local_replies: { rules: [{ when: \"response.code == 500\", status: 99 }] } }",
+                ),
+            ),
+            (
+                "local replies with an unknown operator within JSON",
+                serving(
+                    "http: { routes: main, local_replies: { json: { a: { b: \"%RESPONS_CODE%\" } } } }",
+                ),
+            ),
+            (
+                "local replies with a list",
+                serving("http: { routes: main, local_replies: { json: { a: [b] } } }"),
+            ),
             ("countries from nowhere", http("geo: { databases: [] }")),
             (
                 "countries from a file that does not exist",

@@ -23,6 +23,10 @@ fn of_chains_and_listeners() {
                 relay("").replace("[{ name: a, ", "{ a: { ").replace("relay: up }]", "relay: up } }"),
             ),
             ("an address of another machine", relay("").replace("127.0.0.1:7001", "192.0.2.1:7001")),
+            (
+                "a restored destination of datagrams",
+                relay("").replace("address: 127.0.0.1:7001", "original_destination: true, address: udp://127.0.0.1:7001"),
+            ),
             ("a unix socket in no folder", relay("").replace("127.0.0.1:7001", "unix:///nowhere/at/all.sock")),
         ],
     );

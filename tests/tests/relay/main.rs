@@ -11,6 +11,7 @@ mod flows;
 mod modules;
 mod postgres;
 mod records;
+mod redirects;
 mod refusals;
 mod scripts;
 mod tcp;

@@ -126,8 +126,9 @@ impl<'a> Mapping<'a> {
                 clusters.push(&name, native);
             }
         }
-        let listeners = resources.messages("listeners");
-        let listeners: Vec<Node> = listeners.filter_map(|of| self.listener(of)).collect();
+        self.note_unbound(resources);
+        let bound = resources.messages("listeners").filter(|of| !Self::is_unbound(of));
+        let listeners: Vec<Node> = bound.filter_map(|of| self.listener(of)).collect();
         for (name, span) in std::mem::take(&mut self.missing_clusters) {
             let mut none = NativeMap::new(span);
             none.word("allow_empty", true, span);

@@ -114,18 +114,7 @@ impl Mapping<'_> {
                 );
                 return;
             }
-            _ => {
-                if let Some(config) = cluster.message("original_dst_lb_config") {
-                    config.all_without_effect();
-                }
-                cluster.without_effect(&["lb_policy", "dns_lookup_family"]);
-                self.unsupported_kind(
-                    cluster,
-                    "type",
-                    "connections go to endpoints, not to where the client wanted",
-                );
-                return;
-            }
+            _ => return self.original_destinations(cluster, native),
         }
         let Some(assignment) = cluster.message("load_assignment") else {
             native.word("allow_empty", true, cluster.span);

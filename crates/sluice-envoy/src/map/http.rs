@@ -63,6 +63,8 @@ impl Mapping<'_> {
         self.without_counterpart(hcm);
         let cases = self.filter_cases(hcm);
         let of_chain = self.http_filters(hcm);
+        // These may read what filters note.
+        self.local_replies(hcm, &mut http);
         let defaults = self.http_defaults(hcm, cases);
         let table = hcm.message("route_config");
         let routes = match table {

@@ -10,7 +10,7 @@ use crate::message::ProtoMessage;
 use crate::native::{NativeMap, plain, quoted};
 
 /// Fields that say how Envoy counts, schedules or buffers.
-const WITHOUT_EFFECT: [&str; 9] = [
+pub(super) const WITHOUT_EFFECT: [&str; 9] = [
     "stat_prefix",
     "traffic_direction",
     "metadata",
@@ -43,15 +43,12 @@ impl Mapping<'_> {
                 "every worker has a listening socket of its own",
             );
         }
-        if listener.bool("bind_to_port") == Some(false) {
-            self.unsupported_kind(
-                listener,
-                "bind_to_port",
-                "connections are not handed from one listener to another",
-            );
+        if Self::is_unbound(listener) {
+            let how = "connections are handed over between listeners of a file only";
+            self.unsupported_kind(listener, "bind_to_port", how);
         }
         if listener.is("use_original_dst") {
-            self.unsupported_kind(listener, "use_original_dst", "");
+            native.word("original_destination", true, listener.place("use_original_dst"));
         }
         for field in ["transparent", "enable_mptcp"] {
             self.only_false(listener, field, "");
@@ -79,6 +76,7 @@ impl Mapping<'_> {
             }
             chains.extend(self.chain(chain, listener, udp));
         }
+        chains.extend(self.chains_handed_over(listener));
         if udp && !udp_proxy {
             // QUIC of the same chains.
             self.quic(listener, &mut native);
@@ -156,6 +154,10 @@ impl Mapping<'_> {
                 }
                 "envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig" => {
                     self.udp_proxy(config, native);
+                }
+                "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {
+                    config.all_without_effect();
+                    native.word("original_destination", true, config.span);
                 }
                 _ => self.unsupported_type(config),
             }

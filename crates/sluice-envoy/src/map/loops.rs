@@ -21,6 +21,9 @@ impl Mapping<'_> {
 
     /// Whether everything that a relay of a listener gets would come back to that listener. Reports it.
     pub(super) fn is_loop(&mut self, proxy: &ProtoMessage, listener: &ProtoMessage) -> bool {
+        if Self::is_unbound(listener) {
+            return false;
+        }
         let own = parts::inner(listener, "address").and_then(address_of);
         let Some(cluster) = parts::text(proxy, "cluster") else { return false };
         let leads_back =

@@ -12,8 +12,10 @@ mod clusters;
 mod filters;
 mod guards;
 mod http;
+mod local_replies;
 mod matched;
 mod metadata;
+mod original_dst;
 mod services;
 mod switches;
 mod tls;
@@ -156,11 +158,6 @@ fn tcp_listeners() {
     expect(
         &unknown,
         &[("listeners/0/chains/0/relay/cluster", "x_b"), ("clusters/x_b/allow_empty", "true")],
-    );
-    refused(&tcp("").replace("name: l", "name: l, use_original_dst: true"), "`use_original_dst`");
-    refused(
-        &tcp("").replace("address: { socket", "bind_to_port: false, address: { socket"),
-        "`bind_to_port`",
     );
     differs(&tcp(", max_connect_attempts: 3"), "connect_attempts");
 }

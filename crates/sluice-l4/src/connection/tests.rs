@@ -139,6 +139,7 @@ fn listener(worker: &Rc<WorkerCx>, handling: Handling) -> Rc<Listener> {
     let plan = ListenerPlan {
         name: "l".into(),
         filters: Vec::new(),
+        original_destination: false,
         proxy_protocol: None,
         inspect: InspectPlan {
             needs,

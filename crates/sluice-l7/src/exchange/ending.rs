@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_codec::h1::H1Stream;
 use sluice_codec::h3::H3Stream;
 use sluice_codec::h3::frame::code;
@@ -17,6 +18,7 @@ use sluice_codec::{Body, Head, HttpError, HttpStream, Known, Method, Version};
 use sluice_core::Reason;
 use sluice_core::limits::Limit;
 use sluice_core::reason::end;
+use sluice_core::settings::Verbatim;
 use sluice_io::timers::Timer;
 use sluice_l4::metrics::count_limit;
 
@@ -92,6 +94,8 @@ impl RequestTask {
             self.summary.reason = Some(reply.reason);
             self.summary.details = reply.details.clone();
             self.has_response = true;
+            self.summary.local_text = Some(reply.plain_text());
+            self.rewrite_reply(&mut reply);
             if !reply.apply_to(&mut self.response, self.grpc) {
                 reply.body.clear();
             }
@@ -167,6 +171,33 @@ impl RequestTask {
         if let (true, Some(local)) = (wanted, self.downstream.conn.info.destination().socket()) {
             let value = format!("h3=\":{}\"; ma=86400", local.port());
             self.response.append_known(Known::AltSvc, value.as_bytes());
+        }
+    }
+
+    /// Makes a reply look as the connection manager is told, before filters see it.
+    fn rewrite_reply(&mut self, reply: &mut Reply) {
+        let Some(replies) = self.manager.plan.options.local_replies.clone() else { return };
+        // The page of a filter is what is wanted for it.
+        if reply.keeps_headers {
+            return;
+        }
+        reply.apply_to(&mut self.response, false);
+        self.summary.status = reply.status;
+        let rule = replies.rule(&self.view());
+        if let Some(rule) = rule {
+            if let Some(Verbatim(text)) = &rule.text {
+                reply.body = Bytes::copy_from_slice(text.as_bytes());
+                self.summary.local_text = Some(reply.body.clone());
+            }
+            rule.reply_headers(&self.view()).apply_to(reply);
+            reply.status = rule.status.unwrap_or(reply.status);
+            reply.apply_to(&mut self.response, false);
+            self.summary.status = reply.status;
+        }
+        let content_type = reply.take_content_type();
+        replies.write_body(rule, &self.view(), reply);
+        if let Some(content_type) = content_type {
+            reply.content_type = content_type.into();
         }
     }
 

@@ -30,7 +30,7 @@ use crate::errors::Cause;
 use crate::failed_attempt::{FailedAttempt, FailureDetail, endpoint_left, retried_response};
 use crate::pools::{ClusterPool, InFlightGuard};
 use crate::reasons;
-use crate::reply::Reply;
+use crate::reply::{Reply, failure_text};
 use crate::retry::Attempts;
 use crate::retry_plan::RetryRule;
 use crate::routes::RuleOptions;
@@ -382,7 +382,7 @@ impl RequestTask {
         let own = self.request.get(Known::XRequestId).filter(|id| is_plain_id(id));
         let id = own.and_then(|id| std::str::from_utf8(id).ok());
         let id = id.map_or_else(|| self.summary.id.to_string(), str::to_owned);
-        format!("{text} ({why}, request {id})\n")
+        failure_text(text, why, &id)
     }
 
     pub(super) fn count_answer(

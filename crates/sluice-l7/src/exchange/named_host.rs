@@ -3,6 +3,7 @@
 //! Owns: which part of a request names the host, and what the client is told if it cannot be reached. Refuses to know:
 //! which hosts may be named, and how they are looked up. Keeps: a request never goes to a host that it does not name.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use sluice_codec::{HttpStream, Method};
 use sluice_core::Reason;
 use sluice_upstream::reasons as upstream_reasons;
-use sluice_upstream::{EndpointState, ForwardFailure};
+use sluice_upstream::{EndpointState, ForwardFailure, NamedBy};
 
 use super::{RequestTask, Stop};
 use crate::pools::ClusterPool;
@@ -31,7 +32,7 @@ impl RequestTask {
     /// Whether the request asks for a tunnel that ends here: endpoints get its bytes alone.
     pub(super) fn ends_tunnel(&self, pool: &ClusterPool) -> bool {
         let by_post = self.method == Method::Post && self.request.upgrade().is_none();
-        (self.is_tunnel() && (self.ends_connect || pool.handle.forwards()))
+        (self.is_tunnel() && (self.ends_connect || pool.handle.ends_tunnels()))
             || (self.ends_post && by_post)
     }
 
@@ -46,7 +47,13 @@ impl RequestTask {
         let in_tls = plan.tls.is_some() || self.is_tunnel();
         let usual = if in_tls { HTTPS } else { HTTP };
         let named = self.request.authority();
-        let host = match plan.forward.as_ref().map(|forward| forward.host(named, usual)) {
+        let host = plan.forward.as_ref().map(|forward| match &forward.named_by {
+            NamedBy::Client => forward.host(named, usual),
+            NamedBy::Destination { header, .. } => {
+                forward.destination(self.destination(header.as_deref()))
+            }
+        });
+        let host = match host {
             Some(Ok(host)) => host,
             Some(Err(failure)) => return Err(self.unserved(failure)),
             None => {
@@ -66,6 +73,15 @@ impl RequestTask {
                 Err(Stop::reply(Reply::new(late.status, late.why, late.details, body)))
             }
         }
+    }
+
+    /// Where the client wanted to go: the address in this header if it is one, or else that of its connection.
+    fn destination(&self, header: Option<&str>) -> Option<SocketAddr> {
+        let of_header = header.and_then(|name| {
+            let value = self.request.get_named(name.as_bytes())?;
+            std::str::from_utf8(value).ok()?.trim().parse().ok()
+        });
+        of_header.or_else(|| self.downstream.conn.info.restored_destination())
     }
 
     /// The reply to a request whose host is not served.

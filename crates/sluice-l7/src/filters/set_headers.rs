@@ -75,6 +75,11 @@ impl HeaderTemplates {
     }
 
     /// The names and values.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &HttpTemplate)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The same, taken out.
     pub(super) fn into_vec(self) -> Vec<(String, HttpTemplate)> {
         self.0.into_iter().collect()
     }
@@ -129,7 +134,7 @@ impl OfSettings for Layers {
 }
 
 /// Removes control characters that an operator brought in, which could end the header.
-pub(super) fn clean(value: String) -> String {
+pub(crate) fn clean(value: String) -> String {
     if is_field_value(value.as_bytes()) {
         value
     } else {

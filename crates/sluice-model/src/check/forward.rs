@@ -6,6 +6,7 @@
 use sluice_core::settings::Short;
 use sluice_core::{Diags, Name, Path, Setting as _, Spanned};
 
+use crate::sections::discovery::ForwardBy;
 use crate::sections::{Cluster, Config, Dns, Listener, OnEndpointRemoved};
 
 /// The most that `forward.max_hosts` may be.
@@ -78,6 +79,27 @@ fn settings(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags)
             .help("remove it, or list `endpoints`");
     }
     let here = at.key("forward");
+    if forward.by == ForwardBy::Name {
+        let said = [
+            ("header", forward.header.as_ref().map(|of| of.span)),
+            ("to_port", forward.to_port.as_ref().map(|of| of.span)),
+        ];
+        for (key, span) in said.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+            let message = format!("`{key}` has no effect without `by: destination`");
+            diags
+                .error("useless-setting", span, here.key(key), message)
+                .help("add `by: destination`, or remove it");
+        }
+    }
+    if let Some(egress) = &cluster.egress
+        && egress.any
+        && !egress.allow.is_empty()
+    {
+        let message = "`allow` has no effect with `any`, which allows all addresses";
+        diags
+            .error("useless-setting", egress.span, at.key("egress.allow"), message)
+            .help("remove one of them");
+    }
     if forward.max_hosts.get() > HOSTS_MAX {
         let message = format!("`max_hosts` must not exceed {HOSTS_MAX}");
         diags

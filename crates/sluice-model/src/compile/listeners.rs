@@ -103,7 +103,8 @@ impl Compiler<'_> {
         filters: Option<Vec<Arc<dyn ConnectionFilterPlan>>>,
         diags: &mut Diags,
     ) -> Option<(Arc<ListenerPlan>, Option<Arc<QuicListenerPlan>>)> {
-        let Streams { proxy_protocol, inspect, chains, quic: options } = streams;
+        let Streams { original_destination, proxy_protocol, inspect, chains, quic: options } =
+            streams;
         let list = Path::ROOT.key("chains");
         let criteria: Vec<_> = chains.iter().map(|chain| chain.criteria.clone()).collect();
         let places: Vec<usize> = (0..chains.len()).collect();
@@ -134,6 +135,7 @@ impl Compiler<'_> {
         let plan = Arc::new(ListenerPlan {
             name: Arc::clone(name),
             filters: filters?,
+            original_destination: *original_destination,
             proxy_protocol: proxy_protocol.clone(),
             inspect: InspectPlan {
                 needs,

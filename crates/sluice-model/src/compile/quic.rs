@@ -89,6 +89,7 @@ pub(super) fn listener(
     let listener = Arc::new(ListenerPlan {
         name: listener.name.clone(),
         filters: listener.filters.clone(),
+        original_destination: false,
         proxy_protocol: None,
         inspect: InspectPlan { needs: Needs::default(), ..listener.inspect.clone() },
         table,

@@ -54,6 +54,8 @@ pub enum Traffic {
 /// How a listener treats connections.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Streams {
+    /// Whether connections that a firewall redirected have the destination that they had before.
+    pub original_destination: bool,
     /// Whether and from which sources a PROXY header is accepted.
     pub proxy_protocol: Option<ProxyPlan>,
     /// How the first bytes are inspected for chains that match on them.

@@ -94,7 +94,7 @@ section! {
         /// DNS: how names are resolved.
         pub dns: Dns,
         /// Which addresses of names may be used: with `true`, those of the public internet. If omitted, all; with
-        /// `forward`, those of the public internet.
+        /// `forward`, those of the public internet, unless only the destination of a connection names them.
         pub egress: Option<Spanned<Egress>>,
         /// The PROXY protocol header to send first on connections to endpoints.
         pub send_proxy_protocol: Option<ProxyHeader>,

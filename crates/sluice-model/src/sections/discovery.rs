@@ -1,12 +1,13 @@
 //! How the names of endpoints are resolved, and which of their addresses may be used.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use sluice_core::settings::{OrNone, OrZero, Plain, bind_scalar};
 use sluice_core::value::{parse_duration, show_duration};
 use sluice_core::{Cidr, Diags, Node, Path, Setting, Shape, Spanned, choice, section};
+use sluice_l7::words::HeaderName;
 use sluice_upstream::ForwardPattern;
 
 section! {
@@ -73,6 +74,8 @@ section! {
         pub allow: Vec<Spanned<Cidr>>,
         /// More address blocks that are denied.
         pub deny: Vec<Spanned<Cidr>>,
+        /// Whether nothing but `deny` is denied: private addresses and listeners of this process are allowed, too.
+        pub any: bool = "false",
     }
 }
 
@@ -80,6 +83,13 @@ section! {
     /// A forward proxy: clients name the hosts, which are looked up when they are first named. Names are what clients say,
     /// so restrict the clients, or the hosts.
     pub struct Forward {
+        /// What names the host.
+        pub by: ForwardBy = "name",
+        /// With `by: destination`: a header of HTTP requests with the address and port, such as `192.0.2.1:80`, which go there
+        /// instead. Whoever can send requests can name any address: see `egress`.
+        pub header: Option<Spanned<HeaderName>>,
+        /// With `by: destination`: the port in place of that of the destination.
+        pub to_port: Option<Spanned<NonZeroU16>>,
         /// Hosts that clients may name: exact names, *.suffix for any name below it, or IP addresses. If omitted, any
         /// name and any IP address.
         pub hosts: Vec<ForwardPattern>,
@@ -91,6 +101,18 @@ section! {
         pub max_hosts: NonZeroU32 = "1024",
         /// How long a host is known after its last use.
         pub host_ttl: Duration = "5m",
+    }
+}
+
+choice! {
+    /// What names the host that a cluster with `forward` connects to.
+    pub enum ForwardBy {
+        /// The server name of a connection, or the host of an HTTP request.
+        Name = "name",
+        /// The address that the client connected to, before a firewall redirected the connection here
+        /// (`original_destination` of the listener) or a proxy in front took it (`proxy_protocol`); Envoy's ORIGINAL_DST.
+        /// Others get no endpoint.
+        Destination = "destination",
     }
 }
 

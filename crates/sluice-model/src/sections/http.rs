@@ -8,6 +8,7 @@ use sluice_core::value::{Authority, Percent};
 use sluice_core::{Name, Spanned, choice, section};
 use sluice_l7::edge::{ClientScheme, Forwarded, TrustedHeader};
 use sluice_l7::hygiene::{EscapedSlashes, Underscores};
+use sluice_l7::local_replies::settings::LocalReplies;
 use sluice_l7::plan::Versions;
 use sluice_l7::proxy_status::ProxyStatus;
 
@@ -47,6 +48,8 @@ section! {
         pub underscores: Underscores = "keep",
         /// The field `proxy-status` of responses (RFC 9209); none by default.
         pub proxy_status: Option<Short<ProxyStatus>>,
+        /// How responses look that Sluice generates itself.
+        pub local_replies: Option<Spanned<LocalReplies>>,
         /// What happens to the case of header names.
         pub header_case: HeaderCase = "lower",
         /// Maximum size of the request headers; larger ones get a 431 response.

@@ -24,6 +24,10 @@ section! {
         pub address: Vec<Spanned<ListenAddress>>,
         /// The same as `address`, for a list under a plural name.
         pub addresses: Vec<Spanned<ListenAddress>>,
+        /// Whether connections that a firewall of this host redirects here (`REDIRECT` of iptables, `redirect` of nftables) have
+        /// the destination that they had before: for `match`, for clusters with `forward: { by: destination }` and in
+        /// records. TCP only.
+        pub original_destination: bool = "false",
         /// Whether a PROXY protocol header is accepted, and from which senders.
         pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
         /// How the first bytes of a connection are inspected, for chains that match on them.

@@ -18,14 +18,14 @@ use sluice_upstream::plan::{
     Http3Plan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode,
     ReusePlan,
 };
-use sluice_upstream::{EgressPolicy, ForwardPlan, SubsetKey};
+use sluice_upstream::{EgressPolicy, ForwardPlan, NamedBy, SubsetKey};
 
 use super::{Context, Translated, health, sockets};
 use crate::check;
 use crate::model::{Cluster, Kind, Resource};
 use crate::own_name::own_name;
 use crate::provenance::Provenance;
-use crate::sections::discovery::{FORWARD_MIN_TTL, MIN_TTL};
+use crate::sections::discovery::{FORWARD_MIN_TTL, ForwardBy, MIN_TTL};
 use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
     self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
@@ -200,7 +200,11 @@ impl Context<'_> {
             ),
             egress: match egress {
                 Some(section) => Some(egress_policy(section)),
-                None => forward.is_some().then(EgressPolicy::default),
+                None => {
+                    let trusted =
+                        |of: &Forward| of.by == ForwardBy::Destination && of.header.is_none();
+                    forward.as_ref().filter(|of| !trusted(of)).map(|_| EgressPolicy::default())
+                }
             },
             forward: forward.as_ref().map(|section| forward_plan(section)),
             send_proxy: send_proxy_protocol.map(|version| match version {
@@ -387,8 +391,15 @@ fn queue_plan(section: &Queue) -> QueuePlan {
 }
 
 fn forward_plan(section: &Forward) -> ForwardPlan {
-    let Forward { hosts, ports, max_hosts, host_ttl } = section;
+    let Forward { by, header, to_port, hosts, ports, max_hosts, host_ttl } = section;
     ForwardPlan {
+        named_by: match by {
+            ForwardBy::Name => NamedBy::Client,
+            ForwardBy::Destination => NamedBy::Destination {
+                header: header.as_ref().map(|header| header.value.0.as_str().into()),
+                port: to_port.as_ref().map(|port| port.value.get()),
+            },
+        },
         hosts: hosts.clone(),
         ports: ports.iter().map(|port| port.value).collect(),
         hosts_max: max_hosts.get() as usize,
@@ -439,8 +450,11 @@ fn dns_plan(section: &Dns, forwards: bool, addresses_max: usize, version: HttpVe
 }
 
 fn egress_policy(section: &Egress) -> EgressPolicy {
-    let Egress { allow, deny } = section;
+    let Egress { allow, deny, any } = section;
     let blocks = |of: &[Spanned<Cidr>]| of.iter().map(|block| block.value).collect();
+    if *any {
+        return EgressPolicy::all_but(blocks(deny));
+    }
     EgressPolicy::new(blocks(allow), blocks(deny))
 }
 

@@ -1,6 +1,7 @@
 //! HTTP on a chain.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_codec::h1::parse::HeadLimits;
@@ -50,6 +51,7 @@ fn options(
         path: PathHygiene { normalize, merge_slashes, escaped_slashes },
         underscores,
         proxy_status,
+        local_replies,
         header_case,
         head_bytes,
         head_fields,
@@ -69,6 +71,11 @@ fn options(
         None => None,
         Some(tunnel) => Some(tunnel_request(tunnel, quic, &at.key("tunnel"), diags)?),
     };
+    if let Some(Spanned { value, span }) = local_replies
+        && !value.check(*span, &at.key("local_replies"), diags)
+    {
+        return None;
+    }
     if !(1024..=64 << 10).contains(&head_bytes.0) {
         let message = "`head_bytes` must be from 1KiB to 64KiB";
         diags.error("bad-value", section.span, at.key("head_bytes"), message);
@@ -100,6 +107,7 @@ fn options(
         h1: H1Options { limits, lower: *header_case == HeaderCase::Lower },
         advertise_h3: quic.is_some(),
         proxy_status: proxy_status.as_ref().map(|Short(status)| status.clone()),
+        local_replies: local_replies.as_ref().map(|replies| Arc::new(replies.value.clone())),
         versions: *versions,
         hygiene: Hygiene {
             normalize: *normalize,

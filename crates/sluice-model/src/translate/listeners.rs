@@ -53,7 +53,7 @@ impl Context<'_> {
             section.all_addresses().map(|a| a.value.clone()).collect();
         let place = ChainPlace {
             addresses: &addresses,
-            proxied: section.proxy_protocol.is_some(),
+            proxied: section.proxy_protocol.is_some() || section.original_destination,
             inside: false,
             quic: section.quic().is_some(),
         };
@@ -114,6 +114,7 @@ impl Context<'_> {
             self.equal_chains(chains, &list, diags);
         }
         Some(Streams {
+            original_destination: section.original_destination,
             proxy_protocol: section.proxy_protocol.as_deref().map(proxy_plan),
             inspect: inspect(&section.inspect),
             chains: translated?,

@@ -25,6 +25,22 @@ fn check(policy: &EgressPolicy, address: &str, expected: Option<&str>) {
 }
 
 #[test]
+fn a_policy_for_all_denies_only_what_it_names() {
+    let policy = EgressPolicy::all_but(vec![Cidr::parse("10.0.0.0/8").unwrap()]);
+    for (address, is_allowed) in [
+        ("127.0.0.1:80", true),
+        ("169.254.1.1:80", true),
+        ("[::1]:80", true),
+        ("192.0.2.1:80", true),
+        ("10.1.2.3:80", false),
+        ("[::ffff:10.1.2.3]:80", false),
+    ] {
+        let judged = policy.judge(address.parse().unwrap(), |_| true);
+        assert_eq!(judged.is_ok(), is_allowed, "{address}");
+    }
+}
+
+#[test]
 fn every_form_of_an_address_that_is_not_public_is_denied() {
     let usual = EgressPolicy::default();
     for (address, cause) in [

@@ -126,5 +126,6 @@ fn summary(request: &Head, response: Option<&Head>, source: Peer) -> Summary {
         reason: None,
         details: Cow::Borrowed(""),
         detail: None,
+        local_text: None,
     }
 }

@@ -184,10 +184,6 @@ fn what_clusters_cannot_do_yet() {
             "type: EDS",
             "static_resources.clusters[0].eds_cluster_config: a cluster of the type EDS needs `eds_config`",
         ),
-        (
-            "type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED",
-            "`type` of envoy.config.cluster.v3.Cluster is not supported",
-        ),
         ("connect_timeout: 0.0001s", "whole milliseconds"),
         (
             "transport_socket_matches: [{ name: a }]",

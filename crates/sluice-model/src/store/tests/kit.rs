@@ -120,6 +120,7 @@ pub(crate) fn listener(port: u16, kind: ChainKind) -> Resource {
         },
         filters: Vec::new(),
         traffic: Traffic::Streams(Streams {
+            original_destination: false,
             proxy_protocol: None,
             inspect: Inspect {
                 timeout: Duration::from_secs(1),

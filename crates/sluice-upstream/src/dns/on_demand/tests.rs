@@ -10,7 +10,7 @@ use super::*;
 use crate::cluster::ClusterHandle;
 use crate::egress::EgressPolicy;
 use crate::endpoint::EndpointState;
-use crate::forward::ForwardPlan;
+use crate::forward::{ForwardPlan, NamedBy};
 use crate::plan::ClusterSettings;
 
 const HOST_TTL: Duration = Duration::from_secs(300);
@@ -30,8 +30,13 @@ impl Bench {
         let allow = vec![sluice_core::Cidr::parse("127.0.0.0/8").unwrap()];
         settings.egress = Some(EgressPolicy::new(allow, Vec::new()));
         settings.dns.mode = crate::plan::ResolutionMode::Logical;
-        settings.forward =
-            Some(ForwardPlan { hosts: Vec::new(), ports: vec![80], hosts_max, host_ttl: HOST_TTL });
+        settings.forward = Some(ForwardPlan {
+            named_by: NamedBy::Client,
+            hosts: Vec::new(),
+            ports: vec![80],
+            hosts_max,
+            host_ttl: HOST_TTL,
+        });
         let plan = ClusterPlan { name: "out".into(), settings: Arc::new(settings), tls: None };
         let cluster = Arc::new(Cluster::new(Arc::new(plan)));
         let worker = WorkerCx::solitary(Clock::held());
@@ -49,8 +54,13 @@ impl Bench {
     }
 
     fn host(named: &str) -> ForwardHost {
-        let forward =
-            ForwardPlan { hosts: vec![], ports: vec![80], hosts_max: 1, host_ttl: HOST_TTL };
+        let forward = ForwardPlan {
+            named_by: NamedBy::Client,
+            hosts: vec![],
+            ports: vec![80],
+            hosts_max: 1,
+            host_ttl: HOST_TTL,
+        };
         forward.host(named, 80).unwrap()
     }
 

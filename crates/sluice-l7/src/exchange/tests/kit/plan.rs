@@ -148,6 +148,7 @@ pub(crate) fn plan(
             h3: Default::default(),
             advertise_h3: false,
             proxy_status: None,
+            local_replies: None,
             versions: Versions::Any,
             hygiene: Hygiene::default(),
             edge: Edge::default(),
