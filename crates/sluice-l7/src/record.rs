@@ -10,13 +10,13 @@ use std::time::Duration;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, Peer};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
-use sluice_expr::Expression;
+use sluice_expr::{AttributeSource as _, AttributeValue, Expression};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::record::without_port;
 use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
-use crate::expression::{RequestAttributes, exchange_expression};
+use crate::expression::{RequestAttributes, attribute_of_exchange, exchange_expression};
 use crate::identity::who;
 
 mod conn_facts;
@@ -313,6 +313,12 @@ impl View<'_> {
         let response = self.response.map(|response| (status(response), response));
         let (head, path) = (self.request, self.request.path_only());
         RequestAttributes { head, path, values: Some(self.values), conn: Some(conn), response }
+    }
+
+    /// The attribute that expressions write as `ROOT.FIELD`; of a map of headers, only `member`, if one is given.
+    pub fn attribute(&self, root: &str, field: &str, member: Option<&str>) -> Option<AttributeValue> {
+        let of = attribute_of_exchange(root, field, member)?;
+        self.attributes(&self.subject()).attribute(&of)
     }
 
     fn path(&self) -> &str {

@@ -9,6 +9,7 @@
 pub mod browser;
 pub mod certificates;
 pub mod frames;
+pub mod guests;
 pub mod http;
 pub mod http3;
 pub mod identity_provider;

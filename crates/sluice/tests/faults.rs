@@ -42,6 +42,8 @@ mod modules;
 mod processing;
 #[path = "faults/quic.rs"]
 mod quic;
+#[path = "faults/guests.rs"]
+mod guests;
 #[path = "faults/scripts.rs"]
 mod scripts;
 #[path = "faults/side_calls.rs"]
@@ -69,6 +71,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Services that filters ask", side_calls::CASES),
     ("External processing", processing::CASES),
     ("Scripts", scripts::CASES),
+    ("Guests", guests::CASES),
     ("Loaded libraries", modules::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),

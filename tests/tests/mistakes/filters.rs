@@ -251,6 +251,18 @@ fn of_filters() {
                 "less memory than a script needs",
                 http(r#"lua: { source: "function envoy_on_request() end", memory: 64KiB }"#),
             ),
+            ("no module", http("wasm: {}")),
+            ("a module that is not there", http("wasm: { file: none.wasm }")),
+            ("two modules", http("wasm: { file: a.wasm, inline: AGFzbQEAAAA= }")),
+            ("a module that is none", http("wasm: { inline: aGVsbG8= }")),
+            ("a module that is not in base64", http("wasm: { inline: \"***\" }")),
+            ("a module for something else", http("wasm: { inline: AGFzbQEAAAA= }")),
+            (
+                "another module than expected",
+                http("wasm: { inline: AGFzbQEAAAA=, sha256: abc }"),
+            ),
+            ("less memory than a guest needs", http("wasm: { file: a.wasm, memory: 1KiB }")),
+            ("no time for a guest", http("wasm: { file: a.wasm, cpu: 0s }")),
             ("a service without a cluster", http("ext_authz: { timeout: 1s }")),
             ("a service of an unknown cluster", http("ext_authz: { cluster: auth }")),
             (
