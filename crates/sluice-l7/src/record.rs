@@ -316,7 +316,12 @@ impl View<'_> {
     }
 
     /// The attribute that expressions write as `ROOT.FIELD`; of a map of headers, only `member`, if one is given.
-    pub fn attribute(&self, root: &str, field: &str, member: Option<&str>) -> Option<AttributeValue> {
+    pub fn attribute(
+        &self,
+        root: &str,
+        field: &str,
+        member: Option<&str>,
+    ) -> Option<AttributeValue> {
         let of = attribute_of_exchange(root, field, member)?;
         self.attributes(&self.subject()).attribute(&of)
     }

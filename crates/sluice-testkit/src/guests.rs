@@ -13,7 +13,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("continue_stream", "i32"),
     ("close_stream", "i32"),
     ("send_local_response", "i32 i32 i32 i32 i32 i32 i32 i32"),
-    ("clear_route_cache", ""),
+    ("call_foreign_function", "i32 i32 i32 i32 i32 i32"),
     ("set_effective_context", "i32"),
     ("set_tick_period_milliseconds", "i32"),
     ("get_current_time_nanoseconds", "i32"),
@@ -205,13 +205,13 @@ impl Texts {
         format!("(i32.const {at}) (i32.const {})", text.len())
     }
 
-    /// A line with texts in place of quotes; `\0` is a zero byte.
+    /// A line with texts in place of quotes; `\0` is a zero byte, `\n` ends a line.
     fn replace(&mut self, line: &str) -> String {
         let mut out = String::new();
         for (index, part) in line.split('"').enumerate() {
             match index % 2 {
                 0 => out += part,
-                _ => out += &self.place(&part.replace("\\0", "\0")),
+                _ => out += &self.place(&part.replace("\\0", "\0").replace("\\n", "\n")),
             }
         }
         out

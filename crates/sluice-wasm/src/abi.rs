@@ -50,7 +50,9 @@ impl MapKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BufferKind {
     /// Of the message; whether it is the response.
-    Body { response: bool },
+    Body {
+        response: bool,
+    },
     CallBody,
     VmConfig,
     PluginConfig,

@@ -106,10 +106,7 @@ impl GuestMetric {
                 let Some(worker) = worker else { return };
                 let labels = [&*self.listener, &*self.name];
                 worker.shard.counter(&metrics::HISTOGRAM_COUNT, &labels).increment();
-                worker
-                    .shard
-                    .counter(&metrics::HISTOGRAM_SUM, &labels)
-                    .add(value.cast_unsigned());
+                worker.shard.counter(&metrics::HISTOGRAM_SUM, &labels).add(value.cast_unsigned());
             }
         }
     }

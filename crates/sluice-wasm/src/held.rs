@@ -26,6 +26,10 @@ pub(crate) struct OfRequest {
     _instance: GuestInstance,
 }
 
+/// Stands for the context of a request that found no instance: its response does not look for one again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WithoutGuest;
+
 /// A piece of a body that the guest has.
 #[derive(Debug, Default)]
 pub(crate) struct HeldPiece {
@@ -60,6 +64,9 @@ pub(crate) fn of_request<'c>(cx: &'c Cx<'_>) -> Option<&'c OfRequest> {
 
 /// Takes it, to put it back.
 pub(crate) fn take(cx: &mut Cx<'_>) -> Option<Box<OfRequest>> {
+    if !cx.state.as_ref()?.is::<OfRequest>() {
+        return None;
+    }
     cx.state.take()?.downcast().ok()
 }
 

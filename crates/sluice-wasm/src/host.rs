@@ -55,7 +55,6 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
         "proxy_continue_response" = streams::go_on_response, ();
         "proxy_close_stream" = streams::close, (kind: u32);
         "proxy_send_local_response" = streams::respond, (status: u32, details: u32, details_length: u32, body: u32, body_length: u32, fields: u32, fields_length: u32, grpc: i32);
-        "proxy_clear_route_cache" = streams::reroute, ();
         "proxy_set_effective_context" = streams::set_effective, (context: u32);
         "proxy_done" = streams::done, ();
         "proxy_get_header_map_value" = maps::value, (kind: u32, name: u32, length: u32, value_at: u32, length_at: u32);
@@ -76,7 +75,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
         "proxy_grpc_cancel" = calls::no_grpc, (token: u32);
         "proxy_grpc_close" = calls::no_grpc, (token: u32);
         "proxy_grpc_send" = calls::no_grpc_send, (token: u32, message: u32, length: u32, end: u32);
-        "proxy_call_foreign_function" = calls::no_foreign, (_1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32);
+        "proxy_call_foreign_function" = streams::foreign, (name: u32, length: u32, args: u32, args_length: u32, results_at: u32, length_at: u32);
         "proxy_get_shared_data" = sharing::data, (key: u32, length: u32, value_at: u32, length_at: u32, cas_at: u32);
         "proxy_set_shared_data" = sharing::set_data, (key: u32, length: u32, value: u32, value_length: u32, cas: u32);
         "proxy_register_shared_queue" = sharing::register, (name: u32, length: u32, queue_at: u32);

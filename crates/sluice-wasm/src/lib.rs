@@ -29,6 +29,7 @@ mod module;
 mod pairs;
 mod plugin;
 mod properties;
+mod running;
 mod settings;
 mod shared;
 mod state;
@@ -39,4 +40,3 @@ mod vms;
 
 pub use in_use::OnGuestError;
 pub use settings::{Wasm, WasmFactory, WasmVm};
-

@@ -17,11 +17,7 @@ pub(crate) struct GuestLimits {
 
 impl Default for GuestLimits {
     fn default() -> Self {
-        Self {
-            cpu: Duration::from_millis(100),
-            memory: 64 << 20,
-            restart: Duration::from_secs(1),
-        }
+        Self { cpu: Duration::from_millis(100), memory: 64 << 20, restart: Duration::from_secs(1) }
     }
 }
 

@@ -89,13 +89,19 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
     fn value(&self, of: MapOf, name: &[u8]) -> Answer<Option<Vec<u8>>> {
         let head = self.to_read(of).ok_or(Status::BadArgument)?;
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-        if !of.trailers && let Some(value) = pseudo(head, &lower, of.response) {
+        if !of.trailers
+            && let Some(value) = pseudo(head, &lower, of.response)
+        {
             return Ok(value);
         }
         Ok(head.get_named(name).map(<[u8]>::to_vec))
     }
 
     fn edit(&mut self, of: MapOf, edit: MapEdit<'_>) -> Answer<()> {
+        if of == (MapOf { response: false, trailers: false }) {
+            // The route may go by what is changed. Later, it does not matter any more.
+            let _ = self.reroute();
+        }
         let head = self.to_change(of)?;
         match edit {
             MapEdit::Add(name, value) => put(head, of, name, value, true),
@@ -161,12 +167,8 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
     }
 
     fn may_respond(&self) -> bool {
-        match self.message {
-            GuestMessage::Nothing => false,
-            GuestMessage::Head(_) | GuestMessage::Whole(_) => true,
-            // A response whose headers have been sent is cut off.
-            GuestMessage::Piece { .. } | GuestMessage::Trailers(..) => true,
-        }
+        // A response whose headers have been sent is cut off.
+        !matches!(self.message, GuestMessage::Nothing)
     }
 
     fn reroute(&mut self) -> Answer<()> {

@@ -203,9 +203,10 @@ impl WasmPlan {
         let done = started.and_then(|vm| vm.root(&Arc::new(self.plugin(""))).map(drop));
         if let Err(failure) = done {
             let message = format!("the guest does not start: {}", failure.message);
-            context.diags.error("bad-module", span, *context.at, message).help(
-                "correct the guest, or its `config`; what it wrote to the log says more",
-            );
+            context
+                .diags
+                .error("bad-module", span, *context.at, message)
+                .help("correct the guest, or its `config`; what it wrote to the log says more");
             return None;
         }
         Some(self)
@@ -224,7 +225,8 @@ impl WasmPlan {
 
     fn plugin(&self, listener: &str) -> PluginFacts {
         let of_file = self.module.as_ref().map_or("?", |(name, _)| name);
-        let body_max = self.body_max.map_or(1 << 20, |of| usize::try_from(of.0).unwrap_or(usize::MAX));
+        let body_max =
+            self.body_max.map_or(1 << 20, |of| usize::try_from(of.0).unwrap_or(usize::MAX));
         PluginFacts {
             name: self.name.clone().unwrap_or_else(|| of_file.to_owned()),
             root_id: self.root_id.clone().unwrap_or_default(),

@@ -122,7 +122,8 @@ impl Vm {
         let unused: Vec<u32> = {
             let store = self.store.borrow();
             let state = store.data();
-            let used = |root: u32| state.contexts.values().any(|of| of.root == root && of.id != root);
+            let used =
+                |root: u32| state.contexts.values().any(|of| of.root == root && of.id != root);
             let roots = state.contexts.values().filter(|of| of.id == of.root);
             let unused = roots.filter(|of| Rc::strong_count(of) == 1 && !used(of.id));
             unused.map(|of| of.id).collect()
@@ -322,12 +323,12 @@ fn begin(
     store.set_epoch_deadline(1);
     engine::note_run();
     let made = module.instances.instantiate(&mut *store);
-    let instance = made.map_err(|error| with_memory(GuestFailure::of("start", &error), store.data()))?;
+    let instance =
+        made.map_err(|error| with_memory(GuestFailure::of("start", &error), store.data()))?;
     store.data_mut().memory = instance.get_memory(&mut *store, "memory");
     let allocate = ["proxy_on_memory_allocate", "malloc"].into_iter();
-    let mut allocate = allocate.filter_map(|name| {
-        instance.get_typed_func::<u32, u32>(&mut *store, name).ok()
-    });
+    let mut allocate =
+        allocate.filter_map(|name| instance.get_typed_func::<u32, u32>(&mut *store, name).ok());
     let allocate = allocate.next();
     store.data_mut().allocate = allocate;
     for name in ["_initialize", "_start"] {

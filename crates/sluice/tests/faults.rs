@@ -32,6 +32,8 @@ mod config;
 mod endpoints;
 #[path = "faults/ends.rs"]
 mod ends;
+#[path = "faults/guests.rs"]
+mod guests;
 #[path = "faults/http.rs"]
 mod http;
 #[path = "faults/login.rs"]
@@ -42,8 +44,6 @@ mod modules;
 mod processing;
 #[path = "faults/quic.rs"]
 mod quic;
-#[path = "faults/guests.rs"]
-mod guests;
 #[path = "faults/scripts.rs"]
 mod scripts;
 #[path = "faults/side_calls.rs"]

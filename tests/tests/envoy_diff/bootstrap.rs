@@ -73,7 +73,8 @@ const GUEST_FIELDS: [&str; 3] = ["config ", "plugin ", "vm "];
 
 /// The functions of a guest.
 pub(crate) fn functions(guest: &Block) -> String {
-    let lines = guest.yaml.lines().filter(|line| !GUEST_FIELDS.iter().any(|of| line.starts_with(of)));
+    let lines =
+        guest.yaml.lines().filter(|line| !GUEST_FIELDS.iter().any(|of| line.starts_with(of)));
     lines.map(|line| format!("{line}\n")).collect()
 }
 

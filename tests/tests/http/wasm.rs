@@ -124,7 +124,9 @@ response_body
     assert_eq!(seen(&origin, "/bytes/3").text(), "whole:!");
     // In pieces, of which the guest holds the first.
     let mut client = Client::connect(sluice.addr("web"));
-    client.send("POST /bytes/4 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    client.send(
+        "POST /bytes/4 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    );
     client.send("2\r\nde\r\n0\r\n\r\n");
     assert_eq!(client.read().status(), 200);
     assert_eq!(seen(&origin, "/bytes/4").text(), "whole:!");
@@ -487,6 +489,9 @@ fn what_guests_take_from_wasi() {
     assert_eq!(get(&sluice, "/a").status(), 200);
     assert_eq!(seen(&origin, "/a").value("x-env"), "TIER=gold");
     let record = record_of(&sluice, "/a");
-    assert!(record["error"].as_str().unwrap().contains("it ended itself with status 3"), "{record}");
+    assert!(
+        record["error"].as_str().unwrap().contains("it ended itself with status 3"),
+        "{record}"
+    );
     assert!(sluice.log().contains("hello from wasi"));
 }

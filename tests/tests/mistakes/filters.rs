@@ -257,10 +257,7 @@ fn of_filters() {
             ("a module that is none", http("wasm: { inline: aGVsbG8= }")),
             ("a module that is not in base64", http("wasm: { inline: \"***\" }")),
             ("a module for something else", http("wasm: { inline: AGFzbQEAAAA= }")),
-            (
-                "another module than expected",
-                http("wasm: { inline: AGFzbQEAAAA=, sha256: abc }"),
-            ),
+            ("another module than expected", http("wasm: { inline: AGFzbQEAAAA=, sha256: abc }")),
             ("less memory than a guest needs", http("wasm: { file: a.wasm, memory: 1KiB }")),
             ("no time for a guest", http("wasm: { file: a.wasm, cpu: 0s }")),
             ("a service without a cluster", http("ext_authz: { timeout: 1s }")),

@@ -156,20 +156,6 @@ pub(super) fn no_grpc_send(_: &mut Guest<'_, '_>, _: u32, _: u32, _: u32, _: u32
     Err(Status::Unimplemented.into())
 }
 
-/// `proxy_call_foreign_function`.
-#[allow(clippy::too_many_arguments, reason = "the form is that of the interface")]
-pub(super) fn no_foreign(
-    _: &mut Guest<'_, '_>,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-) -> HostResult {
-    Err(Status::NotFound.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_request_has_method_path_and_host_and_no_header_that_frames_it() {
-        let [method, path, host] = [(":method", "GET"), (":path", "/a?b"), (":authority", "a.test")];
+        let [method, path, host] =
+            [(":method", "GET"), (":path", "/a?b"), (":authority", "a.test")];
         assert_eq!(of(&[method, path, host, ("X-A", "1")]), Ok(()));
         for wrong in [
             vec![method, path],

@@ -7,7 +7,11 @@ use crate::guest::{Guest, HostFault, HostResult};
 use crate::{counters, events, shared};
 
 /// Counts a bound that an operation reached.
-fn counted<T>(guest: &Guest<'_, '_>, limit: &'static str, done: Result<T, Status>) -> HostResult<T> {
+fn counted<T>(
+    guest: &Guest<'_, '_>,
+    limit: &'static str,
+    done: Result<T, Status>,
+) -> HostResult<T> {
     if matches!(done, Err(Status::InternalFailure)) {
         guest.state().count_limit(limit);
     }

@@ -111,10 +111,26 @@ fn with_fields(mut reply: Reply, fields: &[Pair]) -> Result<Reply, Status> {
     Ok(reply)
 }
 
-/// `proxy_clear_route_cache`.
-pub(super) fn reroute(guest: &mut Guest<'_, '_>) -> HostResult {
+/// `proxy_call_foreign_function`, of which there is one: it has the route selected again.
+pub(super) fn foreign(
+    guest: &mut Guest<'_, '_>,
+    name: u32,
+    length: u32,
+    _args: u32,
+    _args_length: u32,
+    results_at: u32,
+    length_at: u32,
+) -> HostResult {
+    if guest.short(name, length)? != b"clear_route_cache" {
+        return Err(Status::NotFound.into());
+    }
     let done = guest.state().with_call(|call| call.reroute());
-    Ok(done.unwrap_or(Err(Status::BadArgument))?)
+    done.unwrap_or(Err(Status::BadArgument))?;
+    // A guest may leave out where nothing would be written to.
+    if results_at != 0 && length_at != 0 {
+        guest.give(b"", results_at, length_at)?;
+    }
+    Ok(())
 }
 
 /// `proxy_set_effective_context`.

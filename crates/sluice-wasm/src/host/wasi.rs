@@ -105,10 +105,7 @@ pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 }
 
 /// Adds the other functions of WASI that a module imports; each returns that there is no such function.
-pub(crate) fn link_absent(
-    linker: &mut Linker<HostState>,
-    module: &Module,
-) -> wasmtime::Result<()> {
+pub(crate) fn link_absent(linker: &mut Linker<HostState>, module: &Module) -> wasmtime::Result<()> {
     let of_link = ["fd_write", "clock_time_get", "random_get", "environ_sizes_get", "environ_get"];
     let more = ["args_sizes_get", "args_get", "proc_exit"];
     let mut done: Vec<(String, String)> = Vec::new();
