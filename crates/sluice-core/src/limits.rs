@@ -76,6 +76,7 @@ limits! {
     SideCallReserve = "side_call_reserve_percent", 10, 1, 90, Count, "Percentage of the connections, requests and streams that `limits` and `reuse.streams` of a cluster allow which is reserved for side calls, once filters call the cluster; at least one, if more than one is allowed. Other requests have the rest.";
     Fetches = "fetches", 32, 1, 4096, Count, "Attempts in flight to fetch content for filters, such as keys or lists; at the bound further ones wait.";
     LookupBytes = "lookup_bytes", 64 * MIB, KIB, 1024 * MIB, Bytes, "A file that values are looked up in, such as a table or a database of addresses; a larger one cannot be used.";
+    WasmBytes = "wasm_module_bytes", 32 * MIB, KIB, 1024 * MIB, Bytes, "A file with a module of WebAssembly; a larger one cannot be used.";
     JwtBytes = "jwt_bytes", 16 * KIB, 256, MIB, Bytes, "A token of the filter `jwt`; a larger one is refused (`jwt.malformed`).";
     JwtCache = "jwt_cache_bytes", 8 * MIB, 0, 1024 * MIB, Bytes, "Tokens that a worker remembers as verified; at the bound those not used for longest are forgotten, and verified again when they are used.";
     OidcSession = "oidc_session_bytes", 16 * KIB, KIB, 64 * KIB, Bytes, "The session of a login (`oidc`) as it is in cookies, in as many as it takes; a larger one is not made (`oidc.too_large`), and is no session in a request.";

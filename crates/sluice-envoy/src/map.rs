@@ -31,6 +31,7 @@ mod faults;
 mod filters;
 mod geo;
 mod guards;
+mod guests;
 mod headers;
 mod health;
 mod http;

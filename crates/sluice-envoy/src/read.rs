@@ -356,13 +356,23 @@ impl MessageReader<'_> {
         if !is_json(descriptor.full_name()) {
             return self.message(node, descriptor, at, &["@type"]);
         }
-        // Nothing that is configured by one of these has been mapped; it is kept as what it is.
-        let value = node.get("value").map(|entry| &entry.node);
+        let value = node.get("value");
+        // A text, bytes or JSON is what some extensions are configured with; the others are kept as what they are.
+        let field = match descriptor.name() {
+            "StringValue" | "BytesValue" => "value",
+            "Struct" => "fields",
+            _ => "",
+        };
+        let mut fields = Vec::new();
         if let Some(value) = value {
-            self.value(value, &Kind::Message(descriptor.clone()), &join(at, "value"))?;
+            let kind = Kind::Message(descriptor.clone());
+            let read = self.value(&value.node, &kind, &join(at, "value"))?;
+            if let Some(field) = descriptor.get_field_by_name(field) {
+                fields.push(ProtoField::new(field, value.key_span, value.node.span, read));
+            }
         }
         let (descriptor, path) = (descriptor.clone(), at.into());
-        Some(ProtoMessage { descriptor, path, span: node.span, fields: Vec::new() })
+        Some(ProtoMessage { descriptor, path, span: node.span, fields })
     }
 
     fn typed_struct(&mut self, node: &Node, at: &str) -> Option<ProtoMessage> {

@@ -106,6 +106,18 @@ pub(crate) fn known_attribute(text: &str) -> Option<AttributeUse> {
     Some(AttributeUse { root: def.root, field: field.to_owned(), members: None })
 }
 
+/// The attribute of a request, its connection or its response with that name.
+pub(crate) fn attribute_of_exchange(
+    root: &str,
+    field: &str,
+    member: Option<&str>,
+) -> Option<AttributeUse> {
+    let mut all = ATTRIBUTES_OF_EXCHANGE.iter();
+    let def = all.find(|of| of.root == root && (of.field == field || of.field == "*"))?;
+    let members = member.filter(|_| def.is_map).map(|member| vec![member.to_owned()]);
+    Some(AttributeUse { root: def.root, field: field.to_owned(), members })
+}
+
 /// A request as expressions see it.
 pub(crate) struct RequestAttributes<'a> {
     /// Its head.

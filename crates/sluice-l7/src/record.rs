@@ -11,13 +11,15 @@ use bytes::Bytes;
 use sluice_codec::{Head, Known, Version};
 use sluice_core::connection::{Attempt, Peer};
 use sluice_core::{ConnValues, Name, Reason, SharedValues, values};
-use sluice_expr::Expression;
+use sluice_expr::{AttributeSource as _, AttributeValue, Expression};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_l4::record::without_port;
 use sluice_telemetry::{Argument, Operator, Record, RecordKind, TemplateField};
 use smallvec::SmallVec;
 
-use crate::expression::{RequestAttributes, ResponseAttributes, exchange_expression};
+use crate::expression::{
+    RequestAttributes, ResponseAttributes, attribute_of_exchange, exchange_expression,
+};
 use crate::identity::who;
 
 mod conn_facts;
@@ -326,6 +328,17 @@ impl View<'_> {
         });
         let (head, path) = (self.request, self.request.path_only());
         RequestAttributes { head, path, values: Some(self.values), conn: Some(conn), response }
+    }
+
+    /// The attribute that expressions write as `ROOT.FIELD`; of a map of headers, only `member`, if one is given.
+    pub fn attribute(
+        &self,
+        root: &str,
+        field: &str,
+        member: Option<&str>,
+    ) -> Option<AttributeValue> {
+        let of = attribute_of_exchange(root, field, member)?;
+        self.attributes(&self.subject()).attribute(&of)
     }
 
     fn path(&self) -> &str {

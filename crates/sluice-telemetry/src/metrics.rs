@@ -324,6 +324,11 @@ impl Gauge {
         self.0.add(0, 1_u64.wrapping_neg());
     }
 
+    /// Adds `amount`, which may be negative.
+    pub fn add(&self, amount: i64) {
+        self.0.add(0, amount.cast_unsigned());
+    }
+
     /// Sets this thread's share to exactly `value`.
     pub fn set(&self, value: u64) {
         self.0.cells[0].store(value, Relaxed);

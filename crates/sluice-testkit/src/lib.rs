@@ -10,6 +10,7 @@ pub mod browser;
 pub mod certificates;
 pub mod files;
 pub mod frames;
+pub mod guests;
 pub mod http;
 pub mod http3;
 pub mod identity_provider;

@@ -47,6 +47,8 @@ fn http_filters() -> HttpFilters {
     filters.register(std::sync::Arc::new(sluice_module::ModuleFactory));
     #[cfg(feature = "lua")]
     filters.register(std::sync::Arc::new(sluice_lua::LuaFactory));
+    #[cfg(feature = "wasm")]
+    filters.register(std::sync::Arc::new(sluice_wasm::WasmFactory));
     filters
 }
 

@@ -41,6 +41,7 @@ const TARGETS: &[&str] = &[
     "sluice_telemetry",
     "sluice_tls",
     "sluice_upstream",
+    "sluice_wasm",
     "sluice_xds",
     "quinn",
     "quinn_proto",

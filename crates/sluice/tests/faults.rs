@@ -32,6 +32,8 @@ mod config;
 mod endpoints;
 #[path = "faults/ends.rs"]
 mod ends;
+#[path = "faults/guests.rs"]
+mod guests;
 #[path = "faults/http.rs"]
 mod http;
 #[path = "faults/login.rs"]
@@ -69,6 +71,7 @@ const AREAS: &[(&str, &[Fault])] = &[
     ("Services that filters ask", side_calls::CASES),
     ("External processing", processing::CASES),
     ("Scripts", scripts::CASES),
+    ("Guests", guests::CASES),
     ("Loaded libraries", modules::CASES),
     ("TLS with clients", tls::CASES),
     ("Connections", tcp::CASES),

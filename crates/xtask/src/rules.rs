@@ -30,6 +30,7 @@ pub const LAYERS: &[&str] = &[
     "sluice-l7",
     "sluice-lua",
     "sluice-module",
+    "sluice-wasm",
     "sluice-model",
     "sluice-config",
     "sluice-envoy",

@@ -41,7 +41,8 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
         };
         text += &(head + &indent(&block.yaml, 4));
     }
-    for block in &area.http {
+    let guests: Vec<Block> = area.guests.iter().map(guest_listener).collect();
+    for block in area.http.iter().chain(&guests) {
         text += &format!(
             "  - name: {0}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        typed_config:\n          \"@type\": {MANAGER}\n          stat_prefix: {0}\n          access_log: @log@\n",
             block.name
@@ -65,6 +66,32 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
     );
     let text = with_scripts(&text, &area.scripts);
     places.fill(&text.replace("@log@", &log))
+}
+
+/// The fields of a guest, which stand before its functions: `configuration`, `vm_config` and others of its messages.
+const GUEST_FIELDS: [&str; 3] = ["config ", "plugin ", "vm "];
+
+/// The functions of a guest.
+pub(crate) fn functions(guest: &Block) -> String {
+    let lines =
+        guest.yaml.lines().filter(|line| !GUEST_FIELDS.iter().any(|of| line.starts_with(of)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// A listener with the filter of a guest, which has its name.
+fn guest_listener(guest: &Block) -> Block {
+    let of = |field: &str| guest.yaml.lines().find_map(|line| line.strip_prefix(field));
+    let name = &guest.name;
+    let config = of("config ").map(|text| {
+        format!(", configuration: {{ \"@type\": t/google.protobuf.StringValue, value: {text} }}")
+    });
+    let yaml = format!(
+        "http_filters:\n- {{ name: envoy.filters.http.wasm, typed_config: {{ \"@type\": t/envoy.extensions.filters.http.wasm.v3.Wasm, config: {{ name: {name}{}{}, vm_config: {{ runtime: envoy.wasm.runtime.v8, vm_id: {name}{}, code: {{ local: {{ filename: @folder@/{name}.wasm }} }} }} }} }} }}\n- @router@\n",
+        config.unwrap_or_default(),
+        of("plugin ").map(|more| format!(", {more}")).unwrap_or_default(),
+        of("vm ").map(|more| format!(", {more}")).unwrap_or_default(),
+    );
+    Block { name: name.clone(), yaml }
 }
 
 /// The text with `@scripts@`, the value of `source_codes`, and `@script routes@`, a route to `a` for each script, which runs

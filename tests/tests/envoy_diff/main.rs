@@ -60,7 +60,7 @@ macro_rules! areas {
 
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
-    rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades weights
+    rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades wasm weights
 }
 
 #[test]
@@ -182,6 +182,10 @@ fn signed() -> [(&'static str, String); 2] {
 fn run(name: &str) {
     let area = script::read(name);
     let bench = Bench::new(name);
+    for guest in &area.guests {
+        let module = sluice_testkit::guests::guest(&bootstrap::functions(guest));
+        std::fs::write(bench.folder.path().join(&guest.name).with_extension("wasm"), module).unwrap();
+    }
     let text = bench.fill(|places| bootstrap::text(&area, places));
     let folder = |side: &str| bench.folder.path().join(side);
     let mut envoy = Proxy::envoy(&folder("envoy"), &text);

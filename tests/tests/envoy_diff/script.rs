@@ -22,11 +22,13 @@ pub(crate) struct Area {
     pub(crate) log_format: String,
     /// Scripts in Lua, by name.
     pub(crate) scripts: Vec<Block>,
+    /// Guests in WebAssembly, by name.
+    pub(crate) guests: Vec<Block>,
     pub(crate) cases: Vec<Case>,
     pub(crate) edits: Vec<Edit>,
 }
 
-/// A named piece of YAML, or a script.
+/// A named piece of YAML, a script or a guest.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) name: String,
@@ -102,6 +104,7 @@ impl Area {
         match kind {
             "http" => self.http.push(block()),
             "script" => self.scripts.push(block()),
+            "guest" => self.guests.push(block()),
             "listener" => self.listeners.push(block()),
             "clusters" => self.clusters += &yaml(),
             "bootstrap" => self.bootstrap += &yaml(),

@@ -26,3 +26,4 @@ mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
 mod values;
+mod wasm;

@@ -26,6 +26,17 @@ fn kinds() -> Vec<(&'static str, Vec<Column>)> {
                 ("errors", sluice_lua::metrics::FAILURES),
             ],
         ),
+        #[cfg(feature = "wasm")]
+        (
+            "wasm",
+            vec![
+                ("instances", sluice_wasm::metrics::INSTANCES),
+                ("runs", sluice_wasm::metrics::RUNS),
+                ("seconds", sluice_wasm::metrics::SECONDS),
+                ("memory_bytes", sluice_wasm::metrics::MEMORY),
+                ("errors", sluice_wasm::metrics::FAILURES),
+            ],
+        ),
         (
             "module",
             vec![

@@ -84,6 +84,26 @@ fn scripts_for_connections() {
 }
 
 #[test]
+fn guests() {
+    let app = Origin::start("app");
+    let sluice = Sluice::new().start(&sample(
+        "wasm.yaml",
+        &[
+            ("127.0.0.1:8080", "127.0.0.1:0".into()),
+            ("127.0.0.1:9000", app.addr().to_string()),
+        ],
+    ));
+    let ask = |path: &str| {
+        let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));
+        client.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    };
+    for (path, by) in [("/", "guest"), ("/plain/1", "")] {
+        let answer = ask(path);
+        assert_eq!((answer.status(), answer.value("x-served-by")), (200, by), "{path}");
+    }
+}
+
+#[test]
 fn loaded_libraries() {
     let (app, redis) = (Origin::start("app"), Server::echo());
     let kit = Sluice::new();

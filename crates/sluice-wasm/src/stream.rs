@@ -1,0 +1,181 @@
+//! Contexts of guests: requests, and uses of the filter.
+//!
+//! Owns: what happened for a context while its message waits, and the waits themselves. Refuses to know: how guests run, and what
+//! a message is. Keeps: what happened is seen by the hook that waits for it, or by nobody once the context has ended.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use sluice_l7::{Reply, SideCallError, SideResponse};
+
+use crate::plugin::PluginFacts;
+
+/// How a call of a guest ended.
+pub(crate) type GuestCallEnd = Result<SideResponse, SideCallError>;
+
+/// A call that has ended.
+#[derive(Debug)]
+pub(crate) struct ArrivedCall {
+    pub(crate) token: u32,
+    pub(crate) end: GuestCallEnd,
+}
+
+/// A context: of a request, or of a use of the filter.
+#[derive(Debug)]
+pub(crate) struct StreamCell {
+    pub(crate) id: u32,
+    /// The use that it belongs to.
+    pub(crate) root: u32,
+    plugin: RefCell<Arc<PluginFacts>>,
+    inner: RefCell<StreamState>,
+    /// Calls in flight.
+    pub(crate) calls: Cell<usize>,
+}
+
+#[derive(Debug, Default)]
+struct StreamState {
+    ended: bool,
+    /// Whether request and response wait for the guest.
+    waits: [bool; 2],
+    /// Whether they were told to go on.
+    goes: [bool; 2],
+    reply: Option<Box<Reply>>,
+    arrived: VecDeque<ArrivedCall>,
+    wakers: [Option<Waker>; 2],
+    /// Of calls that are to be dropped with the context.
+    calling: Vec<Waker>,
+}
+
+impl StreamCell {
+    pub(crate) fn new(id: u32, root: u32, plugin: Arc<PluginFacts>) -> Rc<Self> {
+        let (plugin, inner) = (RefCell::new(plugin), RefCell::default());
+        Rc::new(Self { id, root, plugin, inner, calls: Cell::new(0) })
+    }
+
+    pub(crate) fn plugin(&self) -> Arc<PluginFacts> {
+        Arc::clone(&self.plugin.borrow())
+    }
+
+    /// Another configuration has the same use.
+    pub(crate) fn adopt(&self, plugin: &Arc<PluginFacts>) {
+        *self.plugin.borrow_mut() = Arc::clone(plugin);
+    }
+
+    /// Ends the context: nothing is delivered to it any more.
+    pub(crate) fn end(&self) {
+        let calling = {
+            let mut inner = self.inner.borrow_mut();
+            inner.ended = true;
+            inner.arrived.clear();
+            std::mem::take(&mut inner.calling)
+        };
+        calling.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.inner.borrow().ended
+    }
+
+    /// Has a call that is in flight woken when the context ends.
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.calling.iter().any(|known| known.will_wake(waker)) {
+            inner.calling.push(waker.clone());
+        }
+    }
+
+    /// A hook begins: what was said about this direction before is over.
+    pub(crate) fn begin(&self, response: bool) {
+        self.inner.borrow_mut().goes[usize::from(response)] = false;
+    }
+
+    /// A guest has the message go on.
+    pub(crate) fn go_on(&self, response: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.goes[usize::from(response)] = true;
+        let waker = inner.wakers[usize::from(response)].take();
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn goes_on(&self, response: bool) -> bool {
+        self.inner.borrow().goes[usize::from(response)]
+    }
+
+    /// A guest responds, in whatever direction waits.
+    pub(crate) fn respond(&self, reply: Box<Reply>) {
+        self.inner.borrow_mut().reply = Some(reply);
+        self.wake_one();
+    }
+
+    pub(crate) fn take_reply(&self) -> Option<Box<Reply>> {
+        self.inner.borrow_mut().reply.take()
+    }
+
+    /// Whether a message waits, which may get a reply.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.inner.borrow().waits.contains(&true)
+    }
+
+    /// Hands a call that has ended to the hook that waits; gives it back if none does.
+    pub(crate) fn arrive(&self, call: ArrivedCall) -> Option<ArrivedCall> {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.waits.contains(&true) {
+            return Some(call);
+        }
+        inner.arrived.push_back(call);
+        drop(inner);
+        self.wake_one();
+        None
+    }
+
+    pub(crate) fn take_arrived(&self) -> Option<ArrivedCall> {
+        self.inner.borrow_mut().arrived.pop_front()
+    }
+
+    fn wake_one(&self) {
+        let wakers = std::mem::take(&mut self.inner.borrow_mut().wakers);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// A message that waits for its guest.
+#[derive(Debug)]
+pub(crate) struct StreamWait {
+    cell: Rc<StreamCell>,
+    response: bool,
+}
+
+impl StreamWait {
+    pub(crate) fn new(cell: &Rc<StreamCell>, response: bool) -> Self {
+        cell.inner.borrow_mut().waits[usize::from(response)] = true;
+        Self { cell: Rc::clone(cell), response }
+    }
+}
+
+impl Future for StreamWait {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.cell.inner.borrow_mut();
+        let side = usize::from(self.response);
+        if inner.goes[side] || inner.reply.is_some() || !inner.arrived.is_empty() {
+            return Poll::Ready(());
+        }
+        inner.wakers[side] = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for StreamWait {
+    fn drop(&mut self) {
+        let mut inner = self.cell.inner.borrow_mut();
+        let side = usize::from(self.response);
+        inner.waits[side] = false;
+        inner.wakers[side] = None;
+    }
+}
