@@ -9,6 +9,7 @@ mod endpoint_changes;
 mod health_checks;
 mod health_events;
 mod https_records;
+mod module_balancers;
 mod outliers;
 mod subsets;
 mod zones;

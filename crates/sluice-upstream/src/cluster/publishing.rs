@@ -103,8 +103,8 @@ impl Cluster {
             };
             endpoint.set_leaving(false);
             endpoint.set_alternates(&member.alternates);
-            endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
-            endpoint.reported.track(plan.balancing.balance.kind() == Balance::LoadReports);
+            endpoint.latency.track(plan.balancing.balance.kind() == Some(Balance::PeakEwma));
+            endpoint.reported.track(plan.balancing.balance.kind() == Some(Balance::LoadReports));
             endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(member.traits.clone());

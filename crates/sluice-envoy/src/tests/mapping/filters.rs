@@ -354,5 +354,5 @@ fn modules_of_envoy_are_told_from_libraries_of_sluice() {
         help.starts_with("`libwaf.so` has the interface of the one version of Envoy"),
         "{help}"
     );
-    assert!(help.contains("`sluice_filter.h` (version 1.1)"), "{help}");
+    assert!(help.contains("`sluice_filter.h` (version 1.2)"), "{help}");
 }
