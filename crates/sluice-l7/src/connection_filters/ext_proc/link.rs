@@ -202,7 +202,8 @@ impl BytesLink {
         let mut state = self.state.borrow_mut();
         let at_once = matches!(state.end, Some(BytesEnd::Failed(_)));
         let left = if at_once { Duration::ZERO } else { CLOSES_WITHIN };
-        state.closes.get_or_insert(self.worker.now().after(left));
+        let closes = self.worker.now().after(left);
+        state.closes.get_or_insert(closes);
         state.wake_driver();
         if state.opened {
             let result = match state.end {
