@@ -1,5 +1,6 @@
 /*
- * Ends connections in which the client sends one of the words of the configuration, and masks them in what it receives.
+ * Ends connections and UDP flows in which the client sends one of the words of the configuration, and masks them in what it
+ * receives.
  *
  *     c++ -std=c++17 -shared -fPIC -O2 -I crates/sluice-abi/include -o libwords.so crates/sluice-abi/examples/words.cpp
  *
@@ -57,6 +58,28 @@ public:
     }
 
     sluice::ConnectionStep sent(sluice::Connection &connection, bool) override {
+        mask(connection);
+        return sluice::ConnectionStep::Continue;
+    }
+
+    /* A word is never split between two datagrams. */
+    sluice::DatagramStep datagram_received(sluice::Connection &flow) override {
+        for (const auto &word : of_.words) {
+            if (flow.bytes().find(word) == std::string_view::npos) continue;
+            flow.count(of_.found);
+            flow.close("the client sent " + word);
+            return sluice::DatagramStep::Close;
+        }
+        return sluice::DatagramStep::Forward;
+    }
+
+    sluice::DatagramStep datagram_sent(sluice::Connection &flow) override {
+        mask(flow);
+        return sluice::DatagramStep::Forward;
+    }
+
+private:
+    void mask(sluice::Connection &connection) const {
         std::string bytes(connection.bytes());
         bool changed = false;
         for (const auto &word : of_.words)
@@ -65,10 +88,8 @@ public:
                 changed = true;
             }
         if (changed) connection.set_bytes(bytes);
-        return sluice::ConnectionStep::Continue;
     }
 
-private:
     const Words &of_;
     std::string last_;
 };
@@ -77,4 +98,4 @@ std::unique_ptr<sluice::ConnectionPart> Words::begin(sluice::Connection &) { ret
 
 } // namespace
 
-SLUICE_BYTES_MODULE("words 1.0", Words)
+SLUICE_TRAFFIC_MODULE("words 1.0", Words)

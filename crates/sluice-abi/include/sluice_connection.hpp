@@ -6,6 +6,8 @@
  *
  *     SLUICE_CONNECTION_MODULE("gate 1.0", Gate)            it decides whether connections are served
  *     SLUICE_BYTES_MODULE("gate 1.0", Gate)                 it sees and changes their bytes as well, where a relay moves them
+ *     SLUICE_DATAGRAM_MODULE("gate 1.0", Gate)              it sees and changes the datagrams of UDP flows as well
+ *     SLUICE_TRAFFIC_MODULE("gate 1.0", Gate)               both
  *
  * What sluice_filter.hpp says of configurations, exceptions and texts holds here, too.
  */
@@ -19,6 +21,13 @@ namespace sluice {
 enum class ConnectionStep : sluice_step {
     Continue = SLUICE_CONTINUE,
     Wait = SLUICE_WAIT,
+    Fail = SLUICE_FAIL,
+    Close = SLUICE_CLOSE,
+};
+
+enum class DatagramStep : sluice_step {
+    Forward = SLUICE_CONTINUE,
+    Drop = SLUICE_DROP,
     Fail = SLUICE_FAIL,
     Close = SLUICE_CLOSE,
 };
@@ -77,6 +86,9 @@ public:
     virtual ConnectionStep opened(Connection &) { return ConnectionStep::Continue; }
     virtual ConnectionStep received(Connection &, bool) { return ConnectionStep::Continue; }
     virtual ConnectionStep sent(Connection &, bool) { return ConnectionStep::Continue; }
+    /* A datagram of the client, and one to it: bytes() and set_bytes() are those of it. */
+    virtual DatagramStep datagram_received(Connection &) { return DatagramStep::Forward; }
+    virtual DatagramStep datagram_sent(Connection &) { return DatagramStep::Forward; }
     virtual ConnectionStep resumed(Connection &, ConnectionEvent) { return ConnectionStep::Continue; }
     /* The connection has ended; this is destroyed afterwards. */
     virtual void ended(Connection &) {}
@@ -127,6 +139,15 @@ sluice_step bytes(sluice_connection handle, void *, void *state, int32_t end) no
     });
 }
 
+template <DatagramStep (ConnectionPart::*Of)(Connection &)>
+sluice_step datagram(sluice_connection handle, void *, void *state, int32_t) noexcept {
+    if (!state) return SLUICE_CONTINUE;
+    return hook([&] {
+        Connection connection(handle);
+        return (static_cast<ConnectionPart *>(state)->*Of)(connection);
+    });
+}
+
 inline sluice_step connection_resumed(sluice_connection handle, void *, void *state, int32_t of) noexcept {
     if (!state) return SLUICE_CONTINUE;
     return hook([&] {
@@ -135,7 +156,7 @@ inline sluice_step connection_resumed(sluice_connection handle, void *, void *st
     });
 }
 
-template <class Of, bool Bytes> const sluice_module *connection_init(const sluice_host *table, std::string_view name) {
+template <class Of, bool Bytes, bool Datagrams> const sluice_module *connection_init(const sluice_host *table, std::string_view name) {
     if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, connection_suspend)) return nullptr;
     host() = table;
     static sluice_module module{};
@@ -153,6 +174,12 @@ template <class Of, bool Bytes> const sluice_module *connection_init(const sluic
         module.connection_received = bytes<&ConnectionPart::received>;
         module.connection_sent = bytes<&ConnectionPart::sent>;
     }
+    if (Datagrams) {
+        /* A host of version 1.1 has no hooks for datagrams, and would pass them all. */
+        if (table->minor < 2) return nullptr;
+        module.datagram_received = datagram<&ConnectionPart::datagram_received>;
+        module.datagram_sent = datagram<&ConnectionPart::datagram_sent>;
+    }
     return &module;
 }
 
@@ -162,11 +189,19 @@ template <class Of, bool Bytes> const sluice_module *connection_init(const sluic
 /* Exports a connection filter; once in a library. */
 #define SLUICE_CONNECTION_MODULE(name, filter)                                                  \
     extern "C" SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host) { \
-        return sluice::detail::connection_init<filter, false>(host, name);                      \
+        return sluice::detail::connection_init<filter, false, false>(host, name);               \
     }
 #define SLUICE_BYTES_MODULE(name, filter)                                                       \
     extern "C" SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host) { \
-        return sluice::detail::connection_init<filter, true>(host, name);                       \
+        return sluice::detail::connection_init<filter, true, false>(host, name);                \
+    }
+#define SLUICE_TRAFFIC_MODULE(name, filter)                                                     \
+    extern "C" SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host) { \
+        return sluice::detail::connection_init<filter, true, true>(host, name);                 \
+    }
+#define SLUICE_DATAGRAM_MODULE(name, filter)                                                    \
+    extern "C" SLUICE_EXPORT const sluice_module *sluice_module_init(const sluice_host *host) { \
+        return sluice::detail::connection_init<filter, false, true>(host, name);                \
     }
 
 #endif

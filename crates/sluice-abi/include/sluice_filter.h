@@ -1,22 +1,23 @@
 /*
- * sluice_filter.h: the interface between Sluice and loaded libraries, version 1.1.
+ * sluice_filter.h: the interface between Sluice and loaded libraries, version 1.2.
  *
  * A library exports one function, `sluice_module_init`. It gets the functions of the host, and returns those of the
  * library. Both tables begin with their size and version. Within a major version entries are only appended, so that
  * either side may be older: an entry beyond `size`, or one that is NULL, is missing. See SLUICE_HAS.
  *
- * A library has up to four kinds of objects, all of which belong to it; the host keeps a pointer to each:
+ * A library has up to five kinds of objects, all of which belong to it; the host keeps a pointer to each:
  *   the library        one per process; never unloaded
  *   a configuration    one per text that is configured; shared by all threads: what changes in it needs a lock
  *   a request          one per request of an HTTP filter; used by one thread only
- *   a connection       one per connection of a connection filter; used by one thread only
+ *   a connection       one per connection or UDP flow of a connection filter; used by one thread only
+ *   a balancer         one per list of endpoints of a cluster; shared by all threads, which may all pick at once
  *
  * Rules
  * - A text is a pointer and a length, without a final zero. What is passed to a function is borrowed for that call: the
  *   other side copies what it keeps. What the host gives is valid until the hook ends, or until a function that changes
  *   the message (add, set, remove, body_set) is called, whichever is first. It may be passed to that function: the value of
  *   a header may be set as that of another. Never free it.
- * - Handles (sluice_request, sluice_connection, sluice_config) are numbers. They are valid during the call that passes them, on the thread
+ * - Handles (sluice_request, sluice_connection, sluice_config, sluice_balancer) are numbers. They are valid during the call that passes them, on the thread
  *   of that call. At any other time, functions of the host return SLUICE_NOT_NOW or SLUICE_STALE and do nothing. Only `log` and
  *   `resume` may be called at any time by any thread.
  * - Functions must return soon: a worker serves many requests. What takes long runs on a thread of the library; the hook
@@ -35,7 +36,7 @@ extern "C" {
 #endif
 
 #define SLUICE_ABI_MAJOR 1
-#define SLUICE_ABI_MINOR 1
+#define SLUICE_ABI_MINOR 2
 
 /* Whether `table`, a pointer to one of the tables below, has `entry`. */
 #define SLUICE_HAS(table, entry)                                                                            \
@@ -75,6 +76,11 @@ typedef struct sluice_config {
     uint64_t id;
 } sluice_config;
 
+/* The endpoints of a balancer, in the call that gets them. They have the indexes from 0, the same in all calls with one state. */
+typedef struct sluice_balancer {
+    uint64_t id;
+} sluice_balancer;
+
 /* A wait. Copy it to the thread that ends it. */
 typedef struct sluice_ticket {
     uint64_t id;
@@ -85,7 +91,7 @@ typedef struct sluice_ticket {
 typedef int32_t sluice_result;
 enum {
     SLUICE_OK = 0,
-    SLUICE_NOT_FOUND = 1,    /* there is no such header, value or fact */
+    SLUICE_NOT_FOUND = 1,    /* there is no such header, value or fact; an endpoint cannot be used now */
     SLUICE_INVALID = -1,     /* an argument is NULL, out of range, or not what a header, name or status may be */
     SLUICE_NOT_NOW = -2,     /* not in this hook, or not on this thread: the part has been sent, or has not come yet */
     SLUICE_STALE = -3,       /* the handle is that of another request or configuration, which may have ended */
@@ -108,7 +114,9 @@ enum {
     SLUICE_BUFFER = 6, /* its body is received whole; the hook for the body gets all of it at once, and the headers may
                           still be changed. More than `body_max` of the settings is a 413 for requests, a 500 for responses */
     /* Only in hooks of connections, which may return SLUICE_CONTINUE, SLUICE_WAIT and SLUICE_FAIL besides: */
-    SLUICE_CLOSE = 7 /* the connection is refused; once it is open, it ends with a reset to both sides */
+    SLUICE_CLOSE = 7, /* the connection is refused; once it is open, it ends with a reset to both sides */
+    /* Only in hooks for datagrams, which may return SLUICE_CONTINUE, SLUICE_CLOSE and SLUICE_FAIL besides: */
+    SLUICE_DROP = 8 /* the datagram is dropped */
 };
 
 /* Parts of messages that have headers or trailers. */
@@ -158,6 +166,22 @@ enum {
     SLUICE_FACT_SNI = 5,      /* the server name of TLS */
     SLUICE_FACT_REQUEST = 6,  /* the number of the request, as in records and logs */
     SLUICE_FACT_LISTENER = 7  /* the name of the listener */
+};
+
+/* What is known of an endpoint, as a text. */
+typedef int32_t sluice_endpoint_fact;
+enum {
+    SLUICE_ENDPOINT_ADDRESS = 0,  /* such as 192.0.2.1:80, [2001:db8::1]:80 or unix:///run/app; unique among the endpoints */
+    SLUICE_ENDPOINT_HOST = 1,     /* the host name that it was resolved from */
+    SLUICE_ENDPOINT_LOCALITY = 2  /* its zone, region/zone or region/zone/sub-zone */
+};
+
+/* What is known of an endpoint, as a number. */
+typedef int32_t sluice_endpoint_number;
+enum {
+    SLUICE_ENDPOINT_WEIGHT = 0,   /* at least 1; only in proportion to those of the others */
+    SLUICE_ENDPOINT_LOAD = 1,     /* its relayed connections and requests in flight, of all threads */
+    SLUICE_ENDPOINT_PRIORITY = 2  /* the same for all endpoints of a balancer; 0 is the highest */
 };
 
 /* Levels of the log. */
@@ -241,13 +265,25 @@ typedef struct sluice_host {
     sluice_result (*connection_value)(sluice_connection connection, sluice_text name, sluice_text *value);
     sluice_result (*connection_value_set)(sluice_connection connection, sluice_text name, sluice_text value);
     sluice_result (*connection_count)(sluice_connection connection, uint32_t counter, uint64_t amount);
-    /* The bytes at hand, in the hooks for bytes. */
+    /* The bytes at hand, in the hooks for bytes; the datagram, in those for datagrams. */
     sluice_result (*connection_bytes)(sluice_connection connection, sluice_text *bytes);
-    /* Replaces them by at most 1 MiB; none hold them back. */
+    /* Replaces them by at most 1 MiB; none hold them back. A datagram has at most 65507 bytes, and may have none. */
     sluice_result (*connection_bytes_set)(sluice_connection connection, sluice_text bytes);
     /* Says for the record why the connection ends; the first time counts. */
     sluice_result (*connection_note)(sluice_connection connection, sluice_text why);
     sluice_result (*connection_suspend)(sluice_connection connection, sluice_ticket *ticket);
+
+    /* Since 1.2. Of a balancer. */
+
+    /* In balancer_new and balancer_pick: what is known of an endpoint. SLUICE_INVALID: there is none with this index. */
+    sluice_result (*endpoint_fact)(sluice_balancer balancer, size_t index, sluice_endpoint_fact fact, sluice_text *value);
+    sluice_result (*endpoint_number)(sluice_balancer balancer, size_t index, sluice_endpoint_number which, uint64_t *number);
+    /* In balancer_pick: SLUICE_OK if the endpoint can be chosen now, SLUICE_NOT_FOUND if it is at a limit, or was attempted before. */
+    sluice_result (*endpoint_open)(sluice_balancer balancer, size_t index);
+    /* In balancer_pick: the hash of what `hash` of the rule or relay names. SLUICE_NOT_FOUND: there is none. */
+    sluice_result (*pick_hash)(sluice_balancer balancer, uint64_t *hash);
+    /* In balancer_pick: a random number below `bound`, which is not 0. */
+    sluice_result (*pick_random)(sluice_balancer balancer, uint64_t bound, uint64_t *number);
 } sluice_host;
 
 /* The functions of a library. All but config_new may be NULL. */
@@ -304,6 +340,25 @@ typedef struct sluice_module {
     sluice_result (*record)(void *config, sluice_record kind, sluice_text line);
     /* No record follows for now: what was gathered can be written. */
     void (*records_done)(void *config);
+
+    /* Since 1.2. A connection filter, for UDP. */
+
+    /* A datagram of the client, and one to it, before it is forwarded: it can be read, replaced (`connection_bytes_set`) and dropped.
+       There is no wait, and `zero` is 0. The flow begins and ends as a connection does, whose hooks may be set besides. */
+    sluice_step (*datagram_received)(sluice_connection connection, void *config, void *state, int32_t zero);
+    sluice_step (*datagram_sent)(sluice_connection connection, void *config, void *state, int32_t zero);
+
+    /* Since 1.2. A balancer. */
+
+    /* There are other endpoints to choose among, or they have other weights or states: so many, at least one. The state before
+       is freed when no thread uses it any more. Anything but SLUICE_OK: connections and requests go to endpoints in turn. */
+    sluice_result (*balancer_new)(sluice_balancer balancer, void *config, size_t count, void **state);
+    /* Frees the state; by any thread. Called once after each balancer_new that returned SLUICE_OK. */
+    void (*balancer_free)(void *config, void *state);
+    /* Chooses an endpoint for a connection, flow or request. SLUICE_NOT_FOUND: the next in turn. Anything else but SLUICE_OK is a
+       failure, and so is an endpoint that cannot be chosen: the next in turn is, and the failure is counted
+       (sluice_cluster_balancer_failures_total). Several threads call it at once. */
+    sluice_result (*balancer_pick)(sluice_balancer balancer, void *config, void *state, size_t *index);
 } sluice_module;
 
 /* What a library exports. Called once, when the library is loaded. The table must stay valid. NULL: the library cannot work

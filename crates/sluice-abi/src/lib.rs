@@ -11,7 +11,7 @@ use std::ffi::c_void;
 pub const MAJOR: u16 = 1;
 
 /// Entries may have been appended with it.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;
 
 /// The function that a library exports.
 pub const INIT: &std::ffi::CStr = c"sluice_module_init";
@@ -69,6 +69,14 @@ pub struct AbiConnection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct AbiConfig {
+    /// Its number.
+    pub id: u64,
+}
+
+/// The endpoints of a balancer, in the call that gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct AbiBalancer {
     /// Its number.
     pub id: u64,
 }
@@ -135,6 +143,8 @@ pub mod step {
     pub const BUFFER: i32 = 6;
     /// The connection ends.
     pub const CLOSE: i32 = 7;
+    /// The datagram is dropped.
+    pub const DROP: i32 = 8;
 }
 
 /// Hooks of connections, as `connection_resumed` names them.
@@ -189,6 +199,26 @@ pub mod fact {
     pub const REQUEST: i32 = 6;
     /// The listener.
     pub const LISTENER: i32 = 7;
+}
+
+/// What is known of an endpoint, as a text.
+pub mod endpoint_fact {
+    /// Its address.
+    pub const ADDRESS: i32 = 0;
+    /// The host name that it was resolved from.
+    pub const HOST: i32 = 1;
+    /// Its locality.
+    pub const LOCALITY: i32 = 2;
+}
+
+/// What is known of an endpoint, as a number.
+pub mod endpoint_number {
+    /// Its weight.
+    pub const WEIGHT: i32 = 0;
+    /// Its connections and requests in flight.
+    pub const LOAD: i32 = 1;
+    /// Its priority.
+    pub const PRIORITY: i32 = 2;
 }
 
 /// A hook of a library.
@@ -293,6 +323,16 @@ tables! {
         connection_note: Option<unsafe extern "C" fn(AbiConnection, AbiText) -> i32>,
         /// Makes a ticket.
         connection_suspend: Option<unsafe extern "C" fn(AbiConnection, *mut AbiTicket) -> i32>,
+        /// Reads a fact about an endpoint; since 1.2, as all that follows.
+        endpoint_fact: Option<unsafe extern "C" fn(AbiBalancer, usize, i32, *mut AbiText) -> i32>,
+        /// Reads a number about an endpoint.
+        endpoint_number: Option<unsafe extern "C" fn(AbiBalancer, usize, i32, *mut u64) -> i32>,
+        /// Tells whether an endpoint can be chosen.
+        endpoint_open: Option<unsafe extern "C" fn(AbiBalancer, usize) -> i32>,
+        /// Reads the hash of a pick.
+        pick_hash: Option<unsafe extern "C" fn(AbiBalancer, *mut u64) -> i32>,
+        /// Makes a random number.
+        pick_random: Option<unsafe extern "C" fn(AbiBalancer, u64, *mut u64) -> i32>,
     }
     /// The functions of a library.
     ModuleTable {
@@ -336,5 +376,15 @@ tables! {
         record: Option<unsafe extern "C" fn(*mut c_void, i32, AbiText) -> i32>,
         /// No record follows for now.
         records_done: Option<unsafe extern "C" fn(*mut c_void)>,
+        /// A datagram of a client; since 1.2, as all that follows.
+        datagram_received: Option<ConnectionHookFn>,
+        /// A datagram to a client.
+        datagram_sent: Option<ConnectionHookFn>,
+        /// Begins with a list of endpoints.
+        balancer_new: Option<unsafe extern "C" fn(AbiBalancer, *mut c_void, usize, *mut *mut c_void) -> i32>,
+        /// Frees what was made of them.
+        balancer_free: Option<unsafe extern "C" fn(*mut c_void, *mut c_void)>,
+        /// Chooses one.
+        balancer_pick: Option<unsafe extern "C" fn(AbiBalancer, *mut c_void, *mut c_void, *mut usize) -> i32>,
     }
 }

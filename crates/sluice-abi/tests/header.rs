@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sluice_abi::{
-    AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, MAJOR, MINOR,
-    ModuleTable, connection_hook, fact, part, record, result, step,
+    AbiBalancer, AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable,
+    MAJOR, MINOR, ModuleTable, connection_hook, endpoint_fact, endpoint_number, fact, part, record,
+    result, step,
 };
 
 /// The places and numbers of the Rust side, each with the expression of C that must be equal.
@@ -31,6 +32,7 @@ fn both() -> Vec<(String, i64)> {
     add("sizeof(sluice_request)".into(), size_of::<AbiRequest>());
     add("sizeof(sluice_connection)".into(), size_of::<AbiConnection>());
     add("sizeof(sluice_config)".into(), size_of::<AbiConfig>());
+    add("sizeof(sluice_balancer)".into(), size_of::<AbiBalancer>());
     add("sizeof(sluice_ticket)".into(), size_of::<AbiTicket>());
     add("SLUICE_ABI_MAJOR".into(), MAJOR.into());
     add("SLUICE_ABI_MINOR".into(), MINOR.into());
@@ -52,12 +54,20 @@ fn both() -> Vec<(String, i64)> {
         ("EDIT", step::EDIT),
         ("BUFFER", step::BUFFER),
         ("CLOSE", step::CLOSE),
+        ("DROP", step::DROP),
+        ("ENDPOINT_ADDRESS", endpoint_fact::ADDRESS),
+        ("ENDPOINT_HOST", endpoint_fact::HOST),
+        ("ENDPOINT_LOCALITY", endpoint_fact::LOCALITY),
+        ("ENDPOINT_WEIGHT", endpoint_number::WEIGHT),
+        ("ENDPOINT_LOAD", endpoint_number::LOAD),
+        ("ENDPOINT_PRIORITY", endpoint_number::PRIORITY),
         ("ON_OPENED", connection_hook::OPENED),
         ("ON_RECEIVED", connection_hook::RECEIVED),
         ("ON_SENT", connection_hook::SENT),
         ("RECORD_CONNECTION", record::CONNECTION),
         ("RECORD_FLOW", record::FLOW),
         ("RECORD_REQUEST", record::REQUEST),
+        ("RECORD_HEALTH", record::HEALTH),
         ("REQUEST_HEADERS", part::REQUEST_HEADERS),
         ("REQUEST_TRAILERS", part::REQUEST_TRAILERS),
         ("RESPONSE_HEADERS", part::RESPONSE_HEADERS),

@@ -28,13 +28,14 @@ pub enum UnknownFields {
 }
 
 /// Packages in which an unknown field is an error in any case: it may be what keeps clients out.
-const GUARDS: [&str; 7] = [
+const GUARDS: [&str; 8] = [
     "envoy.config.rbac.",
     "envoy.extensions.filters.http.rbac.",
     "envoy.extensions.filters.network.rbac.",
     "envoy.extensions.filters.http.jwt_authn.",
     "envoy.extensions.filters.http.ext_authz.",
     "envoy.extensions.filters.http.ext_proc.",
+    "envoy.extensions.filters.network.ext_proc.",
     "envoy.extensions.transport_sockets.tls.",
 ];
 

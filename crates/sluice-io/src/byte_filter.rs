@@ -42,6 +42,8 @@ pub enum ByteStep {
     Continue,
     /// The connection ends, with a reset to both sides.
     Cut(Reason),
+    /// The connection ends in order: the piece is dropped, and what passed before it still arrives.
+    Close(Reason),
     /// Continue after something else has happened. The bytes behind wait as well, the other direction does not.
     Wait(LocalFuture<ByteResume>),
 }
@@ -54,6 +56,7 @@ impl Debug for ByteStep {
         match self {
             Self::Continue => f.write_str("Continue"),
             Self::Cut(why) => write!(f, "Cut({why})"),
+            Self::Close(why) => write!(f, "Close({why})"),
             Self::Wait(_) => f.write_str("Wait"),
         }
     }

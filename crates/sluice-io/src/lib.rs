@@ -8,6 +8,7 @@
 
 pub mod buffers;
 pub mod byte_filter;
+pub mod datagram_filter;
 pub mod descriptors;
 mod holding;
 pub mod pipes;
@@ -24,6 +25,7 @@ pub mod wheel;
 pub mod worker;
 
 pub use byte_filter::{ByteFilter, ByteHooks, ByteResume, ByteStep};
+pub use datagram_filter::{DATAGRAM_MAX, DatagramFilter, DatagramStep};
 pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;
 pub use reactor::{Interest, Reactor, Source};

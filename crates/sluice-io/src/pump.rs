@@ -66,6 +66,8 @@ pub enum Stopped {
     Upstream(io::Error),
     /// A filter cut the connection off.
     Cut(Reason),
+    /// A filter ended the connection in order.
+    Closed(Reason),
 }
 
 /// The side of a direction that failed.
@@ -73,6 +75,7 @@ enum CopyError {
     From(io::Error),
     To(io::Error),
     Cut(Reason),
+    Close(Reason),
 }
 
 impl Pump {
@@ -110,6 +113,7 @@ impl Pump {
             }
             Poll::Ready(Err(CopyError::To(error))) => return Poll::Ready(Stopped::Upstream(error)),
             Poll::Ready(Err(CopyError::Cut(why))) => return Poll::Ready(Stopped::Cut(why)),
+            Poll::Ready(Err(CopyError::Close(why))) => return Poll::Ready(Stopped::Closed(why)),
             _ => {}
         }
         let other_done = self.to_upstream.is_done();
@@ -125,6 +129,7 @@ impl Pump {
             Poll::Ready(Err(CopyError::From(error))) => Poll::Ready(Stopped::Upstream(error)),
             Poll::Ready(Err(CopyError::To(error))) => Poll::Ready(Stopped::Downstream(error)),
             Poll::Ready(Err(CopyError::Cut(why))) => Poll::Ready(Stopped::Cut(why)),
+            Poll::Ready(Err(CopyError::Close(why))) => Poll::Ready(Stopped::Closed(why)),
             Poll::Ready(Ok(())) if self.to_upstream.is_done() => Poll::Ready(Stopped::Done),
             _ => Poll::Pending,
         }

@@ -11,6 +11,7 @@ use sluice_core::{ConnInfo, Facts, LocalFuture, Protocol, Reason, Verdict};
 use sluice_telemetry::metrics::SeriesLabels;
 
 use crate::byte_filter::ByteFilter;
+use crate::datagram_filter::DatagramFilter;
 use crate::stream::Stream;
 use crate::tap::ByteTap;
 use crate::worker::WorkerCx;
@@ -55,6 +56,17 @@ pub trait ConnectionFilterPlan: Send + Sync + Debug {
         false
     }
 
+    /// Whether the filter has a [`DatagramFilter`] for its flows. Then UDP may use it in spite of a [`ByteFilter`]; one that
+    /// has nothing else is an error elsewhere.
+    fn filters_datagrams(&self) -> bool {
+        false
+    }
+
+    /// Whether it has nothing to do with connections over TCP.
+    fn is_for_datagrams_only(&self) -> bool {
+        false
+    }
+
     /// Whether this filter may count in the series with these labels, which have values of its settings, such as names
     /// of policies. Such series leave when no filter in force counts in them.
     fn counts_in(&self, _series: &SeriesLabels<'_>) -> bool {
@@ -74,6 +86,10 @@ pub trait ConnectionFilter: Debug {
     /// Called once when an admitted connection ends.
     fn ended(&self, _conn: &ConnInfo) {}
 
+    /// Called when a flow that was admitted continues as another, which has an identity of its own and to which it was not asked
+    /// to admit: what is kept for one is now that of the other.
+    fn moved(&self, _from: &ConnInfo, _to: &ConnInfo) {}
+
     /// Whether it judges the client's certificate. Over TCP a chain's filters always know it; over QUIC those that judge
     /// it are asked after the handshake, and the others before.
     fn judges_certificate(&self) -> bool {
@@ -87,6 +103,11 @@ pub trait ConnectionFilter: Debug {
 
     /// What changes the bytes of an admitted connection. A connection with a byte filter is copied, never spliced.
     fn byte_filter(&self, _conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
+        None
+    }
+
+    /// What changes the datagrams of an admitted flow.
+    fn datagram_filter(&self, _flow: &ConnInfo) -> Option<Box<dyn DatagramFilter>> {
         None
     }
 }

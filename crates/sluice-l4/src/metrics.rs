@@ -20,7 +20,7 @@ sluice_telemetry::metrics! {
     FLOWS = "sluice_listener_flows_total", Counter, ["listener"], "UDP flows begun.";
     FLOWS_ACTIVE = "sluice_listener_flows_active", Gauge, ["listener"], "Open UDP flows.";
     FLOW_ENDED = "sluice_flows_ended_total", Counter, ["listener", "reason"], "UDP flows ended, by reason.";
-    DATAGRAMS = "sluice_flow_datagrams_total", Counter, ["listener", "result"], "Datagrams, by result: received, sent, dropped (a socket could not accept it) or refused (no flow for it).";
+    DATAGRAMS = "sluice_flow_datagrams_total", Counter, ["listener", "result"], "Datagrams, by result: received, sent, dropped (a socket could not accept it), filtered (a filter dropped it) or refused (no flow for it).";
     ICMP = "sluice_flow_icmp_errors_total", Counter, ["listener"], "ICMP errors received for datagrams to endpoints.";
 }
 

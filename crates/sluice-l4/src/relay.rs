@@ -322,6 +322,11 @@ async fn relay(conn: &Conn, options: &RelayOptions, end_at: Moment, mut pump: Bo
             pump.upstream.raw().reset_on_drop();
             why
         }
+        Ok(Stopped::Closed(why)) => {
+            close_notify(&mut pump.downstream, worker).await;
+            close_notify(&mut pump.upstream, worker).await;
+            why
+        }
         // What the filter has not let through is lost, which no orderly end may hide.
         Err(late) if late == reasons::FILTER_TIMEOUT => {
             pump.downstream.raw().reset_on_drop();

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use sluice_l4::filters::Filters;
 
 pub mod ext_authz;
+pub mod ext_proc;
 pub mod global_rate_limit;
 
 /// The connection filters that come with Sluice.
 pub fn built_in() -> Filters {
     let mut all = sluice_l4::filters::built_in();
     all.register(Arc::new(ext_authz::ConnectionAuthzFactory));
+    all.register(Arc::new(ext_proc::ConnectionProcFactory));
     all.register(Arc::new(global_rate_limit::ConnectionGlobalRateLimitFactory::default()));
     all
 }

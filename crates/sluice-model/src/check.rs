@@ -497,9 +497,9 @@ pub fn hash_fits(
     diags: &mut Diags,
 ) {
     let Some(section) = config.clusters.get(&cluster.value) else { return };
-    let hashes = section.balance.0.hashes();
-    let word = section.balance.0.kind().word();
-    if hash && !hashes {
+    let (hashes, may) = (section.balance.hashes(), section.balance.uses_hash());
+    let word = section.balance.word();
+    if hash && !may {
         diags
             .warning("useless-hash", span, at.key("hash"), format!("`{word}` does not use a hash"))
             .help("set `balance: maglev` or `balance: ring_hash` on the cluster");

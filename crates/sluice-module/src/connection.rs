@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluice_core::{ConnInfo, Name, Node, Plain, Setting, Shape, Spanned};
-use sluice_io::{Admit, ByteFilter, ConnectionFilter, ConnectionFilterPlan, WorkerCx};
+use sluice_io::{
+    Admit, ByteFilter, ConnectionFilter, ConnectionFilterPlan, DatagramFilter, WorkerCx,
+};
 use sluice_l4::filters::{CheckContext, FilterFactory, long_form_of};
 use sluice_sys::module::Module;
 use sluice_telemetry::metrics::SeriesLabels;
@@ -23,6 +25,8 @@ use crate::library;
 use crate::text::ModuleText;
 
 mod bytes;
+mod datagram_step;
+mod datagrams;
 mod instance;
 mod run;
 
@@ -72,8 +76,7 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ModuleConnectionFactory {
         let (at, diags) = (context.at, &mut *context.diags);
         let module = library::open(&path, &file, at, diags)?;
         if !module.filters_connections() {
-            let what =
-                "filters no connections: it has neither `connection_opened` nor a hook for bytes";
+            let what = "filters no connections: it has neither `connection_opened` nor a hook for bytes or datagrams";
             library::lacks(&path, what, at, diags)
                 .help("if it filters HTTP, list it under `http.filters`");
             return None;
@@ -100,6 +103,14 @@ struct ModuleConnectionPlan(ConnectionUse);
 impl ConnectionFilterPlan for ModuleConnectionPlan {
     fn filters_bytes(&self) -> bool {
         self.0.module.filters_bytes()
+    }
+
+    fn filters_datagrams(&self) -> bool {
+        self.0.module.filters_datagrams()
+    }
+
+    fn is_for_datagrams_only(&self) -> bool {
+        self.0.module.is_for_datagrams_only()
     }
 
     fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
@@ -150,12 +161,28 @@ impl ConnectionFilter for ModuleConnectionFilter {
         }
     }
 
+    fn moved(&self, from: &ConnInfo, to: &ConnInfo) {
+        let mut open = self.open.borrow_mut();
+        if let Some(part) = open.remove(&from.id) {
+            part.borrow_mut().moved(to);
+            open.insert(to.id, part);
+        }
+    }
+
     fn byte_filter(&self, conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
         if !self.running.plan.module.filters_bytes() {
             return None;
         }
         let part = Rc::clone(self.open.borrow().get(&conn.id)?);
         Some(Box::new(bytes::ModuleBytes(part)))
+    }
+
+    fn datagram_filter(&self, flow: &ConnInfo) -> Option<Box<dyn DatagramFilter>> {
+        if !self.running.plan.module.filters_datagrams() {
+            return None;
+        }
+        let part = Rc::clone(self.open.borrow().get(&flow.id)?);
+        Some(Box::new(datagrams::ModuleDatagrams(part)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Loaded libraries: the HTTP filter and the connection filter `module`, and access logs.
+//! Loaded libraries: the HTTP filter and the connection filter `module`, access logs and load balancers.
 //!
 //! Owns: the settings, the hooks of requests and connections, what a library may do in each, its waits, and its queue of records.
 //! Refuses to know: how a library is mapped and called, which is `sluice-sys`, and how filters and records get their turn. Keeps: a
@@ -6,6 +6,7 @@
 //! must not return is a failure of its request or connection.
 #![forbid(unsafe_code)]
 
+mod balancer;
 mod calls;
 mod config;
 mod connection;
@@ -23,6 +24,7 @@ mod values;
 mod verdict;
 mod waits;
 
+pub use balancer::{BalancerLibrary, balancer};
 pub use connection::{LoadedConnectionModule, ModuleConnectionFactory};
 pub use in_use::OnModuleError;
 pub use logger::{LoggerLibrary, logger};

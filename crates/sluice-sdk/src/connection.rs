@@ -20,6 +20,9 @@ pub trait ConnectionModule: Send + Sync + Sized + 'static {
     /// Whether it has to do with bytes. Then it can only be used where a relay moves them, which copies them for it.
     const BYTES: bool;
 
+    /// Whether it has to do with the datagrams of UDP flows.
+    const DATAGRAMS: bool = false;
+
     /// Makes a filter of the text of a configuration; `filter` is the `name` of the settings.
     ///
     /// # Errors
@@ -42,6 +45,16 @@ pub trait ConnectionModule: Send + Sync + Sized + 'static {
     /// Bytes to the client; `end` if none follow.
     fn sent(&self, _: &mut Self::State, _: &mut Connection<'_>, _end: bool) -> ConnectionStep {
         ConnectionStep::Continue
+    }
+
+    /// A datagram of the client: [`Connection::bytes`] is it, and may be replaced.
+    fn datagram_received(&self, _: &mut Self::State, _: &mut Connection<'_>) -> DatagramStep {
+        DatagramStep::Forward
+    }
+
+    /// A datagram to the client.
+    fn datagram_sent(&self, _: &mut Self::State, _: &mut Connection<'_>) -> DatagramStep {
+        DatagramStep::Forward
     }
 
     /// What `event` waited for ([`ConnectionStep::Wait`]) has happened; decides what it left open.
@@ -70,6 +83,20 @@ pub enum ConnectionStep {
     Fail = step::FAIL,
     /// It is refused; once it is open, it ends.
     Close = step::CLOSE,
+}
+
+/// What becomes of a datagram after a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum DatagramStep {
+    /// It is forwarded.
+    Forward = step::CONTINUE,
+    /// The filter failed.
+    Fail = step::FAIL,
+    /// Its flow ends.
+    Close = step::CLOSE,
+    /// It is dropped.
+    Drop = step::DROP,
 }
 
 /// A hook that waited.
@@ -123,7 +150,7 @@ impl Connection<'_> {
         raw::count(self.handle, counter, amount)
     }
 
-    /// The bytes at hand.
+    /// The bytes at hand; the datagram, in a hook for one.
     ///
     /// # Errors
     /// It is no hook for bytes.
@@ -134,9 +161,17 @@ impl Connection<'_> {
     /// Replaces them; none hold them back.
     ///
     /// # Errors
-    /// It is no hook for bytes, or there are more than 1 MiB.
+    /// It is no hook for bytes, or there are more than 1 MiB; more than 65507 bytes of a datagram.
     pub fn set_bytes(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         raw::piece_set(self.handle, bytes)
+    }
+
+    /// Says for the record why the connection ends.
+    ///
+    /// # Errors
+    /// It is too large.
+    pub fn note(&mut self, why: &str) -> Result<(), Refusal> {
+        raw::note(self.handle, why)
     }
 
     /// Says for the record why the connection ends, and returns the step that ends it.

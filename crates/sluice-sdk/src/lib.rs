@@ -32,13 +32,15 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod balancer;
 mod connection;
 mod logger;
 #[doc(hidden)]
 pub mod raw;
 mod request;
 
-pub use connection::{Connection, ConnectionEvent, ConnectionModule, ConnectionStep};
+pub use balancer::{Balancer, Endpoints, Pick};
+pub use connection::{Connection, ConnectionEvent, ConnectionModule, ConnectionStep, DatagramStep};
 pub use logger::{AccessLogger, LoggedKind};
 pub use request::{
     Answer, Call, Config, Fact, Fields, Level, Part, Refusal, Request, Response, Ticket, log,
@@ -155,6 +157,14 @@ macro_rules! connection_module {
 macro_rules! logger_module {
     ($name:literal, $logger:ty) => {
         $crate::export!($crate::raw::logger_table::<$logger>($name));
+    };
+}
+
+/// Exports a balancer, as [`module!`] does a filter.
+#[macro_export]
+macro_rules! balancer_module {
+    ($name:literal, $balancer:ty) => {
+        $crate::export!($crate::raw::balancer_table::<$balancer>($name));
     };
 }
 

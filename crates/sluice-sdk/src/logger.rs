@@ -13,6 +13,8 @@ pub enum LoggedKind {
     Flow,
     /// A request.
     Request,
+    /// An event of an endpoint.
+    Health,
 }
 
 /// An access logger: what a library makes of a configuration. Exported with [`logger_module!`](crate::logger_module).

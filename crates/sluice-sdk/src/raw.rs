@@ -1,7 +1,7 @@
 //! Both sides of the interface, and all unsafe code of this crate.
 //!
 //! Owns: the tables of libraries, and the calls of the host. Refuses to know: what filters do. Keeps: no panic leaves a function;
-//! an object is made into a box once, and back once. The unsafe code of the crate is in this module and the two below it.
+//! an object is made into a box once, and back once. The unsafe code of the crate is in this module and those below it.
 //!
 //! The blocks below lean on the rules of `sluice_filter.h`, which the host keeps: pointers are those that this side returned
 //! before, or null; texts have as many bytes as they say, until the hook ends or the message is changed.
@@ -20,9 +20,11 @@ use sluice_abi::{
 use crate::request::{Answer, Call, Config, Fields, Refusal, Request, Response};
 use crate::{Filter, Hook, Step};
 
+pub(crate) mod balancer;
 pub(crate) mod connection;
 mod logger;
 
+pub use balancer::balancer_table;
 pub use connection::connection_table;
 pub use logger::logger_table;
 
@@ -36,8 +38,11 @@ pub type TablePointer = *const ModuleTable;
 
 /// The table of a library.
 #[derive(Debug)]
-#[repr(transparent)]
-pub struct Table(ModuleTable);
+pub struct Table {
+    module: ModuleTable,
+    /// The least minor version of a host that calls all of it.
+    minor: u16,
+}
 
 // SAFETY: the pointer in it is that of a static text.
 unsafe impl Sync for Table {}
@@ -77,7 +82,7 @@ impl<F: Filter> Made for OfFilter<F> {
 
 /// Makes the table of a library with that filter.
 pub const fn table<F: Filter>(name: &'static str) -> Table {
-    Table(ModuleTable {
+    let module = ModuleTable {
         config_new: Some(config_new::<OfFilter<F>>),
         config_free: Some(config_free::<F>),
         request_new: Some(request_new::<F>),
@@ -90,7 +95,8 @@ pub const fn table<F: Filter>(name: &'static str) -> Table {
         response_trailers: Some(response_trailers::<F>),
         resumed: Some(resumed::<F>),
         ..empty(name)
-    })
+    };
+    Table { module, minor: 0 }
 }
 
 /// Keeps the functions of the host, and returns the table; null if it has another version.
@@ -100,7 +106,8 @@ pub fn init(HostPointer(host): HostPointer, table: &'static Table) -> TablePoint
     }
     // SAFETY: every table begins so, in every version.
     let start = unsafe { host.cast::<TableStart>().read() };
-    if start.major != MAJOR {
+    // An older host would leave out what the library is for.
+    if start.major != MAJOR || start.minor < table.minor {
         return std::ptr::null();
     }
     let mut own = HostTable::EMPTY;
@@ -108,7 +115,7 @@ pub fn init(HostPointer(host): HostPointer, table: &'static Table) -> TablePoint
     // SAFETY: both tables have so many bytes, of plain data with the same layout.
     unsafe { std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut own).cast(), known) };
     HOST.get_or_init(|| own);
-    &raw const table.0
+    &raw const table.module
 }
 
 fn host() -> &'static HostTable {

@@ -20,6 +20,7 @@ use sluice_abi::{
     result,
 };
 
+mod balancer;
 pub mod call;
 mod connection;
 mod host;
@@ -27,10 +28,11 @@ pub mod mailbox;
 mod record;
 mod text;
 
+pub use balancer::{BadPick, BalancerCall, EndpointFact, EndpointNumber, ModuleBalancer};
 pub use call::{
     ConfigCall, ConnectionCall, HeaderPart, HostAnswer, HostRefusal, ModuleCall, RequestFact,
 };
-pub use connection::{ConnectionHook, ModuleConnection};
+pub use connection::{ConnectionHook, DatagramHook, ModuleConnection};
 
 /// The most bytes of a table. One that claims more is no table.
 const TABLE_MAX: u32 = 64 * 1024;

@@ -1,10 +1,11 @@
 //! Libraries that tests build for Sluice to load.
 //!
-//! Owns: how a source in C or C++ is compiled. Refuses to know: what is in it. Keeps: a warning of the compiler is an error.
+//! Owns: how a source in C, C++ or Rust is compiled. Refuses to know: what is in it. Keeps: a warning of the compiler is an error.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::tools;
+use crate::{Sluice, tools};
 
 /// The folder of an example of `sluice-abi`.
 pub fn example(name: &str) -> PathBuf {
@@ -13,6 +14,20 @@ pub fn example(name: &str) -> PathBuf {
 
 fn of_abi() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../sluice-abi")
+}
+
+/// Builds the example of `sluice-sdk` with that name, with the cargo that builds the tests; returns the library.
+///
+/// # Panics
+/// It cannot be built.
+pub fn rust_example(name: &str) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["build", "--quiet", "--offline", "-p", "sluice-sdk", "--example", name]);
+    tools::must(&mut command);
+    let folder = Sluice::binary().parent().map(|folder| folder.join("examples"));
+    folder.expect("the binary is in a folder").join(format!("lib{name}.so"))
 }
 
 /// Compiles a source to `libNAME.so` in `folder`; `None` if there is no compiler.

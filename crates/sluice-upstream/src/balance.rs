@@ -23,6 +23,7 @@ pub use load_reports::{LoadReport, LoadReportsPlan};
 pub use priorities::FailoverPlan;
 pub use slow_start::SlowStartPlan;
 pub use subsets::SubsetsPlan;
+pub use tables::extension::{BalancerExtension, ExtensionPlan};
 pub use zones::ZoneAwarePlan;
 
 sluice_core::choice! {
@@ -80,6 +81,8 @@ pub enum BalancePlan {
     RingHash(RingPlan),
     /// By hash in a table.
     Maglev(MaglevPlan),
+    /// As an extension says.
+    Extension(ExtensionPlan),
 }
 
 /// Settings of the balancer `least_request`.
@@ -149,9 +152,9 @@ impl Default for MaglevPlan {
 }
 
 impl BalancePlan {
-    /// The balancer without its settings.
-    pub const fn kind(&self) -> Balance {
-        match self {
+    /// The balancer without its settings; `None` for one that is no part of Sluice.
+    pub const fn kind(&self) -> Option<Balance> {
+        Some(match self {
             Self::RoundRobin => Balance::RoundRobin,
             Self::LeastRequest(_) => Balance::LeastRequest,
             Self::PeakEwma(_) => Balance::PeakEwma,
@@ -159,7 +162,21 @@ impl BalancePlan {
             Self::Random => Balance::Random,
             Self::RingHash(_) => Balance::RingHash,
             Self::Maglev(_) => Balance::Maglev,
+            Self::Extension(_) => return None,
+        })
+    }
+
+    /// The balancer as configurations name it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Extension(plan) => plan.0.word(),
+            own => own.kind().map_or("", Balance::word),
         }
+    }
+
+    /// Whether the balancer may make use of a hash.
+    pub const fn uses_hash(&self) -> bool {
+        self.hashes() || matches!(self, Self::Extension(_))
     }
 
     /// Whether the balancer chooses by hash.
@@ -176,7 +193,8 @@ impl BalancePlan {
             | Self::LeastRequest(_)
             | Self::PeakEwma(_)
             | Self::LoadReports(_)
-            | Self::Random => None,
+            | Self::Random
+            | Self::Extension(_) => None,
         }
     }
 }

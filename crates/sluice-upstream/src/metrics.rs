@@ -22,6 +22,7 @@ sluice_telemetry::metrics! {
     NOT_ENFORCED = "sluice_cluster_ejections_not_enforced_total", Counter, ["cluster", "kind"], "Faults for which endpoints were not ejected because `enforce` is below 100 %, by the same kinds.";
     SESSIONS = "sluice_cluster_sessions_total", Counter, ["cluster", "result"], "Connections and requests of sticky sessions, by result: kept (the session's endpoint), moved (another, as it could not be used), refused (`strict`); and forgotten: sources that were forgotten early, at the limit `source_table_entries`.";
     SUBSET_PICKS = "sluice_cluster_subset_picks_total", Counter, ["cluster", "result"], "Connections, flows and requests to a cluster with subsets, by result: selected (the subset that was asked for), fallback (what the subsets say instead), refused.";
+    BALANCER_FAILURES = "sluice_cluster_balancer_failures_total", Counter, ["cluster"], "Connections, flows and requests for which a balancer of a loaded library failed or chose an endpoint that cannot be used; they went to another, in turn.";
     SUBSETS = "sluice_cluster_subsets", Gauge, ["cluster", "state"], "Subsets of the cluster, by state: made, or left_out because there would be more than `limits.subsets`.";
     LOOKUPS = "sluice_dns_lookups_total", Counter, ["cluster", "result"], "DNS look-ups of the cluster's host names, by result: ok, or what went wrong (no_data, nxdomain, servfail, refused, timeout, unreachable, denied, failed); those that returned more addresses than `limits.resolved_addresses` also count as too_many.";
 }

@@ -343,6 +343,18 @@ fn what_the_service_is_sent_is_chosen_by_settings_rules_and_the_service() {
     );
     let sluice = start(&origin, proc, ", allow_override: true");
     assert_eq!(get(&sluice, "/odd-mode", "").status(), 500);
+    // What it asks for may be one of a list, whatever that says of the headers of requests.
+    let listed = "{ request_headers: false, request_body: buffered, response_headers: false, response_body: streamed, response_trailers: true }";
+    for (modes, body) in [
+        (format!("[{{ request_body: streamed }}, {listed}]"), "HELLO"),
+        ("[{ request_body: buffered }]".to_owned(), "hello"),
+    ] {
+        let origin = Origin::start("o");
+        let filter = format!(", allow_override: true, override_modes: {modes}");
+        let sluice = start(&origin, proc, &filter);
+        assert_eq!(post(&sluice, "/over", "X-Do: override\r\n", "hello").status(), 200);
+        assert_eq!(origin.requests()[0].text(), body);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Owns: nothing; each module is a group of tests. Keeps: one binary, so that what all of them use is linked once.
 
+mod connection_proc;
 mod ext_authz;
 mod ext_proc;
 mod global_limits;

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use sluice_testkit::libraries::{address_sanitizer, compile_with};
 use sluice_testkit::origin::Client;
-use sluice_testkit::peers::{Server, connect, read_to_end};
-use sluice_testkit::{Origin, Sluice, tools};
+use sluice_testkit::peers::{Server, UdpServer, connect, read_to_end, udp_client};
+use sluice_testkit::{Origin, Sluice, tools, wait};
 
 const FLAGS: &[&str] = &["-fsanitize=address", "-fno-omit-frame-pointer", "-g"];
 
@@ -55,26 +55,49 @@ fn the_sanitizer_sees_what_a_library_does() {
     assert!(!output.status.success());
 }
 
+/// What clients say to the filter of datagrams.
+const DATAGRAMS: &[&str] = &[
+    "arguments",
+    "keep",
+    "arguments",
+    "part",
+    "none",
+    "large",
+    "drop",
+    "wait",
+    "step",
+    "fail",
+    "close",
+    "thread",
+    "not back",
+    "fail back",
+];
+
 #[test]
 fn a_hostile_filter_corrupts_nothing() {
     let Some(sanitizer) = address_sanitizer() else { return };
     let kit = Sluice::new()
         .workers(2)
         .expect_warning("\"reason\":\"module.error\"")
+        .expect_warning("balancer_pick chose endpoint")
+        .expect_warning("the drain timeout has expired")
         .env("LD_PRELOAD", &sanitizer)
         .env("ASAN_OPTIONS", OPTIONS);
     compile_with(&source("hostile.c"), kit.folder(), FLAGS).unwrap();
     compile_with(&source("hostile_connection.c"), kit.folder(), FLAGS).unwrap();
-    let (origin, echo) = (Origin::start("o"), Server::echo());
+    compile_with(&source("hostile_datagrams.c"), kit.folder(), FLAGS).unwrap();
+    let (origin, echo, datagrams) = (Origin::start("o"), Server::echo(), UdpServer::echo(""));
     let yaml = format!(
         "listeners:\n  - {{ name: web, address: 127.0.0.1:0, http: {{ routes: main, filters: [{{ module: {{ library: libhostile.so, clusters: [up, down] }} }}] }} }}\n\
          \x20 - {{ name: a, address: 127.0.0.1:0, filters: [{{ module: {{ library: libhostile_connection.so, config: wait }} }}], relay: echo }}\n\
+         \x20 - {{ name: u, address: \"udp://127.0.0.1:0\", filters: [{{ module: {{ library: libhostile_datagrams.so }} }}], relay: datagrams }}\n\
          routes: {{ main: [{{ rules: [{{ name: rest, cluster: up }}] }}] }}\n\
-         clusters:\n  up: {{ endpoints: [\"{}\"] }}\n  down: {{ endpoints: [\"127.0.0.1:{}\"] }}\n  echo: {{ endpoints: [\"{}\"] }}\n\
-         limits: {{ filter_wait_seconds: 1 }}\n",
+         clusters:\n  up: {{ endpoints: [\"{}\"] }}\n  down: {{ endpoints: [\"127.0.0.1:{}\"] }}\n  echo: {{ endpoints: [\"{}\"] }}\n  datagrams: {{ endpoints: [\"{}\"], balance: {{ module: {{ library: libhostile_datagrams.so, config: far }} }} }}\n\
+         limits: {{ filter_wait_seconds: 1 }}\ndrain: {{ timeout: 100ms }}\n",
         origin.addr(),
         tools::free_port(),
-        echo.addr()
+        echo.addr(),
+        datagrams.addr()
     );
     let sluice = kit.start(&yaml);
     let web = sluice.addr("web");
@@ -140,6 +163,18 @@ fn a_hostile_filter_corrupts_nothing() {
         let _ = std::io::Write::write_all(&mut client, said.as_bytes());
         let _ = client.shutdown(std::net::Shutdown::Write);
         let _ = read_to_end(&mut client);
+    }
+    let client = udp_client();
+    client.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+    let mut buffer = [0; 64];
+    for said in DATAGRAMS {
+        client.send_to(said.as_bytes(), sluice.addr("u")).unwrap();
+        // A flow that it ended takes with it what came at the same time; another begins.
+        wait::until("an answer", || {
+            client.send_to(b"after", sluice.addr("u")).unwrap();
+            let answer = client.recv_from(&mut buffer);
+            answer.is_ok_and(|(size, _)| buffer[..size] == *b"after").then_some(())
+        });
     }
     let log = sluice.log();
     assert!(!log.contains("AddressSanitizer"), "{log}");

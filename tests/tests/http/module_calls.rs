@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use sluice_testkit::libraries::compile;
+use sluice_testkit::libraries::{compile, rust_example};
 use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, Running, Sluice, tools};
@@ -53,19 +52,9 @@ fn users() -> Server {
     })
 }
 
-/// Builds the example of the SDK with the cargo that builds the tests.
-fn role() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args(["build", "--quiet", "--offline", "-p", "sluice-sdk", "--example", "role"]);
-    tools::must(&mut command);
-    Sluice::binary().parent().unwrap().join("examples/librole.so")
-}
-
 #[test]
 fn the_example_that_calls_a_cluster() {
-    let library = role();
+    let library = rust_example("role");
     let (origin, users) = (Origin::start("o"), users());
     let kit = Sluice::new().workers(1);
     let settings =

@@ -1,10 +1,10 @@
-//! Loaded libraries as access logs: the example in C++, one that is slow, and one that takes nothing.
+//! Loaded libraries as access logs: the examples in C++ and Rust, one that is slow, and one that takes nothing.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::process::Command;
 
-use sluice_testkit::libraries::{compile, compile_text, example};
+use sluice_testkit::libraries::{compile, compile_text, example, rust_example};
 use sluice_testkit::origin::Client;
 use sluice_testkit::{Origin, Running, Sluice, tools, wait};
 use sluice_tests::messages::{out, sluice};
@@ -46,6 +46,38 @@ fn the_example_of_an_access_logger_in_cpp() {
     // What was taken before the end is written before the end.
     drop(sluice);
     assert_eq!(read(), "200 3\n404 1\n");
+}
+
+#[test]
+fn the_example_of_an_access_logger_in_rust() {
+    let library = rust_example("spool");
+    let (origin, folder) = (Origin::start("o"), tempfile::tempdir().unwrap());
+    let file = folder.path().join("spool");
+    let settings =
+        |file: &Path| format!("{{ library: {}, config: {} }}", library.display(), file.display());
+    let yaml = config(&origin, &settings(&file), "").replace(", kinds: request", "");
+    let sluice = Sluice::new().workers(2).expect_warning("reload failed").start(&yaml);
+    for path in ["/a/1", "/b"] {
+        get(&sluice, path);
+    }
+    let read = || {
+        let mut lines: Vec<String> =
+            std::fs::read_to_string(&file).unwrap_or_default().lines().map(str::to_owned).collect();
+        // Workers write in no order, and connections have no path.
+        lines.retain(|line| line.starts_with("request "));
+        lines.sort_unstable();
+        lines
+    };
+    let expected = ["request 200 /a/1", "request 404 /b"];
+    wait::until("the records", || (read() == expected).then_some(()));
+    wait::until("the records of both connections", || {
+        let all = std::fs::read_to_string(&file).unwrap_or_default();
+        (all.lines().filter(|line| line.starts_with("connection ")).count() >= 2).then_some(())
+    });
+    let nowhere = folder.path().join("none/spool");
+    assert_eq!(sluice.reload(&config(&origin, &settings(&nowhere), "")), "failed");
+    let failure = sluice.items("/config")[0]["last_failure"].as_str().unwrap().to_owned();
+    assert!(failure.contains("spool 1.0 refuses this configuration: cannot write"), "{failure}");
 }
 
 /// A library whose `record` has this body; `line` is the record.

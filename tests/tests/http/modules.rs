@@ -1,13 +1,12 @@
 //! Loaded libraries: the examples in C, C++ and Rust, one that does what it must not, and those that cannot be loaded.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::Value;
-use sluice_testkit::libraries::{compile, compile_text, example};
+use sluice_testkit::libraries::{compile, compile_text, example, rust_example};
 use sluice_testkit::origin::{Client, Message};
-use sluice_testkit::{Origin, Running, Sluice, tools, wait};
+use sluice_testkit::{Origin, Running, Sluice, wait};
 use sluice_tests::messages::{out, sluice};
 
 /// A listener `web` with the filter `module`, whose settings these are, before the cluster `up`.
@@ -107,19 +106,9 @@ fn the_example_in_cpp() {
     failed_for(&sluice, "mask 1.0 refuses this configuration: a number of digits from 5 is needed");
 }
 
-/// Builds the example of the SDK with the cargo that builds the tests.
-fn tier() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args(["build", "--quiet", "--offline", "-p", "sluice-sdk", "--example", "tier"]);
-    tools::must(&mut command);
-    Sluice::binary().parent().unwrap().join("examples/libtier.so")
-}
-
 #[test]
 fn the_example_in_rust() {
-    let library = tier();
+    let library = rust_example("tier");
     let origin = Origin::start("o");
     let kit = Sluice::new().workers(2).expect_warning(REFUSES);
     std::fs::write(kit.folder().join("tiers"), "ann gold\nbob free\n").unwrap();
@@ -384,8 +373,8 @@ fn libraries_that_cannot_be_used_are_errors_of_check() {
         ("{ library: libmissing.so }", "cannot use libmissing.so: No such file or directory"),
         ("{ library: text.so }", "text.so: file too short"),
         ("{ library: libnone.so }", "it does not export `sluice_module_init`"),
-        ("{ library: libnull.so }", "it refuses version 1.1 of the interface"),
-        ("{ library: libnext.so }", "it has version 2.7 of the interface, and this Sluice has 1.1"),
+        ("{ library: libnull.so }", "it refuses version 1.2 of the interface"),
+        ("{ library: libnext.so }", "it has version 2.7 of the interface, and this Sluice has 1.2"),
         ("{ library: libempty.so }", "its table of functions has no `config_new`"),
         ("{ library: libsmall.so }", "its table of functions has a size that cannot be right"),
         (

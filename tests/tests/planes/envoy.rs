@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use sluice_testkit::origin::{self, Client};
-use sluice_testkit::peers::{Server, connect, read_to_end};
+use sluice_testkit::peers::{Server, connect, exchange, read_to_end};
 use sluice_testkit::{Origin, Sluice};
+use sluice_tests::envoy_service;
 use sluice_tests::planes::Envoy;
 
 /// A process with this bootstrap, once it is ready.
@@ -325,4 +326,32 @@ fn filters_do_what_they_do_in_envoy() {
         assert_eq!((request.value("x-seen"), request.value("x-script")), (seen, "ran"));
         assert_eq!(request.values("x-tier").len(), 0);
     }
+}
+
+#[test]
+fn a_service_processes_connections() {
+    let messages = "envoy.service.network_ext_proc.v3.network_external_processor_pb2";
+    let Some((_service, proc)) = envoy_service("net_proc_server.py", messages) else { return };
+    let server = Server::echo();
+    let cluster = |name: &str, at: SocketAddr, more: &str| {
+        format!(
+            "  - {{ name: {name}, type: STATIC, load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ \
+             socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }}{more} }}\n",
+            at.port()
+        )
+    };
+    let http2 = ", typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \
+                 '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: { http2_protocol_options: {} } } }";
+    let text = format!(
+        "static_resources:\n  listeners:\n  - {{ name: a, address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}, filter_chains: [{{ filters: [\
+         {{ name: p, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.ext_proc.v3.NetworkExternalProcessor, stat_prefix: p, \
+         grpc_service: {{ envoy_grpc: {{ cluster_name: proc }} }}, message_timeout: 60s, processing_mode: {{ process_read: STREAMED, process_write: SKIP }} }} }}, \
+         {{ name: t, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: up }} }}] }}] }}\n\
+         \x20 clusters:\n{}{}",
+        cluster("up", server.addr(), ""),
+        cluster("proc", proc, http2)
+    );
+    let envoy = start(&text);
+    let mut client = connect(envoy.addr("a"));
+    assert_eq!(exchange(&mut client, b"change"), b"CHANGE");
 }

@@ -146,7 +146,7 @@ fn icmp_errors_eject_a_udp_endpoint() {
 }
 
 /// A UDP endpoint, and a TCP one at the same address for the health checks.
-fn checked(mark: &'static str) -> (UdpServer, Server) {
+pub(super) fn checked(mark: &'static str) -> (UdpServer, Server) {
     loop {
         let udp = UdpServer::echo(mark);
         // The port may be in use for TCP.

@@ -5,6 +5,7 @@
 mod blame;
 mod corpora;
 mod databases;
+mod datagram_filters;
 mod edges;
 mod endpoint_sockets;
 mod flows;

@@ -11,6 +11,7 @@ mod health_checks;
 mod health_events;
 mod https_records;
 mod interventions;
+mod module_balancers;
 mod outliers;
 mod queues;
 mod subsets;

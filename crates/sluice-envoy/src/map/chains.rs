@@ -227,6 +227,9 @@ impl Mapping<'_> {
     fn network_filter(&mut self, config: &ProtoMessage) -> Option<Node> {
         match config.type_name() {
             "envoy.extensions.filters.network.rbac.v3.RBAC" => self.network_rbac(config),
+            "envoy.extensions.filters.network.ext_proc.v3.NetworkExternalProcessor" => {
+                self.network_ext_proc(config)
+            }
             "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
                 config.without_effect(&["stat_prefix"]);
                 if config.duration("delay").is_some_and(|delay| delay.0 != 0) {

@@ -28,6 +28,9 @@ impl Mapping<'_> {
         if let Some(mode) = config.message("processing_mode") {
             self.sent_parts(mode, observes, &mut native);
         }
+        let modes: Vec<&ProtoMessage> = config.messages("allowed_override_modes").collect();
+        let modes = modes.into_iter().map(|mode| self.sent_node(mode, false)).collect();
+        native.list("override_modes", modes, config.place("allowed_override_modes"));
         for (field, key) in
             [("request_attributes", "attributes"), ("response_attributes", "response_attributes")]
         {
@@ -80,11 +83,7 @@ impl Mapping<'_> {
             let field = "send_body_without_waiting_for_header_response";
             self.differs(config, field, "bodies are sent once the headers have been answered");
         }
-        for (field, why) in [
-            ("allowed_override_modes", "an answer may ask for any mode, or for none"),
-            ("processing_request_modifier", ""),
-            ("on_processing_response", ""),
-        ] {
+        for (field, why) in [("processing_request_modifier", ""), ("on_processing_response", "")] {
             if config.has(field) {
                 config.messages(field).for_each(ProtoMessage::all_without_effect);
                 self.unsupported(config, field, why);
@@ -126,6 +125,52 @@ impl Mapping<'_> {
         Some(native.node())
     }
 
+    /// The filter `ext_proc` of connections, from `NetworkExternalProcessor`.
+    pub(super) fn network_ext_proc(&mut self, config: &ProtoMessage) -> Option<Node> {
+        config.without_effect(&["stat_prefix"]);
+        let mut native = NativeMap::new(config.span);
+        let Some(service) = config.message("grpc_service") else {
+            self.unsupported(config, "grpc_service", "a service over gRPC is required");
+            return None;
+        };
+        self.grpc_cluster(service, "cluster", &mut native);
+        if service.duration("timeout").is_some_and(|time| time.0 > 0) {
+            let how = "a call lasts as long as its connection, and each answer has its own time";
+            self.differs(service, "timeout", how);
+        }
+        if service.has("initial_metadata") {
+            self.unsupported(service, "initial_metadata", "calls about connections have none");
+        }
+        if let Some(mode) = config.message("processing_mode") {
+            let skips = |field| &*mode.choice(field) == "SKIP";
+            if skips("process_read") && skips("process_write") {
+                // Nothing is asked: the filter is not there.
+                return None;
+            }
+            for (field, key) in [("process_read", "received"), ("process_write", "sent")] {
+                if skips(field) {
+                    native.word(key, false, mode.place(field));
+                }
+            }
+        }
+        if let Some(timeout) = self.duration(config, "message_timeout", Zero::Refused) {
+            native.set("timeout", timeout);
+        }
+        if config.is("failure_mode_allow") {
+            native.word("allow_on_error", true, config.place("failure_mode_allow"));
+        }
+        for (field, why) in [
+            ("metadata_options", "connections have no dynamic metadata"),
+            ("connection_attributes", "the service is sent bytes only"),
+        ] {
+            if config.has(field) {
+                config.messages(field).for_each(ProtoMessage::all_without_effect);
+                self.unsupported(config, field, why);
+            }
+        }
+        Some(single("ext_proc", native.node()))
+    }
+
     fn processor(&mut self, service: &ProtoMessage, native: &mut NativeMap) {
         self.grpc_cluster(service, "cluster", native);
         if service.duration("timeout").is_some_and(|time| time.0 > 0) {
@@ -137,6 +182,12 @@ impl Mapping<'_> {
 
     /// What is sent; a service that observes gets bodies piece by piece only.
     fn sent_parts(&mut self, mode: &ProtoMessage, observes: bool, native: &mut NativeMap) {
+        let send = self.sent_node(mode, observes);
+        // Even if it says what is said anyway: it takes the place of what the settings around it say.
+        native.set("send", send);
+    }
+
+    fn sent_node(&mut self, mode: &ProtoMessage, observes: bool) -> Node {
         let mut send = NativeMap::new(mode.span);
         for (field, key) in [
             ("request_header_mode", "request_headers"),
@@ -167,8 +218,7 @@ impl Mapping<'_> {
             };
             send.word(key, word, mode.place(field));
         }
-        // Even if it says what is said anyway: it takes the place of what the settings around it say.
-        native.set("send", send.node());
+        send.node()
     }
 
     fn mutation_rules(&mut self, rules: &ProtoMessage, native: &mut NativeMap) {

@@ -136,6 +136,7 @@ impl FilteredPiece {
             match step {
                 ByteStep::Continue => self.passed += 1,
                 ByteStep::Cut(why) => return Poll::Ready(Err(CopyError::Cut(why))),
+                ByteStep::Close(why) => return Poll::Ready(Err(CopyError::Close(why))),
                 ByteStep::Wait(later) => {
                     let wait = Duration::from_secs(worker.limits.get(Limit::FilterWait));
                     (self.later, self.due) = (Some(later), worker.now().after(wait));

@@ -140,6 +140,13 @@ impl ConnectionFilter for ConnectionLimitFilter {
         Admit::Now(Verdict::Continue)
     }
 
+    fn moved(&self, from: &ConnInfo, to: &ConnInfo) {
+        let mut uncounted = self.uncounted.borrow_mut();
+        if uncounted.remove(&from.id) {
+            uncounted.insert(to.id);
+        }
+    }
+
     fn ended(&self, conn: &ConnInfo) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all = counts.all.saturating_sub(1);

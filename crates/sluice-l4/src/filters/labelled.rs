@@ -33,6 +33,14 @@ impl ConnectionFilterPlan for LabelledUse {
         self.plan.filters_bytes()
     }
 
+    fn filters_datagrams(&self) -> bool {
+        self.plan.filters_datagrams()
+    }
+
+    fn is_for_datagrams_only(&self) -> bool {
+        self.plan.is_for_datagrams_only()
+    }
+
     fn counts_in(&self, series: &SeriesLabels<'_>) -> bool {
         self.plan.counts_in(series)
     }

@@ -1,7 +1,7 @@
 //! The driver of UDP flows: sockets and tasks around the flow table.
 //!
 //! Owns: the listening socket of a worker, a connected socket and a task per flow. Refuses to know: which flow a
-//! datagram belongs to and which one makes room; the table decides. Keeps: datagrams of a flow stay in order; a
+//! datagram belongs to and which one makes room; the table decides. Below: how flows begin, and their datagrams. Keeps: datagrams of a flow stay in order; a
 //! datagram that cannot be sent at once is dropped and counted, as a network would; replies are sent from the address
 //! that the client sent to.
 
@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,18 +17,17 @@ use std::task::{Context, Poll, ready};
 
 use sluice_core::connection::ConnInfo;
 use sluice_core::limits::Limit;
-use sluice_core::{Facts, Moment, Reason, TransportKind};
+use sluice_core::{Facts, Moment, Reason};
 use sluice_io::timers::Timer;
 use sluice_io::{Interest, Source, WorkerCx};
-use sluice_sys::datagram::{BATCH, Datagram, Outgoing, send};
+use sluice_sys::datagram::{Datagram, Outgoing};
 use sluice_sys::socket::local_address;
 use sluice_telemetry::RecordKind;
 use sluice_upstream::hops::{self, HopTransport};
 use sluice_upstream::plan::OnUnhealthy;
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::batch::{More, count_of, is_of_icmp, receive, turn_over};
+use super::batch::{More, receive, turn_over};
 use super::flow::Flow;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::held::WaitingFlows;
@@ -39,8 +38,10 @@ use crate::quic::ids::{self, Owner};
 use crate::reasons;
 use crate::record::ConnectionRecord;
 use begin::{FlowBegun, FlowStart};
+use forward::DatagramRun;
 
 mod begin;
+mod forward;
 mod per_packet;
 #[cfg(test)]
 mod tests;
@@ -191,7 +192,7 @@ impl UdpSlot {
     /// Forwards each run of datagrams of one flow with one call.
     fn take_batch<'a>(self: &Rc<Self>, datagrams: impl Iterator<Item = Datagram<'a>>) {
         let now = self.worker.now();
-        let mut run: SmallVec<[Outgoing<'_>; BATCH]> = SmallVec::new();
+        let mut run = DatagramRun::new();
         let mut of: Option<(FlowId, Rc<Flow>)> = None;
         for datagram in datagrams {
             let Some(client) = datagram.from else { continue };
@@ -227,38 +228,6 @@ impl UdpSlot {
             }
         }
         self.flush(of, &mut run);
-    }
-
-    fn flush(&self, of: Option<(FlowId, Rc<Flow>)>, run: &mut SmallVec<[Outgoing<'_>; BATCH]>) {
-        let Some((id, flow)) = of else { return };
-        let counters = &flow.listener.counters;
-        let bytes: usize = run.iter().map(|datagram| datagram.data.len()).sum();
-        let count = count_of(run);
-        counters.received.add(count);
-        flow.info.add_received(bytes);
-        flow.state.note_received(count, flow.plan().responses);
-        flow.claim.handle().note_datagrams(&self.worker, flow.claim.endpoint(), count);
-        // The server issues other IDs under encryption; a client that starts to use one reveals it.
-        let shown = flow.state.shown_id(run.iter().rev().map(|datagram| datagram.data));
-        shown.into_iter().for_each(|id| self.learn(&flow, id));
-        let mut rest = &run[..];
-        while !rest.is_empty() {
-            match send(flow.upstream.socket.as_fd(), rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(error) if is_of_icmp(&error) => {
-                    // A reply to an earlier datagram; this one has not been sent.
-                    counters.icmp.increment();
-                    counters.dropped.add(count_of(rest));
-                    self.end(id, reasons::FLOW_ICMP);
-                    break;
-                }
-                Err(_) => {
-                    counters.dropped.add(count_of(rest));
-                    break;
-                }
-            }
-        }
-        run.clear();
     }
 
     /// The flow that datagrams of `key` belong to, if there is one; `datagram` is the first of them.
@@ -336,90 +305,6 @@ impl UdpSlot {
     fn hold(&self, key: &FlowKey, datagram: &[u8]) -> Option<FlowLookup> {
         let held = self.waiting.borrow_mut().hold(key, datagram)?;
         Some(if held { FlowLookup::Held } else { FlowLookup::None })
-    }
-
-    /// Forwards the datagrams that were held until their flow began.
-    fn flush_held(&self, of: (FlowId, Rc<Flow>), held: &[Box<[u8]>]) {
-        if !held.is_empty() {
-            let outgoing = |data| Outgoing { data, to: None, from: None, segment: None };
-            self.flush(Some(of), &mut held.iter().map(|data| outgoing(&**data)).collect());
-        }
-    }
-
-    /// Forwards the replies of a flow to its client, for as long as the flow lasts.
-    async fn answer(self: Rc<Self>, id: FlowId, flow: Rc<Flow>) {
-        let why = poll_fn(|cx| {
-            loop {
-                // An ICMP error makes the socket readable: what is read is the error.
-                ready!(flow.upstream.socket.poll_ready(cx, Interest::Read));
-                let got = self.worker.with_datagrams(|batch| {
-                    let more = receive(&flow.upstream.socket, batch)?;
-                    self.send_back(&flow, batch.iter());
-                    Ok::<_, io::Error>(more)
-                });
-                match got {
-                    Ok(more) => {
-                        let mut table = self.table.borrow_mut();
-                        if flow.state.note_answer() {
-                            table.set_idle(id, flow.plan().idle_timeout);
-                        }
-                        flow.claim.endpoint().responded();
-                        table.touch(id, self.worker.now());
-                        drop(table);
-                        if flow.plan().responses.is_some() && flow.state.is_answered_in_full() {
-                            return Poll::Ready(reasons::FLOW_DONE);
-                        }
-                        if more == More::Perhaps {
-                            return turn_over(cx);
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => {
-                        flow.listener.counters.icmp.increment();
-                        flow.info.note(error);
-                        return Poll::Ready(reasons::FLOW_ICMP);
-                    }
-                }
-            }
-        })
-        .await;
-        // Prevents the end from aborting this very task.
-        flow.task.borrow_mut().take();
-        self.end(id, why);
-    }
-
-    fn send_back<'a>(&self, flow: &Flow, datagrams: impl Iterator<Item = Datagram<'a>>) {
-        let to = Some(flow.key.client);
-        let quic =
-            flow.info.facts.get().is_some_and(|facts| facts.transport == TransportKind::Quic);
-        let run: SmallVec<[Outgoing<'_>; BATCH]> = datagrams
-            .map(|Datagram { data, segment, .. }| Outgoing {
-                data,
-                to,
-                from: flow.key.local,
-                segment,
-            })
-            .collect();
-        if quic {
-            // A server chooses its first ID in the handshake; later packets have short headers.
-            let first = run.iter().find_map(|datagram| ids::chosen(datagram.data));
-            first.into_iter().for_each(|id| self.learn(flow, id));
-        }
-        let counters = &flow.listener.counters;
-        flow.state.note_replies(count_of(&run));
-        let mut rest = &run[..];
-        while !rest.is_empty() {
-            let Ok(count) = send(self.socket.as_fd(), rest) else {
-                counters.dropped.add(count_of(rest));
-                break;
-            };
-            let bytes: usize = rest[..count].iter().map(|datagram| datagram.data.len()).sum();
-            flow.info.add_sent(bytes);
-            let sent = count_of(&rest[..count]);
-            flow.state.note_sent(sent);
-            counters.sent.add(sent);
-            rest = &rest[count..];
-        }
     }
 
     /// Learns that an ID leads to the endpoint of a flow, so that its client may come from another address.

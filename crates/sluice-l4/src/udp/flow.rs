@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sluice_core::connection::ConnInfo;
 use sluice_core::{Moment, Reason};
+use sluice_io::DatagramFilter;
 use sluice_upstream::cluster::Claim;
 use tokio::task::AbortHandle;
 
@@ -36,6 +37,8 @@ pub struct Flow {
     pub(super) chain: usize,
     pub(super) upstream: UpstreamSocket,
     pub(super) claim: Claim,
+    /// What changes its datagrams, in the order in which those of the client pass them.
+    pub(super) filters: RefCell<Vec<Box<dyn DatagramFilter>>>,
     pub(super) state: FlowState,
     pub(super) task: RefCell<Option<AbortHandle>>,
 }
@@ -86,9 +89,13 @@ impl FlowState {
         }
     }
 
-    /// Counts datagrams of the client, each of which gets this many replies, if replies are counted.
-    pub(super) fn note_received(&self, count: u64, responses: Option<u32>) {
+    /// Counts datagrams of the client, whether or not they are forwarded.
+    pub(super) fn note_received(&self, count: u64) {
         self.received.set(self.received.get() + count);
+    }
+
+    /// Counts datagrams to the endpoint, each of which gets this many replies, if replies are counted.
+    pub(super) fn note_forwarded(&self, count: u64, responses: Option<u32>) {
         if let Some(responses) = responses {
             self.awaited.set(self.awaited.get() + u64::from(responses) * count);
         }
@@ -178,7 +185,8 @@ mod tests {
     #[test]
     fn a_flow_is_done_when_each_datagram_has_its_replies() {
         let state = FlowState::new(0);
-        state.note_received(2, Some(3));
+        state.note_received(2);
+        state.note_forwarded(2, Some(3));
         for replies in [1, 2, 2] {
             state.note_replies(replies);
             assert!(!state.is_answered_in_full());
@@ -187,7 +195,8 @@ mod tests {
         assert!(state.is_answered_in_full());
         // A reply too many is not owed to the next datagram.
         state.note_replies(4);
-        state.note_received(1, Some(1));
+        state.note_received(1);
+        state.note_forwarded(1, Some(1));
         assert!(!state.is_answered_in_full());
         assert_eq!(state.datagrams(), (3, 0));
         state.note_sent(5);
@@ -198,9 +207,11 @@ mod tests {
     #[test]
     fn replies_are_awaited_only_where_they_are_counted() {
         let state = FlowState::new(0);
-        state.note_received(7, None);
+        state.note_received(7);
+        state.note_forwarded(7, None);
         assert!(state.is_answered_in_full());
-        state.note_received(1, Some(0));
+        state.note_received(1);
+        state.note_forwarded(1, Some(0));
         assert!(state.is_answered_in_full());
     }
 

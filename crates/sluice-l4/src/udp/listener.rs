@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sluice_core::connection::{Attempt, ConnInfo};
 use sluice_core::limits::Limit;
 use sluice_core::{Facts, Name, Reason};
-use sluice_io::{ConnectionFilter, Source, WorkerCx};
+use sluice_io::{ConnectionFilter, DatagramFilter, Source, WorkerCx};
 use sluice_sys::datagram::coalesce;
 use sluice_sys::socket::{begin_connect, datagrams_to, local_address};
 use sluice_telemetry::{Counter, CounterSet, Gauge};
@@ -64,6 +64,8 @@ pub(super) struct UdpCounters {
     pub(super) sent: Counter,
     /// Not sent because the socket could not accept it.
     pub(super) dropped: Counter,
+    /// Not sent because a filter dropped it.
+    pub(super) filtered: Counter,
     /// Not sent because no flow could be made for it.
     pub(super) refused: Counter,
     pub(super) icmp: Counter,
@@ -101,6 +103,7 @@ impl UdpListener {
                 received: datagrams("received"),
                 sent: datagrams("sent"),
                 dropped: datagrams("dropped"),
+                filtered: datagrams("filtered"),
                 refused: datagrams("refused"),
                 icmp: shard.counter(&metrics::ICMP, &[name]),
                 table_full: shard.counter(&metrics::LIMIT_REACHED, &[Limit::FlowTable.def().name]),
@@ -168,8 +171,25 @@ impl UdpListener {
 
     /// Notifies every filter that admitted a flow into `chain` that it has ended.
     pub(super) fn tell_filters(&self, chain: usize, info: &ConnInfo) {
-        let filters = self.filters.iter().chain(&self.chains[chain].filters);
-        filters.for_each(|filter| filter.ended(info));
+        self.filters_of(chain).for_each(|filter| filter.ended(info));
+    }
+
+    /// Notifies them that the flow continues as another.
+    pub(super) fn tell_moved(&self, chain: usize, from: &ConnInfo, to: &ConnInfo) {
+        self.filters_of(chain).for_each(|filter| filter.moved(from, to));
+    }
+
+    /// What changes the datagrams of a flow that they have admitted.
+    pub(super) fn datagram_filters(
+        &self,
+        chain: usize,
+        info: &ConnInfo,
+    ) -> Vec<Box<dyn DatagramFilter>> {
+        self.filters_of(chain).filter_map(|filter| filter.datagram_filter(info)).collect()
+    }
+
+    fn filters_of(&self, chain: usize) -> impl Iterator<Item = &Rc<dyn ConnectionFilter>> {
+        self.filters.iter().chain(&self.chains[chain].filters)
     }
 
     /// Opens a socket to the endpoint of `claim`.

@@ -173,7 +173,7 @@ fn only_for_http(name: &Name, cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, 
     let outlier = cluster.outlier.0.as_ref();
     let said = [
         ("http2", cluster.http2.is_some()),
-        ("balance.load_reports", cluster.balance.0.kind() == Balance::LoadReports),
+        ("balance.load_reports", cluster.balance.kind() == Some(Balance::LoadReports)),
         ("reuse", Reuse::absent().is_some_and(|usual| cluster.reuse != usual)),
         ("limits.requests", limits.requests.0.is_some()),
         ("limits.requests_per_endpoint", limits.requests_per_endpoint.0.is_some()),
@@ -422,9 +422,9 @@ fn balancing(
     super::zones::zone_aware(config, cluster, at, diags);
     super::zones::aperture(cluster, at, diags);
     if let Some(slow_start) = &cluster.slow_start
-        && cluster.balance.0.hashes()
+        && cluster.balance.hashes()
     {
-        let word = cluster.balance.0.kind().word();
+        let word = cluster.balance.word();
         let message = format!("`{word}` has no slow start: a hash leads to the same endpoint");
         diags
             .error("wrong-kind", slow_start.span, at.key("slow_start"), message)
@@ -471,6 +471,8 @@ fn locality(
 ) {
     let weights = &cluster.localities;
     match &entry.0.locality {
+        // A library may tell them apart.
+        Some(_) if weights.0.is_empty() && cluster.balance.is_of_library() => {}
         Some(locality) if weights.0.is_empty() => {
             diags
                 .warning(

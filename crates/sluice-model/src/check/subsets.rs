@@ -47,7 +47,7 @@ pub(super) fn subsets(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &
         keys_subset(section, selector, &list.index(place), diags);
     }
     default_subset(cluster, section, &here, diags);
-    if cluster.balance.0.load_max().is_some() {
+    if cluster.balance.load_max().is_some() {
         let message = "`max_load` compares the load of an endpoint with that of the whole cluster";
         diags
             .error("wrong-kind", section.span, at.key("balance"), message)

@@ -35,8 +35,8 @@ pub(crate) fn node(config: &Config, diags: &mut Diags) {
 pub(super) fn aperture(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let Some(size) = &cluster.aperture else { return };
     let here = at.key("aperture");
-    if cluster.balance.0.hashes() {
-        let word = cluster.balance.0.kind().word();
+    if cluster.balance.hashes() {
+        let word = cluster.balance.word();
         let message =
             format!("`{word}` needs all endpoints: a hash leads to the same one on every process");
         diags
@@ -85,8 +85,8 @@ pub(super) fn zone_aware(
             .error("short-and-long", section.span, here, message)
             .help("remove `zone_aware`, or `localities`");
     }
-    if cluster.balance.0.hashes() {
-        let word = cluster.balance.0.kind().word();
+    if cluster.balance.hashes() {
+        let word = cluster.balance.word();
         let message =
             format!("`{word}` does not tell zones apart: a hash leads to the same endpoint");
         diags

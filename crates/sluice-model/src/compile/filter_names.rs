@@ -107,22 +107,44 @@ impl FilterNames for NamesOfResource<'_, '_> {
     }
 }
 
-/// Reports filters of bytes where nothing passes bytes through them.
-pub(super) fn only_for_relays(
+/// What passes connection filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// The bytes of a relay over TCP.
+    Bytes,
+    /// The datagrams of a relay over UDP.
+    Datagrams,
+    /// Connections only.
+    Nothing,
+}
+
+/// Reports filters of bytes and datagrams where nothing passes these through them.
+pub(super) fn check_passing(
+    passing: Passing,
     uses: &[FilterConfig],
     plans: Option<&[Arc<dyn ConnectionFilterPlan>]>,
     list: &Path<'_>,
     diags: &mut Diags,
 ) {
-    let plans = plans.unwrap_or_default().iter().enumerate();
-    for (index, _) in plans.filter(|(_, plan)| plan.filters_bytes()) {
+    for (index, plan) in plans.unwrap_or_default().iter().enumerate() {
+        let of_bytes = plan.filters_bytes();
+        let (what, help) = match passing {
+            Passing::Datagrams if of_bytes && !plan.filters_datagrams() => {
+                ("changes bytes, which only a relay moves", "use it on chains with `relay`")
+            }
+            Passing::Nothing if of_bytes => {
+                ("changes bytes, which only a relay moves", "use it on chains with `relay`")
+            }
+            Passing::Bytes | Passing::Nothing if plan.is_for_datagrams_only() => (
+                "has only to do with datagrams, of which there are none here",
+                "use it on a listener with an address of `udp://`",
+            ),
+            Passing::Bytes | Passing::Datagrams | Passing::Nothing => continue,
+        };
         let name = &uses[index].name;
-        let message = format!("the filter `{name}` changes bytes, which only a relay moves");
+        let message = format!("the filter `{name}` {what}");
         let here = list.index(index);
-        diags
-            .error("wrong-kind", None, here.key(name), message)
-            .on_key()
-            .help("use it on chains with `relay`");
+        diags.error("wrong-kind", None, here.key(name), message).on_key().help(help);
     }
 }
 

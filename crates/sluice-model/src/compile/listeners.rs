@@ -17,7 +17,7 @@ use sluice_l7::client_auth::OwnClientAuth;
 use sluice_quic::QuicListenerPlan;
 use sluice_telemetry::metrics::SeriesLabels;
 
-use super::filter_names::only_for_relays;
+use super::filter_names::{Passing, check_passing};
 use super::http::HttpContext;
 use super::{Compiler, client_auth, quic, unknown_filter};
 use crate::chains::{ChainNeeds, needs};
@@ -75,9 +75,12 @@ impl Compiler<'_> {
         let filters = self.filters(&listener.filters, owner, &list, diags);
         let serves_http = |(_, _, service): &(_, _, &Service)| matches!(service, Service::Http(_));
         let datagrams = matches!(listener.traffic, Traffic::Datagrams(_));
-        if datagrams || listener.services().iter().any(serves_http) {
-            only_for_relays(&listener.filters, filters.as_deref(), &list, diags);
-        }
+        let passing = match listener.services().iter().any(serves_http) {
+            true => Passing::Nothing,
+            false if datagrams => Passing::Datagrams,
+            false => Passing::Bytes,
+        };
+        check_passing(passing, &listener.filters, filters.as_deref(), &list, diags);
         let (plan, quic) = match &listener.traffic {
             Traffic::Streams(streams) => {
                 let (plan, quic) = self.streams(name, streams, filters, diags)?;
@@ -163,11 +166,13 @@ impl Compiler<'_> {
         let owner = FilterOwner::Chain { listener: scope.listener, chain: &chain.name };
         let list = at.key("filters");
         let filters = self.filters(&chain.filters, owner, &list, diags);
-        if let ChainKind::Plain(Service::Http(_)) | ChainKind::Terminate(_, Service::Http(_)) =
-            &chain.kind
-        {
-            only_for_relays(&chain.filters, filters.as_deref(), &list, diags);
-        }
+        let passing = match &chain.kind {
+            ChainKind::Plain(Service::Http(_)) | ChainKind::Terminate(_, Service::Http(_)) => {
+                Passing::Nothing
+            }
+            _ => Passing::Bytes,
+        };
+        check_passing(passing, &chain.filters, filters.as_deref(), &list, diags);
         let terminate = |tls: &ServerTls, inner: Option<InnerPlan>, diags: &mut Diags| {
             Some(Transport::Terminate(Termination {
                 tls: self.server_tls(tls, &at.key("tls"), diags)?,
@@ -212,9 +217,11 @@ impl Compiler<'_> {
             let owner = FilterOwner::Chain { listener: scope.listener, chain: &chain.name };
             let own = at.key("filters");
             let filters = self.filters(&chain.filters, owner, &own, diags);
-            if let Service::Http(_) = chain.service {
-                only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
-            }
+            let passing = match chain.service {
+                Service::Http(_) => Passing::Nothing,
+                Service::Relay { .. } => Passing::Bytes,
+            };
+            check_passing(passing, &chain.filters, filters.as_deref(), &own, diags);
             let handler = self.service(&chain.service, &chain.name, scope, &at, diags);
             match (filters, handler, &mut plans) {
                 (Some(filters), Some((handler, _)), Some(all)) => all.push(ChainPlan {
@@ -296,7 +303,7 @@ impl Compiler<'_> {
             let owner = FilterOwner::Chain { listener: name, chain: &chain.name };
             let own = at.key("filters");
             let filters = self.filters(&chain.filters, owner, &own, diags);
-            only_for_relays(&chain.filters, filters.as_deref(), &own, diags);
+            check_passing(Passing::Datagrams, &chain.filters, filters.as_deref(), &own, diags);
             if let RelayTo::Named { .. } = chain.to {
                 let message = "the cluster of a UDP flow cannot be named by its client";
                 diags.error("wrong-kind", None, at.key("relay"), message);

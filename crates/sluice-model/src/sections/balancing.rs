@@ -11,6 +11,7 @@ use sluice_core::settings::{
 };
 use sluice_core::value::{Decimal, FactorPercent, Percent};
 use sluice_core::{Diags, Name, Node, Path, Setting, Shape, Span, Spanned, Value, section};
+use sluice_module::BalancerLibrary;
 use sluice_upstream::balance::{
     BalancePlan, LeastRequestPlan, LoadReportsPlan, MaglevPlan, PeakEwmaPlan, RingPlan,
 };
@@ -35,6 +36,8 @@ section! {
         pub ring_hash: Option<RingHash>,
         /// By hash in a table.
         pub maglev: Option<Maglev>,
+        /// As a balancer of a loaded library says.
+        pub module: Option<BalancerLibrary>,
     }
 }
 
@@ -164,18 +167,67 @@ section! {
 }
 
 /// A balancer: a word, or a map with its settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Balancer(pub BalancePlan);
+#[derive(Clone, Debug, PartialEq)]
+pub enum Balancer {
+    /// One of Sluice.
+    Own(BalancePlan),
+    /// One of a library, which is loaded when the cluster is.
+    Library(BalancerLibrary),
+}
+
+impl Balancer {
+    /// The balancer without its settings; `None` for one of a library.
+    pub const fn kind(&self) -> Option<Balance> {
+        match self {
+            Self::Own(plan) => plan.kind(),
+            Self::Library(_) => None,
+        }
+    }
+
+    /// The balancer as it is written.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Own(plan) => plan.word(),
+            Self::Library(_) => BalancerLibrary::WORD,
+        }
+    }
+
+    /// Whether the balancer chooses by hash alone.
+    pub const fn hashes(&self) -> bool {
+        matches!(self, Self::Own(plan) if plan.hashes())
+    }
+
+    /// Whether the balancer may make use of a hash.
+    pub const fn uses_hash(&self) -> bool {
+        self.hashes() || self.is_of_library()
+    }
+
+    /// Whether a library has it.
+    pub const fn is_of_library(&self) -> bool {
+        matches!(self, Self::Library(_))
+    }
+
+    /// The most load of an endpoint, in percent of its fair share, if it is bounded.
+    pub const fn load_max(&self) -> Option<u32> {
+        match self {
+            Self::Own(plan) => plan.load_max(),
+            Self::Library(_) => None,
+        }
+    }
+}
 
 impl Setting for Balancer {
     fn bind(node: &Node, at: &Path<'_>, diags: &mut Diags) -> Option<Self> {
         if !matches!(node.value, Value::Map(_)) {
-            return Balance::bind(node, at, diags).map(|kind| Self(kind.into()));
+            return Balance::bind(node, at, diags).map(|kind| Self::Own(kind.into()));
         }
         let settings = BalancerSettings::bind(node, at, diags)?;
         let chosen = settings.chosen();
-        if let [plan] = chosen.as_slice() {
-            return plan.clone().map(Self).or_else(|| {
+        if let ([], Some(library)) = (&*chosen, &settings.module) {
+            return Some(Self::Library(library.clone()));
+        }
+        if let ([plan], None) = (&*chosen, &settings.module) {
+            return plan.clone().map(Self::Own).or_else(|| {
                 let (key, message) = match settings.load_reports {
                     Some(_) => {
                         ("load_reports", "`update` must be at least 100ms, and less than `expiry`")
@@ -189,7 +241,7 @@ impl Setting for Balancer {
         diags
             .error("short-and-long", node.span, at, "`balance` must name one balancer")
             .help(
-                "write one of round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev",
+                "write one of round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev, module",
             );
         None
     }
@@ -199,11 +251,15 @@ impl Setting for Balancer {
     }
 
     fn show(&self) -> Plain {
-        let word = self.0.kind().word();
-        if self.0 == BalancePlan::from(self.0.kind()) {
+        let word = self.word();
+        let plan = match self {
+            Self::Own(plan) => plan,
+            Self::Library(library) => return Plain::Map(vec![(word.into(), library.show())]),
+        };
+        if plan.kind().is_some_and(|kind| *plan == BalancePlan::from(kind)) {
             return Plain::Text(word.into());
         }
-        let settings = match &self.0 {
+        let settings = match plan {
             BalancePlan::LoadReports(plan) => LoadReports {
                 blackout: OrZero(plan.blackout),
                 expiry: plan.expiry,
@@ -231,7 +287,9 @@ impl Setting for Balancer {
                 by_host,
             }
             .show(),
-            BalancePlan::RoundRobin | BalancePlan::Random => Plain::Map(Vec::new()),
+            BalancePlan::RoundRobin | BalancePlan::Random | BalancePlan::Extension(_) => {
+                Plain::Map(Vec::new())
+            }
         };
         Plain::Map(vec![(word.into(), settings)])
     }
@@ -257,10 +315,18 @@ impl LoadReports {
 const UPDATE_MIN: Duration = Duration::from_millis(100);
 
 impl BalancerSettings {
-    /// The balancers that are given; `None` for one whose settings contradict each other.
+    /// The balancers of Sluice that are given; `None` for one whose settings contradict each other.
     fn chosen(&self) -> Vec<Option<BalancePlan>> {
-        let Self { round_robin, least_request, peak_ewma, load_reports, random, ring_hash, maglev } =
-            self;
+        let Self {
+            round_robin,
+            least_request,
+            peak_ewma,
+            load_reports,
+            random,
+            ring_hash,
+            maglev,
+            module: _,
+        } = self;
         let load_reports = load_reports.as_ref().map(LoadReports::plan);
         let round_robin = round_robin.map(|Empty| Some(BalancePlan::RoundRobin));
         let random = random.map(|Empty| Some(BalancePlan::Random));

@@ -10,8 +10,8 @@ use sluice_core::settings::Short;
 use sluice_core::{Cidr, Diags, Name, Path, Spanned};
 use sluice_upstream::balance::subsets::{SelectorFallback, SelectorPlan, SubsetFallback};
 use sluice_upstream::balance::{
-    AperturePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan, SubsetsPlan,
-    ZoneAwarePlan,
+    AperturePlan, BalancePlan, BalancingPlan, FailoverPlan, LocalityPlan, SlowStartPlan,
+    SubsetsPlan, ZoneAwarePlan,
 };
 use sluice_upstream::plan::{
     AddressFamily, ClusterSettings, ConnectBackoffPlan, DnsPlan, DropPlan, HighLimits, Http2Plan,
@@ -28,9 +28,9 @@ use crate::provenance::Provenance;
 use crate::sections::discovery::{FORWARD_MIN_TTL, ForwardBy, MIN_TTL};
 use crate::sections::subsets::{self, Fallback, FallbackOfKeys, SubsetSelector};
 use crate::sections::{
-    self, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family, Forward,
-    NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Queue, Refresh, Reuse,
-    SlowStart, Subsets, ZoneAware,
+    self, Balancer, ClusterLimits, ClusterProtocol, ConnectBackoff, Dns, Egress, Failover, Family,
+    Forward, NameMode, OnEndpointRemoved, OnEndpointUnhealthy, OwnNode, ProxyHeader, Queue,
+    Refresh, Reuse, SlowStart, Subsets, ZoneAware,
 };
 use crate::store::Update;
 
@@ -72,7 +72,8 @@ impl Context<'_> {
             let Some((endpoint_file, endpoints)) = endpoints else { continue };
             let from = Provenance::section(at);
             // Those that are alike are shared where the batch is staged.
-            let settings = Arc::new(self.settings(section));
+            let Some(balance) = self.balance(section, &at, diags) else { continue };
+            let settings = Arc::new(self.settings(section, balance));
             let cluster = Cluster { settings, tls: own_tls, endpoint_file };
             let resource = Resource::Cluster(Arc::new(cluster));
             all.updates.push(Update::set(name, resource, from.clone()));
@@ -80,15 +81,33 @@ impl Context<'_> {
         }
     }
 
+    /// The balancer of a cluster; `None` if its library cannot be used.
+    fn balance(
+        self,
+        section: &sections::Cluster,
+        at: &Path<'_>,
+        diags: &mut Diags,
+    ) -> Option<BalancePlan> {
+        match &section.balance {
+            Balancer::Own(plan) => Some(plan.clone()),
+            Balancer::Library(library) => {
+                let here = at.key("balance");
+                let folder = self.sources.folder;
+                let here = here.key(sluice_module::BalancerLibrary::WORD);
+                sluice_module::balancer(library, folder, &here, diags).map(BalancePlan::Extension)
+            }
+        }
+    }
+
     /// The settings of a cluster. Fields are listed by name, here and below, so that a new one cannot be forgotten.
-    fn settings(self, section: &sections::Cluster) -> ClusterSettings {
+    fn settings(self, section: &sections::Cluster, balance: BalancePlan) -> ClusterSettings {
         let sections::Cluster {
             endpoints: _,
             endpoints_file: _,
             allow_empty: _,
             forward,
             fallback,
-            balance,
+            balance: _,
             failover,
             localities,
             zone_aware,
@@ -132,7 +151,7 @@ impl Context<'_> {
         let limits = &self.config.limits.0;
         ClusterSettings {
             balancing: BalancingPlan {
-                balance: balance.0.clone(),
+                balance,
                 failover: failover_plan(failover),
                 localities: match (localities.0.as_slice(), self.zone_aware(zone_aware.as_ref())) {
                     ([], None) => LocalityPlan::Ignored,

@@ -259,8 +259,10 @@ pub(super) fn check_preconnect(
     }
     let obstacle = if cluster.forward.is_some() {
         "`forward`: clients name the endpoints"
-    } else if cluster.balance.0.hashes() {
+    } else if cluster.balance.hashes() {
         "a balancer that goes by a hash: only a request tells which endpoint it picks"
+    } else if cluster.balance.is_of_library() {
+        "a balancer of a loaded library: it cannot be asked ahead"
     } else if cluster.subsets.is_some() {
         "`subsets`: only a request tells which one it asks for"
     } else {

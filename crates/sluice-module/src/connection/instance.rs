@@ -7,12 +7,13 @@ use std::rc::Rc;
 
 use sluice_abi::step;
 use sluice_core::{ConnInfo, Reason, SharedValues, Verdict};
-use sluice_io::WorkerCx;
+use sluice_io::{DatagramStep, WorkerCx};
 use sluice_l7::reasons;
-use sluice_sys::module::{ConnectionHook, ModuleConnection};
+use sluice_sys::module::{ConnectionHook, DatagramHook, ModuleConnection};
 use sluice_telemetry::{Counter, Gauge};
 
 use super::ConnectionUse;
+use super::datagram_step;
 use super::run::{ConnectionFacts, ConnectionPlace, ConnectionRun, OfConnections};
 use crate::in_use::OnModuleError;
 use crate::waits::{ModuleWait, Waits};
@@ -165,6 +166,30 @@ impl ConnectionInstance {
         last: Option<bool>,
     ) -> ConnectionVerdict {
         self.run(hook, last, ConnectionPlace::Bytes(bytes))
+    }
+
+    /// Runs a hook with a datagram.
+    pub(super) fn datagram(&mut self, hook: DatagramHook, datagram: &mut Vec<u8>) -> DatagramStep {
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.failed) else {
+            return DatagramStep::Forward;
+        };
+        let place = ConnectionPlace::Datagram(datagram);
+        let mut run = ConnectionRun::new(&self.running.of, &self.facts, place, &mut self.note);
+        let returned = connection.datagram(hook, &mut run);
+        drop(run);
+        let Some(returned) = returned else { return DatagramStep::Forward };
+        match datagram_step::judged(returned, hook) {
+            Ok(step) => step,
+            Err(problem) => match self.failure(&problem) {
+                ConnectionVerdict::Close(reason) => DatagramStep::End(reason),
+                ConnectionVerdict::Continue | ConnectionVerdict::Wait(_) => DatagramStep::Forward,
+            },
+        }
+    }
+
+    /// The flow continues as another.
+    pub(super) const fn moved(&mut self, to: &ConnInfo) {
+        self.facts.id = to.id;
     }
 
     fn run(

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use sluice_abi::AbiTicket;
 use sluice_core::connection::Peer;
 use sluice_core::{ConnInfo, SharedValues};
-use sluice_io::WorkerCx;
+use sluice_io::{DATAGRAM_MAX, WorkerCx};
 use sluice_l4::rbac::conn::ConnSubject;
 use sluice_sys::module::{ConnectionCall, HostAnswer, HostRefusal, RequestFact};
 use sluice_telemetry::Counter;
@@ -57,6 +57,8 @@ pub(super) enum ConnectionPlace<'a> {
     Opened(&'a ConnInfo, &'a mut SharedValues),
     /// With bytes.
     Bytes(&'a mut Vec<u8>),
+    /// With a datagram.
+    Datagram(&'a mut Vec<u8>),
     /// When it has ended.
     Ended(&'a ConnInfo),
 }
@@ -109,7 +111,9 @@ impl ConnectionCall for ConnectionRun<'_> {
                 own.named(name).or_else(|| conn.values.named(name))
             }
             ConnectionPlace::Ended(conn) => conn.values.named(name),
-            ConnectionPlace::Bytes(_) => return Err(HostRefusal::NotNow),
+            ConnectionPlace::Bytes(_) | ConnectionPlace::Datagram(_) => {
+                return Err(HostRefusal::NotNow);
+            }
         };
         match value.map(ToString::to_string) {
             Some(text) => self.lent.keep(text),
@@ -136,16 +140,18 @@ impl ConnectionCall for ConnectionRun<'_> {
 
     fn bytes(&mut self) -> HostAnswer<&[u8]> {
         match &self.place {
-            ConnectionPlace::Bytes(bytes) => Ok(bytes),
+            ConnectionPlace::Bytes(bytes) | ConnectionPlace::Datagram(bytes) => Ok(bytes),
             _ => Err(HostRefusal::NotNow),
         }
     }
 
     fn set_bytes(&mut self, bytes: &[u8]) -> HostAnswer<()> {
-        let ConnectionPlace::Bytes(place) = &mut self.place else {
-            return Err(HostRefusal::NotNow);
+        let (place, most) = match &mut self.place {
+            ConnectionPlace::Bytes(place) => (place, PIECE_MAX),
+            ConnectionPlace::Datagram(place) => (place, DATAGRAM_MAX),
+            _ => return Err(HostRefusal::NotNow),
         };
-        if bytes.len() > PIECE_MAX {
+        if bytes.len() > most {
             return Err(HostRefusal::TooLarge);
         }
         // They may be some of those that they replace.
@@ -159,7 +165,8 @@ impl ConnectionCall for ConnectionRun<'_> {
     }
 
     fn suspend(&mut self) -> HostAnswer<AbiTicket> {
-        if matches!(self.place, ConnectionPlace::Ended(_)) {
+        // A datagram that waited would be overtaken.
+        if matches!(self.place, ConnectionPlace::Ended(_) | ConnectionPlace::Datagram(_)) {
             return Err(HostRefusal::NotNow);
         }
         let of = self.of;

@@ -37,7 +37,11 @@ pub const fn connection_table<F: ConnectionModule>(name: &'static str) -> Table 
         table.connection_received = Some(received::<F>);
         table.connection_sent = Some(sent::<F>);
     }
-    Table(table)
+    if F::DATAGRAMS {
+        table.datagram_received = Some(datagram_received::<F>);
+        table.datagram_sent = Some(datagram_sent::<F>);
+    }
+    Table { module: table, minor: if F::DATAGRAMS { 2 } else { 1 } }
 }
 
 fn connection_of<'a>(handle: AbiConnection) -> Connection<'a> {
@@ -81,18 +85,18 @@ unsafe fn hook<F: ConnectionModule>(
     handle: AbiConnection,
     object: *mut c_void,
     state: *mut c_void,
-    run: impl FnOnce(&F, &mut F::State, &mut Connection<'_>) -> ConnectionStep,
+    run: impl FnOnce(&F, &mut F::State, &mut Connection<'_>) -> i32,
 ) -> i32 {
     // SAFETY: by the promise of the caller.
     let filter = unsafe { &*object.cast::<F>() };
     // SAFETY: by the promise of the caller; hooks of a connection never overlap.
     let state = unsafe { &mut *state.cast::<F::State>() };
     let step = catch_unwind(AssertUnwindSafe(|| run(filter, state, &mut connection_of(handle))));
-    step.map_or(step::FAIL, |step| step as i32)
+    step.unwrap_or(step::FAIL)
 }
 
 macro_rules! hooks {
-    ($($name:ident($argument:ident) => $call:expr;)+) => {
+    ($($name:ident => |$filter:ident, $state:ident, $connection:ident, $argument:ident| $call:expr;)+) => {
         $(
             unsafe extern "C" fn $name<F: ConnectionModule>(
                 connection: AbiConnection,
@@ -101,17 +105,21 @@ macro_rules! hooks {
                 $argument: i32,
             ) -> i32 {
                 // SAFETY: the host passes what it was given.
-                unsafe { hook::<F>(connection, object, state, $call) }
+                unsafe {
+                    hook::<F>(connection, object, state, |$filter, $state, $connection| $call as i32)
+                }
             }
         )+
     };
 }
 
 hooks! {
-    opened(_zero) => |filter, state, connection| filter.opened(state, connection);
-    received(end) => |filter, state, connection| filter.received(state, connection, end != 0);
-    sent(end) => |filter, state, connection| filter.sent(state, connection, end != 0);
-    resumed(of) => |filter, state, connection| match of {
+    opened => |filter, state, connection, _zero| filter.opened(state, connection);
+    received => |filter, state, connection, end| filter.received(state, connection, end != 0);
+    sent => |filter, state, connection, end| filter.sent(state, connection, end != 0);
+    datagram_received => |filter, state, connection, _zero| filter.datagram_received(state, connection);
+    datagram_sent => |filter, state, connection, _zero| filter.datagram_sent(state, connection);
+    resumed => |filter, state, connection, of| match of {
         connection_hook::OPENED => filter.resumed(state, connection, ConnectionEvent::Opened),
         connection_hook::RECEIVED => filter.resumed(state, connection, ConnectionEvent::Received),
         connection_hook::SENT => filter.resumed(state, connection, ConnectionEvent::Sent),

@@ -31,7 +31,7 @@ pub const fn logger_table<L: AccessLogger>(name: &'static str) -> Table {
     table.config_free = Some(config_free::<L>);
     table.record = Some(take::<L>);
     table.records_done = Some(records_done::<L>);
-    Table(table)
+    Table { module: table, minor: 1 }
 }
 
 unsafe extern "C" fn take<L: AccessLogger>(object: *mut c_void, kind: i32, line: AbiText) -> i32 {
@@ -41,6 +41,7 @@ unsafe extern "C" fn take<L: AccessLogger>(object: *mut c_void, kind: i32, line:
         let kind = match kind {
             record::CONNECTION => LoggedKind::Connection,
             record::FLOW => LoggedKind::Flow,
+            record::HEALTH => LoggedKind::Health,
             _ => LoggedKind::Request,
         };
         // SAFETY: it stays during this call.

@@ -184,9 +184,9 @@ pub trait ConfigCall {
 }
 
 /// A call in progress.
-struct InProgress<T: ?Sized> {
-    number: u64,
-    call: NonNull<T>,
+pub(super) struct InProgress<T: ?Sized> {
+    pub(super) number: u64,
+    pub(super) call: NonNull<T>,
 }
 
 impl<T: ?Sized> Clone for InProgress<T> {
@@ -197,7 +197,7 @@ impl<T: ?Sized> Clone for InProgress<T> {
 
 impl<T: ?Sized> Copy for InProgress<T> {}
 
-type CallPlace<T> = Cell<Option<InProgress<T>>>;
+pub(super) type CallPlace<T> = Cell<Option<InProgress<T>>>;
 
 thread_local! {
     static HOOK: CallPlace<dyn ModuleCall> = const { Cell::new(None) };
@@ -207,7 +207,10 @@ thread_local! {
 }
 
 /// Puts back what was in progress before, also when a library unwinds.
-struct Restore<'p, T: ?Sized + 'static>(&'p CallPlace<T>, Option<InProgress<T>>);
+pub(super) struct Restore<'p, T: ?Sized + 'static>(
+    pub(super) &'p CallPlace<T>,
+    pub(super) Option<InProgress<T>>,
+);
 
 impl<T: ?Sized + 'static> Drop for Restore<'_, T> {
     fn drop(&mut self) {
@@ -280,7 +283,7 @@ pub(super) fn enter_config<R>(call: &mut dyn ConfigCall, run: impl FnOnce(AbiCon
 
 /// Runs an operation on the call in progress, if it has that number. The place is looked up once for all that is done with
 /// it: threads find theirs by a call.
-fn with<T: ?Sized + 'static>(
+pub(super) fn with<T: ?Sized + 'static>(
     place: &CallPlace<T>,
     number: u64,
     run: impl FnOnce(&mut T) -> Result<i32, i32>,

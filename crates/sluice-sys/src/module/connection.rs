@@ -22,6 +22,15 @@ pub enum ConnectionHook {
     Sent = connection_hook::SENT,
 }
 
+/// A hook of a library for datagrams, which never waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramHook {
+    /// From the client.
+    Received,
+    /// To the client.
+    Sent,
+}
+
 /// A connection, as a library knows it. Stays on its thread.
 #[derive(Debug)]
 pub struct ModuleConnection {
@@ -40,9 +49,26 @@ impl Module {
         }
     }
 
+    const fn datagram_hook(&self, hook: DatagramHook) -> Option<ConnectionHookFn> {
+        match hook {
+            DatagramHook::Received => self.table.datagram_received,
+            DatagramHook::Sent => self.table.datagram_sent,
+        }
+    }
+
     /// Whether it has a hook for connections.
     pub const fn filters_connections(&self) -> bool {
-        self.table.connection_opened.is_some() || self.filters_bytes()
+        self.table.connection_opened.is_some() || self.filters_bytes() || self.filters_datagrams()
+    }
+
+    /// Whether it has a hook for datagrams.
+    pub const fn filters_datagrams(&self) -> bool {
+        self.table.datagram_received.is_some() || self.table.datagram_sent.is_some()
+    }
+
+    /// Whether it has no other hook.
+    pub const fn is_for_datagrams_only(&self) -> bool {
+        self.filters_datagrams() && !self.filters_bytes() && self.table.connection_opened.is_none()
     }
 
     /// Whether it has a hook for their bytes.
@@ -85,6 +111,11 @@ impl ModuleConnection {
         end: bool,
     ) -> Option<i32> {
         Some(self.run(self.config.module.connection_hook(hook)?, call, i32::from(end)))
+    }
+
+    /// As [`Self::hook`], for a datagram.
+    pub fn datagram(&mut self, hook: DatagramHook, call: &mut dyn ConnectionCall) -> Option<i32> {
+        Some(self.run(self.config.module.datagram_hook(hook)?, call, 0))
     }
 
     /// As [`Self::hook`], once what `hook` waited for has happened.

@@ -18,6 +18,7 @@ use super::call::{
 };
 use super::{mailbox, text};
 
+mod balancer;
 mod calls;
 mod connection;
 
@@ -68,6 +69,11 @@ pub(super) static HOST: HostTable = HostTable {
     connection_bytes_set: Some(connection::bytes_set),
     connection_note: Some(connection::note),
     connection_suspend: Some(connection::suspend),
+    endpoint_fact: Some(balancer::endpoint_fact),
+    endpoint_number: Some(balancer::endpoint_number),
+    endpoint_open: Some(balancer::endpoint_open),
+    pick_hash: Some(balancer::pick_hash),
+    pick_random: Some(balancer::pick_random),
 };
 
 fn done(answer: HostAnswer<()>) -> Result<i32, i32> {

@@ -22,6 +22,8 @@ use super::call::{
 use super::host::HOST;
 use super::{Module, ModuleError, mailbox};
 
+mod balancers;
+
 const HOST_TABLE: &HostTable = &HOST;
 const REQUEST: AbiRequest = AbiRequest { id: 7 };
 

@@ -1,6 +1,6 @@
 //! A library that does as bytes say: calls of the host with any handles, pointers and lengths that can be told to be wrong.
 //!
-//! Owns: the library, and a host with one request, one connection and one configuration. Refuses to know: where the bytes come from.
+//! Owns: the library. Refuses to know: where the bytes come from, and what the host makes of its calls.
 //! Keeps: what it passes as valid is, and it reads all that it is lent, so that a sanitizer sees both sides.
 #![allow(unsafe_code, reason = "it is a library, with functions of C")]
 #![allow(
@@ -14,13 +14,15 @@ use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
 use sluice_abi::{
-    AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable, MAJOR, MINOR,
-    ModuleTable, result,
+    AbiBalancer, AbiConfig, AbiConnection, AbiField, AbiRequest, AbiText, AbiTicket, HostTable,
+    MAJOR, MINOR, ModuleTable, result,
 };
-use sluice_sys::module::{
-    ConfigCall, ConnectionCall, ConnectionHook, HeaderPart, HostAnswer, HostRefusal, Module,
-    ModuleCall, ModuleHook, RequestFact,
-};
+use sluice_sys::module::{ConnectionHook, DatagramHook, Module, ModuleHook};
+
+use fake_host::{Checked, Host};
+
+#[path = "fake_host.rs"]
+mod fake_host;
 
 /// The most calls of one hook.
 const CALLS: usize = 64;
@@ -105,7 +107,18 @@ pub(crate) fn run(program: &[u8]) {
             connection.hook(hook, &mut host, false);
             connection.resumed(hook, &mut host);
         }
+        for hook in [DatagramHook::Received, DatagramHook::Sent] {
+            connection.datagram(hook, &mut host);
+        }
         // Without an end: its object is freed all the same, with nothing at hand.
+    }
+    if let Ok(balancer) = config.balance(2, &mut host) {
+        for _ in 0..2 {
+            let picked = balancer.pick(&mut host);
+            assert!(
+                picked.is_err() || picked.is_ok_and(|place| place.is_none_or(|place| place < 2))
+            );
+        }
     }
     config.records_done();
     assert!(config.record(0, "a line").is_ok());
@@ -152,6 +165,11 @@ static TABLE: StaticTable = StaticTable(ModuleTable {
     connection_resumed: Some(connection_hook),
     record: Some(record),
     records_done: Some(records_done),
+    datagram_received: Some(connection_hook),
+    datagram_sent: Some(connection_hook),
+    balancer_new: Some(balancer_new),
+    balancer_free: Some(balancer_free),
+    balancer_pick: Some(balancer_pick),
 });
 
 unsafe extern "C" fn config_new(
@@ -160,13 +178,13 @@ unsafe extern "C" fn config_new(
     _: AbiText,
     object: *mut *mut c_void,
 ) -> i32 {
-    play(0, 0, config.id);
+    play([0, 0, config.id, 0]);
     unsafe { object.write(Box::into_raw(Box::new(1_u64)).cast()) };
     result::OK
 }
 
 unsafe extern "C" fn free(object: *mut c_void) {
-    play(0, 0, 0);
+    play([0; 4]);
     drop(unsafe { Box::from_raw(object.cast::<u64>()) });
 }
 
@@ -175,13 +193,13 @@ unsafe extern "C" fn request_new(
     _: *mut c_void,
     state: *mut *mut c_void,
 ) -> i32 {
-    play(request.id, 0, 0);
+    play([request.id, 0, 0, 0]);
     unsafe { state.write(Box::into_raw(Box::new(2_u64)).cast()) };
     result::OK
 }
 
 unsafe extern "C" fn request_end(request: AbiRequest, _: *mut c_void, state: *mut c_void) {
-    play(request.id, 0, 0);
+    play([request.id, 0, 0, 0]);
     drop(unsafe { Box::from_raw(state.cast::<u64>()) });
 }
 
@@ -191,7 +209,7 @@ unsafe extern "C" fn request_hook(
     _: *mut c_void,
     _: i32,
 ) -> i32 {
-    play(request.id, request.id, request.id);
+    play([request.id; 4]);
     PROGRAM.with_borrow_mut(Program::small)
 }
 
@@ -200,13 +218,13 @@ unsafe extern "C" fn connection_new(
     _: *mut c_void,
     state: *mut *mut c_void,
 ) -> i32 {
-    play(0, connection.id, 0);
+    play([0, connection.id, 0, 0]);
     unsafe { state.write(Box::into_raw(Box::new(3_u64)).cast()) };
     result::OK
 }
 
 unsafe extern "C" fn connection_end(connection: AbiConnection, _: *mut c_void, state: *mut c_void) {
-    play(connection.id, connection.id, 0);
+    play([connection.id, connection.id, 0, 0]);
     drop(unsafe { Box::from_raw(state.cast::<u64>()) });
 }
 
@@ -216,18 +234,47 @@ unsafe extern "C" fn connection_hook(
     _: *mut c_void,
     _: i32,
 ) -> i32 {
-    play(connection.id, connection.id, connection.id);
+    play([connection.id; 4]);
     PROGRAM.with_borrow_mut(Program::small)
 }
 
 unsafe extern "C" fn record(_: *mut c_void, _: i32, line: AbiText) -> i32 {
-    play(1, 2, 3);
+    play([1, 2, 3, 4]);
     read(line);
     result::OK
 }
 
 unsafe extern "C" fn records_done(_: *mut c_void) {
-    play(1, 2, 3);
+    play([1, 2, 3, 4]);
+}
+
+unsafe extern "C" fn balancer_new(
+    balancer: AbiBalancer,
+    _: *mut c_void,
+    _: usize,
+    state: *mut *mut c_void,
+) -> i32 {
+    play([0, 0, 0, balancer.id]);
+    unsafe { state.write(Box::into_raw(Box::new(4_u64)).cast()) };
+    result::OK
+}
+
+unsafe extern "C" fn balancer_free(_: *mut c_void, state: *mut c_void) {
+    play([1, 2, 3, 4]);
+    drop(unsafe { Box::from_raw(state.cast::<u64>()) });
+}
+
+unsafe extern "C" fn balancer_pick(
+    balancer: AbiBalancer,
+    _: *mut c_void,
+    _: *mut c_void,
+    index: *mut usize,
+) -> i32 {
+    play([balancer.id; 4]);
+    PROGRAM.with_borrow_mut(|program| {
+        unsafe { index.write(usize::from(program.byte() % 4)) };
+        program.small()
+    })
 }
 
 /// Reads what was lent, to its end.
@@ -239,27 +286,28 @@ fn read(text: AbiText) {
 }
 
 /// Calls the host as the program says. A function that returns something else than OK has written nothing.
-fn play(request: u64, connection: u64, config: u64) {
+fn play(handles: [u64; 4]) {
     let mut program = PROGRAM.take();
     let calls = usize::from(program.byte()) % CALLS;
     for _ in 0..calls {
-        call(&mut program, request, connection, config);
+        call(&mut program, handles);
     }
     PROGRAM.set(program);
 }
 
 #[allow(clippy::too_many_lines, reason = "one line for each function of the host")]
-fn call(program: &mut Program, request: u64, connection: u64, config: u64) {
+fn call(program: &mut Program, [request, connection, config, balancer]: [u64; 4]) {
     let host = HOST.get().expect("the library was loaded");
     let room: Vec<u8> = (0..program.byte()).map(|_| program.byte()).collect();
     let request = AbiRequest { id: program.handle(request) };
     let connection = AbiConnection { id: program.handle(connection) };
     let config = AbiConfig { id: program.handle(config) };
+    let balancer = AbiBalancer { id: program.handle(balancer) };
     let (one, two, three) = (program.text(&room), program.text(&room), program.text(&room));
     let (small, count) = (program.small(), program.number());
     let mut lent = AbiText::NONE;
     let mut ticket = AbiTicket { id: count, generation: 0 };
-    let (mut number, mut size) = (0_u32, 0_usize);
+    let (mut number, mut size, mut large) = (0_u32, 0_usize, 0_u64);
     let place = program.place(&mut lent);
     let pair = AbiField { name: one, value: two };
     let mut fields = [pair; 3];
@@ -274,7 +322,7 @@ fn call(program: &mut Program, request: u64, connection: u64, config: u64) {
         ($name:ident($($argument:expr),*)) => { unsafe { host.$name.expect("it has all")($($argument),*) } };
     }
     let index = usize::try_from(count % 3).unwrap_or(0);
-    let code = match program.byte() % 31 {
+    let code = match program.byte() % 36 {
         0 => host!(log(small, one)),
         1 => host!(resume(ticket)),
         2 => host!(config_refuse(config, one)),
@@ -309,133 +357,15 @@ fn call(program: &mut Program, request: u64, connection: u64, config: u64) {
         27 => host!(connection_bytes_set(connection, one)),
         28 => host!(connection_note(connection, one)),
         29 => host!(connection_suspend(connection, program.place(&mut ticket))),
+        30 => host!(endpoint_fact(balancer, index, small, place)),
+        31 => host!(endpoint_number(balancer, index, small, program.place(&mut large))),
+        32 => host!(endpoint_open(balancer, index)),
+        33 => host!(pick_hash(balancer, program.place(&mut large))),
+        34 => host!(pick_random(balancer, count, program.place(&mut large))),
         _ => host!(resume(AbiTicket { id: program.number(), generation: program.number() })),
     };
     assert!((result::INTERNAL + 1..=result::NOT_FOUND).contains(&code), "{code}");
     if code == result::OK {
         read(lent);
     }
-}
-
-/// A host whose headers, bodies and bytes are all the same.
-#[derive(Debug)]
-struct Host {
-    bytes: Vec<u8>,
-}
-
-impl Host {
-    fn some(&self, index: usize) -> HostAnswer<Option<&[u8]>> {
-        match index {
-            0 => Ok(Some(&self.bytes)),
-            1 => Ok(None),
-            _ => Err(HostRefusal::NotNow),
-        }
-    }
-}
-
-impl ModuleCall for Host {
-    fn header(&mut self, _: HeaderPart, _: &[u8], index: usize) -> HostAnswer<Option<&[u8]>> {
-        self.some(index)
-    }
-    fn headers(&mut self, _: HeaderPart, tell: &mut dyn FnMut(&[u8], &[u8])) -> HostAnswer<()> {
-        (0..5).for_each(|_| tell(&self.bytes, &self.bytes));
-        Ok(())
-    }
-    fn add_header(&mut self, _: HeaderPart, name: &[u8], value: &[u8]) -> HostAnswer<()> {
-        self.bytes = [name, value].concat();
-        Ok(())
-    }
-    fn set_header(&mut self, _: HeaderPart, _: &[u8], value: &[u8]) -> HostAnswer<()> {
-        self.bytes = value.to_vec();
-        Ok(())
-    }
-    fn remove_header(&mut self, _: HeaderPart, name: &[u8]) -> HostAnswer<bool> {
-        Ok(name.is_empty())
-    }
-    fn body(&mut self) -> HostAnswer<&[u8]> {
-        Ok(&self.bytes)
-    }
-    fn set_body(&mut self, bytes: &[u8]) -> HostAnswer<()> {
-        self.bytes = bytes.to_vec();
-        Ok(())
-    }
-    fn respond(&mut self, _: u32, fields: &[(&[u8], &[u8])], _: &[u8], _: &[u8]) -> HostAnswer<()> {
-        self.bytes =
-            fields.iter().flat_map(|(name, value)| [*name, *value]).flatten().copied().collect();
-        Ok(())
-    }
-    fn value(&mut self, name: &[u8]) -> HostAnswer<Option<&[u8]>> {
-        self.some(name.len())
-    }
-    fn set_value(&mut self, _: &[u8], _: &[u8]) -> HostAnswer<()> {
-        Err(HostRefusal::TooLarge)
-    }
-    fn fact(&mut self, _: RequestFact) -> HostAnswer<Option<&[u8]>> {
-        Ok(Some(&self.bytes))
-    }
-    fn count(&mut self, _: u32, _: u64) -> HostAnswer<()> {
-        Ok(())
-    }
-    fn reroute(&mut self) -> HostAnswer<()> {
-        Ok(())
-    }
-    fn suspend(&mut self) -> HostAnswer<AbiTicket> {
-        Ok(AbiTicket { id: 0, generation: 1 })
-    }
-    fn call(&mut self, _: &[u8], _: &[(&[u8], &[u8])], _: &[u8], _: u64) -> HostAnswer<()> {
-        Err(HostRefusal::NotAllowed)
-    }
-    fn call_answer(&mut self) -> HostAnswer<Option<(u32, &[u8])>> {
-        Ok(Some((200, &self.bytes)))
-    }
-    fn call_header(&mut self, _: &[u8], index: usize) -> HostAnswer<Option<&[u8]>> {
-        self.some(index)
-    }
-    fn log(&mut self, _: i32, line: String) {
-        assert!(!line.contains(char::is_control));
-    }
-}
-
-impl ConnectionCall for Host {
-    fn fact(&mut self, _: RequestFact) -> HostAnswer<Option<&[u8]>> {
-        Ok(Some(&self.bytes))
-    }
-    fn value(&mut self, name: &[u8]) -> HostAnswer<Option<&[u8]>> {
-        self.some(name.len())
-    }
-    fn set_value(&mut self, _: &[u8], _: &[u8]) -> HostAnswer<()> {
-        Ok(())
-    }
-    fn count(&mut self, _: u32, _: u64) -> HostAnswer<()> {
-        Ok(())
-    }
-    fn bytes(&mut self) -> HostAnswer<&[u8]> {
-        Ok(&self.bytes)
-    }
-    fn set_bytes(&mut self, bytes: &[u8]) -> HostAnswer<()> {
-        self.bytes = bytes.to_vec();
-        Ok(())
-    }
-    fn note(&mut self, _: &[u8]) -> HostAnswer<()> {
-        Ok(())
-    }
-    fn suspend(&mut self) -> HostAnswer<AbiTicket> {
-        Err(HostRefusal::NotNow)
-    }
-    fn log(&mut self, _: i32, line: String) {
-        assert!(!line.contains(char::is_control));
-    }
-}
-
-#[derive(Debug)]
-struct Checked;
-
-impl ConfigCall for Checked {
-    fn refuse(&mut self, why: String) {
-        assert!(!why.contains(char::is_control));
-    }
-    fn counter(&mut self, _: &[u8]) -> HostAnswer<u32> {
-        Ok(0)
-    }
-    fn edits_target(&mut self) {}
 }

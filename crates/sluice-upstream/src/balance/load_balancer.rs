@@ -165,6 +165,8 @@ pub struct Chooser<'a> {
     pub load: &'a dyn Fn() -> u64,
     /// The time.
     pub now: &'a dyn Fn() -> Moment,
+    /// As in [`Pick`].
+    pub failed: Option<&'a dyn Fn()>,
 }
 
 impl LoadBalancer {
@@ -325,6 +327,7 @@ impl LoadBalancer {
             may: &may,
             load: chooser.load,
             now: chooser.now,
+            failed: chooser.failed,
         };
         table.pick(endpoints, &mut pick)
     }

@@ -13,8 +13,10 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::{BalancePlan, LeastRequestPlan, MaglevPlan, PeakEwmaPlan, RingPlan};
 use crate::endpoint::EndpointState;
 
+pub mod extension;
 mod strides;
 
+pub use extension::ExtendedTable;
 pub use strides::StrideTable;
 
 /// Points of the lightest endpoint on the ring; the others have more, by their weight.
@@ -40,6 +42,16 @@ pub struct Pick<'a> {
     pub load: &'a dyn Fn() -> u64,
     /// The time.
     pub now: &'a dyn Fn() -> Moment,
+    /// Called when the balancer, an extension, fails. Without it, no extension is asked, but the next endpoint in turn taken.
+    pub failed: Option<&'a dyn Fn()>,
+}
+
+impl Pick<'_> {
+    fn note_failure(&self) {
+        if let Some(failed) = self.failed {
+            failed();
+        }
+    }
 }
 
 /// An endpoint as a table sees it: its index in the membership, and its weight, at least 1.
@@ -64,6 +76,8 @@ pub enum BalancerTable {
     PeakEwma(PeakEwmaPlan, Vec<Weighted>),
     /// By hash.
     Hash(HashTable),
+    /// As an extension says.
+    Extended(ExtendedTable),
 }
 
 /// The table of a balancer that chooses by hash.
@@ -115,6 +129,9 @@ impl BalancerTable {
             BalancePlan::Maglev(plan) => {
                 hash(HashEntries::Maglev(maglev(*plan, endpoints, &chosen)), chosen)
             }
+            BalancePlan::Extension(plan) => {
+                Self::Extended(ExtendedTable::build(plan, endpoints, chosen))
+            }
         }
     }
 
@@ -133,6 +150,7 @@ impl BalancerTable {
                 })
             }
             Self::Hash(table) => table.pick(endpoints, pick),
+            Self::Extended(table) => table.pick(endpoints, pick),
         }
     }
 }

@@ -103,8 +103,8 @@ impl Cluster {
             };
             endpoint.set_leaving(false);
             endpoint.set_alternates(&member.alternates);
-            endpoint.latency.track(plan.balancing.balance.kind() == Balance::PeakEwma);
-            endpoint.track_reports(plan.balancing.balance.kind() == Balance::LoadReports);
+            endpoint.latency.track(plan.balancing.balance.kind() == Some(Balance::PeakEwma));
+            endpoint.track_reports(plan.balancing.balance.kind() == Some(Balance::LoadReports));
             endpoint.set_traits(&member.traits);
             endpoints.push(endpoint);
             traits.push(Arc::clone(&member.traits));

@@ -131,7 +131,7 @@ fn of_decision(cluster: &Cluster, wall: Duration, reserve_percent: u64) -> Value
         item["hosts"] = members.endpoints.len().into();
         return item;
     }
-    item["balance"] = cluster.plan().balancing.balance.kind().word().into();
+    item["balance"] = cluster.plan().balancing.balance.word().into();
     item["priorities"] = of_priorities(&members.balancer);
     if let Some(zones) = &members.balancer.zones {
         item["zone_aware"] = of_zones(*zones);
@@ -291,7 +291,7 @@ pub(super) fn of_cluster(cluster: &Cluster, clock: &Clock, reserve_percent: u64)
         names.map(|(name, state)| (name.to_string(), of_name(&state, wall))).collect();
     let mut item = json!({
         "name": &*cluster.name,
-        "balance": plan.balancing.balance.kind().word(),
+        "balance": plan.balancing.balance.word(),
         "connections_active": cluster.active(),
         "membership": members.version,
         "endpoints": members.endpoints.iter().zip(&*members.traits).enumerate().map(endpoint).collect::<Vec<_>>(),

@@ -185,3 +185,36 @@ fn relays_through_a_proxy() {
     refused(&tunnel("hostname: a.test"), "CONNECT needs a port");
     refused(&tunnel("hostname: 'a:1', propagate_response_headers: true"), "of no use to a relay");
 }
+
+/// A chain with the filter `ext_proc` of connections, with these fields, before the relay.
+fn processed(fields: &str) -> String {
+    let filter = format!(
+        "{{ name: p, typed_config: {{ '@type': t/envoy.extensions.filters.network.ext_proc.v3.NetworkExternalProcessor, stat_prefix: p, \
+         grpc_service: {{ envoy_grpc: {{ cluster_name: a }} }}{fields} }} }}"
+    );
+    tcp("").replace("filters: [", &format!("filters: [{filter}, "))
+}
+
+#[test]
+fn services_that_process_connections() {
+    let filter = "listeners/0/chains/0/filters/0/ext_proc";
+    let expected =
+        [("cluster", "a"), ("timeout", "2s"), ("sent", "false"), ("allow_on_error", "true")];
+    let expected = expected.map(|(key, value)| (format!("{filter}/{key}"), value));
+    let expected: Vec<(&str, &str)> =
+        expected.iter().map(|(key, value)| (&**key, *value)).collect();
+    let fields =
+        ", message_timeout: 2s, failure_mode_allow: true, processing_mode: { process_write: SKIP }";
+    expect(&processed(fields), &expected);
+    // Without anything to process there is no filter.
+    let (root, found) =
+        load(&processed(", processing_mode: { process_read: SKIP, process_write: SKIP }"));
+    assert!(found.iter().all(|one| one.starts_with("warning")), "{found:#?}");
+    assert_eq!(at(&root.unwrap(), filter), None);
+    for fields in [
+        ", metadata_options: { forwarding_namespaces: { untyped: [a] } }",
+        ", connection_attributes: [source.address]",
+    ] {
+        refused(&processed(fields), "is not supported");
+    }
+}

@@ -193,6 +193,7 @@ impl UdpSlot {
         if let Some((old, flow)) = replaces {
             if admission.was_skipped() {
                 flow.state.note_replaced();
+                listener.tell_moved(flow.chain, &flow.info, info);
             }
             self.end(old, reasons::FLOW_MOVED);
         }
@@ -220,7 +221,9 @@ impl UdpSlot {
             _ => 0,
         };
         let (state, task) = (FlowState::new(id_length), RefCell::default());
-        let flow = Rc::new(Flow { info, key, listener, chain, upstream, claim, state, task });
+        let filters = RefCell::new(listener.datagram_filters(chain, &info));
+        let flow = Flow { info, key, listener, chain, upstream, claim, filters, state, task };
+        let flow = Rc::new(flow);
         let id = self.table.borrow_mut().admit(key, Some(idle), now, Rc::clone(&flow));
         let task = tokio::task::spawn_local(Rc::clone(self).answer(id, Rc::clone(&flow)));
         *flow.task.borrow_mut() = Some(task.abort_handle());

@@ -170,7 +170,7 @@ impl ProcRunning {
             if reroutes && side == MessageSide::Request {
                 cx.reroute();
             }
-            if let Some(mode) = mode.filter(|_| of.settings.allow_override) {
+            if let Some(mode) = mode.filter(|mode| may_override(&of.settings, *mode)) {
                 of.send = overridden(&of.send, mode)?;
                 of.plan(side);
             }
@@ -237,6 +237,18 @@ fn overridden(send: &SentParts, mode: ProcessingMode) -> Option<SentParts> {
         response_body: BodyMode::of_number(mode.response_body_mode)?,
         response_trailers: flag(mode.response_trailer_mode, send.response_trailers)?,
     })
+}
+
+/// Whether an answer may change to that mode. One without a meaning is a failure, and no matter of being allowed.
+fn may_override(settings: &ProcSettings, mode: ProcessingMode) -> bool {
+    let modes = &settings.override_modes;
+    let is_listed = |asked: SentParts| {
+        let listed = |one: &SentParts| {
+            SentParts { request_headers: one.request_headers, ..asked.clone() } == *one
+        };
+        modes.is_empty() || modes.iter().any(listed)
+    };
+    settings.allow_override && overridden(&SentParts::usual(), mode).is_none_or(is_listed)
 }
 
 /// The response that a service gives itself.

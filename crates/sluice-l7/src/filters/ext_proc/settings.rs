@@ -58,6 +58,9 @@ sluice_core::section! {
         pub send: Option<SentParts>,
         /// Whether the answer to headers may change what the service is sent of the rest (`mode_override`); false if omitted.
         pub allow_override: Option<bool>,
+        /// What it may change it to: one of these, whatever they say of the headers of requests. Anything if omitted or empty; what
+        /// is not among them is ignored.
+        pub override_modes: Option<Vec<SentParts>>,
         /// Whether requests and responses pass as they are if the service fails: it cannot be reached, is late, or answers
         /// what it should not. False if omitted.
         pub allow_on_error: Option<bool>,
@@ -162,7 +165,7 @@ impl ExtProc {
                 Self { $($field: self.$field.clone().or_else(|| under.$field.clone()),)+ }
             };
         }
-        overlay!(cluster timeout timeout_max send allow_override allow_on_error error_status
+        overlay!(cluster timeout timeout_max send allow_override override_modes allow_on_error error_status
             body_max headers except_headers changes attributes response_attributes call_metadata
             receive_metadata responds reroute observe close_timeout)
     }
@@ -198,6 +201,7 @@ pub(super) struct ProcSettings {
     pub(super) timeout_max: Duration,
     pub(super) send: SentParts,
     pub(super) allow_override: bool,
+    pub(super) override_modes: Vec<SentParts>,
     pub(super) allow_on_error: bool,
     pub(super) error_status: Option<u16>,
     pub(super) body_max: usize,
@@ -228,6 +232,7 @@ impl ProcSettings {
             timeout_max: of.timeout_max.unwrap_or_default(),
             send: of.send.unwrap_or_else(SentParts::usual),
             allow_override: of.allow_override.unwrap_or(false),
+            override_modes: of.override_modes.unwrap_or_default(),
             allow_on_error: of.allow_on_error.unwrap_or(false),
             error_status: of.error_status,
             body_max: of

@@ -99,6 +99,7 @@ impl World {
             hash,
             load: &|| 0,
             now: &|| Moment::from_micros(0),
+            failed: None,
         };
         selection.pick(endpoints, &openings, &mut chooser)
     }

@@ -56,6 +56,7 @@ impl Picks {
             may,
             load: &|| *load,
             now: &|| *now,
+            failed: None,
         };
         table.pick(endpoints, &mut pick)
     }

@@ -59,6 +59,8 @@ impl ClusterHandle {
             hash: None,
             load: &|| self.cluster.load(),
             now: &|| worker.now(),
+            // An extension may remember what it picks.
+            failed: None,
         };
         let index = members.balancer.pick(&members.endpoints, &openings, &mut chooser).ok()?;
         Some(Arc::clone(&members.endpoints[index as usize]))
@@ -91,12 +93,14 @@ impl ClusterHandle {
         }
         let (balancer, turns_from) =
             subset.map_or((&members.balancer, 0), |of| (&*of.balancer, of.turns_from));
+        let failed = || self.count_balancer_failure(worker);
         let mut chooser = Chooser {
             random: &mut |bound| worker.random_below(bound),
             turn: &mut |table| self.turns.take(turns_from + table),
             hash,
             load: &|| self.cluster.load(),
             now: &|| worker.now(),
+            failed: Some(&failed),
         };
         let endpoint = match balancer.pick(&members.endpoints, &openings, &mut chooser) {
             Ok(index) => Arc::clone(&members.endpoints[index as usize]),
@@ -132,6 +136,11 @@ impl ClusterHandle {
         self.subset_picks.count(&result, |result| {
             worker.shard.counter(&metrics::SUBSET_PICKS, &[&self.cluster.name, result])
         });
+    }
+
+    fn count_balancer_failure(&self, worker: &WorkerCx) {
+        let series = || worker.shard.counter(&metrics::BALANCER_FAILURES, &[&self.cluster.name]);
+        self.balancer_failures.get_or_init(series).increment();
     }
 
     fn why_none(&self, members: &Membership, shortage: Shortage) -> Reason {
