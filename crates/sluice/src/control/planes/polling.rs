@@ -175,6 +175,8 @@ const fn path_of(kind: XdsType) -> &'static str {
         XdsType::Assignment => "/v3/discovery:endpoints",
         XdsType::Listener => "/v3/discovery:listeners",
         XdsType::Routes => "/v3/discovery:routes",
+        // These come over streams only.
+        XdsType::VirtualHost => "/v3/discovery:virtual-hosts",
         XdsType::Secret => "/v3/discovery:secrets",
         XdsType::Extension => "/v3/discovery:extension_configs",
         XdsType::Runtime => "/v3/discovery:runtime",
