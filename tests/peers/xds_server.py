@@ -10,6 +10,7 @@ It speaks both forms. What it serves is told on its standard input, one JSON obj
   {"aliases": {NAME: [ALIAS, ...]}}                                  other names that virtual hosts may be asked for by
   {"shy": true}                                                      sends virtual hosts only to those who ask for them by name, and
                                                                      says of which it has none
+  {"slow": SECONDS}                                                  waits before each response
   {"cut": true}                                                      ends every stream
   {"max_age": SECONDS}                                               ends every stream that is older
   {"rest": true}                                                     serves what it has over HTTP, too, at the port {"rest": PORT}
@@ -84,6 +85,7 @@ times = [False]
 absent = [False]
 aliases = {}
 shy = [False]
+slow = [0.0]
 
 
 def tell(**what):
@@ -222,6 +224,7 @@ class Stream:
                 break
             if response is None:
                 break
+            time.sleep(slow[0])
             if times[0]:
                 tell(sent=KINDS.get(response.type_url), at=time.monotonic())
             yield response
@@ -333,6 +336,8 @@ def command(line):
             aliases.update(line["aliases"])
         elif "shy" in line:
             shy[0] = line["shy"]
+        elif "slow" in line:
+            slow[0] = line["slow"]
         elif "absent" in line:
             absent[0] = line["absent"]
         elif "lrs" in line:

@@ -40,13 +40,8 @@ impl XdsType {
     ];
 
     /// Those that others need, in order.
-    pub const PARTS: [Self; 5] = [
-        Self::Assignment,
-        Self::Routes,
-        Self::VirtualHost,
-        Self::Secret,
-        Self::Extension,
-    ];
+    pub const PARTS: [Self; 5] =
+        [Self::Assignment, Self::Routes, Self::VirtualHost, Self::Secret, Self::Extension];
 
     /// The URL that names it on the wire.
     pub const fn url(self) -> &'static str {

@@ -342,8 +342,7 @@ impl XdsSubscription {
     fn has_request(&self) -> bool {
         let Some(wanted) = &self.wanted else { return false };
         // A subscription to nothing is not begun: planes take an empty list for all there are.
-        let begins =
-            self.told.is_some() || !wanted.is_nothing();
+        let begins = self.told.is_some() || !wanted.is_nothing();
         self.answer.is_some() || (begins && !self.in_step && self.pending.is_none())
     }
 

@@ -449,8 +449,10 @@ fn of_control_planes() {
             ),
             (
                 "virtual hosts on demand for routes of a file",
-                to_up("cluster: up")
-                    .replace("http: main", "http: { routes: main, hosts_on_demand: { table: main } }"),
+                to_up("cluster: up").replace(
+                    "http: main",
+                    "http: { routes: main, hosts_on_demand: { table: main } }",
+                ),
             ),
             (
                 "clusters on demand of a plane that sends them all",

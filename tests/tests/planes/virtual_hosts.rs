@@ -53,7 +53,11 @@ fn a_plane_sends_virtual_hosts_one_by_one() {
         let all = [("one", a.addr()), ("two", b.addr())];
         let Some(mut plane) = plane_with(source, own, &all) else { return };
         let x = virtual_host("x", &["x.test", "*.x.test"], to("one"));
-        plane.set("vhds", "1", json!({ "main/x.test": x, "other/y.test": virtual_host("y", &["y.test"], to("two")) }));
+        plane.set(
+            "vhds",
+            "1",
+            json!({ "main/x.test": x, "other/y.test": virtual_host("y", &["y.test"], to("two")) }),
+        );
         let mut envoy = Envoy::start(&over_ads(plane.addr, "DELTA_GRPC"));
         envoy.until_ready();
         // The first request asks for whatever there is.
@@ -222,6 +226,9 @@ fn waits_for_virtual_hosts_are_bounded() {
     source["api_config_source"]["api_type"] = "GRPC".into();
     plane.set("rds", "2", json!({ "main": table(source, json!([])) }));
     let error = plane.error("rds");
-    assert!(error.contains("virtual hosts come over a stream of the `api_type` DELTA_GRPC"), "{error}");
+    assert!(
+        error.contains("virtual hosts come over a stream of the `api_type` DELTA_GRPC"),
+        "{error}"
+    );
     assert_eq!(ask(envoy.addr("web"), "x.test"), "200 a");
 }

@@ -81,7 +81,8 @@ impl RequestTask {
             Err(Unasked::NoDesk) => return Ok(()),
             Err(Unasked::Full) => {
                 count_limit(&worker, Limit::OnDemandRequests);
-                self.summary.detail = Some(format!("as many requests wait for a {kind} as may").into());
+                self.summary.detail =
+                    Some(format!("as many requests wait for a {kind} as may").into());
                 return Ok(());
             }
         };

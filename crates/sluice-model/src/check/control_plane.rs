@@ -71,6 +71,7 @@ fn hosts_on_demand(config: &Config, diags: &mut Diags) {
     for found in https.filter_map(|http| http.hosts_on_demand.as_ref()) {
         let message = "`hosts_on_demand` is for route tables of a bootstrap of Envoy (VHDS)";
         let finding = diags.error("wrong-kind", found.span, Path::ROOT.key("listeners"), message);
-        finding.help("remove it, and write the hosts under `routes`; clusters may come `on_demand`");
+        finding
+            .help("remove it, and write the hosts under `routes`; clusters may come `on_demand`");
     }
 }

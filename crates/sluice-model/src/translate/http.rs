@@ -119,10 +119,9 @@ fn options(
         idle_timeout: idle_timeout.0,
         stream_duration_max: max_stream_duration.0,
         cluster_wait: on_demand.0,
-        hosts_on_demand: hosts_on_demand.as_ref().map(|of| HostDemand {
-            table: of.value.table.as_str().into(),
-            wait: of.value.wait,
-        }),
+        hosts_on_demand: hosts_on_demand
+            .as_ref()
+            .map(|of| HostDemand { table: of.value.table.as_str().into(), wait: of.value.wait }),
         requests_max: requests_per_connection.0.map(NonZeroU64::get),
         age_max: max_age.0,
         age_jitter_percent: max_age_jitter.0,

@@ -134,7 +134,9 @@ impl<T> Inventory<T> {
             for versions in self.with_needs(&part) {
                 let versions = versions.good.iter().chain(&versions.newest);
                 let inner = versions.flat_map(|version| &version.needs);
-                open.extend(inner.map(|need| &need.part).filter(|of| !found.contains(*of)).cloned());
+                open.extend(
+                    inner.map(|need| &need.part).filter(|of| !found.contains(*of)).cloned(),
+                );
             }
             found.insert(part);
         }

@@ -29,7 +29,12 @@ fn at(seconds: u64) -> Moment {
 }
 
 fn said(version: &str) -> Versioned<String> {
-    Versioned { version: version.into(), since: at(0), content: version.to_owned(), needs: Vec::new() }
+    Versioned {
+        version: version.into(),
+        since: at(0),
+        content: version.to_owned(),
+        needs: Vec::new(),
+    }
 }
 
 fn offer(

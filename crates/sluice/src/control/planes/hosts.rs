@@ -108,9 +108,8 @@ impl Planes {
             let inventory = self.inventory.borrow();
             let mut aliases = self.demands.hosts.aliases.borrow_mut();
             let renamed: BTreeSet<&Arc<str>> = hosts.there.iter().map(|(name, _)| name).collect();
-            aliases.retain(|_, of| {
-                !renamed.contains(of) && inventory.has(XdsType::VirtualHost, of)
-            });
+            aliases
+                .retain(|_, of| !renamed.contains(of) && inventory.has(XdsType::VirtualHost, of));
             for (name, others) in &hosts.there {
                 if inventory.has(XdsType::VirtualHost, name) {
                     aliases.extend(others.iter().map(|of| (Arc::clone(of), Arc::clone(name))));
@@ -161,9 +160,8 @@ impl Planes {
     /// The hosts of these tables, each with a slash behind it, that are asked for by name.
     pub(super) fn hosts_asked_of(&self, groups: &BTreeSet<String>) -> BTreeSet<String> {
         let asked = self.demands.hosts.asked.borrow();
-        let of_group = |name: &&Arc<str>| {
-            name.rfind('/').is_some_and(|at| groups.contains(&name[..=at]))
-        };
+        let of_group =
+            |name: &&Arc<str>| name.rfind('/').is_some_and(|at| groups.contains(&name[..=at]));
         asked.iter().filter(of_group).map(ToString::to_string).collect()
     }
 }
