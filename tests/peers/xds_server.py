@@ -1,11 +1,16 @@
 """A control plane for tests (envoy.service.discovery.v3 and the services of each type), by the rules of go-control-plane.
 
 It speaks both forms. What it serves is told on its standard input, one JSON object a line:
-  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds, sds, ecds, rtds)
+  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds, vhds, sds, ecds,
+                                                                     rtds)
   {"put": TYPE, "resources": {NAME: RESOURCE, ...}}                 some resources of a type, beside the others
   {"say": TYPE, "nonce": N, "type_url": U, "resources": [...]}       a response with these resources, on every stream: each
                                                                      {"name": N, "type_url": U, "resource": {...} or {"hex": BYTES}};
                                                                      with "removed": [NAME, ...] in the incremental form
+  {"aliases": {NAME: [ALIAS, ...]}}                                  other names that virtual hosts may be asked for by
+  {"shy": true}                                                      sends virtual hosts only to those who ask for them by name, and
+                                                                     says of which it has none
+  {"slow": SECONDS}                                                  waits before each response
   {"cut": true}                                                      ends every stream
   {"max_age": SECONDS}                                               ends every stream that is older
   {"rest": true}                                                     serves what it has over HTTP, too, at the port {"rest": PORT}
@@ -38,7 +43,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.config.route.v3 import route_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2  # noqa: F401
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401
 from envoy.extensions.filters.http.on_demand.v3 import on_demand_pb2  # noqa: F401
@@ -64,13 +69,14 @@ TYPES = {
     "eds": endpoint_pb2.ClusterLoadAssignment,
     "lds": listener_pb2.Listener,
     "rds": route_pb2.RouteConfiguration,
+    "vhds": route_components_pb2.VirtualHost,
     "sds": secret_pb2.Secret,
     "ecds": extension_pb2.TypedExtensionConfig,
     "rtds": rtds_pb2.Runtime,
 }
 URLS = {kind: PREFIX + message.DESCRIPTOR.full_name for kind, message in TYPES.items()}
 KINDS = {url: kind for kind, url in URLS.items()}
-WILD = {"cds", "lds"}
+WILD = {"cds", "lds", "vhds"}
 
 lock = threading.RLock()
 snapshot = {}  # kind -> (version, {name: encoded})
@@ -78,6 +84,9 @@ streams = set()
 max_age = [None]
 times = [False]
 absent = [False]
+aliases = {}
+shy = [False]
+slow = [0.0]
 
 
 def tell(**what):
@@ -93,6 +102,8 @@ class Stream:
         self.delta, self.out = delta, queue.Queue()
         self.nonce = 0
         self.wanted, self.nonces, self.sent = {}, {}, {}
+        # The virtual hosts that it was told there is nothing of.
+        self.denied = set()
         # The types of which all there is was asked for, in the incremental form.
         self.wild = set()
         self.began = time.monotonic()
@@ -127,7 +138,11 @@ class Stream:
 
     def push_delta(self, kind):
         _, resources = snapshot[kind]
-        names = set(resources) if kind in self.wild else self.wanted[kind] & set(resources)
+        wanted = self.wanted[kind]
+        names = set(resources) if kind in self.wild else wanted & set(resources)
+        if kind == "vhds":
+            by_alias = {name for name in resources if wanted & set(aliases.get(name, []))}
+            names = by_alias | (wanted & set(resources) if shy[0] else names)
         known = self.sent.setdefault(kind, {})
         response = discovery_pb2.DeltaDiscoveryResponse(type_url=URLS[kind])
         for name in sorted(names):
@@ -135,12 +150,19 @@ class Stream:
             if known.get(name) != version:
                 known[name] = version
                 added = response.resources.add(name=name, version=version)
+                if kind == "vhds":
+                    added.aliases.extend(aliases.get(name, []))
                 added.resource.type_url, added.resource.value = URLS[kind], resources[name]
         for name in [name for name in known if name not in names]:
             del known[name]
             response.removed_resources.append(name)
         if absent[0] and kind == "cds" and kind not in self.wild:
             response.removed_resources.extend(sorted(self.wanted[kind] - set(resources)))
+        if shy[0] and kind == "vhds":
+            known_names = set(resources).union(*aliases.values())
+            for name in sorted(wanted - known_names - self.denied):
+                self.denied.add(name)
+                response.resources.add(name=name)
         first = self.nonces.get(kind) is None
         if response.resources or response.removed_resources or first:
             response.nonce = self.next_nonce(kind)
@@ -158,13 +180,16 @@ class Stream:
             told["unsubscribe"] = list(request.resource_names_unsubscribe)
             told["initial"] = sorted(request.initial_resource_versions)
             with lock:
-                if kind in WILD and kind not in self.wanted and not told["subscribe"]:
+                if kind in WILD and kind not in self.wanted and (not told["subscribe"] or "*" in told["subscribe"]):
                     self.wild.add(kind)
                 names = self.wanted.setdefault(kind, set())
                 names |= set(told["subscribe"])
                 names -= set(told["unsubscribe"])
                 known = self.sent.setdefault(kind, {})
                 known.update(request.initial_resource_versions)
+                if kind == "vhds":
+                    self.denied -= set(told["unsubscribe"])
+                    names -= {"*"}
                 for name in told["unsubscribe"] + told["subscribe"]:
                     known.pop(name, None)
         else:
@@ -200,6 +225,7 @@ class Stream:
                 break
             if response is None:
                 break
+            time.sleep(slow[0])
             if times[0]:
                 tell(sent=KINDS.get(response.type_url), at=time.monotonic())
             yield response
@@ -307,6 +333,12 @@ def command(line):
                 stream.out.put(None)
             lrs.cut()
             hds.cut()
+        elif "aliases" in line:
+            aliases.update(line["aliases"])
+        elif "shy" in line:
+            shy[0] = line["shy"]
+        elif "slow" in line:
+            slow[0] = line["slow"]
         elif "absent" in line:
             absent[0] = line["absent"]
         elif "echo" in line:
@@ -380,6 +412,12 @@ def main():
         service(lds_pb2_grpc.ListenerDiscoveryServiceServicer, "Listeners"), server)
     rds_pb2_grpc.add_RouteDiscoveryServiceServicer_to_server(
         service(rds_pb2_grpc.RouteDiscoveryServiceServicer, "Routes"), server)
+    # The messages come without this service.
+    hosts = grpc.stream_stream_rpc_method_handler(
+        lambda requests, context: delta(None, requests, context),
+        discovery_pb2.DeltaDiscoveryRequest.FromString, discovery_pb2.DeltaDiscoveryResponse.SerializeToString)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(
+        "envoy.service.route.v3.VirtualHostDiscoveryService", {"DeltaVirtualHosts": hosts})])
     sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(
         service(sds_pb2_grpc.SecretDiscoveryServiceServicer, "Secrets"), server)
     config_discovery_pb2_grpc.add_ExtensionConfigDiscoveryServiceServicer_to_server(

@@ -377,6 +377,35 @@ pub fn table(name: &str, routes: Value) -> Value {
     json!({ "name": name, "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] })
 }
 
+/// Puts a filter for what comes on demand before the others of a listener.
+pub fn with_on_demand(mut listener: Value, more: Value) -> Value {
+    let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand",
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let filter = json!({ "name": "on_demand", "typed_config": config });
+    filters.as_array_mut().unwrap().insert(0, filter);
+    listener
+}
+
+/// A service of its own at the plane, with a stream of the incremental form.
+pub fn own_stream() -> Value {
+    json!({
+        "api_config_source": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane" } }],
+        },
+        "resource_api_version": "V3",
+    })
+}
+
+/// A virtual host for these domains.
+pub fn virtual_host(name: &str, domains: &[&str], routes: Value) -> Value {
+    json!({ "name": name, "domains": domains, "routes": routes })
+}
+
 pub fn to(cluster: &str) -> Value {
     json!([{ "match": { "prefix": "/" }, "route": { "cluster": cluster, "timeout": "60s" } }])
 }

@@ -120,6 +120,8 @@ struct Mapping<'a> {
     matched: HashMap<Arc<str>, Node>,
     /// How long requests of the chain that is mapped wait for their clusters.
     on_demand: Option<Node>,
+    /// Whether they wait for their virtual hosts.
+    hosts_on_demand: bool,
     /// What they note about requests.
     metadata: metadata::KnownMetadata,
     /// The clusters with subsets, by their names in Envoy.
@@ -172,6 +174,7 @@ impl<'a> Mapping<'a> {
             filters_off: Vec::new(),
             matched: HashMap::new(),
             on_demand: None,
+            hosts_on_demand: false,
             metadata: metadata::KnownMetadata::default(),
             by_subset: HashSet::new(),
             endpoints: HashMap::new(),

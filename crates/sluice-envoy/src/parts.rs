@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sluice_core::{Diags, Span};
 
-use crate::message::{ProtoMessage, ProtoValue};
+use crate::message::{ProtoItem, ProtoMessage, ProtoValue};
 use crate::secret_files::path_of;
 use crate::{descriptors, rules};
 
@@ -28,6 +28,8 @@ pub enum PartKind {
     Endpoints,
     /// A route table.
     Routes,
+    /// The virtual hosts of a route table.
+    Hosts,
     /// A secret.
     Secret,
     /// The settings of a filter.
@@ -54,6 +56,8 @@ pub struct GivenParts<'m> {
     pub endpoints: Option<&'m ProtoMessage>,
     /// Route tables by name.
     pub routes: HashMap<Arc<str>, &'m ProtoMessage>,
+    /// Virtual hosts by the name of their route table.
+    pub hosts: HashMap<Arc<str>, Vec<&'m ProtoMessage>>,
     /// Settings of filters by name.
     pub extensions: HashMap<Arc<str>, &'m ProtoMessage>,
 }
@@ -63,7 +67,7 @@ pub fn name_of(message: &ProtoMessage) -> Arc<str> {
     text(message, "name").unwrap_or_else(|| "".into())
 }
 
-/// What a cluster or listener needs that comes on its own.
+/// What a cluster, listener or route table needs that comes on its own.
 pub fn needed(owner: &ProtoMessage) -> Vec<NeededPart<'_>> {
     let mut found: Vec<NeededPart<'_>> = endpoints(owner).into_iter().collect();
     collect(owner, &mut found);
@@ -93,6 +97,10 @@ fn collect<'m>(message: &'m ProtoMessage, found: &mut Vec<NeededPart<'m>>) {
             let (kind, source) = (PartKind::Routes, inner(rds, "config_source"));
             let name = text(rds, "route_config_name")?;
             Some(NeededPart { kind, name, source, at_once: false })
+        }),
+        TABLE => inner(message, "vhds").and_then(|of| {
+            let (kind, source) = (PartKind::Hosts, inner(of, "config_source"));
+            Some(NeededPart { kind, name: text(message, "name")?, source, at_once: false })
         }),
         HTTP_FILTER | NETWORK_FILTER => inner(message, "config_discovery").and_then(|config| {
             let (kind, source) = (PartKind::Extension, inner(config, "config_source"));
@@ -140,6 +148,7 @@ fn with_endpoints(cluster: &ProtoMessage, assignment: Option<&ProtoMessage>) -> 
 fn insert(message: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) {
     match message.type_name() {
         MANAGER => insert_table(message, parts),
+        TABLE => insert_hosts(message, parts),
         HTTP_FILTER | NETWORK_FILTER => insert_settings(message, parts, diags),
         _ => {}
     }
@@ -162,6 +171,22 @@ fn insert_table(manager: &mut ProtoMessage, parts: &GivenParts<'_>) {
         table.set("validate_clusters", span, ProtoValue::Bool(false));
     }
     manager.set("route_config", span, ProtoValue::Message(table));
+}
+
+/// Adds the virtual hosts that have come beside those that the table has itself.
+fn insert_hosts(table: &mut ProtoMessage, parts: &GivenParts<'_>) {
+    let given = text(table, "name").and_then(|name| parts.hosts.get(&name));
+    let Some(given) = given.filter(|_| table.has("vhds")) else { return };
+    let span = table.place("vhds");
+    let mut hosts = match table.peek("virtual_hosts").map(|field| &field.value) {
+        Some(ProtoValue::List(own)) => own.clone(),
+        _ => Vec::new(),
+    };
+    hosts.extend(given.iter().map(|host| {
+        let (span, value) = (host.span, ProtoValue::Message((*host).clone()));
+        ProtoItem { span, value }
+    }));
+    table.set("virtual_hosts", span, ProtoValue::List(hosts));
 }
 
 /// The settings that have come, or else the default ones. Without either, the filter stays as it is, and its chain refuses

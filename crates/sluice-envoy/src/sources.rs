@@ -161,7 +161,7 @@ pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
     if !has_dynamic(bootstrap) {
         return false;
     }
-    let has_ads = sources(bootstrap, diags).ads.is_some();
+    let ads = sources(bootstrap, diags).ads.map(|ads| ads.form);
     for field in bootstrap.fields.iter_mut().filter(|of| of.descriptor.name() == "static_resources")
     {
         field.value.messages_mut(&mut |resources| {
@@ -172,7 +172,7 @@ pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
                         return;
                     }
                     for part in parts::needed(message) {
-                        of_part(message, &part, has_ads, diags);
+                        of_part(message, &part, ads, diags);
                     }
                     *message = parts::whole(message, &GivenParts::default(), diags);
                 });
@@ -182,11 +182,11 @@ pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
     true
 }
 
-/// Where a part of the resource `of` comes from. `has_ads` tells whether there is a stream for all types.
+/// Where a part of the resource `of` comes from. `ads` is the form of the stream for all types, if there is one.
 pub fn of_part(
     of: &ProtoMessage,
     part: &NeededPart<'_>,
-    has_ads: bool,
+    ads: Option<ApiForm>,
     diags: &mut Diags,
 ) -> Option<ResourceSource> {
     let Some(config) = part.source else {
@@ -207,7 +207,17 @@ pub fn of_part(
     if part.at_once {
         found.fetch_timeout = Some(Duration::ZERO);
     }
-    if found.from == SourceKind::Ads && !has_ads {
+    let form = match &found.from {
+        SourceKind::Ads => ads,
+        SourceKind::Api(api) => Some(api.form),
+        SourceKind::File(_) => None,
+    };
+    let has_ads = ads.is_some() || found.from != SourceKind::Ads;
+    if part.kind == PartKind::Hosts && form != Some(ApiForm::Delta) && has_ads {
+        let message = "virtual hosts come over a stream of the `api_type` DELTA_GRPC";
+        diags.error(UNSUPPORTED, config.span, &*config.path, message);
+    }
+    if !has_ads {
         let message = format!("`{}` comes over `ads`, but there is no `ads_config`", part.name);
         let finding = diags.error("missing-field", config.span, &*config.path, message);
         finding.help("add `ads_config` to `dynamic_resources` of the bootstrap");

@@ -85,6 +85,8 @@ pub struct HttpOptions {
     pub stream_duration_max: Option<Duration>,
     /// How long a request waits for its cluster, if that comes on demand; `None` does not wait.
     pub cluster_wait: Option<Duration>,
+    /// Virtual hosts that come on demand.
+    pub hosts_on_demand: Option<HostDemand>,
     /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
     /// The age at which a connection takes no further request; `None` is unlimited.
@@ -95,6 +97,15 @@ pub struct HttpOptions {
     pub delayed_close: Duration,
     /// The request that each connection is, if clients do not speak HTTP.
     pub tunnel: Option<TunnelRequest>,
+}
+
+/// Virtual hosts that a control plane is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostDemand {
+    /// The name of their route table at the plane.
+    pub table: Name,
+    /// How long a request that no rule matches waits for its host.
+    pub wait: Duration,
 }
 
 /// A request that carries the bytes of a connection.

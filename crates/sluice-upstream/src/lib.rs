@@ -9,6 +9,7 @@
 pub mod balance;
 pub mod cluster;
 pub mod connector;
+pub mod demand;
 pub mod directory;
 pub mod dns;
 pub mod egress;

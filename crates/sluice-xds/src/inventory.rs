@@ -11,49 +11,37 @@ use sluice_core::Moment;
 
 use crate::XdsType;
 
+mod links;
 mod versions;
+mod views;
 
 #[cfg(test)]
 mod tests;
 
+use links::PartGroup;
 use versions::HeldVersions;
-pub use versions::{OwnerKey, OwnerKind, PartKey, RefusedVersion, Versioned};
+pub use versions::{NeedUntil, OwnerKey, OwnerKind, PartKey, RefusedVersion, Versioned};
 
 /// Most clusters that are returned to be applied at once: what they are made of takes many times their memory.
 pub const READY_CLUSTERS_MAX: usize = 512;
-
-/// A part that is needed, and when it is waited for no longer.
-#[derive(Clone, Debug)]
-struct NeedUntil {
-    part: PartKey,
-    until: Moment,
-}
 
 #[derive(Debug)]
 struct XdsOwner<T> {
     versions: HeldVersions<T>,
     /// What the current version needs.
-    needs: Arc<[NeedUntil]>,
+    needs: Vec<NeedUntil>,
     /// What the one in use needs.
-    good_needs: Arc<[NeedUntil]>,
+    good_needs: Vec<NeedUntil>,
+    /// What is kept because of it.
+    linked: Box<[PartKey]>,
     /// Whether no plane may change or remove it.
     fixed: bool,
 }
 
 impl<T> XdsOwner<T> {
-    fn all_needs(&self) -> BTreeSet<PartKey> {
-        let all = self.needs.iter().chain(&*self.good_needs);
-        all.map(|need| need.part.clone()).collect()
-    }
-
-    fn needs(&self, part: &PartKey) -> bool {
-        self.needs.iter().any(|need| need.part == *part)
-    }
-
     fn new(fixed: bool) -> Self {
-        let none: Arc<[NeedUntil]> = Arc::default();
-        let versions = HeldVersions::default();
-        Self { versions, needs: Arc::clone(&none), good_needs: none, fixed }
+        let (needs, good_needs, linked) = (Vec::new(), Vec::new(), Box::default());
+        Self { versions: HeldVersions::default(), needs, good_needs, linked, fixed }
     }
 }
 
@@ -92,6 +80,8 @@ pub struct InventoryEntry {
 pub struct Inventory<T> {
     owners: BTreeMap<OwnerKey, XdsOwner<T>>,
     parts: BTreeMap<PartKey, HeldVersions<T>>,
+    /// What there is of a kind, where that is needed rather than single parts.
+    groups: BTreeMap<PartKey, PartGroup>,
     /// Who needs a part, in the version in use or in a newer one.
     users: BTreeSet<(PartKey, OwnerKey)>,
     /// Those to be applied once they are complete.
@@ -105,6 +95,7 @@ impl<T> Default for Inventory<T> {
         Self {
             owners: BTreeMap::new(),
             parts: BTreeMap::new(),
+            groups: BTreeMap::new(),
             users: BTreeSet::new(),
             dirty: BTreeSet::new(),
             changes: 0,
@@ -126,10 +117,9 @@ impl<T> Inventory<T> {
         if owner.fixed != fixed {
             return false;
         }
-        let before = owner.all_needs();
         owner.versions.offer(version);
         owner.needs = needs.into_iter().map(|(part, until)| NeedUntil { part, until }).collect();
-        self.relink(&key, before);
+        self.relink(&key);
         self.dirty.insert(key);
         true
     }
@@ -166,54 +156,6 @@ impl<T> Inventory<T> {
         }
     }
 
-    /// A new version of what others need; one that nobody needs is forgotten.
-    pub fn offer_part(&mut self, key: PartKey, version: Versioned<T>) {
-        if !self.is_needed(&key) {
-            return;
-        }
-        self.touch(&key);
-        self.parts.entry(key).or_default().offer(version);
-    }
-
-    /// What begins does not wait for a part that was refused and has no other version: it would hold up the rest.
-    fn give_up(&mut self, key: &PartKey, now: Moment) {
-        if self.parts.get(key).and_then(HeldVersions::current).is_some() {
-            return;
-        }
-        for user in users_of(&self.users, key) {
-            let Some(owner) = self.owners.get_mut(user) else { continue };
-            if owner.versions.good.is_none() {
-                let needs = Arc::make_mut(&mut owner.needs).iter_mut();
-                let needs = needs.filter(|need| need.part == *key);
-                needs.for_each(|need| need.until = need.until.min(now));
-            }
-        }
-    }
-
-    /// Those that need a part are to be applied again.
-    fn touch(&mut self, key: &PartKey) {
-        for user in users_of(&self.users, key) {
-            if self.owners.get(user).is_some_and(|owner| owner.needs(key)) {
-                self.dirty.insert(user.clone());
-            }
-        }
-    }
-
-    /// Notes what an owner needs now, and needed `before`. What nobody needs is forgotten.
-    fn relink(&mut self, key: &OwnerKey, before: BTreeSet<PartKey>) {
-        let after = self.owners.get(key).map(XdsOwner::all_needs).unwrap_or_default();
-        for part in after.difference(&before) {
-            self.changes += u64::from(!self.is_needed(part));
-            self.users.insert((part.clone(), key.clone()));
-        }
-        for part in before.difference(&after) {
-            if self.users.remove(&(part.clone(), key.clone())) && !self.is_needed(part) {
-                self.changes += 1;
-                self.parts.remove(part);
-            }
-        }
-    }
-
     /// A resource was wrong before anything else was looked at.
     pub fn refuse(&mut self, kind: XdsType, name: &str, version: &str, problem: &str, now: Moment) {
         let refusal =
@@ -221,7 +163,8 @@ impl<T> Inventory<T> {
         let name: Arc<str> = name.into();
         let Some(owner) = OwnerKind::of(kind) else {
             let key = PartKey { kind, name };
-            if self.is_needed(&key) {
+            if self.is_used(&key) {
+                self.join(&key);
                 self.parts.entry(key.clone()).or_default().refused = Some(refusal);
                 self.give_up(&key, now);
             }
@@ -252,32 +195,9 @@ impl<T> Inventory<T> {
         self.dirty.remove(key);
         let owner = self.owners.remove(key);
         if let Some(owner) = &owner {
-            self.relink(key, owner.all_needs());
+            self.link(key, &owner.linked, &[]);
         }
         owner.is_some_and(|owner| owner.versions.good.is_some())
-    }
-
-    /// What something needs: each part once.
-    pub fn needed(&self) -> impl Iterator<Item = &PartKey> {
-        let mut before = None;
-        let parts = self.users.iter().map(|(part, _)| part);
-        parts.filter(move |part| before.replace(*part) != Some(*part))
-    }
-
-    /// Whether something needs this.
-    pub fn is_needed(&self, part: &PartKey) -> bool {
-        users_of(&self.users, part).next().is_some()
-    }
-
-    /// A number that changes whenever [`Inventory::needed`] does.
-    pub const fn changes_of_need(&self) -> u64 {
-        self.changes
-    }
-
-    /// The names of those of a kind that planes have sent and may remove.
-    pub fn names(&self, kind: OwnerKind) -> impl Iterator<Item = &Arc<str>> {
-        let of = self.owners.iter().filter(move |(key, owner)| key.kind == kind && !owner.fixed);
-        of.map(|(key, _)| &key.name)
     }
 
     /// What is to be applied now: clusters first, at most [`READY_CLUSTERS_MAX`]; listeners together, because one may take
@@ -295,21 +215,17 @@ impl<T> Inventory<T> {
             }
             let Some(owner) = self.owners.get(&key) else { continue };
             let Some(current) = owner.versions.current() else { continue };
-            if self.missing(owner).any(|need| now < need.until) {
+            let needs = self.needs_of(owner);
+            let mut missing = needs.iter().filter(|need| !self.is_there(&need.part));
+            if missing.clone().any(|need| now < need.until) {
                 self.dirty.insert(key);
                 continue;
             }
             // It stays as it is until the part comes, which marks it again.
-            if self.missing(owner).any(|need| !key.kind.can_lack(need.part.kind)) {
+            if missing.any(|need| !key.kind.can_lack(need.part.kind)) {
                 continue;
             }
-            let parts = owner.needs.iter().map(|need| {
-                (
-                    need.part.clone(),
-                    self.parts.get(&need.part).and_then(HeldVersions::current).cloned(),
-                )
-            });
-            let parts = parts.collect();
+            let parts = needs.iter().flat_map(|need| self.given(&need.part)).collect();
             units.push(ReadyUnit { owner: Arc::clone(current), key, parts });
         }
         units
@@ -320,16 +236,19 @@ impl<T> Inventory<T> {
         if let Some(owner) = self.owners.get_mut(&unit.key) {
             let newest = owner.versions.newest.as_ref();
             if newest.is_some_and(|newest| Arc::ptr_eq(newest, &unit.owner)) {
-                let before = owner.all_needs();
                 owner.versions.accept();
-                owner.good_needs = Arc::clone(&owner.needs);
-                self.relink(&unit.key, before);
+                owner.good_needs.clone_from(&owner.needs);
+                self.relink(&unit.key);
             }
         }
         for (key, part) in &unit.parts {
             let (Some(part), Some(versions)) = (part, self.parts.get_mut(key)) else { continue };
             if versions.newest.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, part)) {
+                let was_needy = versions.is_needy();
                 versions.accept();
+                if was_needy {
+                    self.relink_users(key);
+                }
             }
         }
     }
@@ -347,7 +266,11 @@ impl<T> Inventory<T> {
             && let Some(versions) = self.parts.get_mut(key)
             && versions.newest.is_some()
         {
+            let was_needy = versions.is_needy();
             versions.refuse(problem.to_owned(), now);
+            if was_needy {
+                self.relink_users(key);
+            }
             self.touch(key);
             self.give_up(key, now);
             return Some((key.kind, Arc::clone(&key.name)));
@@ -360,98 +283,13 @@ impl<T> Inventory<T> {
             return self.refused(unit, Some(&part), problem, now);
         }
         let owner = self.owners.get_mut(&unit.key)?;
-        let before = owner.all_needs();
         owner.versions.refuse(problem.to_owned(), now);
-        owner.needs = Arc::clone(&owner.good_needs);
+        owner.needs.clone_from(&owner.good_needs);
         // Parts that are newer than the version that returns have not been applied to it.
         if owner.versions.good.is_some() {
             self.dirty.insert(unit.key.clone());
         }
-        self.relink(&unit.key, before);
+        self.relink(&unit.key);
         Some((unit.key.kind.xds_type(), Arc::clone(&unit.key.name)))
     }
-
-    /// Every version of planes that is in use: owners first.
-    pub fn in_use(&self) -> impl Iterator<Item = (XdsType, &Arc<str>, &Versioned<T>)> {
-        let owners = self.owners.iter().filter(|(_, owner)| !owner.fixed);
-        let owners =
-            owners.map(|(key, owner)| (key.kind.xds_type(), &key.name, &owner.versions.good));
-        let parts = self.parts.iter().map(|(key, of)| (key.kind, &key.name, &of.good));
-        owners.chain(parts).filter_map(|(kind, name, good)| Some((kind, name, &**good.as_ref()?)))
-    }
-
-    /// Whether a version of a resource has come that was not refused, of the bootstrap or of a plane.
-    pub fn has(&self, kind: XdsType, name: &str) -> bool {
-        let name: Arc<str> = name.into();
-        match OwnerKind::of(kind) {
-            Some(kind) => {
-                let owner = self.owners.get(&OwnerKey { kind, name });
-                owner.is_some_and(|owner| owner.versions.current().is_some())
-            }
-            None => {
-                self.parts.get(&PartKey { kind, name }).is_some_and(|of| of.current().is_some())
-            }
-        }
-    }
-
-    /// Whether nothing of a kind is waited for any more.
-    pub fn is_settled(&self, kind: OwnerKind) -> bool {
-        !self.dirty.iter().any(|key| key.kind == kind)
-    }
-
-    /// When the next one is waited for no longer.
-    pub fn next_deadline(&self) -> Option<Moment> {
-        let waiting = self.dirty.iter().filter_map(|key| self.owners.get(key));
-        let complete = waiting.filter_map(|of| self.missing(of).map(|need| need.until).max());
-        complete.min().filter(|at| *at != Moment::NEVER)
-    }
-
-    /// What has not come in time, of what waits to be applied.
-    pub fn late(&self, now: Moment) -> BTreeSet<PartKey> {
-        let waiting = self.dirty.iter().filter_map(|key| self.owners.get(key));
-        let missing = waiting.flat_map(|owner| self.missing(owner));
-        missing.filter(|need| need.until <= now).map(|need| need.part.clone()).collect()
-    }
-
-    /// What has not come of what the current version needs.
-    fn missing<'a>(&'a self, owner: &'a XdsOwner<T>) -> impl Iterator<Item = &'a NeedUntil> {
-        let part = |need: &&NeedUntil| self.parts.get(&need.part).and_then(HeldVersions::current);
-        owner.needs.iter().filter(move |need| part(need).is_none())
-    }
-
-    /// Every resource, for people.
-    pub fn entries(&self) -> Vec<InventoryEntry> {
-        let at = |of: &Arc<Versioned<T>>| (Arc::clone(&of.version), of.since);
-        let owners = self.owners.iter().map(|(key, owner)| InventoryEntry {
-            kind: key.kind.xds_type(),
-            name: Arc::clone(&key.name),
-            good: owner.versions.good.as_ref().map(at),
-            newest: owner.versions.newest.as_ref().map(at),
-            waits_for: match &owner.versions.newest {
-                Some(_) => self.missing(owner).map(|need| need.part.clone()).collect(),
-                None => Vec::new(),
-            },
-            refused: owner.versions.refused.clone(),
-            fixed: owner.fixed,
-        });
-        let parts = self.parts.iter().map(|(key, versions)| InventoryEntry {
-            kind: key.kind,
-            name: Arc::clone(&key.name),
-            good: versions.good.as_ref().map(at),
-            newest: versions.newest.as_ref().map(at),
-            waits_for: Vec::new(),
-            refused: versions.refused.clone(),
-            fixed: false,
-        });
-        owners.chain(parts).collect()
-    }
-}
-
-/// Who needs a part.
-fn users_of<'a>(
-    users: &'a BTreeSet<(PartKey, OwnerKey)>,
-    part: &'a PartKey,
-) -> impl Iterator<Item = &'a OwnerKey> {
-    let from = (part.clone(), OwnerKey::first());
-    users.range(from..).take_while(move |(of, _)| of == part).map(|(_, user)| user)
 }

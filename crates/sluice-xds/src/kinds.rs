@@ -16,6 +16,8 @@ pub enum XdsType {
     Listener,
     /// Route tables (RDS).
     Routes,
+    /// Virtual hosts of route tables (VHDS).
+    VirtualHost,
     /// Certificates, authorities and other secrets (SDS).
     Secret,
     /// Settings of filters (ECDS).
@@ -26,18 +28,20 @@ pub enum XdsType {
 
 impl XdsType {
     /// Every type, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Assignment,
         Self::Listener,
         Self::Routes,
+        Self::VirtualHost,
         Self::Secret,
         Self::Extension,
         Self::Runtime,
     ];
 
     /// Those that others need, in order.
-    pub const PARTS: [Self; 4] = [Self::Assignment, Self::Routes, Self::Secret, Self::Extension];
+    pub const PARTS: [Self; 5] =
+        [Self::Assignment, Self::Routes, Self::VirtualHost, Self::Secret, Self::Extension];
 
     /// The URL that names it on the wire.
     pub const fn url(self) -> &'static str {
@@ -48,6 +52,7 @@ impl XdsType {
             }
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
@@ -66,6 +71,7 @@ impl XdsType {
             Self::Assignment => "endpoints",
             Self::Listener => "listener",
             Self::Routes => "routes",
+            Self::VirtualHost => "virtual host",
             Self::Secret => "secret",
             Self::Extension => "extension",
             Self::Runtime => "runtime",
@@ -79,6 +85,7 @@ impl XdsType {
             Self::Assignment => "eds",
             Self::Listener => "lds",
             Self::Routes => "rds",
+            Self::VirtualHost => "vhds",
             Self::Secret => "sds",
             Self::Extension => "ecds",
             Self::Runtime => "rtds",

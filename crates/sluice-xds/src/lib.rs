@@ -23,8 +23,8 @@ mod nack;
 pub use backoff::ReconnectBackoff;
 pub use health_discovery::{AskedEndpoint, AskedHealth, CheckedCluster, CheckedHealth};
 pub use inventory::{
-    Inventory, InventoryEntry, OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ReadyUnit,
-    RefusedVersion, Versioned,
+    Inventory, InventoryEntry, NeedUntil, OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX,
+    ReadyUnit, RefusedVersion, Versioned,
 };
 pub use kinds::XdsType;
 pub use last_good::{Keeper, KeptVersion};

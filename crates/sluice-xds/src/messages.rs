@@ -134,6 +134,8 @@ pub struct ResourceEnvelope {
     pub resource: Option<AnyMessage>,
     #[prost(string, tag = "3")]
     pub name: String,
+    #[prost(string, repeated, tag = "4")]
+    pub aliases: Vec<String>,
     #[prost(message, optional, tag = "6")]
     pub ttl: Option<TtlMessage>,
 }

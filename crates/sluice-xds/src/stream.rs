@@ -43,7 +43,48 @@ pub enum WantedNames {
     All,
     /// Those with these names.
     These(BTreeSet<String>),
+    /// Those whose names begin with one of these, of which a plane sends what it wants to; and by name what it may not have
+    /// sent. For the incremental form.
+    Below {
+        /// Prefixes.
+        groups: BTreeSet<String>,
+        /// Names, or aliases.
+        names: BTreeSet<String>,
+    },
 }
+
+impl WantedNames {
+    /// Whether a resource of this name is wanted.
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.contains(name),
+            Self::Below { groups, .. } => {
+                name.rfind('/').is_some_and(|at| groups.contains(&name[..=at]))
+            }
+        }
+    }
+
+    /// The names that a plane is told.
+    fn named(&self) -> BTreeSet<String> {
+        match self {
+            Self::All => BTreeSet::new(),
+            Self::These(names) | Self::Below { names, .. } => names.clone(),
+        }
+    }
+
+    /// Whether nothing is wanted.
+    pub fn is_nothing(&self) -> bool {
+        match self {
+            Self::All => false,
+            Self::These(names) => names.is_empty(),
+            Self::Below { groups, .. } => groups.is_empty(),
+        }
+    }
+}
+
+/// What a plane is told to send all there is in addition to names.
+const WILDCARD: &str = "*";
 
 /// A resource as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +95,8 @@ pub struct XdsResource {
     pub version: String,
     /// Its message, encoded.
     pub body: Bytes,
+    /// Other names that it may be asked for by.
+    pub aliases: Vec<String>,
 }
 
 /// A response that waits for an answer.
@@ -67,6 +110,8 @@ pub struct XdsResponse {
     pub resources: Vec<XdsResource>,
     /// Those that exist no longer.
     pub removed: Vec<String>,
+    /// Names that were asked for and that there is nothing of.
+    pub absent: Vec<String>,
     /// Whether what is neither among `resources` nor among `faults` is gone.
     pub complete: bool,
     /// Resources that cannot be used, whatever they say.
@@ -149,26 +194,29 @@ impl StreamMachine {
         self.form
     }
 
-    /// Asks for resources, in place of those of the type that were asked for before.
-    pub fn want(&mut self, kind: XdsType, wanted: WantedNames) {
+    /// Asks for resources, in place of those of the type that were asked for before. Returns whether a plane that has sent
+    /// them before, when nobody wanted them, only learns of it on a new stream.
+    pub fn want(&mut self, kind: XdsType, wanted: WantedNames) -> bool {
         let subscription = self.subscriptions.entry(kind).or_default();
-        if let WantedNames::These(names) = &wanted {
-            subscription.versions.retain(|name, _| names.contains(name));
-            subscription.expiries.retain(|name, _| names.contains(name));
-        }
+        subscription.versions.retain(|name, _| wanted.has(name));
+        subscription.expiries.retain(|name, _| wanted.has(name));
+        let is_missed = match (&subscription.told, &wanted) {
+            (
+                Some(WantedNames::Below { groups: before, .. }),
+                WantedNames::Below { groups, .. },
+            ) => !groups.is_subset(before),
+            _ => false,
+        };
         subscription.in_step = subscription.told.as_ref() == Some(&wanted);
         subscription.wanted = Some(wanted);
+        is_missed
     }
 
     /// Notes that a resource which was asked for is there already. The plane is told at the beginning of a stream; returns
     /// whether that was before, so that it does not know.
     pub fn remember(&mut self, kind: XdsType, name: &str, version: &str) -> bool {
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return false };
-        let is_wanted = match &subscription.wanted {
-            Some(WantedNames::All) => true,
-            Some(WantedNames::These(names)) => names.contains(name),
-            None => false,
-        };
+        let is_wanted = subscription.wanted.as_ref().is_some_and(|wanted| wanted.has(name));
         if is_wanted {
             subscription.versions.insert(name.to_owned(), version.to_owned());
         }
@@ -294,8 +342,7 @@ impl XdsSubscription {
     fn has_request(&self) -> bool {
         let Some(wanted) = &self.wanted else { return false };
         // A subscription to nothing is not begun: planes take an empty list for all there are.
-        let begins =
-            self.told.is_some() || !matches!(wanted, WantedNames::These(names) if names.is_empty());
+        let begins = self.told.is_some() || !wanted.is_nothing();
         self.answer.is_some() || (begins && !self.in_step && self.pending.is_none())
     }
 
@@ -313,10 +360,7 @@ impl XdsSubscription {
     /// A request with everything that is asked for, which answers as well.
     fn sotw(&mut self, kind: XdsType, node: Option<Bytes>) -> DiscoveryRequest {
         self.tell();
-        let names = match &self.told {
-            Some(WantedNames::These(names)) => names.iter().cloned().collect(),
-            _ => Vec::new(),
-        };
+        let names = self.told.iter().flat_map(WantedNames::named).collect();
         DiscoveryRequest {
             version_info: self.version.clone(),
             node,
@@ -330,11 +374,13 @@ impl XdsSubscription {
     /// A request with what is asked for in addition or no longer.
     fn delta(&mut self, kind: XdsType, node: Option<Bytes>) -> DeltaDiscoveryRequest {
         let first = self.told.is_none();
-        let names = |of: &Option<WantedNames>| match of {
-            Some(WantedNames::These(names)) => names.clone(),
-            _ => BTreeSet::new(),
-        };
-        let (before, after) = (names(&self.told), names(&self.wanted));
+        let named = |of: &Option<WantedNames>| of.iter().flat_map(WantedNames::named).collect();
+        let (before, mut after): (BTreeSet<String>, BTreeSet<String>) =
+            (named(&self.told), named(&self.wanted));
+        // Names alone would be all that this plane sends on this stream.
+        if first && !after.is_empty() && matches!(self.wanted, Some(WantedNames::Below { .. })) {
+            after.insert(WILDCARD.to_owned());
+        }
         let answers = self.answer.is_some();
         self.tell();
         DeltaDiscoveryRequest {
@@ -357,11 +403,11 @@ impl XdsSubscription {
         taking: Taking,
         now: Moment,
     ) -> XdsResponse {
-        let Taking { mut resources, mut removed, ttls, mut faults, .. } = taking;
-        if let Some(WantedNames::These(names)) = &self.wanted {
-            resources.retain(|resource| names.contains(&resource.name));
-            removed.retain(|name| names.contains(name));
-            faults.retain(|fault| !fault.named || names.contains(&fault.fault.name));
+        let Taking { mut resources, mut removed, absent, ttls, mut faults, .. } = taking;
+        if let Some(wanted) = &self.wanted {
+            resources.retain(|resource| wanted.has(&resource.name));
+            removed.retain(|name| wanted.has(name));
+            faults.retain(|fault| !fault.named || wanted.has(&fault.fault.name));
         }
         // A resource whose name cannot be read may be any of those that are there.
         let complete = complete && faults.iter().all(|fault| fault.named);
@@ -386,6 +432,6 @@ impl XdsSubscription {
             current: true,
         });
         self.answer = None;
-        XdsResponse { kind, version, resources, removed, complete, faults }
+        XdsResponse { kind, version, resources, removed, absent, complete, faults }
     }
 }

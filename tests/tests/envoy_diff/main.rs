@@ -184,7 +184,8 @@ fn run(name: &str) {
     let bench = Bench::new(name);
     for guest in &area.guests {
         let module = sluice_testkit::guests::guest(&bootstrap::functions(guest));
-        std::fs::write(bench.folder.path().join(&guest.name).with_extension("wasm"), module).unwrap();
+        std::fs::write(bench.folder.path().join(&guest.name).with_extension("wasm"), module)
+            .unwrap();
     }
     let text = bench.fill(|places| bootstrap::text(&area, places));
     let folder = |side: &str| bench.folder.path().join(side);

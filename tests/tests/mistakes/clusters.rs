@@ -461,6 +461,13 @@ fn of_control_planes() {
                 to_up("cluster: up").replace("http: main", "http: { routes: main, on_demand: 5s }"),
             ),
             (
+                "virtual hosts on demand for routes of a file",
+                to_up("cluster: up").replace(
+                    "http: main",
+                    "http: { routes: main, hosts_on_demand: { table: main } }",
+                ),
+            ),
+            (
                 "clusters on demand of a plane that sends them all",
                 format!(
                     "{}xds: {{ cluster: up }}\n",

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use sluice_testkit::origin::{Client, Message};
 use sluice_testkit::{Origin, Sluice, wait};
-use sluice_tests::planes::{Envoy, Plane, ads, assignment, bootstrap, cluster, listener, table};
+use sluice_tests::planes::{
+    Envoy, Plane, ads, assignment, bootstrap, cluster, listener, own_stream, table, with_on_demand,
+};
 
 /// Listeners alone over ADS.
 fn without_clusters(plane: SocketAddr, more: &str) -> String {
@@ -21,17 +23,8 @@ fn without_clusters(plane: SocketAddr, more: &str) -> String {
 
 /// A listener whose requests wait for their clusters.
 fn demanding(source: Value, timeout: &str) -> Value {
-    let mut listener = listener("web", "main");
-    let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
-    let on_demand = json!({
-        "name": "on_demand",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand",
-            "odcds": { "source": source, "timeout": timeout },
-        },
-    });
-    filters.as_array_mut().unwrap().insert(0, on_demand);
-    listener
+    let odcds = json!({ "source": source, "timeout": timeout });
+    with_on_demand(listener("web", "main"), json!({ "odcds": odcds }))
 }
 
 fn routes() -> Value {
@@ -115,9 +108,8 @@ fn requests_wait_for_the_clusters_that_they_name() {
 #[test]
 fn waits_are_bounded_and_sources_are_checked() {
     let Some(mut plane) = Plane::start() else { return };
-    let service = json!({ "api_config_source": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [{ "envoy_grpc": { "cluster_name": "plane" } }] }, "resource_api_version": "V3" });
     plane.set("cds", "1", json!({}));
-    plane.set("lds", "1", json!({ "web": demanding(service, "0.2s") }));
+    plane.set("lds", "1", json!({ "web": demanding(own_stream(), "0.2s") }));
     plane.set("rds", "1", routes());
     let all = "\n  cds_config: { ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s }";
     let mut envoy = Envoy::start(&without_clusters(plane.addr, all));

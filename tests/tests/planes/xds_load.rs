@@ -328,3 +328,43 @@ fn a_plane_that_lies_is_told_so_and_changes_nothing() {
         assert_eq!(plane.opened(), 1);
     }
 }
+
+#[test]
+fn a_slow_plane_holds_up_what_is_new_and_loses_no_request() {
+    for form in FORMS {
+        let Some(mut plane) = Plane::start() else { return };
+        let (a, b) = (Origin::start("a"), Origin::start("b"));
+        plane.say(&json!({ "slow": 0.3 }));
+        plane.set_all("1", to("one"), &[("one", a.addr())]);
+        let mut envoy = Envoy::start(&over_ads(plane.addr, form));
+        envoy.until_ready();
+        envoy.until_served("/", "200 a");
+        let (addr, stop) = (envoy.addr("web"), AtomicBool::new(false));
+        let lost = std::thread::scope(|scope| {
+            let load = scope.spawn(|| requests(addr, &stop));
+            // The routes come before the endpoints of what they name, and a new version before the last one is there.
+            for round in 0..3 {
+                let (name, at) = [("two", b.addr()), ("one", a.addr())][round % 2];
+                let version = format!("{}", round + 2);
+                let both = [("one", a.addr()), ("two", b.addr())];
+                let clusters = both.map(|(name, _)| (name.to_owned(), cluster(name)));
+                let assignments = both.map(|(name, at)| (name.to_owned(), assignment(name, &[at])));
+                plane.set("cds", &version, clusters.into_iter().collect());
+                plane.set("eds", &version, assignments.into_iter().collect());
+                plane.set("rds", &version, json!({ "main": table("main", to("one")) }));
+                envoy.until("cluster", name, "active");
+                plane.set(
+                    "rds",
+                    &format!("{version}.1"),
+                    json!({ "main": table("main", to(name)) }),
+                );
+                let whose = if at == a.addr() { "a" } else { "b" };
+                envoy.until_served("/", &format!("200 {whose}"));
+            }
+            stop.store(true, Ordering::Relaxed);
+            load.join().unwrap()
+        });
+        assert_eq!(lost, Vec::<String>::new());
+        assert_eq!(plane.opened(), 1);
+    }
+}

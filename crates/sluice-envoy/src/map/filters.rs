@@ -60,6 +60,7 @@ impl Mapping<'_> {
                 None
             }
             "OnDemand" => {
+                self.hosts_on_demand = true;
                 self.clusters_on_demand(config);
                 None
             }
@@ -120,7 +121,7 @@ impl Mapping<'_> {
 
     /// How long requests wait for their clusters. Where those come from is read before anything else.
     fn clusters_on_demand(&mut self, config: &ProtoMessage) {
-        // Without this, it is about virtual hosts that come on demand, which nothing here does.
+        // Without this, it is about virtual hosts only.
         let Some(odcds) = config.message("odcds") else { return };
         if let Some(source) = odcds.message("source") {
             source.all_without_effect();

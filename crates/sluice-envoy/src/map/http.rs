@@ -90,6 +90,12 @@ impl Mapping<'_> {
         if let Some(wait) = self.on_demand.take() {
             http.set("on_demand", wait);
         }
+        let waits = std::mem::take(&mut self.hosts_on_demand);
+        if let Some(table) = table.filter(|table| waits && table.has("vhds")) {
+            let mut hosts = NativeMap::new(table.place("vhds"));
+            hosts.text("table", table.text("name").map_or("", |name| name), table.place("name"));
+            http.map("hosts_on_demand", hosts);
+        }
         self.join_edits(&mut filters, hcm);
         http.list("filters", filters, hcm.place("http_filters"));
         self.logs_of(hcm, "request");

@@ -51,6 +51,10 @@ impl Mapping<'_> {
         if let Some(metadata) = table.message("metadata") {
             metadata.all_without_effect();
         }
+        if let Some(vhds) = table.message("vhds") {
+            // The hosts that have come are in the table already.
+            vhds.all_without_effect();
+        }
         let wanted = table.text("name").map_or("routes", |name| name);
         let name = self.name_of_routes(wanted);
         let mut edits = NativeMap::new(table.span);

@@ -38,12 +38,16 @@ impl RequestTask {
                 tls.is_some(),
             );
         }
-        let snapshot = self.manager.snapshot();
-        let found = self.find_route(&snapshot);
+        let mut snapshot = self.manager.snapshot();
+        let mut found = self.find_route(&snapshot);
+        if found.is_none() && self.manager.plan.options.hosts_on_demand.is_some() {
+            // Boxed, so that other requests have no room for it; and below.
+            snapshot = Box::pin(self.wait_for_host(stream, snapshot)).await?;
+            found = self.find_route(&snapshot);
+        }
         self.filters = self.take_route(&snapshot, found);
         let found = self.run_filters(stream, &snapshot, found, 0).await?;
         if let Some(wait) = self.manager.plan.options.cluster_wait {
-            // Boxed, so that other requests have no room for it.
             return Box::pin(self.choose_on_demand(stream, snapshot, found, wait)).await;
         }
         self.choose_cluster_of(snapshot, found)

@@ -1,7 +1,7 @@
-//! Clusters that come on demand: a request waits until its own is there.
+//! Virtual hosts and clusters that come on demand: a request waits until its own is there.
 //!
-//! Owns: which cluster a request waits for, and for how long. Refuses to know: where clusters come from. Keeps: a request whose
-//! cluster is there does not wait; whatever a wait ends with, the request goes on as if it had not waited.
+//! Owns: what a request waits for, and for how long. Refuses to know: where it comes from. Keeps: a request whose host and cluster
+//! are there does not wait; whatever a wait ends with, the request goes on as if it had not waited.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use sluice_codec::HttpStream;
 use sluice_core::limits::Limit;
 use sluice_core::value::show_duration;
 use sluice_l4::metrics::count_limit;
-use sluice_upstream::directory::Unasked;
+use sluice_upstream::demand::{Demanded, Unasked};
 
 use super::reroute::RoutePlace;
 use super::{RequestTask, RouteTarget, Stop};
@@ -32,32 +32,57 @@ impl RequestTask {
         let named = rule.and_then(|rule| rule.action.named_by(&self.route_input()));
         let named = named.map(Cow::into_owned);
         if let Some(name) = named.filter(|name| snapshot.table.directory.find(name).is_none()) {
-            self.demand(down, &snapshot, &name, wait).await?;
+            let what = Demanded::Cluster(name.as_str().into());
+            self.demand(down, &snapshot, what, wait).await?;
         }
         let target = self.choose_cluster_of(Rc::clone(&snapshot), found)?;
         if !target.cluster.is_configured() {
-            let name = Arc::clone(&target.cluster.name);
-            self.demand(down, &snapshot, &name, wait).await?;
+            let what = Demanded::Cluster(Arc::clone(&target.cluster.name));
+            self.demand(down, &snapshot, what, wait).await?;
         }
         Ok(target)
     }
 
-    /// Asks for a cluster and waits for it.
+    /// Waits for the virtual host of a request that no rule matches; returns the routes that are in force then.
+    pub(super) async fn wait_for_host(
+        &mut self,
+        down: &mut HttpStream,
+        snapshot: Rc<RouteSnapshot>,
+    ) -> Result<Rc<RouteSnapshot>, Stop> {
+        let manager = Rc::clone(&self.manager);
+        let Some(hosts) = &manager.plan.options.hosts_on_demand else { return Ok(snapshot) };
+        let host = self.request.authority().to_ascii_lowercase();
+        // Names of hosts are what is behind the last slash, and none is of the plane's own making.
+        if host.is_empty() || host.contains(['/', '*']) {
+            return Ok(snapshot);
+        }
+        let name = format!("{}/{host}", hosts.table);
+        let what = Demanded::Host(name.as_str().into());
+        self.demand(down, &snapshot, what, hosts.wait).await?;
+        Ok(manager.snapshot())
+    }
+
+    /// Asks for something and waits for it.
     async fn demand(
         &mut self,
         down: &mut HttpStream,
         snapshot: &RouteSnapshot,
-        name: &str,
+        what: Demanded,
         wait: Duration,
     ) -> Result<(), Stop> {
+        let (kind, name) = match &what {
+            Demanded::Cluster(name) => ("cluster", Arc::clone(name)),
+            Demanded::Host(name) => ("virtual host", Arc::clone(name)),
+        };
         let worker = Rc::clone(self.worker());
         let most = worker.limits.get(Limit::OnDemandRequests);
-        let mut asked = match snapshot.table.directory.ask(name, most) {
+        let mut asked = match snapshot.table.directory.demands.ask(what, most) {
             Ok(asked) => asked,
             Err(Unasked::NoDesk) => return Ok(()),
             Err(Unasked::Full) => {
                 count_limit(&worker, Limit::OnDemandRequests);
-                self.summary.detail = Some("as many requests wait for clusters as may".into());
+                self.summary.detail =
+                    Some(format!("as many requests wait for a {kind} as may").into());
                 return Ok(());
             }
         };
@@ -65,10 +90,10 @@ impl RequestTask {
         let answered = self.guarded(down, by, pin!(asked.answer())).await?;
         self.summary.detail = match answered {
             Some(true) => None,
-            Some(false) => Some(format!("there is no cluster `{name}`").into()),
+            Some(false) => Some(format!("there is no {kind} `{name}`").into()),
             None => {
                 let within = show_duration(wait);
-                Some(format!("the cluster `{name}` has not come within {within}").into())
+                Some(format!("the {kind} `{name}` has not come within {within}").into())
             }
         };
         Ok(())

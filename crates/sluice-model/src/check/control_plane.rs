@@ -12,6 +12,7 @@ use crate::sections::{ClusterProtocol, Config, PlaneResource};
 /// Checks that the cluster of the control plane is one of the files and speaks HTTP/2, and that this process has a name.
 pub(crate) fn control_plane(config: &Config, diags: &mut Diags) {
     on_demand(config, diags);
+    hosts_on_demand(config, diags);
     let Some(xds) = &config.xds else { return };
     let at = Path::ROOT.key("xds");
     let name = &xds.cluster;
@@ -61,5 +62,16 @@ fn on_demand(config: &Config, diags: &mut Diags) {
         diags.error("missing-field", http.routes.span, Path::ROOT.key("xds"), message).help(
             "add `xds: { cluster: PLANE, resources: [listeners] }`, without `incremental: false`",
         );
+    }
+}
+
+/// Checks that no file asks for virtual hosts: its route tables are its own.
+fn hosts_on_demand(config: &Config, diags: &mut Diags) {
+    let https = config.listeners.iter().flat_map(|listener| https_of(listener));
+    for found in https.filter_map(|http| http.hosts_on_demand.as_ref()) {
+        let message = "`hosts_on_demand` is for route tables of a bootstrap of Envoy (VHDS)";
+        let finding = diags.error("wrong-kind", found.span, Path::ROOT.key("listeners"), message);
+        finding
+            .help("remove it, and write the hosts under `routes`; clusters may come `on_demand`");
     }
 }

@@ -66,6 +66,9 @@ section! {
         /// Requests for a cluster that is not there wait for the control plane (`xds`), which is asked for it: at most that long.
         /// Clusters must not come from it otherwise.
         pub on_demand: OrNone<Duration> = "none",
+        /// Requests that no rule matches wait for their virtual host, which the control plane of a bootstrap of Envoy is asked
+        /// for (VHDS). What such a bootstrap is mapped to; files of Sluice cannot have it.
+        pub hosts_on_demand: Option<Spanned<HostsOnDemand>>,
         /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
         /// The age at which a connection takes no further request and is closed once its requests have ended.
@@ -84,6 +87,16 @@ section! {
         /// treat it as any other, and headers are added by `set_headers`. A connection whose request is not granted (2xx) is
         /// closed.
         pub tunnel: Option<Spanned<Short<Tunnel>>>,
+    }
+}
+
+section! {
+    /// Virtual hosts that come on demand.
+    pub struct HostsOnDemand {
+        /// The name of their route table at the plane.
+        pub table: String,
+        /// How long a request waits for its host.
+        pub wait: Duration = "15s",
     }
 }
 

@@ -13,7 +13,7 @@ use sluice_core::value::Authority;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
-use sluice_l7::plan::{HttpOptions, TunnelRequest, Versions};
+use sluice_l7::plan::{HostDemand, HttpOptions, TunnelRequest, Versions};
 
 use crate::model::listener;
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene, Tunnel};
@@ -59,6 +59,7 @@ fn options(
         body_timeout,
         max_stream_duration,
         on_demand,
+        hosts_on_demand,
         idle_timeout,
         max_age,
         max_age_jitter,
@@ -126,6 +127,9 @@ fn options(
         idle_timeout: idle_timeout.0,
         stream_duration_max: max_stream_duration.0,
         cluster_wait: on_demand.0,
+        hosts_on_demand: hosts_on_demand
+            .as_ref()
+            .map(|of| HostDemand { table: of.value.table.as_str().into(), wait: of.value.wait }),
         requests_max: requests_per_connection.0.map(NonZeroU64::get),
         age_max: max_age.0,
         age_jitter_percent: max_age_jitter.0,

@@ -29,7 +29,12 @@ fn at(seconds: u64) -> Moment {
 }
 
 fn said(version: &str) -> Versioned<String> {
-    Versioned { version: version.into(), since: at(0), content: version.to_owned() }
+    Versioned {
+        version: version.into(),
+        since: at(0),
+        content: version.to_owned(),
+        needs: Vec::new(),
+    }
 }
 
 fn offer(
@@ -286,4 +291,61 @@ fn what_is_in_use_can_be_listed() {
     inventory.offer_part(eds("a"), said("e2"));
     let listed = inventory.in_use().map(|(kind, name, of)| format!("{kind} {name} {}", of.content));
     assert_eq!(listed.collect::<Vec<_>>(), ["cluster a 1", "endpoints a e1"]);
+}
+
+#[test]
+fn virtual_hosts_come_and_go_with_their_table() {
+    let mut inventory = Inventory::default();
+    let (web, hosts) = (listener("web"), PartKey::hosts_of("a/b"));
+    let host = |name: &str| part(XdsType::VirtualHost, name);
+    let table = |version: &str, until: u64| {
+        let needs = vec![NeedUntil { part: PartKey::hosts_of("a/b"), until: at(until) }];
+        Versioned { needs, ..said(version) }
+    };
+    offer(&mut inventory, web.clone(), said("1"), vec![rds("a/b")], at(15), false);
+    // Nobody needs hosts before a table says that it has some.
+    inventory.offer_part(host("a/b/x"), said("early"));
+    inventory.offer_part(rds("a/b"), table("r1", 15));
+    assert_eq!(wanted(&inventory, XdsType::VirtualHost), ["a/b/"]);
+    assert!(apply(&mut inventory, 1).is_empty());
+    assert_eq!(inventory.late(at(15)).into_iter().collect::<Vec<_>>(), [hosts.clone()]);
+    inventory.offer_part(host("a/b/x"), said("x1"));
+    inventory.offer_part(host("a/c"), said("of another table"));
+    inventory.offer_part(host("x"), said("of none"));
+    inventory.arrive(&hosts);
+    assert_eq!(apply(&mut inventory, 1), ["web@1(a/b@r1 a/b/x@x1)"]);
+    // One more, and one that is refused.
+    inventory.offer_part(host("a/b/y"), said("y1"));
+    inventory.offer_part(host("a/b/x"), said("x2"));
+    let units = inventory.ready(at(2));
+    let refused = inventory.refused(&units[0], Some(&host("a/b/x")), "no", at(2));
+    assert_eq!(refused, Some((XdsType::VirtualHost, "a/b/x".into())));
+    assert_eq!(apply(&mut inventory, 2), ["web@1(a/b@r1 a/b/x@x1 a/b/y@y1)"]);
+    assert!(inventory.remove_part(&host("a/b/x")));
+    assert!(!inventory.remove_part(&host("a/b/x")) && !inventory.remove_part(&hosts));
+    assert_eq!(apply(&mut inventory, 3), ["web@1(a/b@r1 a/b/y@y1)"]);
+    // The next version of the table has none: they are kept until it is in use.
+    inventory.offer_part(rds("a/b"), said("r2"));
+    assert_eq!(wanted(&inventory, XdsType::VirtualHost), ["a/b/"]);
+    assert_eq!(apply(&mut inventory, 4), ["web@1(a/b@r2)"]);
+    assert!(wanted(&inventory, XdsType::VirtualHost).is_empty());
+    assert!(!inventory.has(XdsType::VirtualHost, "a/b/y"));
+    // What the last one needed leaves with its owner.
+    inventory.offer_part(rds("a/b"), table("r3", 15));
+    assert!(inventory.remove(&web));
+    assert_eq!(inventory.needed().count(), 0);
+}
+
+#[test]
+fn a_table_without_hosts_in_time_begins_without() {
+    let mut inventory = Inventory::default();
+    offer(&mut inventory, listener("web"), said("1"), vec![rds("r")], at(15), false);
+    let needs = vec![NeedUntil { part: PartKey::hosts_of("r"), until: at(20) }];
+    inventory.offer_part(rds("r"), Versioned { needs, ..said("r1") });
+    assert_eq!(inventory.next_deadline(), Some(at(20)));
+    assert!(apply(&mut inventory, 19).is_empty());
+    assert_eq!(apply(&mut inventory, 20), ["web@1(r@r1)"]);
+    // They come later.
+    inventory.offer_part(part(XdsType::VirtualHost, "r/x"), said("x1"));
+    assert_eq!(apply(&mut inventory, 21), ["web@1(r@r1 r/x@x1)"]);
 }

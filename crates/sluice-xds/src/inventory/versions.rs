@@ -46,9 +46,32 @@ pub struct PartKey {
     pub name: Arc<str>,
 }
 
+impl PartKey {
+    /// The virtual hosts of a route table, all together.
+    pub fn hosts_of(table: &str) -> Self {
+        Self { kind: XdsType::VirtualHost, name: format!("{table}/").into() }
+    }
+
+    /// Whether it is whatever there is of something, rather than one part by name.
+    pub fn is_group(&self) -> bool {
+        self.kind == XdsType::VirtualHost && self.name.ends_with('/')
+    }
+
+    /// The group that this belongs to: a virtual host is `TABLE/HOST`, and a host contains no `/`.
+    pub fn group(&self) -> Option<Self> {
+        if self.kind != XdsType::VirtualHost || self.is_group() {
+            return None;
+        }
+        self.name.rsplit_once('/').map(|(table, _)| Self::hosts_of(table))
+    }
+}
+
 impl fmt::Display for PartKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`", self.kind, self.name)
+        match self.name.strip_suffix('/').filter(|_| self.is_group()) {
+            Some(table) => write!(f, "virtual hosts of `{table}`"),
+            None => write!(f, "{} `{}`", self.kind, self.name),
+        }
     }
 }
 
@@ -68,7 +91,11 @@ impl OwnerKind {
             XdsType::Runtime => Some(Self::Runtime),
             XdsType::Cluster => Some(Self::Cluster),
             XdsType::Listener => Some(Self::Listener),
-            XdsType::Assignment | XdsType::Routes | XdsType::Secret | XdsType::Extension => None,
+            XdsType::Assignment
+            | XdsType::Routes
+            | XdsType::VirtualHost
+            | XdsType::Secret
+            | XdsType::Extension => None,
         }
     }
 
@@ -77,6 +104,15 @@ impl OwnerKind {
     pub(super) const fn can_lack(self, part: XdsType) -> bool {
         !matches!((self, part), (Self::Cluster, XdsType::Secret))
     }
+}
+
+/// A part that is needed, and when it is waited for no longer.
+#[derive(Clone, Debug)]
+pub struct NeedUntil {
+    /// The part.
+    pub part: PartKey,
+    /// When it is waited for no longer.
+    pub until: Moment,
 }
 
 /// A version of a resource.
@@ -88,6 +124,8 @@ pub struct Versioned<T> {
     pub since: Moment,
     /// What it says.
     pub content: T,
+    /// What a part needs in turn; empty for what is applied on its own.
+    pub needs: Vec<NeedUntil>,
 }
 
 /// Why the newest version of a resource is not in use.
@@ -122,6 +160,12 @@ impl<T> Default for HeldVersions<T> {
 impl<T> HeldVersions<T> {
     pub(super) fn current(&self) -> Option<&Arc<Versioned<T>>> {
         self.newest.as_ref().or(self.good.as_ref())
+    }
+
+    /// Whether a version of it needs other parts.
+    pub(super) fn is_needy(&self) -> bool {
+        let mut all = self.good.iter().chain(&self.newest);
+        all.any(|version| !version.needs.is_empty())
     }
 
     pub(super) fn offer(&mut self, version: Versioned<T>) {

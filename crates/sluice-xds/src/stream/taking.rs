@@ -17,6 +17,8 @@ use crate::{ResourceFault, XdsType};
 pub(super) struct Taking {
     pub(super) resources: Vec<XdsResource>,
     pub(super) removed: Vec<String>,
+    /// Names that there is nothing of.
+    pub(super) absent: Vec<String>,
     pub(super) ttls: Vec<(String, Option<Duration>)>,
     pub(super) faults: Vec<TakenFault>,
     names: BTreeSet<String>,
@@ -53,16 +55,22 @@ impl Taking {
 
     /// Takes one of the incremental form.
     pub(super) fn delta(&mut self, kind: XdsType, place: usize, envelope: ResourceEnvelope) {
-        let ResourceEnvelope { version, resource, name, ttl } = envelope;
+        let ResourceEnvelope { version, resource, name, aliases, ttl } = envelope;
         let ttl = ttl.and_then(TtlMessage::time);
         match resource {
             // A resource without content renews the time to live of what is there.
             None if !name.is_empty() && ttl.is_some() => self.ttls.push((name, ttl)),
+            // That is how a plane says that there is no such host.
+            None if kind == XdsType::VirtualHost && !name.is_empty() => {
+                self.absent.push(name);
+                self.absent.extend(aliases);
+            }
             None => self.fault((!name.is_empty()).then_some(name), place, "it is empty".to_owned()),
             Some(any) => {
                 let before = self.resources.len();
                 self.resource(kind, place, Some(name), version, any);
-                if let Some(taken) = self.resources.get(before) {
+                if let Some(taken) = self.resources.get_mut(before) {
+                    taken.aliases = aliases;
                     self.ttls.push((taken.name.clone(), ttl));
                 }
             }
@@ -86,6 +94,8 @@ impl Taking {
             Ok(message) => message.name,
             Err(error) => return self.fault(name, place, format!("it cannot be decoded: {error}")),
         };
+        // A virtual host does not say of which table it is.
+        let inner = if kind == XdsType::VirtualHost { String::new() } else { inner };
         if inner.is_empty() && name.is_none() {
             return self.fault(None, place, "it has no name".to_owned());
         }
@@ -99,6 +109,6 @@ impl Taking {
             let problem = "the response has two resources of this name; send one".to_owned();
             return self.fault(Some(name), place, problem);
         }
-        self.resources.push(XdsResource { name, version, body: any.value });
+        self.resources.push(XdsResource { name, version, body: any.value, aliases: Vec::new() });
     }
 }

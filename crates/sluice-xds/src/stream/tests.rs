@@ -34,7 +34,8 @@ fn sotw(kind: XdsType, version: &str, nonce: &str, resources: Vec<AnyMessage>) -
 
 fn envelope(kind: XdsType, name: &str, version: &str) -> ResourceEnvelope {
     let (name, version) = (name.to_owned(), version.to_owned());
-    ResourceEnvelope { version, resource: Some(any(kind, &name)), name, ttl: None }
+    let resource = Some(any(kind, &name));
+    ResourceEnvelope { version, resource, name, ..ResourceEnvelope::default() }
 }
 
 fn delta(
@@ -342,4 +343,48 @@ fn what_is_there_before_the_first_stream_is_told_to_the_plane() {
     let both = vec!["a=1".to_owned(), "late=1".to_owned()];
     assert_eq!(next_delta(&mut machine).map(told), Some(both));
     assert!(!machine.expires(CDS, "a"));
+}
+
+#[test]
+fn virtual_hosts_are_asked_for_by_name_beside_all_others() {
+    const VHDS: XdsType = XdsType::VirtualHost;
+    let below = |groups: &[&str], names: &[&str]| {
+        let set = |of: &[&str]| of.iter().map(ToString::to_string).collect();
+        WantedNames::Below { groups: set(groups), names: set(names) }
+    };
+    let mut machine = StreamMachine::new(DiscoveryForm::Delta, Bytes::new(), true);
+    assert!(!machine.want(VHDS, below(&[], &[])));
+    machine.opened();
+    let told = |machine: &mut StreamMachine| match machine.poll_request() {
+        Some(XdsRequest::Delta(of)) => {
+            Some((of.resource_names_subscribe, of.resource_names_unsubscribe))
+        }
+        _ => None,
+    };
+    let these = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(told(&mut machine), None);
+    assert!(!machine.want(VHDS, below(&["t/"], &[])));
+    assert_eq!(told(&mut machine), Some((vec![], vec![])));
+    machine.want(VHDS, below(&["t/"], &["t/a"]));
+    assert_eq!(told(&mut machine), Some((these(&["t/a"]), vec![])));
+    // What is of a table comes, whatever it was asked for by; of another table, nothing does.
+    let mut named = envelope(VHDS, "t/x", "1");
+    named.aliases = these(&["t/a", "t/b"]);
+    let absent = ResourceEnvelope { name: "t/c".into(), ..ResourceEnvelope::default() };
+    let all = vec![named, envelope(VHDS, "u/y", "1"), absent];
+    let response = machine.receive(delta(VHDS, "n", all, &["t/z", "u/z"]), NOW).unwrap();
+    assert_eq!(response.resources.len(), 1);
+    assert_eq!(response.resources[0].aliases, ["t/a", "t/b"]);
+    assert_eq!(response.absent, ["t/c"]);
+    assert_eq!(response.removed, ["t/z"]);
+    assert!(response.faults.is_empty());
+    machine.answer(VHDS, &[]);
+    assert_eq!(told(&mut machine), Some((vec![], vec![])));
+    machine.want(VHDS, below(&["t/"], &[]));
+    assert_eq!(told(&mut machine), Some((vec![], these(&["t/a"]))));
+    // Another table: its hosts have come already, when nobody wanted them.
+    assert!(machine.want(VHDS, below(&["t/", "u/"], &["u/a"])));
+    machine.opened();
+    assert!(!machine.want(VHDS, below(&["t/", "u/"], &["u/a"])));
+    assert_eq!(told(&mut machine), Some((these(&["*", "u/a"]), vec![])));
 }

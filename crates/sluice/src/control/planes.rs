@@ -28,6 +28,7 @@ mod calls;
 mod dump;
 mod files;
 mod health;
+mod hosts;
 mod last_good;
 mod load_stats;
 mod mapper;
@@ -344,6 +345,9 @@ impl Planes {
             streams.iter().flat_map(|stream| stream.machine.borrow_mut().expire(now)).collect()
         };
         self.restore_late(now).await;
+        let gone = expired.iter().filter(|(of, _)| *of == XdsType::VirtualHost);
+        let gone: Vec<String> = gone.map(|(_, name)| name.clone()).collect();
+        self.remove_members(XdsType::VirtualHost, &gone);
         for kind in [XdsType::Runtime, XdsType::Cluster, XdsType::Listener] {
             let gone = expired.iter().filter(|(of, _)| *of == kind);
             let gone = gone.map(|(_, name)| name.clone()).collect();
@@ -376,7 +380,13 @@ impl Planes {
             }
         }
         for ((kind, source), names) in wanted {
-            self.want(control, kind, &source, WantedNames::These(names));
+            let wanted = match kind {
+                XdsType::VirtualHost => {
+                    WantedNames::Below { names: self.hosts_asked_of(&names), groups: names }
+                }
+                _ => WantedNames::These(names),
+            };
+            self.want(control, kind, &source, wanted);
         }
     }
 }

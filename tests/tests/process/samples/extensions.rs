@@ -88,10 +88,7 @@ fn guests() {
     let app = Origin::start("app");
     let sluice = Sluice::new().start(&sample(
         "wasm.yaml",
-        &[
-            ("127.0.0.1:8080", "127.0.0.1:0".into()),
-            ("127.0.0.1:9000", app.addr().to_string()),
-        ],
+        &[("127.0.0.1:8080", "127.0.0.1:0".into()), ("127.0.0.1:9000", app.addr().to_string())],
     ));
     let ask = |path: &str| {
         let mut client = sluice_testkit::origin::Client::connect(sluice.addr("web"));

@@ -21,6 +21,24 @@ fn clusters_that_come_on_demand() {
 }
 
 #[test]
+fn virtual_hosts_that_come_on_demand() {
+    let filter = "{ name: d, typed_config: { '@type': t/envoy.extensions.filters.http.on_demand.v3.OnDemand } }";
+    let with = |filters: &str| {
+        let text = hcm(
+            &format!("http_filters: [{filters}]"),
+            "{ match: { prefix: / }, route: { cluster: a } }",
+        );
+        let vhds = "vhds: { config_source: { api_config_source: { api_type: DELTA_GRPC, grpc_services: [{ envoy_grpc: { cluster_name: a } }] } } }, virtual_hosts:";
+        assert!(text.contains("virtual_hosts:"), "{text}");
+        text.replacen("virtual_hosts:", vhds, 1)
+    };
+    let table = "listeners/0/chains/0/http/hosts_on_demand/table";
+    expect(&with(&format!("{filter}, ROUTER")), &[(table, "t")]);
+    // Without the filter, requests do not wait.
+    expect(&with("ROUTER"), &[]);
+}
+
+#[test]
 fn filters_of_requests() {
     let with = |filter: &str| {
         hcm(

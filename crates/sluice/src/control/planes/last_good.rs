@@ -174,7 +174,8 @@ impl Planes {
             return;
         }
         let is_late = |kept: &KeptVersion| {
-            late.contains(&PartKey { kind: kept.kind, name: kept.name.as_str().into() })
+            let key = PartKey { kind: kept.kind, name: kept.name.as_str().into() };
+            late.contains(&key.group().unwrap_or(key))
         };
         let found = self.restore(last, is_late).await;
         self.remember(found.iter());
@@ -248,6 +249,10 @@ impl Planes {
                 Ok(decoded) => {
                     let body = Bytes::copy_from_slice(&kept.body);
                     self.offer(kept.kind, &kept.name, &version, decoded, body, false);
+                    let key = PartKey { kind: kept.kind, name: kept.name.as_str().into() };
+                    if let Some(group) = key.group() {
+                        self.inventory.borrow_mut().arrive(&group);
+                    }
                     // A part that nothing needs is not kept.
                     if self.inventory.borrow().has(kept.kind, &kept.name) {
                         accepted.push(kept);

@@ -14,12 +14,12 @@ use sluice_core::{Diagnostic, Diags, Name, Node, Severity};
 use sluice_envoy::delivered::DeliveredSecrets;
 use sluice_envoy::map::{self, PlaneNames, UnitSurroundings};
 use sluice_envoy::message::ProtoMessage;
-use sluice_envoy::parts::{GivenParts, PartKind};
+use sluice_envoy::parts::{GivenParts, NeededPart, PartKind};
 use sluice_envoy::sources::{ApiForm, DynamicResources, ResourceSource, SourceKind};
 use sluice_envoy::stats::names::OwnerStatNames;
 use sluice_envoy::{descriptors, parts, sources, wire};
 use sluice_model::planes::{PlaneInput, PlaneUpdates, translate_plane};
-use sluice_xds::{PartKey, XdsType};
+use sluice_xds::{OwnerKind, PartKey, XdsType};
 
 /// What the names of clusters begin with that are made for health checks on behalf of a plane, and no others.
 pub(super) const CHECKED_PREFIX: &str = "sluice.hds/";
@@ -33,8 +33,8 @@ pub(super) struct PlaneMapper {
     names: PlaneNames,
     resources: Option<ProtoMessage>,
     node: Option<Node>,
-    /// Whether there is a stream for all types.
-    has_ads: bool,
+    /// The form of the stream for all types, if there is one.
+    ads: Option<ApiForm>,
     /// Why single clusters cannot be asked for over it.
     no_demand_over_ads: Option<&'static str>,
     /// Where clusters come from that requests ask for.
@@ -111,7 +111,7 @@ impl PlaneMapper {
         }
         let (resources, node) = (dynamic.resources.clone(), dynamic.node_section.clone());
         let layers = dynamic.runtime.iter().map(|(name, _)| Arc::clone(name)).collect();
-        let has_ads = dynamic.ads.is_some();
+        let ads = dynamic.ads.as_ref().map(|ads| ads.form);
         let over_ads = |source: &ResourceSource| source.from == SourceKind::Ads;
         let no_demand_over_ads = match &dynamic.ads {
             None => Some("it comes over `ads`, but there is no `ads_config`"),
@@ -128,7 +128,7 @@ impl PlaneMapper {
             names,
             resources,
             node,
-            has_ads,
+            ads,
             no_demand_over_ads,
             demand,
             layers,
@@ -215,12 +215,12 @@ impl PlaneMapper {
             ));
         }
         let needed = match kind {
-            XdsType::Cluster | XdsType::Listener => parts::needed(&message),
+            XdsType::Cluster | XdsType::Listener | XdsType::Routes => parts::needed(&message),
             _ => Vec::new(),
         };
         let needs = needed.into_iter().filter_map(|part| {
-            let source = sources::of_part(&message, &part, self.has_ads, &mut diags)?;
-            Some((PartKey { kind: type_of(part.kind), name: part.name }, source))
+            let source = sources::of_part(&message, &part, self.ads, &mut diags)?;
+            Some((key_of(&part), source))
         });
         let needs: Vec<_> = needs.collect();
         let demand = sources::demand_of(&message, self.no_demand_over_ads, &mut diags);
@@ -239,7 +239,7 @@ impl PlaneMapper {
         }
         let warnings = diags.iter().map(|found| format!("{}: {}", found.path, found.message));
         let warnings = warnings.collect();
-        if !needs.is_empty() {
+        if !needs.is_empty() && OwnerKind::of(kind).is_some() {
             let parts = needs.iter().map(|(key, _)| (key.clone(), None)).collect();
             let job = UnitJob { owner: message.clone(), version: "".into(), parts };
             self.build_read(job).updates.map_err(|fault| fault.problem)?;
@@ -321,6 +321,7 @@ impl ReadJob {
         let given = GivenParts {
             endpoints: self.given(XdsType::Assignment).into_values().next(),
             routes: self.given(XdsType::Routes),
+            hosts: self.hosts(),
             extensions: self.given(XdsType::Extension),
         };
         parts::whole(&self.owner, &given, diags)
@@ -330,6 +331,18 @@ impl ReadJob {
     fn given(&self, kind: XdsType) -> HashMap<Arc<str>, &ProtoMessage> {
         let of_kind = self.parts.iter().filter(|(key, _)| key.kind == kind);
         of_kind.filter_map(|(key, part)| Some((Arc::clone(&key.name), part.as_ref()?))).collect()
+    }
+
+    /// The virtual hosts that have come, by the name of their table.
+    fn hosts(&self) -> HashMap<Arc<str>, Vec<&ProtoMessage>> {
+        let mut hosts: HashMap<Arc<str>, Vec<&ProtoMessage>> = HashMap::new();
+        for (key, part) in self.parts.iter().filter(|(key, _)| key.kind == XdsType::VirtualHost) {
+            let table = key.name.rsplit_once('/').map(|(table, _)| table);
+            if let Some((table, part)) = table.zip(part.as_ref()) {
+                hosts.entry(table.into()).or_default().push(part);
+            }
+        }
+        hosts
     }
 
     fn fault(&self, found: &[Diagnostic], root: Option<&Node>) -> UnitFault {
@@ -359,14 +372,16 @@ impl BuiltUnit {
     }
 }
 
-/// The type of the resources that are parts of a kind.
-const fn type_of(part: PartKind) -> XdsType {
-    match part {
+/// The part that a resource needs.
+fn key_of(part: &NeededPart<'_>) -> PartKey {
+    let kind = match part.kind {
         PartKind::Endpoints => XdsType::Assignment,
         PartKind::Routes => XdsType::Routes,
+        PartKind::Hosts => return PartKey::hosts_of(&part.name),
         PartKind::Secret => XdsType::Secret,
         PartKind::Extension => XdsType::Extension,
-    }
+    };
+    PartKey { kind, name: Arc::clone(&part.name) }
 }
 
 /// What was found, in words, and in which message, by its place among them.

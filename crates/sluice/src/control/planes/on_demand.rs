@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sluice_core::Name;
 use sluice_core::limits::Limit;
 use sluice_envoy::sources::ResourceSource;
-use sluice_upstream::directory::ClusterQuestion;
-use sluice_xds::{WantedNames, XdsType};
+use sluice_upstream::demand::{DemandQuestion, Demanded};
+use sluice_xds::{PartKey, WantedNames, XdsType};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Planes;
+use super::hosts::HostDemands;
 use crate::control::Control;
 
 sluice_telemetry::metrics! {
@@ -33,16 +35,23 @@ pub(super) struct Demands {
     begun: Cell<bool>,
     asked: RefCell<BTreeSet<Arc<str>>>,
     waiting: RefCell<BTreeMap<Arc<str>, Vec<oneshot::Sender<bool>>>>,
+    /// The same of virtual hosts.
+    pub(super) hosts: HostDemands,
 }
 
 impl Planes {
-    /// Begins to take questions, once it is known where clusters come from.
+    /// Begins to take questions, once it is known where clusters or virtual hosts come from.
     pub(super) fn begin_demands(self: &Rc<Self>, control: &Rc<Control>) {
-        if self.demands.source.borrow().is_none() || self.demands.begun.replace(true) {
+        let of_hosts = |key: &PartKey| key.kind == XdsType::VirtualHost;
+        let is_due = || {
+            self.demands.source.borrow().is_some() || self.inventory.borrow().needed().any(of_hosts)
+        };
+        if self.demands.begun.get() || !is_due() {
             return;
         }
+        self.demands.begun.set(true);
         let (desk, mut questions) = mpsc::channel(QUESTIONS);
-        control.builder.around.clusters.set_desk(desk);
+        control.builder.around.clusters.demands.open(desk);
         let (planes, control) = (Rc::clone(self), Rc::clone(control));
         tokio::task::spawn_local(async move {
             while let Some(question) = questions.recv().await {
@@ -51,9 +60,22 @@ impl Planes {
         });
     }
 
-    async fn take_question(self: &Rc<Self>, control: &Rc<Control>, question: ClusterQuestion) {
+    async fn take_question(self: &Rc<Self>, control: &Rc<Control>, question: DemandQuestion) {
         let turn = self.turn.lock().await;
-        let ClusterQuestion { name: native, answer } = question;
+        match question.what {
+            Demanded::Cluster(name) => self.take_cluster(control, name, question.answer),
+            Demanded::Host(name) => self.take_host(control, name, question.answer),
+        }
+        drop(turn);
+    }
+
+    /// Takes a question about a cluster, by its native name.
+    fn take_cluster(
+        self: &Rc<Self>,
+        control: &Rc<Control>,
+        native: Name,
+        answer: oneshot::Sender<bool>,
+    ) {
         let count = |result| control.shard.counter(&DEMANDS, &[result]).increment();
         if control.builder.around.clusters.find(&native).is_some() {
             count("there");
@@ -76,7 +98,6 @@ impl Planes {
             self.demands.asked.borrow_mut().insert(name);
             self.want_demanded(control);
         }
-        drop(turn);
     }
 
     /// Answers the questions about clusters that are there now, or that the plane does not have.

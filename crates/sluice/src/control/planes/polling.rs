@@ -6,6 +6,7 @@
 //! Source: "REST-JSON polling subscriptions" of Envoy's documentation.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 
@@ -34,6 +35,22 @@ struct PolledType {
     request: DiscoveryRequest,
     /// A hash of the response to the same names that was taken last.
     seen: Option<u64>,
+}
+
+/// Why a request brought nothing.
+enum PollFailure {
+    /// The status of the response.
+    Status(u16),
+    Other(String),
+}
+
+impl fmt::Display for PollFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "it has responded with the status {status}"),
+            Self::Other(failure) => f.write_str(failure),
+        }
+    }
 }
 
 /// The requests of a source.
@@ -77,7 +94,13 @@ impl Planes {
         kind: XdsType,
         poll: &mut PolledType,
     ) {
-        let found = self.fetch(control, api, polling, kind, poll).await;
+        let mut found = self.fetch(control, api, polling, kind, poll).await;
+        // A plane that cannot read why a response was refused must not be kept from sending the next one.
+        if let Err(PollFailure::Status(400..=499)) = &found
+            && poll.request.error_detail.take().is_some()
+        {
+            found = self.fetch(control, api, polling, kind, poll).await;
+        }
         let now = self.clock.now();
         let response = match found {
             Ok(response) => response,
@@ -85,7 +108,7 @@ impl Planes {
                 if stream.state.borrow().connected {
                     control.shard.gauge(&CONNECTED, &[&api.cluster]).decrement();
                 }
-                stream.failed(failure, api, now);
+                stream.failed(failure.to_string(), api, now);
                 self.changed.notify_one();
                 return;
             }
@@ -113,9 +136,10 @@ impl Planes {
         polling: Polling,
         kind: XdsType,
         poll: &PolledType,
-    ) -> Result<Option<(DiscoveryResponse, u64)>, String> {
+    ) -> Result<Option<(DiscoveryResponse, u64)>, PollFailure> {
         let body = wire::json_of(REQUEST, &poll.request.encode_to_vec());
-        let body = body.ok_or("the node cannot be written as JSON")?;
+        let body = body
+            .ok_or_else(|| PollFailure::Other("the node cannot be written as JSON".to_owned()))?;
         let native = self.native_cluster(&api.cluster).await;
         let cluster = control.builder.around.clusters.reference(&native);
         let calls = SideCalls::of_control(&control.worker);
@@ -125,12 +149,12 @@ impl Planes {
             .body(body)
             .response_max(Limit::DiscoveryBytes);
         let by = control.worker.now().after(polling.timeout);
-        let response =
-            calls.call(&cluster, request, by).await.map_err(|error| error.to_string())?;
+        let response = calls.call(&cluster, request, by).await;
+        let response = response.map_err(|error| PollFailure::Other(error.to_string()))?;
         match response.head.status() {
             200 => {}
             NOT_MODIFIED => return Ok(None),
-            status => return Err(format!("it has responded with the status {status}")),
+            status => return Err(PollFailure::Status(status)),
         }
         let body = response.body.clone();
         let mut hasher = DefaultHasher::new();
@@ -140,7 +164,8 @@ impl Planes {
             return Ok(None);
         }
         let read = tokio::task::spawn_blocking(move || decoded(&body));
-        read.await.unwrap_or_else(|error| Err(error.to_string())).map(|read| Some((read, seen)))
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        read.map(|read| Some((read, seen))).map_err(PollFailure::Other)
     }
 }
 
@@ -175,6 +200,8 @@ const fn path_of(kind: XdsType) -> &'static str {
         XdsType::Assignment => "/v3/discovery:endpoints",
         XdsType::Listener => "/v3/discovery:listeners",
         XdsType::Routes => "/v3/discovery:routes",
+        // These come over streams only.
+        XdsType::VirtualHost => "/v3/discovery:virtual-hosts",
         XdsType::Secret => "/v3/discovery:secrets",
         XdsType::Extension => "/v3/discovery:extension_configs",
         XdsType::Runtime => "/v3/discovery:runtime",

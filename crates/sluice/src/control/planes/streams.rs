@@ -97,12 +97,14 @@ impl Planes {
     ) {
         let known =
             self.streams.borrow().iter().find(|stream| stream.is_for(kind, source)).cloned();
-        if known.is_none() && matches!(&wanted, WantedNames::These(names) if names.is_empty()) {
+        if known.is_none() && wanted.is_nothing() {
             return;
         }
         let stream = known.unwrap_or_else(|| self.begin_stream(control, kind, source));
         stream.kinds.borrow_mut().insert(kind);
-        stream.machine.borrow_mut().want(kind, wanted);
+        if stream.machine.borrow_mut().want(kind, wanted) {
+            stream.reopen.notify_one();
+        }
         stream.changed.notify_one();
     }
 
@@ -333,6 +335,10 @@ fn method_of(kind: XdsType, aggregated: bool, delta: bool) -> &'static str {
         }
         (_, XdsType::Routes, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         (_, XdsType::Routes, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+        // There is no other form of it.
+        (_, XdsType::VirtualHost, _) => {
+            "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts"
+        }
         (_, XdsType::Secret, false) => {
             "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
         }

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use sluice_core::Moment;
 use sluice_envoy::sources::ResourceSource;
 use sluice_xds::{
-    OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ResourceFault, Versioned, XdsResponse,
-    XdsType,
+    NeedUntil, OwnerKey, OwnerKind, PartKey, READY_CLUSTERS_MAX, ResourceFault, Versioned,
+    XdsResponse, XdsType,
 };
 
 use super::applying::ApplyRound;
+use super::hosts::HostsAnswered;
 use super::mapper::Decoded;
 use super::{Planes, RESPONSES, XdsContent};
 use crate::control::Control;
@@ -29,10 +30,13 @@ impl Planes {
         response: XdsResponse,
     ) -> Vec<ResourceFault> {
         let turn = self.turn.lock().await;
-        let XdsResponse { kind, version, resources, removed, complete, mut faults } = response;
+        let XdsResponse { kind, version, resources, removed, absent, complete, mut faults } =
+            response;
         let mut there: HashSet<String> = faults.iter().map(|fault| fault.name.clone()).collect();
         let now = self.clock.now();
         let mut new = Vec::new();
+        let hosts = HostsAnswered::of(kind, &resources, &removed, absent);
+        self.arrive(kind);
         for resource in resources {
             there.insert(resource.name.clone());
             let version: Arc<str> = resource.version.as_str().into();
@@ -59,6 +63,7 @@ impl Planes {
         if complete {
             gone.extend(self.missing(kind, &there));
         }
+        self.remove_members(kind, &gone);
         self.advance(control, kind, gone, now, &mut round).await;
         let own = round.refused.iter().filter(|(of, ..)| *of == kind);
         faults.extend(own.map(|(_, name, problem)| ResourceFault {
@@ -72,6 +77,9 @@ impl Planes {
         self.answered.borrow_mut().insert(kind);
         if !missing.is_empty() {
             self.answer_demands(control, &missing);
+        }
+        if let Some(hosts) = hosts {
+            self.answer_hosts(control, &hosts);
         }
         drop(turn);
         self.subscribe(control);
@@ -117,6 +125,25 @@ impl Planes {
         names.map(ToString::to_string).collect()
     }
 
+    /// A plane has said what there is of a type, where that is needed rather than single parts.
+    fn arrive(&self, kind: XdsType) {
+        let mut inventory = self.inventory.borrow_mut();
+        let groups = inventory.needed().filter(|key| key.kind == kind && key.is_group());
+        let groups: Vec<PartKey> = groups.cloned().collect();
+        groups.iter().for_each(|group| inventory.arrive(group));
+    }
+
+    /// Removes what is needed only as long as it is there.
+    pub(super) fn remove_members(&self, kind: XdsType, gone: &[String]) {
+        let mut inventory = self.inventory.borrow_mut();
+        for name in gone {
+            let is_gone = inventory.remove_part(&PartKey { kind, name: name.as_str().into() });
+            if is_gone && let Some(last) = &self.last_good {
+                last.note_change();
+            }
+        }
+    }
+
     /// Adds a resource that was read; `false` if the bootstrap has one of its name.
     pub(super) fn offer(
         &self,
@@ -137,24 +164,36 @@ impl Planes {
         let now = self.clock.now();
         self.note_reported_as(kind, name, &message);
         let content = XdsContent { read: Some(message).into(), body, has_secret };
-        let versioned = Versioned { version: Arc::clone(version), since: now, content };
-        let Some(owner) = OwnerKind::of(kind) else {
-            let key = PartKey { kind, name: name.into() };
-            self.inventory.borrow_mut().offer_part(key, versioned);
+        let (version, owner) = (Arc::clone(version), OwnerKind::of(kind));
+        let part = PartKey { kind, name: name.into() };
+        // Where the parts of what nobody needs come from does not matter.
+        if owner.is_none() && !self.inventory.borrow().is_used(&part) {
+            return true;
+        }
+        let needs = self.note_sources(needs, now);
+        let Some(kind) = owner else {
+            let versioned = Versioned { version, since: now, content, needs };
+            self.inventory.borrow_mut().offer_part(part, versioned);
             return true;
         };
+        let versioned = Versioned { version, since: now, content, needs: Vec::new() };
+        let needs = needs.into_iter().map(|need| (need.part, need.until)).collect();
+        let key = OwnerKey { kind, name: name.into() };
+        self.inventory.borrow_mut().offer(key, versioned, needs, fixed)
+    }
+
+    /// Notes where parts come from; returns until when each is waited for.
+    fn note_sources(&self, needs: Vec<(PartKey, ResourceSource)>, now: Moment) -> Vec<NeedUntil> {
         let mut sources = self.part_sources.borrow_mut();
-        let mut until = Vec::new();
-        for (key, ResourceSource { from, fetch_timeout }) in needs {
-            let wait = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
-            let before = sources.insert(key.clone(), from.clone());
+        let noted = needs.into_iter().map(|(part, ResourceSource { from, fetch_timeout })| {
+            let until = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
+            let before = sources.insert(part.clone(), from.clone());
             if before.is_some_and(|before| before != from) {
                 self.subscribed.set(None);
             }
-            until.push((key, wait));
-        }
-        let key = OwnerKey { kind: owner, name: name.into() };
-        self.inventory.borrow_mut().offer(key, versioned, until, fixed)
+            NeedUntil { part, until }
+        });
+        noted.collect()
     }
 
     pub(super) fn refuse(&self, kind: XdsType, name: &str, version: &str, problem: &str) {

@@ -157,6 +157,7 @@ pub(crate) fn plan(
             idle_timeout: None,
             stream_duration_max: None,
             cluster_wait: None,
+            hosts_on_demand: None,
             requests_max: None,
             age_max: None,
             age_jitter_percent: 0,
