@@ -53,7 +53,7 @@ impl GuestHookCall<'_, '_, '_> {
         self.cx.request.filter(|_| of == MapOf { response: false, trailers: false })
     }
 
-    fn to_change(&mut self, of: MapOf) -> Answer<&mut Head> {
+    fn changeable(&mut self, of: MapOf) -> Answer<&mut Head> {
         if of.response != self.response {
             return Err(Status::BadArgument);
         }
@@ -102,7 +102,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
             // The route may go by what is changed. Later, it does not matter any more.
             let _ = self.reroute();
         }
-        let head = self.to_change(of)?;
+        let head = self.changeable(of)?;
         match edit {
             MapEdit::Add(name, value) => put(head, of, name, value, true),
             MapEdit::Replace(name, value) => put(head, of, name, value, false),
