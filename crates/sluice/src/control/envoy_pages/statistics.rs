@@ -66,12 +66,24 @@ impl EnvoyPages {
         self.control.measure();
         let (families, names) = (self.control.registry.snapshot(), self.names(&view));
         let (facts, rules) = (self.facts(), Arc::clone(&view.rules));
+        let workers = self.control.workers.len();
+        // Shards are counted from 1: what is not of a worker is in another one.
+        let of_workers =
+            [sluice_l4::metrics::ACCEPTED.name, sluice_l4::metrics::ACTIVE.name].map(|metric| {
+                let all = self.control.registry.series_of_shards(metric).into_iter();
+                let of = all.filter_map(|(labels, shard, value)| {
+                    Some((Arc::clone(labels.first()?), shard.checked_sub(1)?, value))
+                });
+                (metric, of.collect::<Vec<_>>())
+            });
         let reset = Arc::clone(&self.reset.borrow());
         let work = move || {
             let active = families.iter().find(|of| of.name == sluice_l4::metrics::ACTIVE.name);
             let cells = active.iter().flat_map(|of| &of.series).filter_map(|(_, of)| of.first());
             let facts = ServerFacts { connections: cells.sum(), ..facts };
-            let mut all = stats::collect(&families, &names, facts.statistics());
+            let mut more = facts.statistics();
+            more.extend(stats::of_workers(&of_workers, &names, workers));
+            let mut all = stats::collect(&families, &names, more);
             for of in all.iter_mut().filter(|of| of.kind == StatKind::Counter) {
                 of.value = of.value.saturating_sub(reset.get(&of.name).copied().unwrap_or(0));
             }
