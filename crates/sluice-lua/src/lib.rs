@@ -14,9 +14,13 @@ mod connection_run;
 mod connections;
 mod convert;
 mod decisions;
+mod engine;
 mod exposed;
 mod failure;
 mod filter;
+#[cfg(any(test, feature = "hostile"))]
+#[doc(hidden)]
+pub mod hostile;
 mod in_use;
 mod kind;
 mod limits;

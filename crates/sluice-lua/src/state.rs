@@ -1,19 +1,20 @@
 //! A Lua state: the sandbox, one script, and the coroutines of requests.
 //!
 //! Owns: what is loaded into a state, how a coroutine is resumed, and when a state is given up. Refuses to know: requests
-//! and responses. Keeps: memory is bounded by LuaJIT's allocator; when it has run out, the state is given up, and its
+//! and responses. Keeps: memory is bounded by the allocator of the state; when it has run out, the state is given up, and its
 //! coroutines fail; no coroutine runs beside another.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use mlua::chunk::ChunkMode;
-use mlua::state::{GcIncParams, GcMode};
-use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value};
+use mlua::state::GcMode;
+use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, Table, Thread, Value};
 
 use crate::args::{Args, OpResult, settled};
 use crate::budget::{OWN_CHUNK, ScriptBudget, UsedUp};
 use crate::connection_run::ConnRun;
+use crate::engine;
 use crate::failure::{FailureKind, ScriptFailure, text_of};
 use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
@@ -27,7 +28,7 @@ const OBJECTS: &str = include_str!("objects.lua");
 /// The share of the memory of a state that the largest string may take.
 const STRING_SHARE: usize = 4;
 
-/// The message of LuaJIT when memory has run out, which a script can catch.
+/// The message of Lua when memory has run out, which a script can catch.
 const NO_MEMORY: &str = "not enough memory";
 
 /// One script in a Lua state of its own.
@@ -103,16 +104,13 @@ impl LuaState {
         text: &[u8],
         limits: ScriptLimits,
     ) -> mlua::Result<(Self, mlua::Result<()>)> {
-        // Without its library, the compiler stays off.
-        let compiler = if limits.jit { StdLib::JIT } else { StdLib::NONE };
-        let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | compiler;
-        let lua = Lua::new_with(libraries, LuaOptions::default())?;
-        // LuaJIT does not collect when memory runs out: it must not fall behind large strings.
-        let pace = GcIncParams::default().pause(150).step_multiplier(100_000);
-        lua.gc_set_mode(GcMode::Incremental(pace));
+        let lua = Lua::new_with(engine::libraries(limits.jit), LuaOptions::default())?;
+        lua.gc_set_mode(GcMode::Incremental(engine::pace()));
         let budget = ScriptBudget::new(limits);
         budget.begin(&lua)?;
         let natives = natives::table(&lua, &budget, limits.memory / STRING_SHARE)?;
+        let before = lua.load(engine::BEFORE_SANDBOX).set_name(OWN_CHUNK);
+        before.set_mode(ChunkMode::Text).exec()?;
         let sandbox = lua.load(SANDBOX).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
         let (raise, settle, text_of, load_script) =
             sandbox.call::<(Function, Function, Function, Function)>(&natives)?;
@@ -179,6 +177,14 @@ impl LuaState {
         self.lua.create_table().map_err(|error| self.failed(&error))
     }
 
+    /// The keys of a global table that are texts.
+    #[cfg(any(test, feature = "hostile"))]
+    pub(crate) fn names(&self, table: &str) -> std::collections::BTreeSet<String> {
+        let table = self.lua.globals().raw_get::<Option<Table>>(table).ok().flatten();
+        let keys = table.iter().flat_map(Table::pairs::<String, Value>);
+        keys.filter_map(|entry| entry.ok().map(|(key, _)| key)).collect()
+    }
+
     /// The bytes in use.
     pub(crate) fn memory_used(&self) -> usize {
         self.lua.used_memory()
@@ -197,6 +203,8 @@ impl LuaState {
 
     /// Creates the coroutine of a request or response, and its number.
     pub(crate) fn coroutine(&self) -> Result<(Thread, u64), ScriptFailure> {
+        // What an earlier run has used up is no matter of this one, whose hook is set here.
+        self.budget.begin(&self.lua).map_err(|error| self.failed(&error))?;
         let thread = self.lua.create_thread(self.start.clone());
         let thread = thread.map_err(|error| self.failed(&error))?;
         self.runs.set(self.runs.get() + 1);
@@ -239,8 +247,7 @@ impl LuaState {
             return Err(ScriptFailure::new(FailureKind::Memory, message));
         }
         self.runs.set(self.runs.get() + 1);
-        #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
-        let id = self.runs.get() as f64;
+        let id = whole(self.runs.get());
         run.id = self.runs.get();
         let called = self.with_host(
             |lua, values| run.call(lua, values),
@@ -284,9 +291,7 @@ impl LuaState {
         Ok(MultiValue::from_vec(match input {
             Input::Start { response, id } => {
                 let hook = self.hook(response);
-                #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
-                let id = Value::Number(id as f64);
-                vec![hook, id]
+                vec![hook, Value::Integer(whole(id))]
             }
             Input::Nothing => vec![ok, Value::Nil],
             Input::Present(is) => vec![ok, Value::Boolean(is)],
@@ -371,6 +376,11 @@ impl LuaState {
             self.nearly_full.set(true);
         }
     }
+}
+
+/// A number that Lua has exactly: all of ours are fewer than 2^53.
+pub(crate) fn whole(number: u64) -> mlua::Integer {
+    number.try_into().unwrap_or(mlua::Integer::MAX)
 }
 
 fn used_up(used: &UsedUp) -> ScriptFailure {

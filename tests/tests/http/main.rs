@@ -22,4 +22,5 @@ mod modules;
 mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
+mod script_reloads;
 mod values;
