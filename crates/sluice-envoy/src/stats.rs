@@ -125,13 +125,21 @@ fn add(
     }
 }
 
-/// The statistics of workers, by listener and worker: these are the series of the listeners, by metric, each with the
-/// number of its worker and its value.
-pub fn of_workers(
-    series: &[(&str, Vec<(Arc<str>, usize, u64)>)],
-    names: &StatNames,
-    workers: usize,
-) -> Vec<Statistic> {
+/// What a worker counted for a listener.
+#[derive(Clone, Debug)]
+pub struct WorkerSeries {
+    /// The metric.
+    pub metric: &'static str,
+    /// The native name of the listener.
+    pub listener: Arc<str>,
+    /// The number of the worker, from 0.
+    pub worker: usize,
+    /// The value.
+    pub value: u64,
+}
+
+/// The statistics of workers, by listener and worker.
+pub fn of_workers(series: &[WorkerSeries], names: &StatNames, workers: usize) -> Vec<Statistic> {
     let mut sums: BTreeMap<String, StatSum> = BTreeMap::new();
     let rows = || TABLE.iter().filter(|row| row.scope == StatScope::ListenerWorker);
     let name = |of: &ListenerStatNames, worker: usize, row: &StatRow| {
@@ -142,12 +150,11 @@ pub fn of_workers(
             sums.entry(name(of, worker, row)).or_insert_with(|| StatSum::new(row));
         }
     }
-    for (metric, values) in series {
-        for row in rows().filter(|row| row.metric == *metric) {
-            for (listener, worker, value) in values {
-                let Some(of) = names.listener(listener) else { continue };
-                let sum = sums.get_mut(&name(of, *worker, row));
-                sum.into_iter().for_each(|sum| sum.add(row, &[*value]));
+    for one in series {
+        let Some(of) = names.listener(&one.listener) else { continue };
+        for row in rows().filter(|row| row.metric == one.metric) {
+            if let Some(sum) = sums.get_mut(&name(of, one.worker, row)) {
+                sum.add(row, &[one.value]);
             }
         }
     }

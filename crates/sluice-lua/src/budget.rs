@@ -4,9 +4,8 @@
 //! does. Keeps: once a budget is used up, every further instruction of the run fails, so that a script that catches the
 //! error gets nothing done with it.
 //!
-//! LuaJIT calls the hook every [`STRIDE`] instructions of the interpreter, in whichever coroutine they are. Lua 5.4 counts them
-//! for each coroutine apart, so that each has to be watched more closely once a budget is used up. Functions in C are one
-//! instruction each. Those whose work grows with their arguments are wrapped by the sandbox and charge for it.
+//! LuaJIT calls the hook every [`STRIDE`] instructions of the interpreter, in whichever coroutine they are; functions in C
+//! are one instruction each. Those whose work grows with their arguments are wrapped by the sandbox and charge for it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,7 +15,6 @@ use mlua::debug::Debug;
 use mlua::{HookTriggers, Lua, VmState};
 use sluice_sys::process::thread_cpu;
 
-use crate::engine;
 use crate::limits::ScriptLimits;
 
 /// Instructions between two looks at the budget.
@@ -124,7 +122,7 @@ impl ScriptBudget {
             let place = place(at).or_else(|| script_place(lua)).unwrap_or_else(|| "?".into());
             *self.exhausted.borrow_mut() = Some(UsedUp { what, place });
         }
-        if every > 1 || engine::HOOK_PER_COROUTINE {
+        if every > 1 {
             self.watch(lua, 1)?;
         }
         Err(mlua::Error::runtime("the script has used up its budget"))

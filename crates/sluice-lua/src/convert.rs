@@ -29,7 +29,7 @@ pub(crate) fn to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
     })
 }
 
-/// What is whole has no fraction when it is shown, whatever the interpreter.
+/// What is whole has no fraction when it is shown.
 fn number_to_lua(number: f64) -> Value {
     #[allow(clippy::cast_possible_truncation, reason = "it is compared")]
     let whole = number as i64;

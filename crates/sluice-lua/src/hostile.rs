@@ -130,7 +130,7 @@ fn of_requests(program: &[u8], worker: &Rc<WorkerCx>) -> BTreeSet<String> {
          function envoy_on_response(handle)\n  begin(handle)\n{second}end\n"
     );
     let state = load(ScriptKind::Requests, &text);
-    let ends = program.len() % 3 == 0;
+    let ends = program.len().is_multiple_of(3);
     let values = serde_json::json!({ "x": { "a": [1, 2.5, true, null, "b"] } });
     let values = FreeValues(values.as_object().cloned().unwrap_or_default());
     let exposed = Exposed {

@@ -14,7 +14,6 @@ mod connection_run;
 mod connections;
 mod convert;
 mod decisions;
-mod engine;
 mod exposed;
 mod failure;
 mod filter;

@@ -17,7 +17,6 @@ use sluice_l7::filters::{CheckContext, FilterFactory, HttpFilter, HttpFilterPlan
 use sluice_telemetry::metrics::SeriesLabels;
 use sluice_upstream::Cluster;
 
-use crate::engine;
 use crate::exposed::{Exposed, FreeValues};
 use crate::filter::LuaFilter;
 use crate::in_use::{LuaUse, OnScriptError};
@@ -237,12 +236,6 @@ pub(crate) fn are_bounds_usable(
 
 fn are_limits_usable(lua: &Lua, span: Span, context: &mut CheckContext<'_>) -> bool {
     let bounds = (lua.instructions, lua.cpu, lua.memory);
-    if lua.jit == Some(true) && !engine::COMPILES {
-        let message = "this Sluice runs scripts in Lua 5.4, which does not compile them";
-        let finding = context.diags.error("useless-setting", span, context.at.key("jit"), message);
-        finding.help("remove `jit`, or use a build with LuaJIT");
-        return false;
-    }
     if lua.jit == Some(true) && (lua.instructions.is_some() || lua.cpu.is_some()) {
         let message = "`instructions` and `cpu` hold up no script that is compiled";
         let finding = context.diags.error("useless-setting", span, context.at.key("jit"), message);

@@ -1,20 +1,19 @@
 //! A Lua state: the sandbox, one script, and the coroutines of requests.
 //!
 //! Owns: what is loaded into a state, how a coroutine is resumed, and when a state is given up. Refuses to know: requests
-//! and responses. Keeps: memory is bounded by the allocator of the state; when it has run out, the state is given up, and its
+//! and responses. Keeps: memory is bounded by LuaJIT's allocator; when it has run out, the state is given up, and its
 //! coroutines fail; no coroutine runs beside another.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use mlua::chunk::ChunkMode;
-use mlua::state::GcMode;
-use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, Table, Thread, Value};
+use mlua::state::{GcIncParams, GcMode};
+use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thread, Value};
 
 use crate::args::{Args, OpResult, settled};
 use crate::budget::{OWN_CHUNK, ScriptBudget, UsedUp};
 use crate::connection_run::ConnRun;
-use crate::engine;
 use crate::failure::{FailureKind, ScriptFailure, text_of};
 use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
@@ -28,7 +27,7 @@ const OBJECTS: &str = include_str!("objects.lua");
 /// The share of the memory of a state that the largest string may take.
 const STRING_SHARE: usize = 4;
 
-/// The message of Lua when memory has run out, which a script can catch.
+/// The message of LuaJIT when memory has run out, which a script can catch.
 const NO_MEMORY: &str = "not enough memory";
 
 /// One script in a Lua state of its own.
@@ -104,13 +103,16 @@ impl LuaState {
         text: &[u8],
         limits: ScriptLimits,
     ) -> mlua::Result<(Self, mlua::Result<()>)> {
-        let lua = Lua::new_with(engine::libraries(limits.jit), LuaOptions::default())?;
-        lua.gc_set_mode(GcMode::Incremental(engine::pace()));
+        // Without its library, the compiler stays off.
+        let compiler = if limits.jit { StdLib::JIT } else { StdLib::NONE };
+        let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::BIT | compiler;
+        let lua = Lua::new_with(libraries, LuaOptions::default())?;
+        // LuaJIT does not collect when memory runs out: it must not fall behind large strings.
+        let pace = GcIncParams::default().pause(150).step_multiplier(100_000);
+        lua.gc_set_mode(GcMode::Incremental(pace));
         let budget = ScriptBudget::new(limits);
         budget.begin(&lua)?;
         let natives = natives::table(&lua, &budget, limits.memory / STRING_SHARE)?;
-        let before = lua.load(engine::BEFORE_SANDBOX).set_name(OWN_CHUNK);
-        before.set_mode(ChunkMode::Text).exec()?;
         let sandbox = lua.load(SANDBOX).set_name(OWN_CHUNK).set_mode(ChunkMode::Text);
         let (raise, settle, text_of, load_script) =
             sandbox.call::<(Function, Function, Function, Function)>(&natives)?;
@@ -203,8 +205,6 @@ impl LuaState {
 
     /// Creates the coroutine of a request or response, and its number.
     pub(crate) fn coroutine(&self) -> Result<(Thread, u64), ScriptFailure> {
-        // What an earlier run has used up is no matter of this one, whose hook is set here.
-        self.budget.begin(&self.lua).map_err(|error| self.failed(&error))?;
         let thread = self.lua.create_thread(self.start.clone());
         let thread = thread.map_err(|error| self.failed(&error))?;
         self.runs.set(self.runs.get() + 1);

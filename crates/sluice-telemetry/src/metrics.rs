@@ -194,7 +194,7 @@ impl Registry {
     }
 
     /// As [`Registry::series`], not added up: with the number of the shard of each.
-    pub fn series_of_shards(&self, name: &str) -> Vec<(Box<[Arc<str>]>, usize, u64)> {
+    pub fn series_of_shards(&self, name: &str) -> Vec<(LabelValues, usize, u64)> {
         let families = self.families();
         let series = families.get(name).into_iter().flat_map(|family| &family.series);
         let of = |(labels, shards): (&LabelValues, &ShardCells)| {

@@ -158,12 +158,15 @@ fn statuses_that_are_counted_have_a_name_each() {
 #[test]
 fn workers_have_statistics_of_listeners() {
     let names = StatNames::of_bootstrap(&bootstrap(BOOTSTRAP));
-    let of = |listener: &str, worker, value| (Arc::from(listener), worker, value);
-    let total = "sluice_listener_connections_accepted_total";
-    let series = [(
-        total,
-        vec![of("web_in", 0, 2), of("web_in", 1, 3), of("web_in", 7, 9), of("gone", 0, 1)],
-    )];
+    let metric = "sluice_listener_connections_accepted_total";
+    let series = [("web_in", 0, 2), ("web_in", 1, 3), ("web_in", 7, 9), ("gone", 0, 1)].map(
+        |(listener, worker, value)| WorkerSeries {
+            metric,
+            listener: listener.into(),
+            worker,
+            value,
+        },
+    );
     let all = of_workers(&series, &names, 2);
     for (name, expected) in [
         ("listener.[__1]_80.worker_0.downstream_cx_total", Some(2)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sluice_envoy::stats::server::ServerFacts;
 use sluice_envoy::stats::show::{self, StatQuery};
-use sluice_envoy::stats::{self, StatKind, StatRules, Statistic};
+use sluice_envoy::stats::{self, StatKind, StatRules, Statistic, WorkerSeries};
 use sluice_l7::runtime::Origin;
 use sluice_model::model::Kind;
 use sluice_sys::process;
@@ -67,15 +67,7 @@ impl EnvoyPages {
         let (families, names) = (self.control.registry.snapshot(), self.names(&view));
         let (facts, rules) = (self.facts(), Arc::clone(&view.rules));
         let workers = self.control.workers.len();
-        // Shards are counted from 1: what is not of a worker is in another one.
-        let of_workers =
-            [sluice_l4::metrics::ACCEPTED.name, sluice_l4::metrics::ACTIVE.name].map(|metric| {
-                let all = self.control.registry.series_of_shards(metric).into_iter();
-                let of = all.filter_map(|(labels, shard, value)| {
-                    Some((Arc::clone(labels.first()?), shard.checked_sub(1)?, value))
-                });
-                (metric, of.collect::<Vec<_>>())
-            });
+        let of_workers = self.series_of_workers();
         let reset = Arc::clone(&self.reset.borrow());
         let work = move || {
             let active = families.iter().find(|of| of.name == sluice_l4::metrics::ACTIVE.name);
@@ -90,6 +82,19 @@ impl EnvoyPages {
             then(&rules, &all)
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    }
+
+    fn series_of_workers(&self) -> Vec<WorkerSeries> {
+        let of = |metric: &'static str| {
+            let all = self.control.registry.series_of_shards(metric).into_iter();
+            all.filter_map(move |(labels, shard, value)| {
+                // Shards are counted from 1: what is not of a worker is in another one.
+                let (listener, worker) = (Arc::clone(labels.first()?), shard.checked_sub(1)?);
+                Some(WorkerSeries { metric, listener, worker, value })
+            })
+        };
+        let metrics = [sluice_l4::metrics::ACCEPTED.name, sluice_l4::metrics::ACTIVE.name];
+        metrics.into_iter().flat_map(of).collect()
     }
 
     fn facts(&self) -> ServerFacts {
