@@ -4,6 +4,7 @@
 //! the values come from. Keeps: only what Sluice counts has a name here; the data path counts nothing for it, since all of it
 //! is derived from series that are there anyway.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -83,11 +84,7 @@ pub fn collect(
             add(&mut sums, row, family, names);
         }
     }
-    let found = sums.into_iter().map(|(name, sum)| {
-        let StatSum { kind, value, used, times } = sum;
-        Statistic { name, kind, value: u64::try_from(value).unwrap_or(0), used, times }
-    });
-    let mut all: Vec<Statistic> = found.chain(more).collect();
+    let mut all: Vec<Statistic> = statistics(sums).chain(more).collect();
     all.sort_by(|one, other| one.name.cmp(&other.name));
     all
 }
@@ -107,16 +104,68 @@ fn add(
 ) {
     let place = |label: &str| family.labels.iter().position(|of| *of == label);
     let owner = row.scope.label().map(place);
-    let only = row.only.label().map(place);
+    let only: Vec<(Only, Option<usize>)> =
+        row.only.iter().map(|only| (*only, place(only.label()))).collect();
     for (values, cells) in &family.series {
-        let value_of = |place: Option<Option<usize>>| place.flatten().and_then(|at| values.get(at));
-        if !value_of(only).map_or(matches!(row.only, Only::All), |of| row.only.takes(of)) {
+        let value_of = |place: Option<usize>| place.and_then(|at| values.get(at));
+        let fits = |(only, place): &(Only, Option<usize>)| {
+            value_of(*place).is_some_and(|value| only.takes(value))
+        };
+        if !only.iter().all(fits) {
             continue;
         }
-        let Some(prefix) = prefix_of(row.scope, value_of(owner), names) else { continue };
-        let sum = sums.entry(format!("{prefix}{}", row.stat)).or_insert_with(|| StatSum::new(row));
+        let Some(prefix) = prefix_of(row.scope, value_of(owner.flatten()), names) else { continue };
+        let number = only.iter().find(|(only, _)| matches!(only, Only::Each(..)));
+        let stat = match number.and_then(|(_, place)| value_of(*place)) {
+            Some(number) => Cow::Owned(format!("{}{number}", row.stat)),
+            None => Cow::Borrowed(row.stat),
+        };
+        let sum = sums.entry(format!("{prefix}{stat}")).or_insert_with(|| StatSum::new(row));
         sum.add(row, cells);
     }
+}
+
+/// What a worker counted for a listener.
+#[derive(Clone, Debug)]
+pub struct WorkerSeries {
+    /// The metric.
+    pub metric: &'static str,
+    /// The native name of the listener.
+    pub listener: Arc<str>,
+    /// The number of the worker, from 0.
+    pub worker: usize,
+    /// The value.
+    pub value: u64,
+}
+
+/// The statistics of workers, by listener and worker.
+pub fn of_workers(series: &[WorkerSeries], names: &StatNames, workers: usize) -> Vec<Statistic> {
+    let mut sums: BTreeMap<String, StatSum> = BTreeMap::new();
+    let rows = || TABLE.iter().filter(|row| row.scope == StatScope::ListenerWorker);
+    let name = |of: &ListenerStatNames, worker: usize, row: &StatRow| {
+        format!("listener.{}.worker_{worker}.{}", of.address, row.stat)
+    };
+    for (_, of) in names.listeners() {
+        for (worker, row) in (0..workers).flat_map(|worker| rows().map(move |row| (worker, row))) {
+            sums.entry(name(of, worker, row)).or_insert_with(|| StatSum::new(row));
+        }
+    }
+    for one in series {
+        let Some(of) = names.listener(&one.listener) else { continue };
+        for row in rows().filter(|row| row.metric == one.metric) {
+            if let Some(sum) = sums.get_mut(&name(of, one.worker, row)) {
+                sum.add(row, &[one.value]);
+            }
+        }
+    }
+    statistics(sums).collect()
+}
+
+fn statistics(sums: BTreeMap<String, StatSum>) -> impl Iterator<Item = Statistic> {
+    sums.into_iter().map(|(name, sum)| {
+        let StatSum { kind, value, used, times } = sum;
+        Statistic { name, kind, value: u64::try_from(value).unwrap_or(0), used, times }
+    })
 }
 
 /// What stands before the names of a scope; `None` if what it is about is not known by a name of Envoy.
@@ -136,11 +185,17 @@ impl ListenerStatNames {
             Some(format!("{word}.{}.", of.as_ref().filter(|_| all)?))
         };
         match scope {
-            StatScope::Process | StatScope::Cluster => None,
+            StatScope::Process | StatScope::Cluster | StatScope::ListenerWorker => None,
             StatScope::Listener => Some(format!("listener.{address}.")),
             StatScope::ListenerHttp => of(&self.http, true, &format!("listener.{address}.http")),
             StatScope::Http => of(&self.http, true, "http"),
             StatScope::HttpConnections => of(&self.http, self.is_uniform, "http"),
+            StatScope::Rbac | StatScope::RbacShadow => {
+                let shadow = scope == StatScope::RbacShadow;
+                let (http, rbac) = (self.http.as_ref()?, self.rbac.as_ref()?);
+                let rules = if shadow { &rbac.shadow_rules } else { &rbac.rules };
+                Some(format!("http.{http}.rbac.{rules}"))
+            }
             StatScope::Tcp => of(&self.tcp, self.is_uniform, "tcp"),
             StatScope::Udp => of(&self.udp, self.is_uniform, "udp"),
         }

@@ -5,7 +5,6 @@
 //! are those that were current when its headers were complete.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::pin::pin;
@@ -256,31 +255,13 @@ impl RequestTask {
         let HttpOptions { body_timeout, stream_duration_max, .. } = manager.plan.options;
         let mut deadlines = Deadlines::new(body_timeout, filter_wait(worker));
         deadlines.bound(stream_duration_max, TotalSource::Listener, began);
-        let summary = Summary {
-            id: next_id(),
-            started: worker.clock.wall(began),
-            lasted: std::time::Duration::ZERO,
-            request_end: stream.is_received().then_some(std::time::Duration::ZERO),
-            response_start: None,
-            version: request.version(),
-            upstream_version: None,
-            original_path: String::new(),
-            source: downstream.conn.info.source(),
-            route: None,
-            destination: None,
-            cluster: None,
-            attempts: SmallVec::new(),
-            side_calls: Vec::new(),
-            filter: None,
-            received: 0,
-            sent: 0,
-            status: 0,
-            grpc_status: None,
-            reason: None,
-            details: Cow::Borrowed(""),
-            detail: None,
-            local_text: None,
-        };
+        let mut summary = Summary::begun(
+            next_id(),
+            worker.clock.wall(began),
+            request.version(),
+            downstream.conn.info.source(),
+        );
+        summary.request_end = stream.is_received().then_some(std::time::Duration::ZERO);
         Self {
             response: manager.shared.head_pool.take().into(),
             has_response: false,

@@ -53,6 +53,7 @@ pub mod rbac;
 pub mod request_id;
 pub mod set_headers;
 pub mod set_values;
+mod solitary;
 pub mod step;
 pub mod sticky;
 
@@ -61,6 +62,7 @@ pub use sluice_l4::filters::{
     CheckContext, Content, FetchSchedule, Fetched, FileOrigin, FilterFactory, FilterOwner,
     FilterRegistry, LiveSecret, long_form_of,
 };
+pub use solitary::SolitaryRequest;
 pub use step::{
     BodyStart, BodyStep, HeadDecision, HeadResume, HeadStep, MessageEnd, PeekResume, PieceResume,
     PieceStep, ResponseBodyStep, ResponseResume, ResponseStep, ResponseTrailersStep, TrailersStep,

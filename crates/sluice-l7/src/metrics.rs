@@ -7,6 +7,7 @@ sluice_telemetry::metrics! {
     ENDED = "sluice_http_requests_ended_total", Counter, ["listener", "reason"], "Requests ended, by reason.";
     ROUTE_REQUESTS = "sluice_route_requests_total", Counter, ["route", "class"], "Requests by rule and class of the response status; rules beyond the limit `route_series` share `other`.";
     CLUSTER_REQUESTS = "sluice_cluster_requests_total", Counter, ["cluster", "class"], "Requests sent to a cluster, each retry counted, by class of the response status; `none` got no response.";
+    CLUSTER_STATUSES = "sluice_cluster_responses_total", Counter, ["cluster", "status"], "Responses of the endpoints of a cluster, those that were retried included, by status; each worker gives the first 64 statuses of a cluster their own series, and further ones share `other`.";
     CLUSTER_TIME = "sluice_cluster_request_seconds", Histogram, ["cluster"], "Time from the first byte sent to an endpoint to its response headers.";
     RETRIES = "sluice_cluster_retries_total", Counter, ["cluster", "result"], "Retries: `made`, or refused because of the `limit` on retries.";
     RETRY_RULES = "sluice_cluster_retry_rules_total", Counter, ["cluster", "rule"], "Retries made, by the condition of `retry` that covered the failure or response; `unsent` and `stale` are also retried without one.";
@@ -36,6 +37,8 @@ sluice_telemetry::metrics! {
     EXT_PROC_IGNORED = "sluice_ext_proc_ignored_changes_total", Counter, ["listener", "part"], "Changes of headers that the service of `ext_proc` may not make: of a `request`, a `response` or `trailers`.";
     GLOBAL_RATE = "sluice_global_rate_limit_decisions_total", Counter, ["listener", "decision"], "Requests and connections that a service for rate limits decided about (`global_rate_limit`): `allowed` or `limited`; `failed` if it did not in time.";
     INJECTED_FAULTS = "sluice_http_faults_total", Counter, ["listener", "fault"], "Faults that the filter `fault` injected: `delay`, `abort`, `response_rate`; `limit` for requests that got none because of `max_active`.";
+    CORS = "sluice_cors_requests_total", Counter, ["listener", "result"], "Requests with an `origin` at the filter `cors`: its scripts may read the response (`allowed`), or not (`refused`).";
+    CSRF = "sluice_csrf_requests_total", Counter, ["listener", "page"], "Requests at the filter `csrf` that change state, by the page that they come from: one that may make them (`known`), another one (`foreign`), or the request does not say (`unknown`).";
     FILTER_REPLIES = "sluice_http_filter_replies_total", Counter, ["listener", "filter"], "Requests that a filter replied to.";
     FAULTS = "sluice_http_protocol_errors_total", Counter, ["listener", "detail"], "Client messages that were refused, by what was wrong with them.";
 }

@@ -147,6 +147,37 @@ pub struct Summary {
     pub local_text: Option<Bytes>,
 }
 
+impl Summary {
+    /// What is known of a request when its head was received.
+    pub(crate) fn begun(id: u64, started: Duration, version: Version, source: Peer) -> Self {
+        Self {
+            id,
+            started,
+            lasted: Duration::ZERO,
+            request_end: None,
+            response_start: None,
+            version,
+            upstream_version: None,
+            original_path: String::new(),
+            source,
+            route: None,
+            destination: None,
+            cluster: None,
+            attempts: SmallVec::new(),
+            side_calls: Vec::new(),
+            filter: None,
+            received: 0,
+            sent: 0,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            details: Cow::Borrowed(""),
+            detail: None,
+            local_text: None,
+        }
+    }
+}
+
 /// A side call of a filter that has ended.
 #[derive(Clone, Debug)]
 pub struct SideCallRecord {

@@ -21,6 +21,7 @@ use crate::exposed::FreeValues;
 use crate::ops::info::write_line;
 use crate::ops::shared::{BYTES, SharedJson};
 use crate::ops::tls;
+use crate::state::whole;
 
 sluice_core::values! {
     CONN_VALUES: ValueFamily = "lua.connection.*", "What a script of the connection filter `lua` shared about the connection (`set`), by key.";
@@ -148,8 +149,7 @@ pub(crate) const CONN_OPS: &[(&str, ConnOp)] = &[
 fn fact(run: &mut ConnRun<'_>, lua: &Lua, args: &mut Args<'_>) -> OpResult {
     let name = args.word(0)?;
     match &*name {
-        #[allow(clippy::cast_precision_loss, reason = "connections are fewer than 2^53")]
-        "id" => one(lua, run.conn.id as f64),
+        "id" => one(lua, whole(run.conn.id)),
         name => one(lua, run.conn.texts.get(name).map(String::as_str)),
     }
 }
@@ -231,6 +231,6 @@ fn log(run: &mut ConnRun<'_>, _: &Lua, args: &mut Args<'_>) -> OpResult {
 /// The time since the Unix epoch, in milliseconds.
 fn timestamp(run: &mut ConnRun<'_>, lua: &Lua, _: &mut Args<'_>) -> OpResult {
     let worker = run.with.worker;
-    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are fewer than 2^53")]
-    one(lua, worker.clock.wall(worker.now()).as_millis() as f64)
+    let millis = worker.clock.wall(worker.now()).as_millis();
+    one(lua, whole(millis.try_into().unwrap_or(u64::MAX)))
 }

@@ -16,7 +16,7 @@ pub(crate) fn to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
     Ok(match json {
         Json::Null => Value::Nil,
         Json::Bool(value) => Value::Boolean(*value),
-        Json::Number(number) => Value::Number(number.as_f64().unwrap_or(f64::NAN)),
+        Json::Number(number) => number_to_lua(number.as_f64().unwrap_or(f64::NAN)),
         Json::String(text) => Value::String(lua.create_string(text)?),
         Json::Array(items) => {
             let list = lua.create_table_with_capacity(items.len(), 0)?;
@@ -27,6 +27,15 @@ pub(crate) fn to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
         }
         Json::Object(entries) => Value::Table(to_table(lua, entries)?),
     })
+}
+
+/// What is whole has no fraction when it is shown.
+fn number_to_lua(number: f64) -> Value {
+    #[allow(clippy::cast_possible_truncation, reason = "it is compared")]
+    let whole = number as i64;
+    #[allow(clippy::cast_precision_loss, reason = "it is compared")]
+    let is_whole = whole as f64 == number && whole.unsigned_abs() < 1 << 53;
+    if is_whole { Value::Integer(whole) } else { Value::Number(number) }
 }
 
 /// Makes a table of Lua.

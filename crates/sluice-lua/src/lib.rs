@@ -17,6 +17,9 @@ mod decisions;
 mod exposed;
 mod failure;
 mod filter;
+#[cfg(any(test, feature = "hostile"))]
+#[doc(hidden)]
+pub mod hostile;
 mod in_use;
 mod kind;
 mod limits;

@@ -11,6 +11,7 @@ use mlua::{Lua, LuaString, MultiValue, Table, Value};
 use crate::args::{Args, OpError, OpResult, one, settled};
 use crate::budget::{ScriptBudget, script_place};
 use crate::pattern::{Capture, Matcher, PatternError, PatternMatch};
+use crate::state::whole;
 
 mod signatures;
 
@@ -224,7 +225,7 @@ fn gsub(natives: &Natives, lua: &Lua, args: &mut Args<'_>) -> OpResult {
     result.extend_from_slice(text.get(at..).unwrap_or_default());
     natives.budget.charge(lua, result.len() as u64 / 8)?;
     let result = Value::String(lua.create_string(result)?);
-    Ok(MultiValue::from_vec(vec![result, Value::Number(count as f64)]))
+    Ok(MultiValue::from_vec(vec![result, Value::Integer(whole(count))]))
 }
 
 fn replace(

@@ -179,6 +179,14 @@ impl LuaState {
         self.lua.create_table().map_err(|error| self.failed(&error))
     }
 
+    /// The keys of a global table that are texts.
+    #[cfg(any(test, feature = "hostile"))]
+    pub(crate) fn names(&self, table: &str) -> std::collections::BTreeSet<String> {
+        let table = self.lua.globals().raw_get::<Option<Table>>(table).ok().flatten();
+        let keys = table.iter().flat_map(Table::pairs::<String, Value>);
+        keys.filter_map(|entry| entry.ok().map(|(key, _)| key)).collect()
+    }
+
     /// The bytes in use.
     pub(crate) fn memory_used(&self) -> usize {
         self.lua.used_memory()
@@ -239,8 +247,7 @@ impl LuaState {
             return Err(ScriptFailure::new(FailureKind::Memory, message));
         }
         self.runs.set(self.runs.get() + 1);
-        #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
-        let id = self.runs.get() as f64;
+        let id = whole(self.runs.get());
         run.id = self.runs.get();
         let called = self.with_host(
             |lua, values| run.call(lua, values),
@@ -284,9 +291,7 @@ impl LuaState {
         Ok(MultiValue::from_vec(match input {
             Input::Start { response, id } => {
                 let hook = self.hook(response);
-                #[allow(clippy::cast_precision_loss, reason = "runs are fewer than 2^53")]
-                let id = Value::Number(id as f64);
-                vec![hook, id]
+                vec![hook, Value::Integer(whole(id))]
             }
             Input::Nothing => vec![ok, Value::Nil],
             Input::Present(is) => vec![ok, Value::Boolean(is)],
@@ -371,6 +376,11 @@ impl LuaState {
             self.nearly_full.set(true);
         }
     }
+}
+
+/// A number that Lua has exactly: all of ours are fewer than 2^53.
+pub(crate) fn whole(number: u64) -> mlua::Integer {
+    number.try_into().unwrap_or(mlua::Integer::MAX)
 }
 
 fn used_up(used: &UsedUp) -> ScriptFailure {

@@ -255,3 +255,39 @@ fn a_script_defines_a_function() {
     assert_eq!(message("\x1bLJ\x02"), "attempt to load a binary chunk (mode is 't')");
     assert!(message("x.y = 1").starts_with("a.lua:1: attempt to index global 'x'"));
 }
+
+/// The methods that the interface of a kind of scripts defines, apart from those that only ask for a fact.
+fn methods(kind: ScriptKind) -> Vec<&'static str> {
+    let lines = kind.interface().lines();
+    let defined = lines.filter_map(|line| line.trim().strip_prefix("function "));
+    let named = defined.filter_map(|rest| rest.split_once(':')).map(|(_, rest)| rest);
+    named
+        .filter_map(|rest| Some(rest.split_once('(')?.0))
+        .filter(|name| *name != "__pairs")
+        .collect()
+}
+
+#[test]
+fn whatever_is_called_with_anything_is_at_most_an_error() {
+    for (kind, calls) in [
+        (ScriptKind::Requests, crate::hostile::HANDLE),
+        (ScriptKind::Connections, crate::hostile::CONNECTION),
+    ] {
+        for method in methods(kind) {
+            assert!(calls.iter().any(|(name, _)| *name == method), "{method} is not called");
+        }
+    }
+    let seed = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let (first, count) = seed.map_or((0, 100), |seed| (seed, 1));
+    let mut succeeded = std::collections::BTreeSet::new();
+    for seed in first..first + count {
+        eprintln!("SLUICE_SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let program: Vec<u8> = (0..random.usize(..600)).map(|_| random.u8(..)).collect();
+        succeeded.extend(crate::hostile::run(&program));
+    }
+    let calls = crate::hostile::HANDLE.iter().chain(crate::hostile::CONNECTION);
+    for (name, _) in calls.filter(|_| seed.is_none()) {
+        assert!(succeeded.contains(*name), "{name} never succeeds: {succeeded:?}");
+    }
+}

@@ -193,6 +193,19 @@ impl Registry {
         series.map(|(labels, shards)| (labels.clone(), shards.sum(0))).collect()
     }
 
+    /// As [`Registry::series`], not added up: with the number of the shard of each.
+    pub fn series_of_shards(&self, name: &str) -> Vec<(LabelValues, usize, u64)> {
+        let families = self.families();
+        let series = families.get(name).into_iter().flat_map(|family| &family.series);
+        let of = |(labels, shards): (&LabelValues, &ShardCells)| {
+            let each = shards.0.iter().map(|(shard, cells)| {
+                (labels.clone(), *shard, cells.first().map_or(0, |cell| cell.load(Relaxed)))
+            });
+            each.collect::<Vec<_>>()
+        };
+        series.flat_map(of).collect()
+    }
+
     /// The number of lookups of a series by its labels: each takes the lock and allocates for each label. It stays
     /// constant while a process does only what it has done before.
     pub fn lookups(&self) -> u64 {

@@ -49,6 +49,35 @@ static_resources:
           stat_prefix: second
           route_config: { name: s, virtual_hosts: [{ name: all, domains: ["*"], routes: [{ match: { prefix: / }, direct_response: { status: 200 } }] }] }
           http_filters: [@router@]
+  - name: guarded
+    stat_prefix: guarded
+    address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: guard
+          route_config:
+            name: g
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: { prefix: / }
+                route: { cluster: "a:b|c" }
+                typed_per_filter_config:
+                  cors: { "@type": t/envoy.extensions.filters.http.cors.v3.CorsPolicy, allow_origin_string_match: [{ exact: "https://app.test" }] }
+          http_filters:
+          - name: rbac
+            typed_config:
+              "@type": t/envoy.extensions.filters.http.rbac.v3.RBAC
+              shadow_rules_stat_prefix: dry_
+              rules: { action: DENY, policies: { closed: { permissions: [{ url_path: { path: { prefix: /closed } } }], principals: [{ any: true }] } } }
+              shadow_rules: { action: ALLOW, policies: { open: { permissions: [{ url_path: { path: { prefix: /open } } }], principals: [{ any: true }] } } }
+          - { name: cors, typed_config: { "@type": t/envoy.extensions.filters.http.cors.v3.Cors } }
+          - { name: csrf, typed_config: { "@type": t/envoy.extensions.filters.http.csrf.v3.CsrfPolicy, filter_enabled: { default_value: { numerator: 100 } } } }
+          - @router@
   - name: six
     address: { socket_address: { address: "::1", port_value: 0 } }
     filter_chains:
@@ -66,7 +95,7 @@ static_resources:
 "#;
 
 /// What both must count alike.
-const COMPARED: [&str; 50] = [
+const COMPARED: [&str; 63] = [
     "http.ingress.downstream_cx_total",
     "http.ingress.downstream_cx_active",
     "http.ingress.downstream_cx_destroy",
@@ -90,6 +119,17 @@ const COMPARED: [&str; 50] = [
     "listener.[__1]_0.downstream_cx_total",
     "listener.edge.downstream_cx_total",
     "listener.edge.downstream_cx_active",
+    "listener.guarded.downstream_cx_total",
+    "http.guard.rbac.allowed",
+    "http.guard.rbac.denied",
+    "http.guard.rbac.dry_.shadow_allowed",
+    "http.guard.rbac.dry_.shadow_denied",
+    "http.guard.cors.origin_valid",
+    "http.guard.cors.origin_invalid",
+    "http.guard.csrf.request_valid",
+    "http.guard.csrf.request_invalid",
+    "http.guard.csrf.missing_source_origin",
+    "http.guard.downstream_rq_4xx",
     "tcp.relay.downstream_cx_total",
     "tcp.relay.downstream_cx_rx_bytes_total",
     "tcp.relay.downstream_cx_tx_bytes_total",
@@ -97,6 +137,8 @@ const COMPARED: [&str; 50] = [
     "cluster.a_b|c.upstream_rq_total",
     "cluster.a_b|c.upstream_rq_2xx",
     "cluster.a_b|c.upstream_rq_4xx",
+    "cluster.a_b|c.upstream_rq_200",
+    "cluster.a_b|c.upstream_rq_404",
     "cluster.a_b|c.upstream_rq_completed",
     "cluster.a_b|c.membership_total",
     "cluster.a_b|c.membership_healthy",
@@ -154,6 +196,11 @@ fn both_peers_count_alike() {
         only(&ours_labelled, &theirs_labelled)
     );
     assert!(ours_labelled.len() > 10, "{ours_labelled:?}");
+    // Connections of a listener are those of its workers, however many there are.
+    for name in ["listener.guarded.", "listener.side.", "listener.edge."] {
+        let [theirs, ours] = [&envoy, &sluice].map(|proxy| of_workers(proxy, name));
+        assert!(theirs > 0 && ours == theirs, "{name}: Envoy {theirs}, Sluice {ours}");
+    }
     // Without what names them, they are not the same.
     for (number, (from, to)) in (0..).zip([
         ("stat_prefix: ingress", "stat_prefix: egress"),
@@ -187,6 +234,21 @@ fn use_it(proxy: &Proxy) {
     drop(client);
     assert_eq!(origin::get(web, "h", "/a/3").status(), 200);
     assert_eq!(origin::get(proxy.addr("other"), "h", "/").status(), 200);
+    let mut guarded = Client::connect(proxy.addr("guarded"));
+    for (method, path, fields, status) in [
+        ("GET", "/open", "", 200),
+        ("GET", "/closed", "", 403),
+        ("GET", "/other", "origin: https://app.test\r\n", 200),
+        ("GET", "/other", "origin: https://evil.test\r\n", 200),
+        ("POST", "/open", "origin: http://h\r\ncontent-length: 0\r\n", 200),
+        ("POST", "/open", "origin: http://evil.test\r\ncontent-length: 0\r\n", 403),
+        ("DELETE", "/open", "", 403),
+    ] {
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: h\r\n{fields}x-do: status=200\r\n\r\n");
+        assert_eq!(guarded.ask(&request).status(), status, "{method} {path} {fields}");
+    }
+    drop(guarded);
     let mut relayed = TcpStream::connect(proxy.addr("raw")).unwrap();
     relayed.write_all(b"hello").unwrap();
     relayed.read_exact(&mut [0; 7]).unwrap();
@@ -200,6 +262,14 @@ fn seen(proxy: &Proxy) -> BTreeMap<String, u64> {
     let found =
         stats.filter_map(|of| Some((of["name"].as_str()?.to_owned(), of["value"].as_u64()?)));
     found.filter(|(name, _)| COMPARED.contains(&&**name)).collect()
+}
+
+/// The connections that the workers had, of a listener.
+fn of_workers(proxy: &Proxy, listener: &str) -> u64 {
+    let path = format!(r"/stats?filter=^{listener}worker_[0-9]%2B.downstream_cx_total$");
+    let page = origin::get(proxy.admin(), "localhost", &path).text();
+    let values = page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok());
+    values.sum()
 }
 
 /// What Envoy has once all connections are counted as ended.

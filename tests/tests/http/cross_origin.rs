@@ -74,6 +74,11 @@ fn browsers_hear_what_the_route_allows() {
     drop(client);
     let record = sluice.record_of("http.denied");
     assert_eq!(record["response_code_details"], "cors_origin", "{record}");
+    let counted = |result| {
+        sluice
+            .metric("sluice_cors_requests_total", &format!("listener=\"web\",result=\"{result}\""))
+    };
+    assert_eq!((counted("allowed"), counted("refused")), (3, 2));
 }
 
 #[test]

@@ -25,5 +25,6 @@ mod modules;
 mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
+mod script_reloads;
 mod values;
 mod wasm;

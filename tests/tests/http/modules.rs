@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 use sluice_testkit::libraries::{compile, compile_text, example, rust_example};
@@ -296,22 +297,24 @@ fn waits_end_once_on_any_thread() {
     }
 }
 
+/// A library that marks responses.
+fn tagging(tag: &str) -> String {
+    format!(
+        "#include \"sluice_filter.h\"\nstatic const sluice_host *host;\n\
+         static sluice_result config_new(sluice_config c, sluice_text f, sluice_text t, void **o) {{ (void)c, (void)f, (void)t, (void)o; return 0; }}\n\
+         static sluice_step response_headers(sluice_request r, void *c, void *s, int32_t e) {{ (void)c, (void)s, (void)e;\n\
+         host->header_add(r, SLUICE_RESPONSE_HEADERS, (sluice_text){{\"x-by\", 4}}, (sluice_text){{\"{tag}\", 3}}); return SLUICE_CONTINUE; }}\n\
+         const sluice_module *sluice_module_init(const sluice_host *of) {{\n\
+         static const sluice_module m = {{ .size = sizeof(sluice_module), .major = 1, .config_new = config_new, .response_headers = response_headers }};\n\
+         host = of; return &m; }}\n"
+    )
+}
+
 #[test]
 fn another_library_takes_over_without_losing_a_request() {
-    let text = |tag: &str| {
-        format!(
-            "#include \"sluice_filter.h\"\nstatic const sluice_host *host;\n\
-             static sluice_result config_new(sluice_config c, sluice_text f, sluice_text t, void **o) {{ (void)c, (void)f, (void)t, (void)o; return 0; }}\n\
-             static sluice_step response_headers(sluice_request r, void *c, void *s, int32_t e) {{ (void)c, (void)s, (void)e;\n\
-             host->header_add(r, SLUICE_RESPONSE_HEADERS, (sluice_text){{\"x-by\", 4}}, (sluice_text){{\"{tag}\", 3}}); return SLUICE_CONTINUE; }}\n\
-             const sluice_module *sluice_module_init(const sluice_host *of) {{\n\
-             static const sluice_module m = {{ .size = sizeof(sluice_module), .major = 1, .config_new = config_new, .response_headers = response_headers }};\n\
-             host = of; return &m; }}\n"
-        )
-    };
     let kit = Sluice::new().workers(1);
-    let Some(_) = compile_text("first", &text("one"), kit.folder()) else { return };
-    compile_text("second", &text("two"), kit.folder()).unwrap();
+    let Some(_) = compile_text("first", &tagging("one"), kit.folder()) else { return };
+    compile_text("second", &tagging("two"), kit.folder()).unwrap();
     let origin = Origin::start("o");
     let sluice = kit.start(&config(&origin, "{ library: libfirst.so, name: by }", ""));
     let mut client = Client::connect(sluice.addr("web"));
@@ -327,6 +330,48 @@ fn another_library_takes_over_without_losing_a_request() {
     origin.release();
     let waited = waiting.read();
     assert_eq!((waited.status(), waited.value("x-by")), (200, "one"));
+}
+
+#[test]
+fn libraries_change_under_load_without_losing_a_request() {
+    let kit = Sluice::new();
+    let Some(_) = compile_text("first", &tagging("one"), kit.folder()) else { return };
+    compile_text("second", &tagging("two"), kit.folder()).unwrap();
+    let origin = Origin::start("o");
+    let of =
+        |library: &str| config(&origin, &format!("{{ library: lib{library}.so, name: by }}"), "");
+    let sluice = kit.start(&of("first"));
+    let address = sluice.addr("web");
+    let (stop, seen) = (AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    // A connection keeps the configuration that it began with.
+                    let mut client = Client::connect(address);
+                    for _ in 0..5 {
+                        let answer = client.get("a", "/bytes/100");
+                        assert_eq!((answer.status(), answer.body.len()), (200, 100), "{answer:?}");
+                        let by = ["one", "two"].iter().position(|tag| *tag == answer.value("x-by"));
+                        seen[by.unwrap()].fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        // Ends the clients, too, when a turn fails.
+        let turns = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for turn in 1..=6 {
+                let (library, of_it) = [("first", &seen[0]), ("second", &seen[1])][turn % 2];
+                sluice.reload(&of(library));
+                let before = of_it.load(Ordering::SeqCst);
+                wait::until("requests through the new library", || {
+                    (of_it.load(Ordering::SeqCst) > before + 20).then_some(())
+                });
+            }
+        }));
+        stop.store(true, Ordering::SeqCst);
+        turns.unwrap();
+    });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The admin pages of Envoy: forms, changes, access, hostile queries.
+//! The admin pages of Envoy: forms, changes, access.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
@@ -66,21 +66,22 @@ static_resources:
 
 const ADMIN: &str = "socket_address: { address: 127.0.0.1, port_value: 0 }";
 
-struct Bench {
-    envoy: Envoy,
+/// A proxy with two listeners and three clusters.
+pub(crate) struct Bench {
+    pub(crate) envoy: Envoy,
     _up: Origin,
     _echo: Server,
 }
 
 impl Bench {
-    fn with(more: &str) -> Self {
+    pub(crate) fn with(more: &str) -> Self {
         let (up, echo) = (Origin::start("up"), Server::echo());
         let mut envoy = Envoy::start(&text(ADMIN, up.addr(), echo.addr(), more));
         envoy.until_ready();
         Self { envoy, _up: up, _echo: echo }
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let (status, page) = http::get(self.envoy.admin(), path).unwrap();
         assert_eq!(status, 200, "{path}: {page}");
         page
@@ -91,34 +92,34 @@ impl Bench {
     }
 
     /// A POST as `curl -X POST` and Go send it: without a content type.
-    fn post(&self, path: &str) -> (u16, String) {
+    pub(crate) fn post(&self, path: &str) -> (u16, String) {
         asked(self.envoy.admin(), "POST", path, "host: 127.0.0.1\r\ncontent-length: 0\r\n")
     }
 
-    fn web(&self) -> SocketAddr {
+    pub(crate) fn web(&self) -> SocketAddr {
         self.envoy.addr("web_a")
     }
 
     /// The value of a statistic.
-    fn stat(&self, name: &str) -> Option<u64> {
+    pub(crate) fn stat(&self, name: &str) -> Option<u64> {
         let page = self.json("/stats?format=json");
         let found = page["stats"].as_array().unwrap().iter().find(|of| of["name"] == name)?;
         found["value"].as_u64()
     }
 
-    fn until(&self, name: &str, value: u64) {
+    pub(crate) fn until(&self, name: &str, value: u64) {
         let seen = wait::within(wait::PATIENCE, || (self.stat(name) == Some(value)).then_some(()));
         assert!(seen.is_some(), "{name} is {:?}, not {value}", self.stat(name));
     }
 }
 
-fn asked(to: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String) {
+pub(crate) fn asked(to: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(to).unwrap();
     write!(stream, "{method} {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n").unwrap();
     parsed(&mut stream)
 }
 
-fn parsed(stream: &mut impl std::io::Read) -> (u16, String) {
+pub(crate) fn parsed(stream: &mut impl std::io::Read) -> (u16, String) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -151,6 +152,7 @@ fn statistics_have_the_names_of_envoy() {
         ("listener.127.0.0.1_0.http.ingress.downstream_rq_2xx", 2),
         ("cluster.up|a_b.upstream_rq_total", 2),
         ("cluster.up|a_b.upstream_rq_2xx", 2),
+        ("cluster.up|a_b.upstream_rq_200", 2),
         ("cluster.up|a_b.upstream_rq_completed", 2),
         ("cluster.up|a_b.membership_total", 1),
         ("cluster.up|a_b.membership_healthy", 1),
@@ -170,6 +172,11 @@ fn statistics_have_the_names_of_envoy() {
         assert_eq!(bench.stat(name), Some(value), "{name}");
     }
     assert!(bench.stat("cluster.gone.upstream_cx_connect_fail").unwrap() >= 1);
+    assert_eq!(bench.stat("cluster.gone.upstream_rq_503"), None, "no endpoint responded");
+    let of_workers = ["0", "1"].map(|worker| {
+        bench.stat(&format!("listener.127.0.0.1_0.worker_{worker}.downstream_cx_total")).unwrap()
+    });
+    assert_eq!(of_workers.iter().sum::<u64>(), 6, "{of_workers:?}");
     // The connections of both listeners, which have the same address here.
     bench.until("listener.127.0.0.1_0.downstream_cx_active", 1);
     assert_eq!(bench.stat("cluster_manager.cds.update_success"), None, "no plane is asked");
@@ -185,7 +192,9 @@ fn statistics_have_the_names_of_envoy() {
     .unwrap();
     assert_eq!(
         page["stats"],
-        json!([{ "name": "listener.127.0.0.1_0.downstream_cx_active", "value": 0 }])
+        json!(
+            ["", "worker_0.", "worker_1."].map(|worker| json!({ "name": format!("listener.127.0.0.1_0.{worker}downstream_cx_active"), "value": 0 }))
+        )
     );
     let page = bench.get(r"/stats/prometheus?filter=^http\..*\.downstream_cx_active$");
     assert_eq!(
@@ -202,6 +211,7 @@ fn statistics_have_the_names_of_envoy() {
         "envoy_listener_http_downstream_rq_xx{envoy_response_code_class=\"4\",envoy_http_conn_manager_prefix=\"ingress\",envoy_listener_address=\"127.0.0.1_0\"} 2\n",
         "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"up|a_b\",le=\"+Inf\"} 2\n",
         "# TYPE envoy_cluster_upstream_rq_time histogram\n",
+        "envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"up|a_b\"} 2\n",
     ] {
         assert!(page.contains(line), "{line} is missing:\n{page}");
     }
@@ -501,36 +511,4 @@ fn what_a_plane_sends_is_shown() {
     wait::until("the rejection", || {
         (stat("cluster_manager.cds.update_rejected")? >= 1).then_some(())
     });
-}
-
-#[test]
-fn hostile_queries_are_answered() {
-    let bench = Bench::with("");
-    let addr = bench.envoy.admin();
-    let whole = r"/stats?filter=^%5E(a|b)*\.c$&format=json&usedonly&type=Gauges";
-    for end in 1..=whole.len() {
-        let (status, _) = http::get(addr, &whole[..end]).unwrap();
-        assert!([200, 400, 404].contains(&status), "{}: {status}", &whole[..end]);
-    }
-    let long = "a".repeat(20_000);
-    let bomb = "(a%7B1,1000%7D)%7B1,1000%7D%7B1000%7D";
-    for query in [
-        format!("/stats?filter={long}"),
-        format!("/stats?filter={bomb}"),
-        format!("/clusters?filter={bomb}"),
-        format!("/config_dump?name_regex={bomb}"),
-        format!("/config_dump?mask={long}"),
-    ] {
-        assert_eq!(http::get(addr, &query).unwrap().0, 400, "{}", &query[..30]);
-    }
-    let letters: Vec<char> = r"%&=+()[]{}*?.^$\|aZ0/:,;@!~`'".chars().collect();
-    for _ in 0..300 {
-        let random: String =
-            (0..fastrand::usize(..40)).map(|_| letters[fastrand::usize(..letters.len())]).collect();
-        for page in ["stats?filter=", "config_dump?mask=", "clusters?", "logging?", "runtime?"] {
-            let (status, text) = http::get(addr, &format!("/{page}{random}")).unwrap();
-            assert!([200, 400, 404, 405].contains(&status), "{page}{random}: {status} {text}");
-        }
-    }
-    assert_eq!(bench.get("/ready"), "LIVE\n");
 }

@@ -4,6 +4,7 @@
 
 mod envoy;
 mod envoy_pages;
+mod envoy_pages_hostile;
 mod health_discovery;
 mod kubernetes;
 mod last_good;

@@ -25,10 +25,22 @@ pub struct ListenerStatNames {
     pub tcp: Option<Arc<str>>,
     /// That of its `udp_proxy`.
     pub udp: Option<Arc<str>>,
+    /// What the names of its decisions by `rbac` begin with, if those of all its requests begin alike and connections have
+    /// none.
+    pub rbac: Option<RbacStatNames>,
     /// Whether all chains are of one of these kinds.
     pub is_uniform: bool,
     /// Whether its traffic is inbound.
     pub is_inbound: bool,
+}
+
+/// What the names of decisions of the filter `rbac` begin with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RbacStatNames {
+    /// `rules_stat_prefix` and a dot, or nothing.
+    pub rules: Arc<str>,
+    /// `shadow_rules_stat_prefix` and a dot, or nothing.
+    pub shadow_rules: Arc<str>,
 }
 
 /// The names of a cluster.
@@ -136,6 +148,8 @@ impl StatNames {
             StatScope::ListenerHttp,
             StatScope::Http,
             StatScope::HttpConnections,
+            StatScope::Rbac,
+            StatScope::RbacShadow,
             StatScope::Tcp,
             StatScope::Udp,
         ];
@@ -167,6 +181,7 @@ fn listener(of: &ProtoMessage) -> ListenerStatNames {
     let mut others = false;
     let mut chains = items(of, "filter_chains");
     chains.extend(inner(of, "default_filter_chain"));
+    let rbac = rbac(&chains);
     for chain in chains {
         // The last filter is the one that serves the connection.
         others |= !items(chain, "filters").last().is_some_and(|filter| note(filter, &mut kinds));
@@ -188,9 +203,46 @@ fn listener(of: &ProtoMessage) -> ListenerStatNames {
         http,
         tcp,
         udp,
+        rbac,
         is_uniform: !others,
         is_inbound: direction.is_some_and(|field| inbound(&field.value)),
     }
+}
+
+/// What the names of decisions by `rbac` begin with; `None` if series by listener cannot tell them apart, or there are none.
+fn rbac(chains: &[&ProtoMessage]) -> Option<RbacStatNames> {
+    let mut found: Option<RbacStatNames> = None;
+    for filter in chains.iter().flat_map(|chain| items(chain, "filters")) {
+        let Some(config) = inner(filter, "typed_config") else { continue };
+        if config.descriptor.name() == "RBAC" {
+            return None;
+        }
+        for filter in items(config, "http_filters") {
+            let Some(config) = inner(filter, "typed_config") else { continue };
+            if config.descriptor.name() != "RBAC" {
+                continue;
+            }
+            let part = |field| match text(config, field) {
+                Some(of) if of.ends_with('.') => Arc::from(escaped(&of)),
+                Some(of) if !of.is_empty() => Arc::from(escaped(&of) + "."),
+                _ => Arc::from(""),
+            };
+            let own = RbacStatNames {
+                rules: part("rules_stat_prefix"),
+                shadow_rules: part("shadow_rules_stat_prefix"),
+            };
+            // Rules that only write to the log are decisions of another kind.
+            let logs = ["rules", "shadow_rules"].into_iter().any(|field| {
+                let action = inner(config, field).and_then(|rules| rules.peek("action"));
+                matches!(action.map(|field| &field.value), Some(ProtoValue::Enum(2, _)))
+            });
+            if logs || found.as_ref().is_some_and(|found| *found != own) {
+                return None;
+            }
+            found = Some(own);
+        }
+    }
+    found
 }
 
 /// Notes the prefix of a filter that serves connections or flows, if it is one.

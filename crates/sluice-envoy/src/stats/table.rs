@@ -15,12 +15,18 @@ pub enum StatScope {
     Cluster,
     /// `listener.ADDRESS.`
     Listener,
+    /// `listener.ADDRESS.worker_N.`
+    ListenerWorker,
     /// `listener.ADDRESS.http.PREFIX.`
     ListenerHttp,
     /// `http.PREFIX.`, of requests.
     Http,
     /// `http.PREFIX.`, of connections.
     HttpConnections,
+    /// `http.PREFIX.rbac.`, of rules that are enforced.
+    Rbac,
+    /// `http.PREFIX.rbac.`, of rules that are only counted.
+    RbacShadow,
     /// `tcp.PREFIX.`
     Tcp,
     /// `udp.PREFIX.`
@@ -44,7 +50,9 @@ impl StatScope {
             Self::Cluster => "cluster.NAME.",
             Self::Listener => "listener.ADDRESS.",
             Self::ListenerHttp => "listener.ADDRESS.http.PREFIX.",
+            Self::ListenerWorker => "listener.ADDRESS.worker_N.",
             Self::Http | Self::HttpConnections => "http.PREFIX.",
+            Self::Rbac | Self::RbacShadow => "http.PREFIX.rbac.RULES",
             Self::Tcp => "tcp.PREFIX.",
             Self::Udp => "udp.PREFIX.",
         }
@@ -54,29 +62,28 @@ impl StatScope {
 /// Which series of a metric count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// All.
-    All,
     /// Those whose label has one of these values.
     Is(&'static str, &'static [&'static str]),
     /// Those whose label has none of these values.
     Not(&'static str, &'static [&'static str]),
+    /// Those whose label is a number, which the name of the statistic ends with. For the documentation, it has a name.
+    Each(&'static str, &'static [&'static str]),
 }
 
 impl Only {
     /// The label that decides.
-    pub const fn label(self) -> Option<&'static str> {
+    pub const fn label(self) -> &'static str {
         match self {
-            Self::All => None,
-            Self::Is(label, _) | Self::Not(label, _) => Some(label),
+            Self::Is(label, _) | Self::Not(label, _) | Self::Each(label, _) => label,
         }
     }
 
     /// Whether a series with this value of the label counts.
     pub fn takes(self, value: &str) -> bool {
         match self {
-            Self::All => true,
             Self::Is(_, values) => values.contains(&value),
             Self::Not(_, values) => !values.contains(&value),
+            Self::Each(..) => !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()),
         }
     }
 }
@@ -92,8 +99,8 @@ pub struct StatRow {
     pub kind: StatKind,
     /// The metric.
     pub metric: &'static str,
-    /// Which of its series.
-    pub only: Only,
+    /// Which of its series: those that fit all of these.
+    pub only: &'static [Only],
     /// Whether they are taken away from the others of this name.
     pub minus: bool,
     /// Whether the statistic appears only once something was counted.
@@ -101,7 +108,7 @@ pub struct StatRow {
 }
 
 macro_rules! rows {
-    ($($scope:ident { $($stat:literal $kind:ident = $($sign:tt $metric:literal $([$only:ident $label:literal: $($value:literal)+])?),+;)+ })+) => {
+    ($($scope:ident { $($stat:literal $kind:ident = $($sign:tt $metric:literal $([$only:ident $label:literal: $($value:literal)+])*),+;)+ })+) => {
         /// Every row, by scope.
         pub const TABLE: &[StatRow] = &[
             $($($(StatRow {
@@ -109,7 +116,7 @@ macro_rules! rows {
                 stat: $stat,
                 kind: rows!(@kind $kind),
                 metric: $metric,
-                only: rows!(@only $($only $label $($value)+)?),
+                only: &[$(Only::$only($label, &[$($value),+])),*],
                 minus: rows!(@minus $sign),
                 lazy: rows!(@lazy $kind),
             },)+)+)+
@@ -123,8 +130,6 @@ macro_rules! rows {
     (@lazy counter_if_any) => { true };
     (@lazy gauge_if_any) => { true };
     (@lazy $other:ident) => { false };
-    (@only) => { Only::All };
-    (@only $only:ident $label:literal $($value:literal)+) => { Only::$only($label, &[$($value),+]) };
     (@minus +) => { false };
     (@minus -) => { true };
 }
@@ -146,6 +151,7 @@ rows! {
         "upstream_rq_retry_overflow" counter = + "sluice_cluster_retries_total" [Is "result": "limit"];
         "upstream_rq_total" counter = + "sluice_cluster_requests_total";
         "upstream_rq_completed" counter = + "sluice_cluster_requests_total" [Not "class": "none"];
+        "upstream_rq_" counter_if_any = + "sluice_cluster_responses_total" [Each "status": "STATUS"];
         "upstream_rq_1xx" counter_if_any = + "sluice_cluster_requests_total" [Is "class": "1xx"];
         "upstream_rq_2xx" counter_if_any = + "sluice_cluster_requests_total" [Is "class": "2xx"];
         "upstream_rq_3xx" counter_if_any = + "sluice_cluster_requests_total" [Is "class": "3xx"];
@@ -200,6 +206,10 @@ rows! {
         "ssl.fail_verify_no_cert" counter_if_any = + "sluice_connections_ended_total" [Is "reason": "tls.client_cert_missing"];
         "ssl.fail_verify_error" counter_if_any = + "sluice_connections_ended_total" [Is "reason": "tls.client_cert_invalid"];
     }
+    ListenerWorker {
+        "downstream_cx_total" counter = + "sluice_listener_connections_accepted_total";
+        "downstream_cx_active" gauge = + "sluice_listener_connections_active";
+    }
     ListenerHttp {
         "downstream_rq_completed" counter = + "sluice_http_requests_total" [Not "class": "none"];
         "downstream_rq_1xx" counter = + "sluice_http_requests_total" [Is "class": "1xx"];
@@ -233,10 +243,23 @@ rows! {
         "ext_authz.ok" counter_if_any = + "sluice_ext_authz_decisions_total" [Is "decision": "allowed"];
         "ext_authz.denied" counter_if_any = + "sluice_ext_authz_decisions_total" [Is "decision": "denied"];
         "ext_authz.error" counter_if_any = + "sluice_ext_authz_decisions_total" [Is "decision": "failed"];
+        "cors.origin_valid" counter_if_any = + "sluice_cors_requests_total" [Is "result": "allowed"];
+        "cors.origin_invalid" counter_if_any = + "sluice_cors_requests_total" [Is "result": "refused"];
+        "csrf.request_valid" counter_if_any = + "sluice_csrf_requests_total" [Is "page": "known"];
+        "csrf.request_invalid" counter_if_any = + "sluice_csrf_requests_total" [Is "page": "foreign"];
+        "csrf.missing_source_origin" counter_if_any = + "sluice_csrf_requests_total" [Is "page": "unknown"];
         "fault.delays_injected" counter_if_any = + "sluice_http_faults_total" [Is "fault": "delay"];
         "fault.aborts_injected" counter_if_any = + "sluice_http_faults_total" [Is "fault": "abort"];
         "fault.response_rl_injected" counter_if_any = + "sluice_http_faults_total" [Is "fault": "response_rate"];
         "fault.faults_overflow" counter_if_any = + "sluice_http_faults_total" [Is "fault": "limit"];
+    }
+    Rbac {
+        "allowed" counter = + "sluice_rbac_decisions_total" [Is "rules": "enforced"] [Is "result": "allowed"];
+        "denied" counter = + "sluice_rbac_decisions_total" [Is "rules": "enforced"] [Is "result": "denied"];
+    }
+    RbacShadow {
+        "shadow_allowed" counter = + "sluice_rbac_decisions_total" [Is "rules": "shadow"] [Is "result": "allowed"];
+        "shadow_denied" counter = + "sluice_rbac_decisions_total" [Is "rules": "shadow"] [Is "result": "denied"];
     }
     HttpConnections {
         "downstream_cx_total" counter = + "sluice_chain_connections_total";

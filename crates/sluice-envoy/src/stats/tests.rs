@@ -121,6 +121,117 @@ fn series_have_the_names_of_their_resources() {
     assert!(all.is_sorted_by(|one, other| one.name < other.name), "each once");
 }
 
+const STATUSES: MetricDef = MetricDef {
+    name: "sluice_cluster_responses_total",
+    kind: MetricKind::Counter,
+    labels: &["cluster", "status"],
+    help: "",
+};
+
+const RBAC: MetricDef = MetricDef {
+    name: "sluice_rbac_decisions_total",
+    kind: MetricKind::Counter,
+    labels: &["listener", "rules", "policy", "result"],
+    help: "",
+};
+
+#[test]
+fn statuses_that_are_counted_have_a_name_each() {
+    let registry = Registry::new();
+    let shard = registry.shard(1);
+    for (status, count) in [("200", 3), ("404", 2), ("other", 1)] {
+        shard.counter(&STATUSES, &["a_b_c", status]).add(count);
+    }
+    let names = StatNames::of_bootstrap(&bootstrap(BOOTSTRAP));
+    let all = collect(&registry.snapshot(), &names, Vec::new());
+    for (name, expected) in [
+        ("cluster.a|b_c.upstream_rq_200", Some(3)),
+        ("cluster.a|b_c.upstream_rq_404", Some(2)),
+        ("cluster.a|b_c.upstream_rq_503", None),
+        ("cluster.a|b_c.upstream_rq_other", None),
+        ("cluster.a|b_c.upstream_rq_", None),
+    ] {
+        assert_eq!(value(&all, name), expected, "{name}");
+    }
+}
+
+#[test]
+fn workers_have_statistics_of_listeners() {
+    let names = StatNames::of_bootstrap(&bootstrap(BOOTSTRAP));
+    let metric = "sluice_listener_connections_accepted_total";
+    let series = [("web_in", 0, 2), ("web_in", 1, 3), ("web_in", 7, 9), ("gone", 0, 1)].map(
+        |(listener, worker, value)| WorkerSeries {
+            metric,
+            listener: listener.into(),
+            worker,
+            value,
+        },
+    );
+    let all = of_workers(&series, &names, 2);
+    for (name, expected) in [
+        ("listener.[__1]_80.worker_0.downstream_cx_total", Some(2)),
+        ("listener.[__1]_80.worker_1.downstream_cx_total", Some(3)),
+        ("listener.[__1]_80.worker_1.downstream_cx_active", Some(0)),
+        ("listener.[__1]_80.worker_7.downstream_cx_total", None),
+        ("listener.edge.worker_0.downstream_cx_total", Some(0)),
+    ] {
+        assert_eq!(value(&all, name), expected, "{name}");
+    }
+    let (rest, labels) =
+        StatRules::default().split("listener.127.0.0.1_80.worker_3.downstream_cx_total");
+    assert_eq!(rest, "listener.worker_downstream_cx_total");
+    assert!(labels.contains(&("envoy_worker_id".into(), "3".into())), "{labels:?}");
+}
+
+/// The statistics of `rbac` after two decisions of each kind, of a listener with these HTTP filters in two chains.
+fn decisions(filters: [&str; 2]) -> Vec<String> {
+    let chain = |filters: &str| {
+        format!(
+            "{{ filters: [{{ name: h, typed_config: {{ '@type': t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: in, http_filters: [{filters}] }} }}] }}"
+        )
+    };
+    let [one, two] = filters.map(chain);
+    let text = format!(
+        "static_resources: {{ listeners: [{{ name: web, filter_chains: [{one}, {two}] }}] }}"
+    );
+    let registry = Registry::new();
+    let shard = registry.shard(1);
+    for rules in ["enforced", "shadow"] {
+        for result in ["allowed", "denied"] {
+            shard.counter(&RBAC, &["web", rules, "none", result]).add(2);
+        }
+    }
+    let names = StatNames::of_bootstrap(&bootstrap(&text));
+    let all = collect(&registry.snapshot(), &names, Vec::new());
+    let rbac = all.into_iter().filter(|of| of.name.contains("rbac"));
+    rbac.map(|of| format!("{}={}", of.name, of.value)).collect()
+}
+
+#[test]
+fn decisions_by_policies_have_names_where_they_can_be_told_apart() {
+    let rbac = |fields: &str| {
+        format!(
+            "{{ name: r, typed_config: {{ '@type': t/envoy.extensions.filters.http.rbac.v3.RBAC{fields} }} }}"
+        )
+    };
+    let (plain, named) =
+        (rbac(""), rbac(", rules_stat_prefix: a_, shadow_rules_stat_prefix: dry."));
+    let of = |rules: &str, shadow: &str| {
+        [
+            ("", rules, "allowed"),
+            ("", rules, "denied"),
+            ("shadow_", shadow, "allowed"),
+            ("shadow_", shadow, "denied"),
+        ]
+        .map(|(kind, prefix, result)| format!("http.in.rbac.{prefix}{kind}{result}=2"))
+    };
+    assert_eq!(decisions([&plain, &plain]), of("", ""));
+    assert_eq!(decisions([&named, ""]), of("a_.", "dry."));
+    assert!(decisions([&plain, &named]).is_empty(), "two names for the decisions of one listener");
+    assert!(decisions(["", ""]).is_empty());
+    assert!(decisions([&rbac(", rules: { action: LOG }"), ""]).is_empty(), "it decides nothing");
+}
+
 #[test]
 fn pages_have_the_forms_of_envoy() {
     let all = all();

@@ -12,8 +12,10 @@ use sluice_codec::Head;
 use sluice_codec::head::Method;
 use sluice_core::{Node, Spanned};
 use sluice_io::WorkerCx;
+use sluice_telemetry::CounterSet;
 
 use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings, ResponseStep};
+use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::{HeaderName, MethodName, OriginPattern};
@@ -82,8 +84,12 @@ impl PlanSettings for Cors {
 struct CorsPlan(Arc<Policy>);
 
 impl HttpFilterPlan for CorsPlan {
-    fn on_worker(&self, _: &Rc<WorkerCx>, _: &str) -> Rc<dyn HttpFilter> {
-        Rc::new(CorsFilter(Arc::clone(&self.0)))
+    fn on_worker(&self, _: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(CorsFilter {
+            policy: Arc::clone(&self.0),
+            listener: owner.split('/').next().unwrap_or_default().into(),
+            counted: CounterSet::default(),
+        })
     }
 }
 
@@ -212,16 +218,28 @@ enum Seen {
 }
 
 #[derive(Debug)]
-struct CorsFilter(Arc<Policy>);
+struct CorsFilter {
+    policy: Arc<Policy>,
+    listener: Box<str>,
+    counted: CounterSet<&'static str>,
+}
 
 impl HttpFilter for CorsFilter {
     fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        if head.get_named(b"origin").is_none() {
+            return HeadStep::Continue;
+        }
+        let allowed = self.policy.allowed(head);
+        let result = if allowed.is_some() { "allowed" } else { "refused" };
+        self.counted.count(&result, |result| {
+            cx.worker.shard.counter(&metrics::CORS, &[&self.listener, result])
+        });
         if is_preflight(head) {
             *cx.state = Some(Box::new(Seen::Preflight));
-            return HeadStep::reply(self.0.preflight(head));
+            return HeadStep::reply(self.policy.preflight(head));
         }
-        if !self.0.any
-            && let Some(origin) = self.0.allowed(head)
+        if !self.policy.any
+            && let Some(origin) = allowed
         {
             *cx.state = Some(Box::new(Seen::Allowed(origin.to_owned())));
         }
@@ -231,8 +249,8 @@ impl HttpFilter for CorsFilter {
     fn response_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> ResponseStep {
         match cx.state.as_ref().and_then(|state| state.downcast_ref()) {
             Some(Seen::Preflight) => {}
-            Some(Seen::Allowed(origin)) => self.0.edit(Some(origin), head),
-            None => self.0.edit(None, head),
+            Some(Seen::Allowed(origin)) => self.policy.edit(Some(origin), head),
+            None => self.policy.edit(None, head),
         }
         ResponseStep::Continue
     }

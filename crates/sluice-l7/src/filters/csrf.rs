@@ -3,10 +3,16 @@
 //! Owns: which requests change state, and which page a request comes from. Refuses to know: who the client is. Keeps: a
 //! request that changes state passes only if its page is of the same host or of a listed origin.
 
-use sluice_codec::Head;
-use sluice_core::Spanned;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::{CheckContext, Cx, HeadStep, HttpFilter, OfSettings};
+use sluice_codec::Head;
+use sluice_core::{Node, Spanned};
+use sluice_io::WorkerCx;
+use sluice_telemetry::CounterSet;
+
+use super::{CheckContext, Cx, HeadStep, HttpFilter, HttpFilterPlan, PlanSettings};
+use crate::metrics;
 use crate::reasons;
 use crate::reply::Reply;
 use crate::words::OriginPattern;
@@ -32,12 +38,12 @@ sluice_core::section! {
     }
 }
 
-impl OfSettings for Csrf {
+impl PlanSettings for Csrf {
     const NAME: &'static str = "csrf";
     const HELP: &'static str =
         "Refuses requests that change state and come from pages of other sites (CSRF).";
 
-    fn is_usable(&self, context: &mut CheckContext<'_>) -> bool {
+    fn plan(self, _: &Node, context: &mut CheckContext<'_>) -> Option<Arc<dyn HttpFilterPlan>> {
         let any = self.origins.iter().find(|origin| origin.value == OriginPattern::Any);
         if let Some(any) = any {
             let at = context.at.key("origins");
@@ -45,17 +51,52 @@ impl OfSettings for Csrf {
                 context.diags.error("bad-value", any.span, at, "`*` lets every page pass");
             finding.help("list the origins; where every page may pass, leave the filter out with `csrf: skip`");
         }
-        any.is_none()
-    }
-
-    fn is_guard(&self) -> bool {
-        true
+        any.is_none().then(|| Arc::new(CsrfPlan(Arc::new(self))) as _)
     }
 }
 
-impl HttpFilter for Csrf {
-    fn request_head(&self, _: &mut Cx<'_>, head: &mut Head) -> HeadStep {
-        match self.refusal(head) {
+#[derive(Debug)]
+struct CsrfPlan(Arc<Csrf>);
+
+impl HttpFilterPlan for CsrfPlan {
+    fn is_guard(&self) -> bool {
+        true
+    }
+
+    fn on_worker(&self, _: &Rc<WorkerCx>, owner: &str) -> Rc<dyn HttpFilter> {
+        Rc::new(CsrfFilter {
+            settings: Arc::clone(&self.0),
+            listener: owner.split('/').next().unwrap_or_default().into(),
+            counted: CounterSet::default(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct CsrfFilter {
+    settings: Arc<Csrf>,
+    listener: Box<str>,
+    counted: CounterSet<&'static str>,
+}
+
+/// Which page a request that changes state comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PageOrigin {
+    /// One that may make it.
+    Known,
+    /// Another one.
+    Foreign,
+    /// The request does not say.
+    Unknown,
+}
+
+impl HttpFilter for CsrfFilter {
+    fn request_head(&self, cx: &mut Cx<'_>, head: &mut Head) -> HeadStep {
+        let Some(page) = self.settings.judge(head) else { return HeadStep::Continue };
+        self.counted.count(&page.word(), |word| {
+            cx.worker.shard.counter(&metrics::CSRF, &[&self.listener, word])
+        });
+        match self.settings.refusal(page) {
             None => HeadStep::Continue,
             Some(details) => {
                 let body = "a page of another site may not make this request\n";
@@ -65,16 +106,35 @@ impl HttpFilter for Csrf {
     }
 }
 
+impl PageOrigin {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::Foreign => "foreign",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl Csrf {
-    /// Why a request is refused, if it is.
-    fn refusal(&self, request: &Head) -> Option<&'static str> {
+    /// Why a request from such a page is refused, if it is.
+    fn refusal(&self, page: PageOrigin) -> Option<&'static str> {
+        match page {
+            PageOrigin::Known => None,
+            PageOrigin::Foreign => Some("csrf_origin"),
+            PageOrigin::Unknown => {
+                (self.without_origin == WithoutOrigin::Refuse).then_some("csrf_no_origin")
+            }
+        }
+    }
+
+    /// Which page a request comes from; `None` if it changes no state.
+    fn judge(&self, request: &Head) -> Option<PageOrigin> {
         // A WebSocket is open to whatever follows, however harmless its first request is.
         if request.method().is_safe() && request.upgrade().is_none() {
             return None;
         }
-        let Some(page) = page_of(request) else {
-            return (self.without_origin == WithoutOrigin::Refuse).then_some("csrf_no_origin");
-        };
+        let Some(page) = page_of(request) else { return Some(PageOrigin::Unknown) };
         // Browsers hide the origin of a page whose policy is `no-referrer`, and say this instead.
         let hidden =
             page == b"null" && request.get_named(b"sec-fetch-site") == Some(b"same-origin");
@@ -82,7 +142,7 @@ impl Csrf {
         let passes = hidden
             || std::str::from_utf8(page)
                 .is_ok_and(|page| is_of(page, request.authority()) || listed(page));
-        (!passes).then_some("csrf_origin")
+        Some(if passes { PageOrigin::Known } else { PageOrigin::Foreign })
     }
 }
 
@@ -132,7 +192,7 @@ mod tests {
         for (name, value) in fields {
             head.append(name.as_bytes(), value.as_bytes());
         }
-        csrf.refusal(&head)
+        csrf.judge(&head).and_then(|page| csrf.refusal(page))
     }
 
     #[test]
@@ -194,9 +254,9 @@ mod tests {
         let csrf = Csrf { origins: Vec::new(), without_origin: WithoutOrigin::Refuse };
         let mut head = Head::request("GET", "http", "shop.test", "/");
         head.append(b"origin", b"https://evil.test");
-        assert_eq!(csrf.refusal(&head), None);
+        assert_eq!(csrf.judge(&head), None);
         assert!(head.set_upgrade(b"websocket"));
-        assert_eq!(csrf.refusal(&head), Some("csrf_origin"));
+        assert_eq!(csrf.judge(&head), Some(PageOrigin::Foreign));
     }
 
     #[test]

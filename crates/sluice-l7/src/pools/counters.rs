@@ -16,6 +16,9 @@ use sluice_upstream::LeftEndpoints;
 use crate::metrics;
 use crate::retry_plan::RetryRule;
 
+/// The most statuses of a cluster that have series of their own.
+const STATUSES: usize = 64;
+
 /// The request counters of a cluster.
 #[derive(Debug)]
 pub(crate) struct PoolCounters {
@@ -25,6 +28,8 @@ pub(crate) struct PoolCounters {
     pub(crate) retry_refused: Counter,
     retry_rules: CounterSet<RetryRule>,
     classes: CounterSet<u16>,
+    /// By status; 0 for those beyond [`STATUSES`].
+    statuses: CounterSet<u16>,
     side_calls: CounterSet<&'static str>,
     mirrors: CounterSet<&'static str>,
     http3: CounterSet<&'static str>,
@@ -57,6 +62,7 @@ impl PoolCounters {
             retry_refused: shard.counter(&metrics::RETRIES, &[cluster, "limit"]),
             retry_rules: CounterSet::default(),
             classes: CounterSet::default(),
+            statuses: CounterSet::bounded(STATUSES, |_| 0),
             side_calls: CounterSet::default(),
             mirrors: CounterSet::default(),
             http3: CounterSet::default(),
@@ -153,6 +159,12 @@ impl PoolCounters {
         self.classes.count(&class, |class| {
             shard.counter(&metrics::CLUSTER_REQUESTS, &[cluster, class_word(*class)])
         });
+        if status > 0 {
+            self.statuses.count(&status, |status| match status {
+                0 => shard.counter(&metrics::CLUSTER_STATUSES, &[cluster, &*other()]),
+                _ => shard.counter(&metrics::CLUSTER_STATUSES, &[cluster, &status.to_string()]),
+            });
+        }
         if let Some(took) = took {
             self.time.record(took);
         }

@@ -9,6 +9,7 @@ use mlua::{Lua, LuaString};
 
 use crate::args::{Args, OpResult, nothing, one};
 use crate::side::ScriptRun;
+use crate::state::whole;
 
 /// The most lines of one run.
 const LINES: u32 = 100;
@@ -97,8 +98,7 @@ pub(super) fn timestamp(
 ) -> OpResult {
     let now = now(run);
     let number = if in_micros(args)? { now.as_micros() } else { now.as_millis() };
-    #[allow(clippy::cast_precision_loss, reason = "microseconds since 1970 are fewer than 2^53")]
-    one(lua, number as f64)
+    one(lua, whole(number.try_into().unwrap_or(u64::MAX)))
 }
 
 /// As [`timestamp`], as a text.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sluice_envoy::stats::server::ServerFacts;
 use sluice_envoy::stats::show::{self, StatQuery};
-use sluice_envoy::stats::{self, StatKind, StatRules, Statistic};
+use sluice_envoy::stats::{self, StatKind, StatRules, Statistic, WorkerSeries};
 use sluice_l7::runtime::Origin;
 use sluice_model::model::Kind;
 use sluice_sys::process;
@@ -66,18 +66,35 @@ impl EnvoyPages {
         self.control.measure();
         let (families, names) = (self.control.registry.snapshot(), self.names(&view));
         let (facts, rules) = (self.facts(), Arc::clone(&view.rules));
+        let workers = self.control.workers.len();
+        let of_workers = self.series_of_workers();
         let reset = Arc::clone(&self.reset.borrow());
         let work = move || {
             let active = families.iter().find(|of| of.name == sluice_l4::metrics::ACTIVE.name);
             let cells = active.iter().flat_map(|of| &of.series).filter_map(|(_, of)| of.first());
             let facts = ServerFacts { connections: cells.sum(), ..facts };
-            let mut all = stats::collect(&families, &names, facts.statistics());
+            let mut more = facts.statistics();
+            more.extend(stats::of_workers(&of_workers, &names, workers));
+            let mut all = stats::collect(&families, &names, more);
             for of in all.iter_mut().filter(|of| of.kind == StatKind::Counter) {
                 of.value = of.value.saturating_sub(reset.get(&of.name).copied().unwrap_or(0));
             }
             then(&rules, &all)
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    }
+
+    fn series_of_workers(&self) -> Vec<WorkerSeries> {
+        let of = |metric: &'static str| {
+            let all = self.control.registry.series_of_shards(metric).into_iter();
+            all.filter_map(move |(labels, shard, value)| {
+                // Shards are counted from 1: what is not of a worker is in another one.
+                let (listener, worker) = (Arc::clone(labels.first()?), shard.checked_sub(1)?);
+                Some(WorkerSeries { metric, listener, worker, value })
+            })
+        };
+        let metrics = [sluice_l4::metrics::ACCEPTED.name, sluice_l4::metrics::ACTIVE.name];
+        metrics.into_iter().flat_map(of).collect()
     }
 
     fn facts(&self) -> ServerFacts {

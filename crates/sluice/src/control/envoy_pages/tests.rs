@@ -29,8 +29,8 @@ fn every_statistic_is_a_metric_with_its_labels() {
         let found = metrics.get(row.metric);
         assert!(found.is_some(), "`{}`: there is no metric `{}`", row.stat, row.metric);
         let Some(def) = found else { continue };
-        let labels = [row.scope.label(), row.only.label()];
-        for label in labels.into_iter().flatten() {
+        let only = row.only.iter().map(|only| only.label());
+        for label in row.scope.label().into_iter().chain(only) {
             assert!(
                 def.labels.contains(&label),
                 "`{}`: {} has no label {label}",
@@ -59,6 +59,8 @@ A statistic without a value yet is 0, except those marked *later*, which appear 
   `stat_prefix` of the filter. A colon becomes `_`.
 - Sluice counts requests and connections by listener. Filters of one listener with different prefixes have no statistics by
   prefix; where some chains of a listener lead elsewhere, `http.PREFIX.downstream_cx_*` and `tcp.PREFIX.*` are missing, too.
+- `RULES` is `rules_stat_prefix` or `shadow_rules_stat_prefix` of the filter with a dot, or nothing. A listener has statistics of `rbac` if all
+  its filters for requests have these in common, none only logs, and connections have no such filter.
 - Counters of requests count when the request ends. `upstream_rq_5xx` counts responses of endpoints; those that Sluice makes
   because there was none are in `http.PREFIX.downstream_rq_5xx`. Responses that are retried count as well; Envoy counts them
   apart (`retry.upstream_rq_5xx`).
@@ -70,11 +72,12 @@ A statistic without a value yet is 0, except those marked *later*, which appear 
 /// A row of the page.
 fn row_of(row: &StatRow, parts: &[&StatRow]) -> String {
     let part = |of: &&StatRow| {
-        let only = match of.only {
-            Only::All => String::new(),
+        let only = of.only.iter().map(|only| match only {
             Only::Is(label, values) => format!(" with {label} {}", values.join(", ")),
             Only::Not(label, values) => format!(" without {label} {}", values.join(", ")),
-        };
+            Only::Each(label, values) => format!(" for each {label}, {}", values.join(", ")),
+        });
+        let only: String = only.collect();
         format!("{}`{}`{only}", if of.minus { "less " } else { "" }, of.metric)
     };
     let kind = match row.kind {
@@ -84,7 +87,12 @@ fn row_of(row: &StatRow, parts: &[&StatRow]) -> String {
     };
     let later = if row.lazy { ", later" } else { "" };
     let parts: Vec<String> = parts.iter().map(part).collect();
-    format!("| `{}{}` | {kind}{later} | {} |\n", row.scope.pattern(), row.stat, parts.join("; "))
+    let number = row.only.iter().find_map(|only| match only {
+        Only::Each(_, names) => names.first().copied(),
+        _ => None,
+    });
+    let name = format!("{}{}{}", row.scope.pattern(), row.stat, number.unwrap_or_default());
+    format!("| `{name}` | {kind}{later} | {} |\n", parts.join("; "))
 }
 
 fn page() -> String {
