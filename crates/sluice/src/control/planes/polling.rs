@@ -117,8 +117,12 @@ impl Planes {
             control.shard.gauge(&CONNECTED, &[&api.cluster]).increment();
             stream.connected(api, now);
         }
-        let Some((response, seen)) = response else { return };
+        let Some((mut response, seen)) = response else { return };
         poll.seen = Some(seen);
+        // What was asked for is known: a response need not say it.
+        if response.type_url.is_empty() {
+            kind.url().clone_into(&mut response.type_url);
+        }
         let taken = stream.machine.borrow_mut().receive(XdsMessage::Sotw(response), now);
         let Some(taken) = taken else {
             control.shard.counter(&RESPONSES, &["unknown", "ignored"]).increment();
