@@ -308,8 +308,7 @@ fn host_names_are_resolved_and_the_last_good_answer_is_kept() {
 fn admin_pages_are_read_only_and_describe_themselves() {
     let server = Server::echo();
     let sluice = Sluice::new().start(&relay(&quoted(&server), ""));
-    let admin = sluice.log();
-    assert!(admin.contains("ready"));
+    wait::until("its line", || sluice.log().contains("\"message\":\"ready\"").then_some(()));
     assert!(sluice.page("/").1.contains("/metrics"));
     assert_eq!(sluice.page("/ready"), (200, "ready\n".into()));
     let (status, body) = sluice.page("/nowhere");
@@ -718,11 +717,12 @@ fn a_silent_name_server_delays_only_the_listeners_that_need_it() {
         starting.join().unwrap()
     });
     let ended = sluice.record("the first connection", |record| record["listener"] == "needs-none");
-    let lines = sluice.log();
     let line = |text: &str| -> serde_json::Value {
-        let line = lines.lines().find(|line| line.contains(text));
-        serde_json::from_str(line.unwrap_or_else(|| panic!("`{text}` is missing from\n{lines}")))
-            .unwrap()
+        wait::until(text, || {
+            let lines = sluice.log();
+            let line = lines.lines().find(|line| line.contains(text));
+            line.and_then(|line| serde_json::from_str(line).ok())
+        })
     };
     let waits = line("waiting for name servers")["fields"]["message"].to_string();
     assert!(waits.contains("`db.test`") && waits.contains("`needs-names`"), "{waits}");
