@@ -49,7 +49,7 @@ fn json_of(message: &Message) -> Value {
 #[test]
 fn every_response_of_sluice_gets_the_body_and_no_other() {
     let replies = "{ json: { error: { status: \"%RESPONSE_CODE%\", reason: \"%REASON%\" }, text: \"%LOCAL_REPLY_BODY%\" } }";
-    let bench = start(replies, "{ rate_limit: { requests: 3/h, per: \"header:x-limited\" } }");
+    let bench = start(replies, "{ rate_limit: { requests: 30/h, per: \"header:x-limited\" } }");
     let failed = bench.get("/nobody");
     assert_eq!((failed.status(), failed.value("content-type")), (503, "application/json"));
     let error = json!({ "status": 503, "reason": "upstream.refused" });

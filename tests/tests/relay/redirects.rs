@@ -33,8 +33,19 @@ fn in_own_network(test: &str, body: impl FnOnce()) {
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
 }
 
-/// Redirects connections to these ports.
-fn redirect(ports: &[SocketAddr], to: SocketAddr) {
+/// The rules of the firewall. They end with it, before the servers do: a server that stops connects to itself.
+#[derive(Debug)]
+struct Redirects;
+
+impl Drop for Redirects {
+    fn drop(&mut self) {
+        let _ = tools::run(tools::command("nft").args(["flush", "ruleset"]));
+    }
+}
+
+/// Redirects connections to these ports, as long as the result lives.
+#[must_use]
+fn redirect(ports: &[SocketAddr], to: SocketAddr) -> Redirects {
     let ports: Vec<String> = ports.iter().map(|address| address.port().to_string()).collect();
     let rules = format!(
         "table ip nat {{ chain output {{ type nat hook output priority -100; ip saddr != {OWN} tcp dport {{ {} }} redirect to :{}; }}; }}",
@@ -42,6 +53,7 @@ fn redirect(ports: &[SocketAddr], to: SocketAddr) {
         to.port()
     );
     tools::must(tools::command("nft").arg(rules));
+    Redirects
 }
 
 fn start(yaml: &str, clusters: &str) -> Running {
@@ -67,7 +79,7 @@ fn a_redirected_connection_goes_where_it_was_to_go() {
             ),
             &format!("  fixed: {{ endpoints: [{}], socket: {{ source: {OWN} }} }}\n", b.addr()),
         );
-        redirect(&[a.addr(), b.addr(), c.addr()], sluice.addr("all"));
+        let _redirects = redirect(&[a.addr(), b.addr(), c.addr()], sluice.addr("all"));
         assert_eq!(told(a.addr()), b"a");
         assert_eq!(told(b.addr()), b"b");
         // Of the chain that is for this destination.
@@ -96,7 +108,7 @@ fn a_request_goes_where_its_connection_was_to_go() {
                 b.addr().port()
             ),
         );
-        redirect(&[a.addr(), b.addr()], sluice.addr("web"));
+        let _redirects = redirect(&[a.addr(), b.addr()], sluice.addr("web"));
         assert_eq!(origin::get(a.addr(), "h", "/").value("x-origin"), "a");
         assert_eq!(origin::get(b.addr(), "h", "/").value("x-origin"), "b");
         // The port is another one; a header that is no address counts for nothing.
@@ -145,7 +157,7 @@ fn listeners_of_envoy_without_a_socket_are_handed_connections() {
             let found = lines().find(|line| line["listener"] == "out")?;
             found["address"].as_str()?.parse::<SocketAddr>().ok()
         });
-        redirect(&[a.addr(), b.addr()], listener);
+        let _redirects = redirect(&[a.addr(), b.addr()], listener);
         assert_eq!(told(a.addr()), b"a");
         // The listener for this address leads elsewhere.
         assert_eq!(told(b.addr()), b"a");

@@ -39,6 +39,12 @@ pub fn forwards(config: &Config, name: &str) -> bool {
     config.clusters.get(name).is_some_and(|cluster| cluster.forward.is_some())
 }
 
+/// Whether clients name the endpoints of the cluster `name` themselves, so that a server name is needed.
+pub fn is_named_by_clients(config: &Config, name: &str) -> bool {
+    let forward = config.clusters.get(name).and_then(|cluster| cluster.forward.as_ref());
+    forward.is_some_and(|forward| forward.by == ForwardBy::Name)
+}
+
 /// Refuses what has no meaning for a host that a client names.
 fn settings(cluster: &Spanned<Short<Cluster>>, at: &Path<'_>, diags: &mut Diags) {
     let Some(usual) = Cluster::absent() else { return };

@@ -291,7 +291,7 @@ impl Context<'_> {
 
     /// Whether a server name is needed to find the endpoint.
     fn forwards(self, to: &RelayTo) -> bool {
-        to.clusters().any(|name| check::forward::forwards(self.config, name))
+        to.clusters().any(|name| check::forward::is_named_by_clients(self.config, name))
     }
 
     /// Where a relay goes; `fits` checks each of the clusters. `None` if nothing was named, or with errors.
