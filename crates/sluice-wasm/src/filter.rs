@@ -294,7 +294,6 @@ impl RunningGuest {
             _ => PieceStep::Continue,
         }
     }
-
 }
 
 /// The context of the request.
