@@ -16,12 +16,11 @@ use sluice_l4::rbac::conn::ConnSubject;
 use sluice_telemetry::Counter;
 
 use crate::args::{Args, OpResult, nothing, one, settled};
-use crate::convert;
+use crate::convert::{self, whole};
 use crate::exposed::FreeValues;
 use crate::ops::info::write_line;
 use crate::ops::shared::{BYTES, SharedJson};
 use crate::ops::tls;
-use crate::state::whole;
 
 sluice_core::values! {
     CONN_VALUES: ValueFamily = "lua.connection.*", "What a script of the connection filter `lua` shared about the connection (`set`), by key.";

@@ -11,6 +11,11 @@ use crate::args::OpError;
 /// The depth of tables within tables.
 const DEPTH: usize = 16;
 
+/// A number that Lua has exactly: all of ours are fewer than 2^53.
+pub(crate) fn whole(number: u64) -> mlua::Integer {
+    number.try_into().unwrap_or(mlua::Integer::MAX)
+}
+
 /// Makes a value of Lua.
 pub(crate) fn to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
     Ok(match json {

@@ -10,8 +10,8 @@ use mlua::{Lua, LuaString, MultiValue, Table, Value};
 
 use crate::args::{Args, OpError, OpResult, one, settled};
 use crate::budget::{ScriptBudget, script_place};
+use crate::convert::whole;
 use crate::pattern::{Capture, Matcher, PatternError, PatternMatch};
-use crate::state::whole;
 
 mod signatures;
 

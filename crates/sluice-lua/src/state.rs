@@ -14,6 +14,7 @@ use mlua::{Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Thre
 use crate::args::{Args, OpResult, settled};
 use crate::budget::{OWN_CHUNK, ScriptBudget, UsedUp};
 use crate::connection_run::ConnRun;
+use crate::convert::whole;
 use crate::failure::{FailureKind, ScriptFailure, text_of};
 use crate::kind::ScriptKind;
 use crate::limits::ScriptLimits;
@@ -376,11 +377,6 @@ impl LuaState {
             self.nearly_full.set(true);
         }
     }
-}
-
-/// A number that Lua has exactly: all of ours are fewer than 2^53.
-pub(crate) fn whole(number: u64) -> mlua::Integer {
-    number.try_into().unwrap_or(mlua::Integer::MAX)
 }
 
 fn used_up(used: &UsedUp) -> ScriptFailure {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mlua::{Lua, LuaString};
 
 use crate::args::{Args, OpResult, nothing, one};
+use crate::convert::whole;
 use crate::side::ScriptRun;
-use crate::state::whole;
 
 /// The most lines of one run.
 const LINES: u32 = 100;
