@@ -113,7 +113,7 @@ impl ExtensionTable for LibraryTable {
     ) -> Result<Option<usize>, ExtensionFailed> {
         let mut call = BalancerRun { members, pick: Some(pick), lent: Lent::default() };
         self.own.pick(&mut call).map_err(|bad| {
-            if self.failures.fetch_add(1, Ordering::Relaxed) % LOGGED == 0 {
+            if self.failures.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOGGED) {
                 let filter = &*self.made.filter;
                 match bad {
                     BadPick::Index(index) => tracing::warn!(

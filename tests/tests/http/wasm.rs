@@ -134,7 +134,7 @@ response_body
     let mut client = Client::connect(sluice.addr("web"));
     client.send("POST /large HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     let piece = format!("258\r\n{}\r\n", "x".repeat(600));
-    client.send(&piece.repeat(2));
+    client.send(piece.repeat(2));
     assert_eq!(client.read().status(), 413);
     assert_eq!(record_of(&sluice, "/large")["reason"], "http.body_too_large");
 }
