@@ -8,10 +8,10 @@ use sluice_l7::SideCalls;
 use sluice_sys::loan::Lendable;
 
 use crate::abi::Status;
-use crate::pairs::Pair;
+use crate::pairs::FieldPair;
 
 /// What comes of an operation.
-pub(crate) type Answer<T> = Result<T, Status>;
+pub(crate) type CallResult<T> = Result<T, Status>;
 
 /// A change of a map of headers.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(crate) enum MapEdit<'a> {
     Add(&'a [u8], &'a [u8]),
     Replace(&'a [u8], &'a [u8]),
     Remove(&'a [u8]),
-    All(&'a [Pair]),
+    All(&'a [FieldPair]),
 }
 
 /// Which map of a message.
@@ -32,25 +32,25 @@ pub(crate) struct MapOf {
 /// The message and the request at hand.
 pub(crate) trait GuestCall {
     /// All pairs of a map; none if there is no such map now.
-    fn pairs(&self, _of: MapOf) -> Vec<Pair> {
+    fn pairs(&self, _of: MapOf) -> Vec<FieldPair> {
         Vec::new()
     }
 
     /// The first value of a name.
-    fn value(&self, _of: MapOf, _name: &[u8]) -> Answer<Option<Vec<u8>>> {
+    fn value(&self, _of: MapOf, _name: &[u8]) -> CallResult<Option<Vec<u8>>> {
         Err(Status::BadArgument)
     }
 
-    fn edit(&mut self, _of: MapOf, _edit: MapEdit<'_>) -> Answer<()> {
+    fn edit(&mut self, _of: MapOf, _edit: MapEdit<'_>) -> CallResult<()> {
         Err(Status::BadArgument)
     }
 
     /// The body at hand.
-    fn body(&self, _response: bool) -> Answer<Bytes> {
+    fn body(&self, _response: bool) -> CallResult<Bytes> {
         Err(Status::NotFound)
     }
 
-    fn set_body(&mut self, _response: bool, _body: Bytes) -> Answer<()> {
+    fn set_body(&mut self, _response: bool, _body: Bytes) -> CallResult<()> {
         Err(Status::NotFound)
     }
 
@@ -60,7 +60,7 @@ pub(crate) trait GuestCall {
     }
 
     /// Shares a value about the request.
-    fn set_property(&mut self, _path: &[&str], _value: &[u8]) -> Answer<()> {
+    fn set_property(&mut self, _path: &[&str], _value: &[u8]) -> CallResult<()> {
         Err(Status::NotFound)
     }
 
@@ -70,7 +70,7 @@ pub(crate) trait GuestCall {
     }
 
     /// Has the route selected again.
-    fn reroute(&mut self) -> Answer<()> {
+    fn reroute(&mut self) -> CallResult<()> {
         Err(Status::BadArgument)
     }
 

@@ -25,24 +25,24 @@ static RAN: AtomicBool = AtomicBool::new(false);
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Engine and clock, once they were needed.
-struct Running {
+struct RunningEngine {
     engine: Engine,
     clock: Thread,
 }
 
-fn running() -> Result<&'static Running, String> {
-    static RUNNING: OnceLock<Result<Running, String>> = OnceLock::new();
+fn running() -> Result<&'static RunningEngine, String> {
+    static RUNNING: OnceLock<Result<RunningEngine, String>> = OnceLock::new();
     RUNNING.get_or_init(start).as_ref().map_err(Clone::clone)
 }
 
-fn start() -> Result<Running, String> {
+fn start() -> Result<RunningEngine, String> {
     let mut config = Config::new();
     config.epoch_interruption(true).max_wasm_stack(STACK_BYTES);
     let engine = Engine::new(&config).map_err(|error| error.to_string())?;
     let ticked = engine.clone();
     let clock = thread::Builder::new().name("wasm-clock".into()).spawn(move || tick(&ticked));
     let clock = clock.map_err(|error| format!("cannot start the clock of guests: {error}"))?;
-    Ok(Running { engine, clock: clock.thread().clone() })
+    Ok(RunningEngine { engine, clock: clock.thread().clone() })
 }
 
 /// The engine.

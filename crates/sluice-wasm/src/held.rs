@@ -15,7 +15,7 @@ use crate::vm::Vm;
 
 /// What the filter keeps of a request.
 #[derive(Debug)]
-pub(crate) struct OfRequest {
+pub(crate) struct GuestRequest {
     pub(crate) vm: Rc<Vm>,
     pub(crate) cell: Rc<StreamCell>,
     pub(crate) failed: bool,
@@ -40,7 +40,7 @@ pub(crate) struct HeldPiece {
     pub(crate) trailers: Option<Box<Head>>,
 }
 
-impl OfRequest {
+impl GuestRequest {
     pub(crate) fn new(vm: Rc<Vm>, cell: Rc<StreamCell>, instance: GuestInstance) -> Self {
         let (held, trailers) = Default::default();
         Self { vm, cell, failed: false, held, trailers, _instance: instance }
@@ -58,13 +58,13 @@ impl OfRequest {
 }
 
 /// What the filter keeps of the request.
-pub(crate) fn of_request<'c>(cx: &'c Cx<'_>) -> Option<&'c OfRequest> {
+pub(crate) fn of_request<'c>(cx: &'c Cx<'_>) -> Option<&'c GuestRequest> {
     cx.state.as_ref()?.downcast_ref()
 }
 
 /// Takes it, to put it back.
-pub(crate) fn take(cx: &mut Cx<'_>) -> Option<Box<OfRequest>> {
-    if !cx.state.as_ref()?.is::<OfRequest>() {
+pub(crate) fn take(cx: &mut Cx<'_>) -> Option<Box<GuestRequest>> {
+    if !cx.state.as_ref()?.is::<GuestRequest>() {
         return None;
     }
     cx.state.take()?.downcast().ok()

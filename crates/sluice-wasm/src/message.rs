@@ -11,8 +11,8 @@ use sluice_l7::filters::{Cx, WholeMessage};
 use sluice_l7::words::is_editable;
 
 use crate::abi::Status;
-use crate::call::{Answer, GuestCall, MapEdit, MapOf};
-use crate::pairs::Pair;
+use crate::call::{CallResult, GuestCall, MapEdit, MapOf};
+use crate::pairs::FieldPair;
 use crate::{properties, values};
 
 /// A message, as far as it is at hand.
@@ -53,7 +53,7 @@ impl GuestHookCall<'_, '_, '_> {
         self.cx.request.filter(|_| of == MapOf { response: false, trailers: false })
     }
 
-    fn changeable(&mut self, of: MapOf) -> Answer<&mut Head> {
+    fn changeable(&mut self, of: MapOf) -> CallResult<&mut Head> {
         if of.response != self.response {
             return Err(Status::BadArgument);
         }
@@ -71,7 +71,7 @@ impl GuestHookCall<'_, '_, '_> {
 }
 
 impl GuestCall for GuestHookCall<'_, '_, '_> {
-    fn pairs(&self, of: MapOf) -> Vec<Pair> {
+    fn pairs(&self, of: MapOf) -> Vec<FieldPair> {
         let Some(head) = self.to_read(of) else { return Vec::new() };
         let own: &[&str] = match (of.trailers, of.response) {
             (true, _) => &[],
@@ -86,7 +86,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
         pseudo.chain(fields).collect()
     }
 
-    fn value(&self, of: MapOf, name: &[u8]) -> Answer<Option<Vec<u8>>> {
+    fn value(&self, of: MapOf, name: &[u8]) -> CallResult<Option<Vec<u8>>> {
         let head = self.to_read(of).ok_or(Status::BadArgument)?;
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
         if !of.trailers
@@ -97,7 +97,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
         Ok(head.get_named(name).map(<[u8]>::to_vec))
     }
 
-    fn edit(&mut self, of: MapOf, edit: MapEdit<'_>) -> Answer<()> {
+    fn edit(&mut self, of: MapOf, edit: MapEdit<'_>) -> CallResult<()> {
         if of == (MapOf { response: false, trailers: false }) {
             // The route may go by what is changed. Later, it does not matter any more.
             let _ = self.reroute();
@@ -130,7 +130,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
         }
     }
 
-    fn body(&self, response: bool) -> Answer<Bytes> {
+    fn body(&self, response: bool) -> CallResult<Bytes> {
         match &*self.message {
             _ if response != self.response => Err(Status::NotFound),
             GuestMessage::Whole(whole) => Ok(whole.body.clone()),
@@ -139,7 +139,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
         }
     }
 
-    fn set_body(&mut self, response: bool, bytes: Bytes) -> Answer<()> {
+    fn set_body(&mut self, response: bool, bytes: Bytes) -> CallResult<()> {
         match &mut *self.message {
             _ if response != self.response => Err(Status::NotFound),
             GuestMessage::Whole(whole) => {
@@ -162,7 +162,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
             .or_else(|| values::shared(self.cx.values, path))
     }
 
-    fn set_property(&mut self, path: &[&str], value: &[u8]) -> Answer<()> {
+    fn set_property(&mut self, path: &[&str], value: &[u8]) -> CallResult<()> {
         values::share(self.cx.values, path, value)
     }
 
@@ -171,7 +171,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
         !matches!(self.message, GuestMessage::Nothing)
     }
 
-    fn reroute(&mut self) -> Answer<()> {
+    fn reroute(&mut self) -> CallResult<()> {
         let unsent = matches!(self.message, GuestMessage::Head(_) | GuestMessage::Whole(_));
         if self.response || !unsent {
             return Err(Status::BadArgument);
@@ -192,7 +192,7 @@ impl GuestCall for GuestHookCall<'_, '_, '_> {
     }
 }
 
-fn lower(name: &[u8]) -> Answer<String> {
+fn lower(name: &[u8]) -> CallResult<String> {
     let name = std::str::from_utf8(name).map_err(|_| Status::BadArgument)?;
     if name.is_empty() { Err(Status::BadArgument) } else { Ok(name.to_ascii_lowercase()) }
 }
@@ -213,7 +213,7 @@ fn pseudo(head: &Head, name: &str, response: bool) -> Option<Option<Vec<u8>>> {
 }
 
 /// Adds a header, or sets it in place of all of that name.
-fn put(head: &mut Head, of: MapOf, name: &[u8], value: &[u8], add: bool) -> Answer<()> {
+fn put(head: &mut Head, of: MapOf, name: &[u8], value: &[u8], add: bool) -> CallResult<()> {
     let name = lower(name)?;
     if !of.trailers && (name.starts_with(':') || name == "host" && !of.response) {
         return set_pseudo(head, &name, value, of.response);
@@ -234,7 +234,7 @@ fn put(head: &mut Head, of: MapOf, name: &[u8], value: &[u8], add: bool) -> Answ
     if head.is_sound() { Ok(()) } else { Err(Status::InternalFailure) }
 }
 
-fn set_pseudo(head: &mut Head, name: &str, value: &[u8], response: bool) -> Answer<()> {
+fn set_pseudo(head: &mut Head, name: &str, value: &[u8], response: bool) -> CallResult<()> {
     let done = match (name, response) {
         (":status", true) => {
             let status = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());

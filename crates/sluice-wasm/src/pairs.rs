@@ -9,10 +9,10 @@ use crate::abi::Status;
 use crate::limits::{MAP_BYTES, MAP_ENTRIES};
 
 /// A name and its value.
-pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+pub(crate) type FieldPair = (Vec<u8>, Vec<u8>);
 
 /// Writes pairs.
-pub(crate) fn encode(pairs: &[Pair]) -> Vec<u8> {
+pub(crate) fn encode(pairs: &[FieldPair]) -> Vec<u8> {
     let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&number(pairs.len()));
@@ -31,7 +31,7 @@ pub(crate) fn encode(pairs: &[Pair]) -> Vec<u8> {
 ///
 /// # Errors
 /// They are malformed, or too many.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Pair>, Status> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<FieldPair>, Status> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
@@ -78,7 +78,7 @@ impl Cursor<'_> {
 mod tests {
     use super::*;
 
-    fn pair(name: &str, value: &str) -> Pair {
+    fn pair(name: &str, value: &str) -> FieldPair {
         (name.as_bytes().to_vec(), value.as_bytes().to_vec())
     }
 

@@ -12,7 +12,7 @@ use sluice_l7::filters::{BodyAccess, Cx};
 use sluice_l7::{Reply, reasons};
 
 use crate::failure::{GuestFailure, GuestFailureKind};
-use crate::held::{OfRequest, of_request, take};
+use crate::held::{GuestRequest, of_request, take};
 use crate::hooks::GuestHook;
 use crate::in_use::{GuestBodies, GuestUse, OnGuestError};
 use crate::message::{GuestHookCall, GuestMessage};
@@ -76,7 +76,7 @@ impl RunningGuest {
         let message = &mut GuestMessage::Nothing;
         let vm = Rc::clone(&current.vm);
         let cell = vm.stream(&current.root, &mut GuestHookCall { cx, message, response })?;
-        *cx.state = Some(Box::new(OfRequest::new(vm, cell, self.counts.instance())));
+        *cx.state = Some(Box::new(GuestRequest::new(vm, cell, self.counts.instance())));
         Ok(())
     }
 
@@ -147,7 +147,7 @@ impl RunningGuest {
     fn settle(
         &self,
         cx: &mut Cx<'_>,
-        mut of: Box<OfRequest>,
+        mut of: Box<GuestRequest>,
         response: bool,
         pauses: Result<bool, GuestFailure>,
     ) -> GuestVerdict {

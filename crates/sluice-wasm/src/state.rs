@@ -14,9 +14,9 @@ use sluice_sys::process::thread_cpu;
 use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use crate::abi::{AbiVersion, Status};
-use crate::call::{Answer, Calls, GuestCall};
+use crate::call::{CallResult, Calls, GuestCall};
 use crate::limits::TABLE_ENTRIES;
-use crate::pairs::Pair;
+use crate::pairs::FieldPair;
 use crate::plugin::{PluginFacts, VmSetup};
 use crate::stream::{ArrivedCall, StreamCell};
 
@@ -34,10 +34,10 @@ pub(crate) trait GuestEvents {
 
 /// The response to a call, as the guest reads it.
 #[derive(Debug, Default)]
-pub(crate) struct CallAnswer {
-    pub(crate) headers: Vec<Pair>,
+pub(crate) struct SideCallAnswer {
+    pub(crate) headers: Vec<FieldPair>,
     pub(crate) body: bytes::Bytes,
-    pub(crate) trailers: Vec<Pair>,
+    pub(crate) trailers: Vec<FieldPair>,
 }
 
 /// What an instance keeps.
@@ -59,7 +59,7 @@ pub(crate) struct HostState {
     lent_to: u32,
     /// The context that operations are about.
     pub(crate) effective: u32,
-    pub(crate) answer: Option<CallAnswer>,
+    pub(crate) answer: Option<SideCallAnswer>,
     pub(crate) next_token: u32,
     /// Lines that this call wrote to the log.
     pub(crate) lines: u32,
@@ -117,12 +117,12 @@ impl HostState {
     }
 
     /// The context that operations are about.
-    pub(crate) fn context(&self) -> Answer<&Rc<StreamCell>> {
+    pub(crate) fn context(&self) -> CallResult<&Rc<StreamCell>> {
         self.contexts.get(&self.effective).ok_or(Status::BadArgument)
     }
 
     /// The use that it belongs to.
-    pub(crate) fn plugin(&self) -> Answer<Arc<PluginFacts>> {
+    pub(crate) fn plugin(&self) -> CallResult<Arc<PluginFacts>> {
         self.context().map(|cell| cell.plugin())
     }
 

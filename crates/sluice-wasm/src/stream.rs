@@ -31,13 +31,13 @@ pub(crate) struct StreamCell {
     /// The use that it belongs to.
     pub(crate) root: u32,
     plugin: RefCell<Arc<PluginFacts>>,
-    inner: RefCell<StreamState>,
+    inner: RefCell<GuestStreamState>,
     /// Calls in flight.
     pub(crate) calls: Cell<usize>,
 }
 
 #[derive(Debug, Default)]
-struct StreamState {
+struct GuestStreamState {
     ended: bool,
     /// Whether request and response wait for the guest.
     waits: [bool; 2],

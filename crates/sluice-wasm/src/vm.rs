@@ -18,9 +18,9 @@ use crate::failure::{BudgetUsed, GuestFailure, GuestFailureKind};
 use crate::hooks::{GuestHook, GuestHooks};
 use crate::limits::CONTEXTS;
 use crate::module::CompiledModule;
-use crate::pairs::Pair;
+use crate::pairs::FieldPair;
 use crate::plugin::{PluginFacts, VmSetup};
-use crate::state::{CallAnswer, GuestEvents, HostState};
+use crate::state::{GuestEvents, HostState, SideCallAnswer};
 use crate::stream::{ArrivedCall, GuestCallEnd, StreamCell};
 
 /// An instance.
@@ -352,12 +352,12 @@ fn with_memory(failure: GuestFailure, state: &HostState) -> GuestFailure {
 }
 
 /// A call without a response has none of the parts of one.
-fn answer_of(end: GuestCallEnd) -> CallAnswer {
-    let Ok(response) = end else { return CallAnswer::default() };
+fn answer_of(end: GuestCallEnd) -> SideCallAnswer {
+    let Ok(response) = end else { return SideCallAnswer::default() };
     let pair = |(name, value): (&[u8], &[u8])| (name.to_ascii_lowercase(), value.to_vec());
     let status = response.head.status().to_string().into_bytes();
-    let mut headers: Vec<Pair> = vec![(b":status".to_vec(), status)];
+    let mut headers: Vec<FieldPair> = vec![(b":status".to_vec(), status)];
     headers.extend(response.head.fields().map(pair));
     let trailers = response.trailers.iter().flat_map(|of| of.fields()).map(pair).collect();
-    CallAnswer { headers, body: response.body.clone(), trailers }
+    SideCallAnswer { headers, body: response.body.clone(), trailers }
 }

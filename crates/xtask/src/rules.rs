@@ -248,6 +248,15 @@ const LOCKS: &[(&str, &str)] = &[
     ("sluice-upstream/src/cluster/fleet.rs", "taken when the endpoints of a cluster change"),
     ("sluice-upstream/src/directory.rs", "taken when a resource is compiled; look-ups have a map"),
     ("sluice-upstream/src/hops.rs", "taken for connections to listeners of this process"),
+    (
+        "sluice-wasm/src/counters.rs",
+        "metrics of guests have numbers of the process: taken to find one",
+    ),
+    (
+        "sluice-wasm/src/module.rs",
+        "a module is compiled once for all workers, when a setup begins to use it",
+    ),
+    ("sluice-wasm/src/shared.rs", "shared data and queues of proxy-wasm are of all workers"),
 ];
 
 /// Locks in the crates of the data path that `LOCKS` does not explain, and explanations without a lock.

@@ -14,7 +14,7 @@ use crate::abi::Status;
 use crate::events;
 use crate::guest::{Guest, HostResult};
 use crate::limits::CALLS_IN_FLIGHT;
-use crate::pairs::{self, Pair};
+use crate::pairs::{self, FieldPair};
 
 /// `proxy_http_call`. Trailers of requests are not sent.
 #[allow(clippy::too_many_arguments, reason = "the form is that of the interface")]
@@ -67,7 +67,7 @@ pub(super) fn http(
     guest.write_u32(token_at, token)
 }
 
-fn request(fields: &[Pair], body: Vec<u8>) -> Result<SideRequest, Status> {
+fn request(fields: &[FieldPair], body: Vec<u8>) -> Result<SideRequest, Status> {
     let pseudo = |name: &[u8]| {
         let (_, value) = fields.iter().find(|(of, _)| of.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(value).ok().filter(|text| !text.is_empty())
@@ -162,7 +162,7 @@ mod tests {
 
     fn of(fields: &[(&str, &str)]) -> Result<(), Status> {
         let pair = |(name, value): &(&str, &str)| (name.as_bytes().into(), value.as_bytes().into());
-        let fields: Vec<Pair> = fields.iter().map(pair).collect();
+        let fields: Vec<FieldPair> = fields.iter().map(pair).collect();
         request(&fields, Vec::new()).map(drop)
     }
 

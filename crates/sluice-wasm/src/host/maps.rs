@@ -7,10 +7,10 @@ use crate::abi::{AbiVersion, MapKind, Status};
 use crate::call::{MapEdit, MapOf};
 use crate::guest::{Guest, HostResult};
 use crate::limits::MAP_BYTES;
-use crate::pairs::{self, Pair};
+use crate::pairs::{self, FieldPair};
 use crate::state::HostState;
 
-fn all(state: &HostState, kind: MapKind) -> Vec<Pair> {
+fn all(state: &HostState, kind: MapKind) -> Vec<FieldPair> {
     match kind {
         MapKind::Message { response, trailers } => {
             let of = MapOf { response, trailers };

@@ -11,7 +11,7 @@ use sluice_l7::{Reply, reasons};
 use crate::abi::Status;
 use crate::failure::one_line;
 use crate::guest::{Guest, HostResult};
-use crate::pairs::{self, Pair};
+use crate::pairs::{self, FieldPair};
 
 /// The most bytes of what a guest says about its response.
 const DETAILS_BYTES: usize = 256;
@@ -92,7 +92,7 @@ pub(super) fn respond(
     Ok(())
 }
 
-fn with_fields(mut reply: Reply, fields: &[Pair]) -> Result<Reply, Status> {
+fn with_fields(mut reply: Reply, fields: &[FieldPair]) -> Result<Reply, Status> {
     for (name, value) in fields {
         let name = std::str::from_utf8(name).map_err(|_| Status::BadArgument)?;
         let name = name.to_ascii_lowercase();

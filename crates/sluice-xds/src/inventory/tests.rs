@@ -308,7 +308,10 @@ fn virtual_hosts_come_and_go_with_their_table() {
     inventory.offer_part(rds("a/b"), table("r1", 15));
     assert_eq!(wanted(&inventory, XdsType::VirtualHost), ["a/b/"]);
     assert!(apply(&mut inventory, 1).is_empty());
-    assert_eq!(inventory.late(at(15)).into_iter().collect::<Vec<_>>(), [hosts.clone()]);
+    assert_eq!(
+        inventory.late(at(15)).into_iter().collect::<Vec<_>>(),
+        std::slice::from_ref(&hosts)
+    );
     inventory.offer_part(host("a/b/x"), said("x1"));
     inventory.offer_part(host("a/c"), said("of another table"));
     inventory.offer_part(host("x"), said("of none"));
