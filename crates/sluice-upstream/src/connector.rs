@@ -38,7 +38,7 @@ use crate::cluster::{Affinity, Claim, ClusterHandle, FALLBACKS_MAX, Tried, WhenF
 use crate::egress::EgressDenial;
 use crate::endpoint::{EndpointState, Target};
 use crate::events::EndpointEvent;
-use crate::forward::{ForwardFailure, HostNamedBy};
+use crate::forward::{ForwardFailure, HostNaming};
 use crate::hops::{self, Hop, HopTransport};
 use crate::metrics;
 use crate::plan::{CheckKind, ClusterPlan, SocketPlan};
@@ -225,8 +225,8 @@ async fn claim_host(
     let plan = handle.cluster.plan();
     let forward = plan.forward.as_ref().ok_or(reasons::NO_ENDPOINT)?;
     let host = match forward.named_by {
-        HostNamedBy::Client => forward.host(name.ok_or_else(missing)?, HTTPS),
-        HostNamedBy::Destination { .. } => forward.destination(conn.info.restored_destination()),
+        HostNaming::Client => forward.host(name.ok_or_else(missing)?, HTTPS),
+        HostNaming::Destination { .. } => forward.destination(conn.info.restored_destination()),
     };
     let host = host.map_err(failed)?;
     let endpoint = handle.endpoint_of(&conn.worker, &host).await.map_err(failed)?;

@@ -17,7 +17,7 @@ use crate::reasons;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ForwardPlan {
     /// What names the host.
-    pub named_by: HostNamedBy,
+    pub named_by: HostNaming,
     /// The hosts that may be named; if empty, every name and IP address.
     pub hosts: Vec<ForwardPattern>,
     /// The ports that may be named, the first of which is used where none is; if empty, the usual one.
@@ -30,7 +30,7 @@ pub struct ForwardPlan {
 
 /// What names a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum HostNamedBy {
+pub enum HostNaming {
     /// The client: by the server name of its TLS, or by the host of its request.
     #[default]
     Client,
@@ -163,7 +163,7 @@ impl ForwardPlan {
             let why = "the connection was not redirected here, so that it has no other destination";
             return Err(ForwardFailure::new(reasons::NO_ENDPOINT, why));
         };
-        if let HostNamedBy::Destination { port: Some(port), .. } = self.named_by {
+        if let HostNaming::Destination { port: Some(port), .. } = self.named_by {
             to.set_port(port);
         }
         self.host(&to.to_string(), to.port())
@@ -218,7 +218,7 @@ mod tests {
     fn plan(hosts: &[&str], ports: &[u16]) -> ForwardPlan {
         let hosts = hosts.iter().map(|host| parse_forward_pattern(host).unwrap()).collect();
         let host_ttl = Duration::from_secs(300);
-        let named_by = HostNamedBy::default();
+        let named_by = HostNaming::default();
         ForwardPlan { named_by, hosts, ports: ports.to_vec(), hosts_max: 4, host_ttl }
     }
 
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_destination_is_a_host_of_its_own_port() {
-        let to = |port| HostNamedBy::Destination { header: None, port };
+        let to = |port| HostNaming::Destination { header: None, port };
         let check = |plan: &ForwardPlan, text: Option<&str>, expected| {
             let found = plan.destination(text.map(|text| text.parse().unwrap()));
             let found = found.as_ref().map(|host| &*host.name).map_err(|failure| failure.why);

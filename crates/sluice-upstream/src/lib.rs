@@ -35,7 +35,7 @@ pub use connector::{Connected, Preface, connect};
 pub use directory::ClusterDirectory;
 pub use egress::EgressPolicy;
 pub use endpoint::{EndpointState, EndpointTraits, LeftEndpoints, Locality, Target};
-pub use forward::{ForwardFailure, ForwardHost, ForwardPattern, ForwardPlan, HostNamedBy};
+pub use forward::{ForwardFailure, ForwardHost, ForwardPattern, ForwardPlan, HostNaming};
 pub use metadata::{EndpointMetadata, SubsetKey};
 pub use plan::{ClusterPlan, ClusterSettings, EndpointPlan};
 pub use pool::Pool;

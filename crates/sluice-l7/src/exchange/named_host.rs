@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sluice_codec::{HttpStream, Method};
 use sluice_core::Reason;
 use sluice_upstream::reasons as upstream_reasons;
-use sluice_upstream::{EndpointState, ForwardFailure, HostNamedBy};
+use sluice_upstream::{EndpointState, ForwardFailure, HostNaming};
 
 use super::{RequestTask, Stop};
 use crate::pools::ClusterPool;
@@ -48,8 +48,8 @@ impl RequestTask {
         let usual = if in_tls { HTTPS } else { HTTP };
         let named = self.request.authority();
         let host = plan.forward.as_ref().map(|forward| match &forward.named_by {
-            HostNamedBy::Client => forward.host(named, usual),
-            HostNamedBy::Destination { header, .. } => {
+            HostNaming::Client => forward.host(named, usual),
+            HostNaming::Destination { header, .. } => {
                 forward.destination(self.destination(header.as_deref()))
             }
         });

@@ -86,7 +86,7 @@ section! {
         /// What names the host.
         pub by: ForwardBy = "name",
         /// With `by: destination`: a header of HTTP requests with the address and port, such as `192.0.2.1:80`, which go there
-        /// instead. The client that can send requests can name any address: see `egress`.
+        /// instead. A client can name any address: see `egress`.
         pub header: Option<Spanned<HeaderName>>,
         /// With `by: destination`: the port in place of that of the destination.
         pub to_port: Option<Spanned<NonZeroU16>>,

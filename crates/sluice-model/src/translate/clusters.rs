@@ -18,7 +18,7 @@ use sluice_upstream::plan::{
     Http3Plan, HttpVersion, OnRemoved, OnUnhealthy, ProxyVersion, QueuePlan, ResolutionMode,
     ReusePlan,
 };
-use sluice_upstream::{EgressPolicy, ForwardPlan, HostNamedBy, SubsetKey};
+use sluice_upstream::{EgressPolicy, ForwardPlan, HostNaming, SubsetKey};
 
 use super::{Context, Translated, health, sockets};
 use crate::check;
@@ -413,8 +413,8 @@ fn forward_plan(section: &Forward) -> ForwardPlan {
     let Forward { by, header, to_port, hosts, ports, max_hosts, host_ttl } = section;
     ForwardPlan {
         named_by: match by {
-            ForwardBy::Name => HostNamedBy::Client,
-            ForwardBy::Destination => HostNamedBy::Destination {
+            ForwardBy::Name => HostNaming::Client,
+            ForwardBy::Destination => HostNaming::Destination {
                 header: header.as_ref().map(|header| header.value.0.as_str().into()),
                 port: to_port.as_ref().map(|port| port.value.get()),
             },

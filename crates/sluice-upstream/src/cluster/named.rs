@@ -22,7 +22,7 @@ use super::claim::{Claim, RequestClaim};
 use super::handle::ClusterHandle;
 use super::reserve::TrafficClass;
 use crate::endpoint::{EndpointState, LoadKind};
-use crate::forward::{ForwardFailure, ForwardHost, HostNamedBy};
+use crate::forward::{ForwardFailure, ForwardHost, HostNaming};
 use crate::reasons;
 
 /// A worker's question for a host that is not known yet.
@@ -72,7 +72,7 @@ impl ClusterHandle {
 
     /// Whether a tunnel to a host ends here: the client names it, and gets a connection to it.
     pub fn ends_tunnels(&self) -> bool {
-        self.plan().forward.as_ref().is_some_and(|forward| forward.named_by == HostNamedBy::Client)
+        self.plan().forward.as_ref().is_some_and(|forward| forward.named_by == HostNaming::Client)
     }
 
     /// The endpoint of a host that a client named; waits for its look-up if it is not known yet.

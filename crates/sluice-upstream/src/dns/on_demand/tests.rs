@@ -10,7 +10,7 @@ use super::*;
 use crate::cluster::ClusterHandle;
 use crate::egress::EgressPolicy;
 use crate::endpoint::EndpointState;
-use crate::forward::{ForwardPlan, HostNamedBy};
+use crate::forward::{ForwardPlan, HostNaming};
 use crate::plan::ClusterSettings;
 
 const HOST_TTL: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ impl Bench {
         settings.egress = Some(EgressPolicy::new(allow, Vec::new()));
         settings.dns.mode = crate::plan::ResolutionMode::Logical;
         settings.forward = Some(ForwardPlan {
-            named_by: HostNamedBy::Client,
+            named_by: HostNaming::Client,
             hosts: Vec::new(),
             ports: vec![80],
             hosts_max,
@@ -55,7 +55,7 @@ impl Bench {
 
     fn host(named: &str) -> ForwardHost {
         let forward = ForwardPlan {
-            named_by: HostNamedBy::Client,
+            named_by: HostNaming::Client,
             hosts: vec![],
             ports: vec![80],
             hosts_max: 1,

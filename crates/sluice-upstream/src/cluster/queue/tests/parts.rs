@@ -83,7 +83,7 @@ fn who_names_a_host_waits_for_that_host() {
     let cluster = cluster(0, 1, Some(2), queue(9));
     change(&cluster, |settings| {
         settings.forward = Some(ForwardPlan {
-            named_by: crate::forward::HostNamedBy::Client,
+            named_by: crate::forward::HostNaming::Client,
             hosts: Vec::new(),
             ports: vec![80],
             hosts_max: 9,
