@@ -336,6 +336,11 @@ pub fn ads() -> Value {
     json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" })
 }
 
+/// A cluster that is refused: with a list of endpoints, a load balancer must be named.
+pub fn wrong_cluster(name: &str) -> Value {
+    json!({ "name": name, "type": "STATIC", "lb_policy": "CLUSTER_PROVIDED" })
+}
+
 pub fn cluster(name: &str) -> Value {
     json!({ "name": name, "type": "EDS", "connect_timeout": "5s", "eds_cluster_config": { "eds_config": ads() } })
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice_testkit::origin::{self, Client};
 use sluice_testkit::peers::Server;
 use sluice_testkit::{Origin, http, wait};
-use sluice_tests::planes::{Envoy, Plane, over_ads, to};
+use sluice_tests::planes::{Envoy, Plane, over_ads, to, wrong_cluster};
 
 const MANAGER: &str =
     "t/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -507,7 +507,7 @@ fn what_a_plane_sends_is_shown() {
     let page = json("/config_dump?resource=dynamic_endpoint_configs");
     assert_eq!(page["configs"][0]["endpoint_config"]["cluster_name"], "one|a:b");
     // A cluster that is refused.
-    plane.set("cds", "v2", json!({ "bad": { "name": "bad", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" } }));
+    plane.set("cds", "v2", json!({ "bad": wrong_cluster("bad") }));
     wait::until("the rejection", || {
         (stat("cluster_manager.cds.update_rejected")? >= 1).then_some(())
     });

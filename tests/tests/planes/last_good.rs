@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice_testkit::{Authority, Origin, tools, wait};
 use sluice_tests::planes::{
     Envoy, FORMS, Plane, ads, assignment, bootstrap, cluster, listener, origin_of, over_ads, table,
-    to,
+    to, wrong_cluster,
 };
 
 fn start(bootstrap: &str, file: &Path, more: &[&str]) -> Envoy {
@@ -180,15 +180,14 @@ fn what_is_refused_after_a_restart_is_as_it_was_before() {
         drop(envoy);
         let mut plane = Plane::at(port);
         plane.set_all("2", to("one"), &[("one", a.addr()), ("two", b.addr())]);
-        let wrong =
-            json!({ "name": "one", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" });
+        let wrong = wrong_cluster("one");
         plane.set("cds", "3", json!({ "one": wrong, "two": cluster("two") }));
         let no_route = json!([{ "match": { "prefix": "/" }, "route": { "cluster": "two", "prefix_rewrite": "no\nline" } }]);
         plane.set("rds", "3", json!({ "main": table("main", no_route) }));
         let mut envoy = start(&bootstrap, &file, &[]);
         envoy.until_ready();
         assert_eq!(origin_of(envoy.addr("web"), "/"), "200 a");
-        assert!(plane.error("cds").starts_with("cluster `one`: type"));
+        assert!(plane.error("cds").starts_with("cluster `one`: lb_policy"));
         assert!(plane.error("rds").starts_with("routes `main`: "));
         let rejected = envoy.until("cluster", "one", "rejected");
         assert!(rejected["version"].is_string(), "{rejected}");

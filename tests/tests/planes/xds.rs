@@ -11,7 +11,7 @@ use sluice_testkit::origin::{self, Client};
 use sluice_testkit::{Origin, tools, wait};
 use sluice_tests::planes::{
     Envoy, FORMS, Plane, assignment, bootstrap, cluster, listener, listener_with, origin_of,
-    over_ads, table, to,
+    over_ads, table, to, wrong_cluster,
 };
 
 #[test]
@@ -72,10 +72,7 @@ fn one_of_many_is_rejected_and_the_others_are_served() {
         let names: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
         let mut clusters: serde_json::Map<String, Value> =
             names.iter().map(|name| (name.clone(), cluster(name))).collect();
-        clusters.insert(
-            "bad".into(),
-            json!({ "name": "bad", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" }),
-        );
+        clusters.insert("bad".into(), wrong_cluster("bad"));
         plane.set("cds", "2", Value::Object(clusters.clone()));
         let endpoints = names.iter().map(|name| (name.clone(), assignment(name, &[a.addr()])));
         plane.set("eds", "2", endpoints.collect());
@@ -83,12 +80,17 @@ fn one_of_many_is_rejected_and_the_others_are_served() {
         envoy.until_ready();
         let error = plane.error("cds");
         assert!(
-            error.starts_with("cluster `bad`: type: `type` of envoy.config.cluster.v3.Cluster"),
+            error.starts_with(
+                "cluster `bad`: lb_policy: `lb_policy` of envoy.config.cluster.v3.Cluster"
+            ),
             "{error}"
         );
         envoy.until_served("/", "200 a");
         let rejected = envoy.until("cluster", "bad", "rejected");
-        assert!(rejected["rejected"]["why"].as_str().unwrap().starts_with("type: "), "{rejected}");
+        assert!(
+            rejected["rejected"]["why"].as_str().unwrap().starts_with("lb_policy: "),
+            "{rejected}"
+        );
         assert_eq!(envoy.metric("sluice_xds_resources", "type=\"cds\",state=\"active\""), 100);
         // It becomes right, then wrong again: the good one stays.
         clusters.insert("bad".into(), cluster("bad"));
@@ -99,10 +101,7 @@ fn one_of_many_is_rejected_and_the_others_are_served() {
         plane.set("rds", "3", json!({ "main": table("main", to("bad")) }));
         envoy.until("cluster", "bad", "active");
         envoy.until_served("/", "200 a");
-        clusters.insert(
-            "bad".into(),
-            json!({ "name": "bad", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED" }),
-        );
+        clusters.insert("bad".into(), wrong_cluster("bad"));
         clusters.remove("c99");
         plane.set("cds", "4", Value::Object(clusters));
         wait::until("one to leave", || {

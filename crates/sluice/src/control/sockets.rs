@@ -477,15 +477,18 @@ mod tests {
 
     #[test]
     fn a_port_that_udp_has_elsewhere_is_not_chosen() {
-        let elsewhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let taken = elsewhere.local_addr().expect("it is bound");
+        let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback can be bound");
+        // The port that the system chooses first: nobody else can take it meanwhile.
+        let (first, taken, _elsewhere) = std::iter::repeat_with(any)
+            .find_map(|first| {
+                let taken = first.local_addr().expect("it is bound");
+                Some((first, taken, UdpSocket::bind(taken).ok()?))
+            })
+            .expect("some port is free for both");
         let wanted = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
-        // What the system may choose: that port of TCP is free.
-        let mut choices = [taken.port(), 0].into_iter();
+        let mut choices = Some(first);
         let bound = bind_free_for_udp(&wanted, || {
-            let port = choices.next().expect("the second one fits");
-            let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-            Ok((vec![socket.into()], None))
+            Ok((vec![choices.take().unwrap_or_else(any).into()], None))
         });
         let (sockets, _) = bound.expect("loopback can be bound");
         assert_ne!(address_of(&wanted, &sockets[0]), ListenAddress::Tcp(taken));
