@@ -134,7 +134,7 @@ fn templates_are_rendered_and_followed() {
     envoy.until_served("/two", "200 a");
     envoy.until_served("/one", "200 b");
     // Routes that are wrong are refused, and those in use stay; the clusters of the same instances follow.
-    let wrong = ", prefix_rewrite: \"no\\nline\"";
+    let wrong = ", cluster_not_found_response_code: 7";
     plane.set(&json!([instance("one", a.addr(), ""), instance("two", a.addr(), wrong)]));
     envoy.until("routes", "main", "rejected");
     envoy.until_served("/one", "200 a");
