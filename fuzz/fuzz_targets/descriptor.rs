@@ -51,6 +51,7 @@ fuzz_target!(|input: (Vec<&str>, [&str; 3], Vec<(&[u8], &[u8])>, u32)| {
         reason: None,
         details: "".into(),
         detail: None,
+        local_text: None,
     };
     let of = View {
         conn: &ConnFacts::of(&conn),
