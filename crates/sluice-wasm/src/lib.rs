@@ -4,9 +4,9 @@
 //! an instance is replaced. Refuses to know: the wire, and how the exchange runs filters. Keeps: a guest costs its own requests at
 //! most, never its worker; every pointer, length and number that it passes is checked, and what is wrong is a status to it.
 //!
-//! A worker has one instance per module, `vm.id`, `vm.config` and set of bounds ([`Vm`](vm::Vm)). In it, a use of the filter is a
-//! root context ([`PluginFacts`](plugin::PluginFacts)), and a request is a stream context
-//! ([`StreamCell`](stream::StreamCell)). The functions that a guest calls reach the message at hand through a
+//! A worker has one instance per module, `vm.id`, `vm.config` and set of bounds (`vm::Vm`). In it, a use of the filter is a
+//! root context (`plugin::PluginFacts`), and a request is a stream context
+//! (`stream::StreamCell`). The functions that a guest calls reach the message at hand through a
 //! [`Loan`](sluice_sys::loan::Loan), so that nothing of a request is copied for guests that do not look at it.
 #![forbid(unsafe_code)]
 
