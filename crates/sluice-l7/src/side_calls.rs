@@ -28,6 +28,7 @@ use crate::worker::HttpWorker;
 
 mod attempt;
 mod attempts;
+mod closing;
 mod grpc;
 mod grpc_stream;
 mod method;
@@ -35,6 +36,7 @@ mod mirror;
 mod permits;
 pub(crate) mod redis;
 
+pub(crate) use self::closing::until_closed;
 pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::{GrpcConversation, GrpcStream};
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};

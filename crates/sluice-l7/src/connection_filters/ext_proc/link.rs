@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -21,7 +20,7 @@ use sluice_io::timers::Timer;
 use sluice_upstream::Cluster;
 
 use super::messages::{BytesAnswerMessage, BytesQuestion, BytesSaid, BytesSide, PROCESS};
-use crate::side_calls::{GrpcConversation, GrpcStream, SideCalls};
+use crate::side_calls::{GrpcConversation, GrpcStream, SideCalls, until_closed};
 use crate::{metrics, reasons};
 
 /// How long the service may take to end the call when the connection has ended.
@@ -219,24 +218,12 @@ impl BytesLink {
 
     /// Drives the call until it has ended, or is to be dropped.
     async fn drive(self: Rc<Self>) {
-        let timer = Timer::new(&self.worker.timers);
-        let mut conversing = pin!(self.converse());
-        poll_fn(|cx| {
-            self.state.borrow_mut().driver = Some(cx.waker().clone());
-            if conversing.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
+        let closes = |waker: &Waker| {
             let mut state = self.state.borrow_mut();
-            state.driver = Some(cx.waker().clone());
-            match state.closes {
-                Some(closes) => {
-                    timer.set(closes);
-                    timer.poll(cx)
-                }
-                None => Poll::Pending,
-            }
-        })
-        .await;
+            state.driver = Some(waker.clone());
+            state.closes
+        };
+        until_closed(&self.worker, self.converse(), closes).await;
     }
 
     async fn converse(&self) {

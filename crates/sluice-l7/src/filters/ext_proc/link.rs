@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -25,7 +24,7 @@ use super::messages::{ImmediateResponse, ProcessingRequest, ProcessingResponse};
 use super::parts::{MessageSide, SentPart};
 use super::settings::ProcSettings;
 use crate::reasons;
-use crate::side_calls::{GrpcCallError, GrpcConversation, GrpcStream, SideCalls};
+use crate::side_calls::{GrpcCallError, GrpcConversation, GrpcStream, SideCalls, until_closed};
 
 /// No further answer is received while those that were not taken have this many bytes.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -322,24 +321,12 @@ impl ProcLink {
 
     /// Drives the call until it has ended, or is to be dropped.
     async fn drive(self: Rc<Self>, calls: SideCalls) {
-        let timer = Timer::new(&self.worker.timers);
-        let mut conversing = pin!(self.converse(calls));
-        poll_fn(|cx| {
-            self.state.borrow_mut().driver = Some(cx.waker().clone());
-            if conversing.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
+        let closes = |waker: &Waker| {
             let mut state = self.state.borrow_mut();
-            state.driver = Some(cx.waker().clone());
-            match state.closes {
-                Some(closes) => {
-                    timer.set(closes);
-                    timer.poll(cx)
-                }
-                None => Poll::Pending,
-            }
-        })
-        .await;
+            state.driver = Some(waker.clone());
+            state.closes
+        };
+        until_closed(&self.worker, self.converse(calls), closes).await;
     }
 
     async fn converse(&self, calls: SideCalls) {
