@@ -123,14 +123,7 @@ inline sluice_result balancer_pick(sluice_balancer handle, void *, void *state, 
 
 template <class Of> const sluice_module *balancer_init(const sluice_host *table, std::string_view name) {
     if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, pick_random)) return nullptr;
-    host() = table;
-    static sluice_module module{};
-    module.size = sizeof(sluice_module);
-    module.major = SLUICE_ABI_MAJOR;
-    module.minor = SLUICE_ABI_MINOR;
-    module.name = text(name);
-    module.config_new = config_new<Balancer, Of>;
-    module.config_free = config_free<Balancer>;
+    sluice_module &module = module_of<Balancer, Of>(table, name);
     module.balancer_new = balancer_new;
     module.balancer_free = balancer_free;
     module.balancer_pick = balancer_pick;

@@ -158,14 +158,7 @@ inline sluice_step connection_resumed(sluice_connection handle, void *, void *st
 
 template <class Of, bool Bytes, bool Datagrams> const sluice_module *connection_init(const sluice_host *table, std::string_view name) {
     if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, connection_suspend)) return nullptr;
-    host() = table;
-    static sluice_module module{};
-    module.size = sizeof(sluice_module);
-    module.major = SLUICE_ABI_MAJOR;
-    module.minor = SLUICE_ABI_MINOR;
-    module.name = text(name);
-    module.config_new = config_new<ConnectionFilter, Of>;
-    module.config_free = config_free<ConnectionFilter>;
+    sluice_module &module = module_of<ConnectionFilter, Of>(table, name);
     module.connection_new = connection_new;
     module.connection_end = connection_end;
     module.connection_opened = connection_opened;

@@ -338,16 +338,22 @@ inline sluice_step resumed(sluice_request handle, void *, void *state, sluice_ho
     });
 }
 
-template <class Of> const sluice_module *init(const sluice_host *table, std::string_view name) {
-    if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, suspend)) return nullptr;
+/* What every library says of itself; `Kind` is what its configuration makes, and `Of` the class of the library. */
+template <class Kind, class Of> sluice_module &module_of(const sluice_host *table, std::string_view name) {
     host() = table;
     static sluice_module module{};
     module.size = sizeof(sluice_module);
     module.major = SLUICE_ABI_MAJOR;
     module.minor = SLUICE_ABI_MINOR;
     module.name = text(name);
-    module.config_new = config_new<Filter, Of>;
-    module.config_free = config_free<Filter>;
+    module.config_new = config_new<Kind, Of>;
+    module.config_free = config_free<Kind>;
+    return module;
+}
+
+template <class Of> const sluice_module *init(const sluice_host *table, std::string_view name) {
+    if (!table || table->major != SLUICE_ABI_MAJOR || !SLUICE_HAS(table, suspend)) return nullptr;
+    sluice_module &module = module_of<Filter, Of>(table, name);
     module.request_new = request_new;
     module.request_end = request_end;
     module.request_headers = part<&Exchange::request_headers>;

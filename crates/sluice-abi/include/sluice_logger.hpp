@@ -52,14 +52,7 @@ inline void records_done(void *object) noexcept {
 template <class Of> const sluice_module *logger_init(const sluice_host *table, std::string_view name) {
     /* A host of version 1.0 has no records. */
     if (!table || table->major != SLUICE_ABI_MAJOR || table->minor < 1) return nullptr;
-    host() = table;
-    static sluice_module module{};
-    module.size = sizeof(sluice_module);
-    module.major = SLUICE_ABI_MAJOR;
-    module.minor = SLUICE_ABI_MINOR;
-    module.name = text(name);
-    module.config_new = config_new<AccessLogger, Of>;
-    module.config_free = config_free<AccessLogger>;
+    sluice_module &module = module_of<AccessLogger, Of>(table, name);
     module.record = record;
     module.records_done = records_done;
     return &module;
