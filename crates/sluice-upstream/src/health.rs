@@ -120,7 +120,8 @@ pub(crate) async fn watch(
         ["made", "left_out"]
             .map(|state| watcher.worker.shard.gauge(&metrics::SUBSETS, &[&cluster.name, state]))
     });
-    let mut checks = schedule::Checks::default();
+    // Made when there are checks: most clusters of a control plane have none.
+    let mut checks: Option<Box<schedule::Checks>> = None;
     let mut ejections = ejections::Ejections::default();
     loop {
         let members = cluster.members();
@@ -138,7 +139,10 @@ pub(crate) async fn watch(
             found.count(&watcher.worker.shard, &cluster.name, kind);
         }
         match &plan.health {
-            Some(health) => checks.follow(&cluster, endpoints, health, &plan, &watcher),
+            Some(health) => {
+                let checks = checks.get_or_insert_default();
+                checks.follow(&cluster, endpoints, health, &plan, &watcher);
+            }
             // What checks found before they were removed from the configuration holds no longer.
             None => endpoints.iter().for_each(|endpoint| _ = endpoint.set_health(Ok(()))),
         }

@@ -29,9 +29,9 @@ pub const READY_CLUSTERS_MAX: usize = 512;
 struct XdsOwner<T> {
     versions: HeldVersions<T>,
     /// What the current version needs.
-    needs: Vec<NeedUntil>,
+    needs: Box<[NeedUntil]>,
     /// What the one in use needs.
-    good_needs: Vec<NeedUntil>,
+    good_needs: Box<[NeedUntil]>,
     /// What is kept because of it.
     linked: Box<[PartKey]>,
     /// Whether no plane may change or remove it.
@@ -40,8 +40,8 @@ struct XdsOwner<T> {
 
 impl<T> XdsOwner<T> {
     fn new(fixed: bool) -> Self {
-        let (needs, good_needs, linked) = (Vec::new(), Vec::new(), Box::default());
-        Self { versions: HeldVersions::default(), needs, good_needs, linked, fixed }
+        let (needs, good_needs) = (Box::default(), Box::default());
+        Self { versions: HeldVersions::default(), needs, good_needs, linked: Box::default(), fixed }
     }
 }
 
@@ -110,7 +110,7 @@ impl<T> Inventory<T> {
         &mut self,
         key: OwnerKey,
         version: Versioned<T>,
-        needs: Vec<(PartKey, Moment)>,
+        needs: Box<[NeedUntil]>,
         fixed: bool,
     ) -> bool {
         let owner = self.owners.entry(key.clone()).or_insert_with(|| XdsOwner::new(fixed));
@@ -118,7 +118,7 @@ impl<T> Inventory<T> {
             return false;
         }
         owner.versions.offer(version);
-        owner.needs = needs.into_iter().map(|(part, until)| NeedUntil { part, until }).collect();
+        owner.needs = needs;
         self.relink(&key);
         self.dirty.insert(key);
         true

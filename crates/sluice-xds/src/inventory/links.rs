@@ -78,7 +78,7 @@ impl<T> Inventory<T> {
         if self.parts.get(key).and_then(HeldVersions::current).is_some() {
             return;
         }
-        let hurry = |needs: &mut Vec<NeedUntil>| {
+        let hurry = |needs: &mut [NeedUntil]| {
             let needs = needs.iter_mut().filter(|need| need.part == *key);
             needs.for_each(|need| need.until = need.until.min(now));
         };
@@ -110,12 +110,12 @@ impl<T> Inventory<T> {
 
     /// What the current version of an owner needs, and what that needs in turn.
     pub(super) fn needs_of(&self, owner: &XdsOwner<T>) -> Vec<NeedUntil> {
-        let mut found = owner.needs.clone();
+        let mut found = owner.needs.to_vec();
         let mut next = 0;
         while let Some(part) = found.get(next).map(|need| need.part.clone()) {
             next += 1;
             for versions in self.with_needs(&part) {
-                for need in versions.current().into_iter().flat_map(|version| &version.needs) {
+                for need in versions.current().into_iter().flat_map(|version| &*version.needs) {
                     if !found.iter().any(|known| known.part == need.part) {
                         found.push(need.clone());
                     }
@@ -133,7 +133,7 @@ impl<T> Inventory<T> {
         while let Some(part) = open.pop() {
             for versions in self.with_needs(&part) {
                 let versions = versions.good.iter().chain(&versions.newest);
-                let inner = versions.flat_map(|version| &version.needs);
+                let inner = versions.flat_map(|version| &*version.needs);
                 open.extend(
                     inner.map(|need| &need.part).filter(|of| !found.contains(*of)).cloned(),
                 );

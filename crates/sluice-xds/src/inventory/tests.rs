@@ -33,7 +33,7 @@ fn said(version: &str) -> Versioned<String> {
         version: version.into(),
         since: at(0),
         content: version.to_owned(),
-        needs: Vec::new(),
+        needs: Box::default(),
     }
 }
 
@@ -45,7 +45,12 @@ fn offer(
     until: Moment,
     fixed: bool,
 ) -> bool {
-    inventory.offer(key, version, needs.into_iter().map(|need| (need, until)).collect(), fixed)
+    inventory.offer(
+        key,
+        version,
+        needs.into_iter().map(|part| NeedUntil { part, until }).collect(),
+        fixed,
+    )
 }
 
 /// The names of a type that are needed.
@@ -300,7 +305,7 @@ fn virtual_hosts_come_and_go_with_their_table() {
     let host = |name: &str| part(XdsType::VirtualHost, name);
     let table = |version: &str, until: u64| {
         let needs = vec![NeedUntil { part: PartKey::hosts_of("a/b"), until: at(until) }];
-        Versioned { needs, ..said(version) }
+        Versioned { needs: needs.into(), ..said(version) }
     };
     offer(&mut inventory, web.clone(), said("1"), vec![rds("a/b")], at(15), false);
     // Nobody needs hosts before a table says that it has some.
@@ -344,7 +349,7 @@ fn a_table_without_hosts_in_time_begins_without() {
     let mut inventory = Inventory::default();
     offer(&mut inventory, listener("web"), said("1"), vec![rds("r")], at(15), false);
     let needs = vec![NeedUntil { part: PartKey::hosts_of("r"), until: at(20) }];
-    inventory.offer_part(rds("r"), Versioned { needs, ..said("r1") });
+    inventory.offer_part(rds("r"), Versioned { needs: needs.into(), ..said("r1") });
     assert_eq!(inventory.next_deadline(), Some(at(20)));
     assert!(apply(&mut inventory, 19).is_empty());
     assert_eq!(apply(&mut inventory, 20), ["web@1(r@r1)"]);

@@ -125,7 +125,7 @@ pub struct Versioned<T> {
     /// What it says.
     pub content: T,
     /// What a part needs in turn; empty for what is applied on its own.
-    pub needs: Vec<NeedUntil>,
+    pub needs: Box<[NeedUntil]>,
 }
 
 /// Why the newest version of a resource is not in use.

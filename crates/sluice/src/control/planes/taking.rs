@@ -176,14 +176,13 @@ impl Planes {
             self.inventory.borrow_mut().offer_part(part, versioned);
             return true;
         };
-        let versioned = Versioned { version, since: now, content, needs: Vec::new() };
-        let needs = needs.into_iter().map(|need| (need.part, need.until)).collect();
+        let versioned = Versioned { version, since: now, content, needs: Box::default() };
         let key = OwnerKey { kind, name: name.into() };
         self.inventory.borrow_mut().offer(key, versioned, needs, fixed)
     }
 
     /// Notes where parts come from; returns until when each is waited for.
-    fn note_sources(&self, needs: Vec<(PartKey, ResourceSource)>, now: Moment) -> Vec<NeedUntil> {
+    fn note_sources(&self, needs: Vec<(PartKey, ResourceSource)>, now: Moment) -> Box<[NeedUntil]> {
         let mut sources = self.part_sources.borrow_mut();
         let noted = needs.into_iter().map(|(part, ResourceSource { from, fetch_timeout })| {
             let until = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));
