@@ -169,7 +169,8 @@ impl Reactor {
         } else {
             self.descriptors.opened(1);
         }
-        let source = Source { key, socket, reactor: Rc::clone(self) };
+        #[allow(clippy::cast_possible_truncation, reason = "descriptors are numbers of 31 bits")]
+        let source = Source { key: key as u32, socket, reactor: Rc::clone(self) };
         self.queue.add(&source.socket, key as u64, watch)?;
         Ok(source)
     }
@@ -179,15 +180,20 @@ impl Reactor {
 #[derive(Debug)]
 pub struct Source {
     socket: OwnedFd,
-    key: usize,
+    /// Half a word, as the descriptor is: every connection has two.
+    key: u32,
     reactor: Rc<Reactor>,
 }
 
 impl Source {
+    const fn place(&self) -> usize {
+        self.key as usize
+    }
+
     /// Ready when an operation in that direction is worth attempting.
     pub fn poll_ready(&self, cx: &Context<'_>, side: Interest) -> Poll<()> {
         let mut sockets = self.reactor.sockets.borrow_mut();
-        let waiting = &mut sockets[self.key];
+        let waiting = &mut sockets[self.place()];
         let readiness = waiting.side(side);
         if readiness.now || readiness.ever {
             return Poll::Ready(());
@@ -203,7 +209,7 @@ impl Source {
     /// for every event on the reading side until the socket has failed.
     pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
         let mut sockets = self.reactor.sockets.borrow_mut();
-        let waiting = &mut sockets[self.key];
+        let waiting = &mut sockets[self.place()];
         if !waiting.failed {
             waiting.read.awaited = true;
             if !waiting.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -216,7 +222,7 @@ impl Source {
     /// Whether an operation in that direction is worth attempting now; does not wait.
     pub fn is_ready(&self, side: Interest) -> bool {
         let mut sockets = self.reactor.sockets.borrow_mut();
-        let readiness = sockets[self.key].side(side);
+        let readiness = sockets[self.place()].side(side);
         readiness.now || readiness.ever
     }
 
@@ -242,14 +248,14 @@ impl Source {
 
     /// Notes that an operation returned less than requested: the next event will report more.
     pub fn exhausted(&self, side: Interest) {
-        self.reactor.sockets.borrow_mut()[self.key].side(side).now = false;
+        self.reactor.sockets.borrow_mut()[self.place()].side(side).now = false;
     }
 
     /// Notes that an operation returned `WouldBlock`, whatever was reported before: the error of a datagram socket is
     /// cleared by the first operation that reports it.
     pub fn would_block(&self, side: Interest) {
         let mut sockets = self.reactor.sockets.borrow_mut();
-        let readiness = sockets[self.key].side(side);
+        let readiness = sockets[self.place()].side(side);
         (readiness.now, readiness.ever) = (false, false);
     }
 
@@ -261,13 +267,13 @@ impl Source {
 
     /// Whether the peer was reported to have ended its side cleanly. Everything it sent before has arrived.
     pub fn has_ended(&self) -> bool {
-        let waiting = &self.reactor.sockets.borrow()[self.key];
+        let waiting = &self.reactor.sockets.borrow()[self.place()];
         waiting.read.ever && !waiting.failed
     }
 
     /// Whether an error was reported for the socket; reading the error clears it.
     pub fn has_failed(&self) -> bool {
-        self.reactor.sockets.borrow()[self.key].failed
+        self.reactor.sockets.borrow()[self.place()].failed
     }
 }
 
@@ -280,7 +286,7 @@ impl AsFd for Source {
 impl Drop for Source {
     fn drop(&mut self) {
         // Closing the socket removes it from the queue.
-        let waiting = self.reactor.sockets.borrow_mut().remove(self.key);
+        let waiting = self.reactor.sockets.borrow_mut().remove(self.place());
         if waiting.of_flow {
             self.reactor.descriptors.closed_for_flow();
         } else {

@@ -55,7 +55,6 @@ pub struct H1Stream {
     role: Role,
     options: Rc<H1Options>,
     input: Option<Buf>,
-    scan: Scan,
     receiving: H1Receiving,
     sending: Sending,
     staged: Option<Buf>,
@@ -85,7 +84,8 @@ pub struct Taken {
 enum H1Receiving {
     /// A tunnel that was opened without a message: its head is not on the wire.
     Opened,
-    Head,
+    /// How far the search for the end of a head has come.
+    Head(Scan),
     Counted(u64),
     Chunked(Chunked),
     /// The body has been handed out, these trailers have not.
@@ -109,6 +109,9 @@ enum Sending {
     Done,
 }
 
+// An idle connection holds one.
+const _: () = assert!(size_of::<H1Stream>() <= 160);
+
 impl H1Stream {
     /// Creates a connection before its first message. Boxed because each exchange passes it on, and a future that does
     /// so reserves space for every copy.
@@ -118,8 +121,7 @@ impl H1Stream {
             role,
             options,
             input: None,
-            scan: Scan::default(),
-            receiving: H1Receiving::Head,
+            receiving: H1Receiving::Head(Scan::default()),
             sending: Sending::Head,
             staged: None,
             method: Method::Get,
@@ -217,7 +219,7 @@ impl H1Stream {
         if self.role == Role::Client && (left || self.input.is_some()) {
             return false;
         }
-        self.receiving = H1Receiving::Head;
+        self.receiving = H1Receiving::Head(Scan::default());
         self.sending = Sending::Head;
         true
     }

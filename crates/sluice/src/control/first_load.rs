@@ -28,12 +28,13 @@ impl Control {
 
     pub(super) fn now_ready(&self) {
         self.stage.set(Stage::Ready);
-        self.report.ready();
         tracing::info!(
             workers = self.workers.len(),
             listeners = self.store.borrow().names(Kind::Listener).len(),
             "ready"
         );
+        // After the line in the log: what waits for this may read the log.
+        self.report.ready();
     }
 
     /// Says what a reload does not reach.

@@ -53,10 +53,12 @@ impl H1Stream {
     /// Parses the next head and consumes it, if it has arrived.
     fn parse_head(&mut self, head: &mut Head) -> Result<Option<Meta>, HttpError> {
         let (limits, lower, role) = (self.options.limits, self.options.lower, self.role);
-        let Some(input) = &mut self.input else { return Ok(None) };
+        let (Some(input), H1Receiving::Head(scan)) = (&mut self.input, &mut self.receiving) else {
+            return Ok(None);
+        };
         // Most requests arrive alone and whole. If this is not one, the search decides what it is.
         if role == Role::Server
-            && self.scan == Scan::default()
+            && *scan == Scan::default()
             && input.len() <= limits.bytes
             && input.ends_with(b"\r\n\r\n")
             && let Ok(meta) = parse::request(input, head, limits, lower)
@@ -64,7 +66,7 @@ impl H1Stream {
             self.input = None;
             return Ok(Some(meta));
         }
-        let found = self.scan.find_end(input, limits);
+        let found = scan.find_end(input, limits);
         let found = found.map_err(|fault| in_head(fault, role, input, limits))?;
         let Some((start, end)) = found else { return Ok(None) };
         let bytes = &input[start..end];
@@ -80,7 +82,7 @@ impl H1Stream {
         if input.is_empty() {
             self.input = None;
         }
-        self.scan = Scan::default();
+        *scan = Scan::default();
         Ok(Some(meta))
     }
 
@@ -120,8 +122,10 @@ impl H1Stream {
         worker: &WorkerCx,
     ) -> Poll<Result<Frame, HttpError>> {
         loop {
-            if matches!(self.receiving, H1Receiving::Done | H1Receiving::Head | H1Receiving::Opened)
-            {
+            if matches!(
+                self.receiving,
+                H1Receiving::Done | H1Receiving::Head(_) | H1Receiving::Opened
+            ) {
                 return Poll::Ready(Ok(Frame::End));
             }
             if let H1Receiving::Trailers(trailers) = &mut self.receiving {
@@ -185,7 +189,7 @@ impl H1Stream {
                     return Poll::Ready(Ok(Frame::Data { body: Body::Pooled(data), last: false }));
                 }
                 H1Receiving::Opened
-                | H1Receiving::Head
+                | H1Receiving::Head(_)
                 | H1Receiving::Trailers(_)
                 | H1Receiving::Done => {
                     unreachable!("looked at above")
@@ -220,7 +224,7 @@ impl H1Stream {
         }
         let pool = &worker.buffers;
         let max = self.read_max as usize;
-        let is_head = matches!(self.receiving, H1Receiving::Head);
+        let is_head = matches!(self.receiving, H1Receiving::Head(_));
         let room = pool.room_for_read(self.input.take(), max, is_head);
         let mut input = room.map_err(|_| HttpError::buffers())?;
         let spare = input.spare();

@@ -11,6 +11,7 @@ use sluice_io::WorkerCx;
 use super::{H1Receiving, H1Stream, Role, Sending, Taken, closed_in_body, copy};
 use crate::body::Body;
 use crate::error::{ErrorKind, HttpError};
+use crate::h1::parse::Scan;
 use crate::h1::write::{self, Framing, Persistence, Unwritable};
 use crate::head::{Head, Method, Version};
 use crate::parse_error::ParseError;
@@ -81,7 +82,7 @@ impl H1Stream {
                 self.asked_upgrade = head.upgrade().is_some();
                 // A peer that declines may still have read part of what follows as the other protocol.
                 self.keep_alive &= !self.asked_upgrade && self.method != Method::Connect;
-                self.receiving = H1Receiving::Head;
+                self.receiving = H1Receiving::Head(Scan::default());
                 let framing = write::request_framing(head, end);
                 (write::request(head, framing, pool), framing)
             }
