@@ -1,7 +1,7 @@
 """A control plane for tests (envoy.service.discovery.v3 and the services of each type), by the rules of go-control-plane.
 
 It speaks both forms. What it serves is told on its standard input, one JSON object a line:
-  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, rds, vhds, sds, ecds,
+  {"set": TYPE, "version": V, "resources": {NAME: RESOURCE, ...}}   all resources of a type (cds, eds, lds, srds, rds, vhds, sds, ecds,
                                                                      rtds)
   {"put": TYPE, "resources": {NAME: RESOURCE, ...}}                 some resources of a type, beside the others
   {"say": TYPE, "nonce": N, "type_url": U, "resources": [...]}       a response with these resources, on every stream: each
@@ -43,7 +43,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2  # noqa: F401
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2  # noqa: F401
 from envoy.extensions.filters.http.on_demand.v3 import on_demand_pb2  # noqa: F401
@@ -68,6 +68,7 @@ TYPES = {
     "cds": cluster_pb2.Cluster,
     "eds": endpoint_pb2.ClusterLoadAssignment,
     "lds": listener_pb2.Listener,
+    "srds": scoped_route_pb2.ScopedRouteConfiguration,
     "rds": route_pb2.RouteConfiguration,
     "vhds": route_components_pb2.VirtualHost,
     "sds": secret_pb2.Secret,
@@ -76,7 +77,7 @@ TYPES = {
 }
 URLS = {kind: PREFIX + message.DESCRIPTOR.full_name for kind, message in TYPES.items()}
 KINDS = {url: kind for kind, url in URLS.items()}
-WILD = {"cds", "lds", "vhds"}
+WILD = {"cds", "lds", "srds", "vhds"}
 
 lock = threading.RLock()
 snapshot = {}  # kind -> (version, {name: encoded})
@@ -412,7 +413,13 @@ def main():
         service(lds_pb2_grpc.ListenerDiscoveryServiceServicer, "Listeners"), server)
     rds_pb2_grpc.add_RouteDiscoveryServiceServicer_to_server(
         service(rds_pb2_grpc.RouteDiscoveryServiceServicer, "Routes"), server)
-    # The messages come without this service.
+    # The messages come without these services.
+    scopes = {f"{form}ScopedRoutes": grpc.stream_stream_rpc_method_handler(
+        lambda requests, context, run=run: run(None, requests, context),
+        getattr(discovery_pb2, f"{word}Request").FromString, getattr(discovery_pb2, f"{word}Response").SerializeToString)
+        for form, word, run in [("Stream", "Discovery", sotw), ("Delta", "DeltaDiscovery", delta)]}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(
+        "envoy.service.route.v3.ScopedRoutesDiscoveryService", scopes)])
     hosts = grpc.stream_stream_rpc_method_handler(
         lambda requests, context: delta(None, requests, context),
         discovery_pb2.DeltaDiscoveryRequest.FromString, discovery_pb2.DeltaDiscoveryResponse.SerializeToString)

@@ -56,6 +56,7 @@ mod responses;
 mod retries;
 mod route_trees;
 mod routes;
+mod scopes;
 mod scripts;
 mod secrets;
 mod services;

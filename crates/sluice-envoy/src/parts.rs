@@ -3,12 +3,12 @@
 //! Owns: what a resource needs of others, and how it is put together with them. Refuses to know: where they come from, and
 //! what they are in the native form. Keeps: a resource that is put together is like one that was written as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sluice_core::{Diags, Span};
 
-use crate::message::{ProtoItem, ProtoMessage, ProtoValue};
+use crate::message::{ProtoField, ProtoItem, ProtoMessage, ProtoValue};
 use crate::secret_files::path_of;
 use crate::{descriptors, rules};
 
@@ -19,6 +19,8 @@ const NETWORK_FILTER: &str = "envoy.config.listener.v3.Filter";
 const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig";
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const ASSIGNMENT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+const SCOPES: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRouteConfigurationsList";
 const TABLE: &str = "envoy.config.route.v3.RouteConfiguration";
 
 /// What a part is.
@@ -26,6 +28,8 @@ const TABLE: &str = "envoy.config.route.v3.RouteConfiguration";
 pub enum PartKind {
     /// The endpoints of a cluster.
     Endpoints,
+    /// The scopes of route tables.
+    Scopes,
     /// A route table.
     Routes,
     /// The virtual hosts of a route table.
@@ -47,6 +51,8 @@ pub struct NeededPart<'m> {
     pub source: Option<&'m ProtoMessage>,
     /// Whether it is not waited for.
     pub at_once: bool,
+    /// Of scopes, where the route tables come from that they name.
+    pub source_of_routes: Option<&'m ProtoMessage>,
 }
 
 /// Parts that have come. Secrets are looked up where they are used.
@@ -58,8 +64,35 @@ pub struct GivenParts<'m> {
     pub routes: HashMap<Arc<str>, &'m ProtoMessage>,
     /// Virtual hosts by the name of their route table.
     pub hosts: HashMap<Arc<str>, Vec<&'m ProtoMessage>>,
+    /// Scopes, in order.
+    pub scopes: Vec<&'m ProtoMessage>,
     /// Settings of filters by name.
     pub extensions: HashMap<Arc<str>, &'m ProtoMessage>,
+}
+
+/// What a scope says of itself.
+#[derive(Debug)]
+pub struct ScopeParts {
+    /// Its key: each part with a zero byte behind it.
+    pub key: Arc<str>,
+    /// The name of its route table, unless the table is in it.
+    pub routes: Option<Arc<str>>,
+    /// Whether its route table is asked for once a request needs it.
+    pub on_demand: bool,
+}
+
+impl ScopeParts {
+    /// Of a `ScopedRouteConfiguration`.
+    pub fn of(scope: &ProtoMessage) -> Self {
+        let mut key = String::new();
+        for fragment in inner(scope, "key").into_iter().flat_map(|key| items(key, "fragments")) {
+            key.push_str(&text(fragment, "string_key").unwrap_or_default());
+            key.push('\0');
+        }
+        let named = text(scope, "route_configuration_name");
+        let routes = named.filter(|_| !scope.has("route_configuration"));
+        Self { key: key.into(), routes, on_demand: is_true(scope, "on_demand") }
+    }
 }
 
 /// The name of a resource.
@@ -83,7 +116,8 @@ fn endpoints(cluster: &ProtoMessage) -> Option<NeededPart<'_>> {
     let named = config.and_then(|config| text(config, "service_name"));
     let name = named.or_else(|| text(cluster, "name"))?;
     let source = config.and_then(|config| inner(config, "eds_config"));
-    Some(NeededPart { kind: PartKind::Endpoints, name, source, at_once: false })
+    let kind = PartKind::Endpoints;
+    Some(NeededPart { kind, name, source, at_once: false, source_of_routes: None })
 }
 
 fn is_of_eds(cluster: &ProtoMessage) -> bool {
@@ -93,23 +127,22 @@ fn is_of_eds(cluster: &ProtoMessage) -> bool {
 
 fn collect<'m>(message: &'m ProtoMessage, found: &mut Vec<NeededPart<'m>>) {
     let part = match message.type_name() {
-        MANAGER => inner(message, "rds").and_then(|rds| {
-            let (kind, source) = (PartKind::Routes, inner(rds, "config_source"));
-            let name = text(rds, "route_config_name")?;
-            Some(NeededPart { kind, name, source, at_once: false })
-        }),
+        MANAGER => routes_of(message),
         TABLE => inner(message, "vhds").and_then(|of| {
             let (kind, source) = (PartKind::Hosts, inner(of, "config_source"));
-            Some(NeededPart { kind, name: text(message, "name")?, source, at_once: false })
+            let name = text(message, "name")?;
+            Some(NeededPart { kind, name, source, at_once: false, source_of_routes: None })
         }),
         HTTP_FILTER | NETWORK_FILTER => inner(message, "config_discovery").and_then(|config| {
             let (kind, source) = (PartKind::Extension, inner(config, "config_source"));
             let at_once = is_true(config, "apply_default_config_without_warming");
-            Some(NeededPart { kind, name: text(message, "name")?, source, at_once })
+            let name = text(message, "name")?;
+            Some(NeededPart { kind, name, source, at_once, source_of_routes: None })
         }),
         SECRET => inner(message, "sds_config").filter(|of| path_of(of).is_none()).and_then(|of| {
             let name = text(message, "name")?;
-            Some(NeededPart { kind: PartKind::Secret, name, source: Some(of), at_once: false })
+            let (kind, source) = (PartKind::Secret, Some(of));
+            Some(NeededPart { kind, name, source, at_once: false, source_of_routes: None })
         }),
         _ => None,
     };
@@ -121,6 +154,24 @@ fn collect<'m>(message: &'m ProtoMessage, found: &mut Vec<NeededPart<'m>>) {
     for field in &message.fields {
         field.value.messages(&mut |inner| collect(inner, found));
     }
+}
+
+/// The route table, or the scopes, that a connection manager needs.
+fn routes_of(manager: &ProtoMessage) -> Option<NeededPart<'_>> {
+    if let Some(scoped) = inner(manager, "scoped_routes") {
+        let rds = inner(scoped, "scoped_rds")?;
+        return Some(NeededPart {
+            kind: PartKind::Scopes,
+            name: "scopes".into(),
+            source: inner(rds, "scoped_rds_config_source"),
+            at_once: false,
+            source_of_routes: inner(scoped, "rds_config_source"),
+        });
+    }
+    let rds = inner(manager, "rds")?;
+    let (kind, source) = (PartKind::Routes, inner(rds, "config_source"));
+    let name = text(rds, "route_config_name")?;
+    Some(NeededPart { kind, name, source, at_once: false, source_of_routes: None })
 }
 
 /// A cluster or listener with the parts that have come.
@@ -147,7 +198,10 @@ fn with_endpoints(cluster: &ProtoMessage, assignment: Option<&ProtoMessage>) -> 
 /// Adds route tables and settings of filters; a table that is not there yet has no hosts.
 fn insert(message: &mut ProtoMessage, parts: &GivenParts<'_>, diags: &mut Diags) {
     match message.type_name() {
-        MANAGER => insert_table(message, parts),
+        MANAGER => {
+            insert_table(message, parts);
+            insert_scopes(message, parts);
+        }
         TABLE => insert_hosts(message, parts),
         HTTP_FILTER | NETWORK_FILTER => insert_settings(message, parts, diags),
         _ => {}
@@ -171,6 +225,44 @@ fn insert_table(manager: &mut ProtoMessage, parts: &GivenParts<'_>) {
         table.set("validate_clusters", span, ProtoValue::Bool(false));
     }
     manager.set("route_config", span, ProtoValue::Message(table));
+}
+
+/// Adds the scopes whose route tables have come. A table that several have is in the first of them, and those behind it name it.
+fn insert_scopes(manager: &mut ProtoMessage, parts: &GivenParts<'_>) {
+    let fields = manager.fields.iter_mut().filter(|of| of.descriptor.name() == "scoped_routes");
+    for field in fields {
+        field.value.messages_mut(&mut |scoped| {
+            if !scoped.has("scoped_rds") {
+                return;
+            }
+            let span = scoped.place("scoped_rds");
+            let mut known: HashSet<Arc<str>> = HashSet::new();
+            let mut there = Vec::new();
+            for given in &parts.scopes {
+                let mut scope = (*given).clone();
+                if let Some(name) = ScopeParts::of(given).routes
+                    && !known.contains(&name)
+                {
+                    let Some(table) = parts.routes.get(&name) else { continue };
+                    let mut table = (*table).clone();
+                    // Routes that come on their own may name clusters that come later.
+                    if table.peek("validate_clusters").is_none() {
+                        table.set("validate_clusters", span, ProtoValue::Bool(false));
+                    }
+                    scope.set("route_configuration", span, ProtoValue::Message(table));
+                    known.insert(name);
+                }
+                there.push(ProtoItem { span: given.span, value: ProtoValue::Message(scope) });
+            }
+            let list = nothing(SCOPES, span);
+            let Some(mut list) = list else { return };
+            list.set("scoped_route_configurations", span, ProtoValue::List(there));
+            // Beside `scoped_rds`, which says that they came on their own: in what somebody sends, the two exclude each other.
+            let field = scoped.descriptor.get_field_by_name("scoped_route_configurations_list");
+            let Some(field) = field else { return };
+            scoped.fields.push(ProtoField::new(field, span, span, ProtoValue::Message(list)));
+        });
+    }
 }
 
 /// Adds the virtual hosts that have come beside those that the table has itself.

@@ -173,6 +173,9 @@ pub fn complete(bootstrap: &mut ProtoMessage, diags: &mut Diags) -> bool {
                     }
                     for part in parts::needed(message) {
                         of_part(message, &part, ads, diags);
+                        if part.kind == PartKind::Scopes {
+                            of_routes_of_scopes(message, &part, ads, diags);
+                        }
                     }
                     *message = parts::whole(message, &GivenParts::default(), diags);
                 });
@@ -219,6 +222,27 @@ pub fn of_part(
     }
     if !has_ads {
         let message = format!("`{}` comes over `ads`, but there is no `ads_config`", part.name);
+        let finding = diags.error("missing-field", config.span, &*config.path, message);
+        finding.help("add `ads_config` to `dynamic_resources` of the bootstrap");
+    }
+    Some(found)
+}
+
+/// Where the route tables come from that scopes name.
+pub fn of_routes_of_scopes(
+    of: &ProtoMessage,
+    part: &NeededPart<'_>,
+    ads: Option<ApiForm>,
+    diags: &mut Diags,
+) -> Option<ResourceSource> {
+    let Some(config) = part.source_of_routes else {
+        let message = "`scoped_rds` needs `rds_config_source`, which says where the routes of scopes come from";
+        diags.error("missing-field", of.span, of.at("rds_config_source"), message);
+        return None;
+    };
+    let found = source(config, diags)?;
+    if ads.is_none() && found.from == SourceKind::Ads {
+        let message = "the routes of scopes come over `ads`, but there is no `ads_config`";
         let finding = diags.error("missing-field", config.span, &*config.path, message);
         finding.help("add `ads_config` to `dynamic_resources` of the bootstrap");
     }

@@ -16,7 +16,7 @@ use crate::hygiene::Hygiene;
 use crate::local_replies::settings::LocalReplies;
 use crate::metrics;
 use crate::proxy_status::ProxyStatus;
-use crate::routes::RouteCell;
+use crate::routes::{RouteCell, ScopeKeyPart};
 use crate::runtime::Runtime;
 
 /// The plan for HTTP on a filter chain.
@@ -87,6 +87,8 @@ pub struct HttpOptions {
     pub cluster_wait: Option<Duration>,
     /// Virtual hosts that come on demand.
     pub hosts_on_demand: Option<HostDemand>,
+    /// Scopes whose routes come on demand.
+    pub scopes_on_demand: Option<ScopeDemand>,
     /// The most requests on one connection; `None` is unlimited.
     pub requests_max: Option<u64>,
     /// The age at which a connection takes no further request; `None` is unlimited.
@@ -105,6 +107,15 @@ pub struct HostDemand {
     /// The name of their route table at the plane.
     pub table: Name,
     /// How long a request that no rule matches waits for its host.
+    pub wait: Duration,
+}
+
+/// Scopes whose routes a control plane is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeDemand {
+    /// What the key of a scope is made of.
+    pub key: Arc<[ScopeKeyPart]>,
+    /// How long a request of no scope waits for its own.
     pub wait: Duration,
 }
 

@@ -27,6 +27,7 @@ pub mod endpoint_match;
 pub mod index;
 pub mod options;
 pub mod require_tls;
+pub mod scopes;
 pub mod substitution;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,8 @@ pub use options::{
     Timeouts,
 };
 pub use require_tls::RequireTls;
+use scopes::ScopeIndex;
+pub use scopes::{HostScope, ScopeElement, ScopeKeyPart};
 pub use substitution::RegexSubstitution;
 
 /// A named table that is replaced as a whole. Survives reloads; a request reads it when its headers are complete.
@@ -84,7 +87,10 @@ impl RouteCell {
 /// A compiled table.
 #[derive(Debug)]
 pub struct RouteTable {
+    /// The hosts without a scope.
     hosts: HostIndex,
+    /// Those of scopes, if there are any.
+    scopes: Option<Box<ScopeIndex>>,
     /// In the order of the configuration.
     pub virtual_hosts: Vec<VirtualHost>,
     /// The clusters that rules name.
@@ -167,6 +173,8 @@ pub struct VirtualHost {
     pub rules: Vec<Rule>,
     /// Which requests are redirected to HTTPS, whichever rule they match.
     pub require_tls: Option<RequireTls>,
+    /// The scopes that they are in; `None` is for requests of no scope.
+    pub scope: Option<Box<HostScope>>,
     index: RuleIndex,
 }
 
@@ -334,7 +342,7 @@ impl VirtualHost {
     /// Creates a virtual host with its index.
     pub fn new(hosts: Vec<HostPattern>, rules: Vec<Rule>) -> Self {
         let index = RuleIndex::build(&rules);
-        Self { hosts, rules, require_tls: None, index }
+        Self { hosts, rules, require_tls: None, scope: None, index }
     }
 
     /// Whether the request must repeat itself over TLS.
@@ -368,8 +376,12 @@ impl RouteTable {
         directory: Arc<ClusterDirectory>,
         overrides: Vec<OverrideSet>,
     ) -> Result<Self, Vec<HostTwice>> {
-        let hosts = HostIndex::build(virtual_hosts.iter().map(|host| host.hosts.as_slice()))?;
-        Ok(Self { hosts, virtual_hosts, clusters, directory, overrides })
+        let all = || virtual_hosts.iter().map(|host| host.hosts.as_slice()).enumerate();
+        let scope = |place: usize| virtual_hosts.get(place).and_then(|of| of.scope.as_deref());
+        let hosts = HostIndex::build(all().filter(|(place, _)| scope(*place).is_none()))?;
+        let scoped = all().filter_map(|(place, hosts)| Some((scope(place)?, place, hosts)));
+        let scopes = ScopeIndex::build(scoped)?.map(Box::new);
+        Ok(Self { hosts, scopes, virtual_hosts, clusters, directory, overrides })
     }
 
     /// Returns what the set with that number configures for filters.
@@ -377,20 +389,26 @@ impl RouteTable {
         self.overrides.get(set as usize).map_or(&[], |set| &set.said)
     }
 
-    /// Returns the place of the virtual host for an authority.
-    pub fn host(&self, authority: &str) -> Option<usize> {
-        self.hosts.find(authority)
+    /// Returns the place of the virtual host for a request: by its scope, then by its authority.
+    pub fn host(&self, head: &Head) -> Option<usize> {
+        let scoped = self.scopes.as_ref().and_then(|scopes| scopes.hosts(head));
+        scoped.unwrap_or(&self.hosts).find(head.authority())
+    }
+
+    /// Whether a request is in a scope of this table.
+    pub fn has_scope(&self, head: &Head) -> bool {
+        self.scopes.as_ref().is_some_and(|scopes| scopes.hosts(head).is_some())
     }
 
     /// Whether the virtual host of a request requires TLS, which the client did not use.
     pub fn refuses_cleartext(&self, subject: &RouteInput<'_>) -> bool {
-        let host = self.host(subject.head.authority());
+        let host = self.host(subject.head);
         host.is_some_and(|host| self.virtual_hosts[host].refuses_cleartext(subject))
     }
 
     /// Returns the places of the virtual host and the rule for a request; none if it must repeat itself over TLS.
     pub fn find(&self, subject: &RouteInput<'_>) -> Option<(usize, usize)> {
-        let host = self.host(subject.head.authority())?;
+        let host = self.host(subject.head)?;
         let of = &self.virtual_hosts[host];
         if of.refuses_cleartext(subject) {
             return None;

@@ -17,6 +17,8 @@ pub enum Demanded {
     Cluster(Name),
     /// A virtual host, as `TABLE/HOST`.
     Host(Name),
+    /// The routes of a scope, by its key: each part with a zero byte behind it.
+    Scope(Name),
 }
 
 /// A worker's question.

@@ -86,6 +86,8 @@ pub struct Inventory<T> {
     users: BTreeSet<(PartKey, OwnerKey)>,
     /// Those to be applied once they are complete.
     dirty: BTreeSet<OwnerKey>,
+    /// Those of which it is to be noted what they need.
+    unlinked: BTreeSet<OwnerKey>,
     /// How often what is needed has changed.
     changes: u64,
 }
@@ -98,6 +100,7 @@ impl<T> Default for Inventory<T> {
             groups: BTreeMap::new(),
             users: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            unlinked: BTreeSet::new(),
             changes: 0,
         }
     }
@@ -204,6 +207,7 @@ impl<T> Inventory<T> {
     /// the address that another one leaves. Each is returned once, and must be followed by [`Inventory::applied`] or
     /// [`Inventory::refused`]. Once nothing is returned, nothing is left.
     pub fn ready(&mut self, now: Moment) -> Vec<ReadyUnit<T>> {
+        self.relink_marked();
         let mut units: Vec<ReadyUnit<T>> = Vec::new();
         let dirty = std::mem::take(&mut self.dirty);
         for key in dirty {
@@ -247,10 +251,11 @@ impl<T> Inventory<T> {
                 let was_needy = versions.is_needy();
                 versions.accept();
                 if was_needy {
-                    self.relink_users(key);
+                    self.mark_users(key);
                 }
             }
         }
+        self.relink_marked();
     }
 
     /// A unit cannot be used, because of itself (`None`) or of a part. What is to blame returns to its last good version.
@@ -269,7 +274,8 @@ impl<T> Inventory<T> {
             let was_needy = versions.is_needy();
             versions.refuse(problem.to_owned(), now);
             if was_needy {
-                self.relink_users(key);
+                self.mark_users(key);
+                self.relink_marked();
             }
             self.touch(key);
             self.give_up(key, now);

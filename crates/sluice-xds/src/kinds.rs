@@ -14,6 +14,8 @@ pub enum XdsType {
     Assignment,
     /// Listeners (LDS).
     Listener,
+    /// Scopes of route tables (SRDS).
+    Scope,
     /// Route tables (RDS).
     Routes,
     /// Virtual hosts of route tables (VHDS).
@@ -28,10 +30,11 @@ pub enum XdsType {
 
 impl XdsType {
     /// Every type, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Assignment,
         Self::Listener,
+        Self::Scope,
         Self::Routes,
         Self::VirtualHost,
         Self::Secret,
@@ -40,8 +43,14 @@ impl XdsType {
     ];
 
     /// Those that others need, in order.
-    pub const PARTS: [Self; 5] =
-        [Self::Assignment, Self::Routes, Self::VirtualHost, Self::Secret, Self::Extension];
+    pub const PARTS: [Self; 6] = [
+        Self::Assignment,
+        Self::Scope,
+        Self::Routes,
+        Self::VirtualHost,
+        Self::Secret,
+        Self::Extension,
+    ];
 
     /// The URL that names it on the wire.
     pub const fn url(self) -> &'static str {
@@ -51,6 +60,7 @@ impl XdsType {
                 "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
             }
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Scope => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -70,6 +80,7 @@ impl XdsType {
             Self::Cluster => "cluster",
             Self::Assignment => "endpoints",
             Self::Listener => "listener",
+            Self::Scope => "scope",
             Self::Routes => "routes",
             Self::VirtualHost => "virtual host",
             Self::Secret => "secret",
@@ -84,6 +95,7 @@ impl XdsType {
             Self::Cluster => "cds",
             Self::Assignment => "eds",
             Self::Listener => "lds",
+            Self::Scope => "srds",
             Self::Routes => "rds",
             Self::VirtualHost => "vhds",
             Self::Secret => "sds",
@@ -94,7 +106,7 @@ impl XdsType {
 
     /// Whether a response in the state-of-the-world form has all there are, so that what is missing is gone.
     pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::Scope)
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
         if !block.yaml.contains("http_filters:") {
             text += "          http_filters: [@router@]\n";
         }
-        if !block.yaml.contains("route_config:") {
+        if !["route_config:", "scoped_routes:"].iter().any(|of| block.yaml.contains(of)) {
             text += "          route_config: { name: r, virtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: a } }] }] }\n";
         }
     }

@@ -60,7 +60,7 @@ macro_rules! areas {
 
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
-    rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades wasm weights
+    rates rbac records redirects replies retries rewrites routing scopes tcp timeouts tls tunnels upgrades wasm weights
 }
 
 #[test]

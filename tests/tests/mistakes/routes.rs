@@ -3,6 +3,25 @@
 use super::*;
 
 #[test]
+fn of_scopes() {
+    let scope = |scope: &str| {
+        to_up("cluster: up").replace("    - hosts:", &format!("    - scope: {scope}\n      hosts:"))
+    };
+    page(
+        "mistakes-scopes",
+        &[
+            ("a scope without values", scope("{ key: x-tenant }")),
+            ("a value with too few parts", scope("{ key: [x-a, x-b], values: [one] }")),
+            ("an item of one", scope("{ key: { header: x-a, item: 2 }, values: one }")),
+            (
+                "an element in two ways",
+                scope("{ key: { header: x-a, separator: ';', item: 2, element: b }, values: one }"),
+            ),
+        ],
+    );
+}
+
+#[test]
 fn of_rules() {
     page(
         "mistakes-rules",

@@ -10,6 +10,7 @@ mod kubernetes;
 mod last_good;
 mod load_reports;
 mod on_demand;
+mod scopes;
 mod sovereign;
 mod virtual_hosts;
 mod xds;

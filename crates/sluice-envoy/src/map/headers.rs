@@ -51,6 +51,14 @@ impl Mapping<'_> {
         filters.push(single(FILTER, joined.node()));
     }
 
+    /// Adds the edits of the table of a scope to those of a host of it.
+    pub(super) fn add_edits(&mut self, table: &Node, edits: &mut NativeMap, host: &ProtoMessage) {
+        if let Err(header) = join(table, edits) {
+            let how = format!("the table of a scope and its host both edit `{header}`");
+            self.unsupported_at(host, &how);
+        }
+    }
+
     /// Adds `HeaderValueOption`s on one side.
     pub(super) fn header_options(
         &mut self,

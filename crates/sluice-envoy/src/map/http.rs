@@ -69,13 +69,13 @@ impl Mapping<'_> {
         let table = hcm.message("route_config");
         let routes = match table {
             Some(table) => Some(self.route_table(table, &defaults)),
-            None => {
-                for field in ["rds", "scoped_routes"] {
-                    if hcm.has(field) {
-                        self.unsupported(hcm, field, "write the routes as `route_config`");
-                    }
-                }
+            None if hcm.has("rds") => {
+                self.unsupported(hcm, "rds", "write the routes as `route_config`");
                 None
+            }
+            None => {
+                let scoped = hcm.message("scoped_routes");
+                scoped.and_then(|scoped| self.scoped_table(scoped, &defaults, &mut http))
             }
         };
         let mut filters = self.implied_filters(hcm);
@@ -91,6 +91,9 @@ impl Mapping<'_> {
             http.set("on_demand", wait);
         }
         let waits = std::mem::take(&mut self.hosts_on_demand);
+        if !waits {
+            http.take("scopes_on_demand");
+        }
         if let Some(table) = table.filter(|table| waits && table.has("vhds")) {
             let mut hosts = NativeMap::new(table.place("vhds"));
             hosts.text("table", table.text("name").map_or("", |name| name), table.place("name"));

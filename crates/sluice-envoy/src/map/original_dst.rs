@@ -62,9 +62,21 @@ impl Mapping<'_> {
                 continue;
             }
             listener.all_without_effect();
+            self.check_blocks(listener);
             let how =
                 "no listener has `use_original_dst`, so that no connection is handed to this one";
             self.differs(listener, "bind_to_port", how);
+        }
+    }
+
+    /// Checks the address blocks of what has no effect, which Envoy refuses as well.
+    fn check_blocks(&mut self, of: &ProtoMessage) {
+        if of.descriptor.name() == "CidrRange" {
+            self.block(of);
+            return;
+        }
+        for field in &of.fields {
+            field.value.messages(&mut |inner| self.check_blocks(inner));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: domains, and what a table and its hosts add to their routes. Refuses to know: what routes match and do.
 
-use sluice_core::{Node, Span};
+use sluice_core::{Node, Span, Value};
 
 use super::http::HttpDefaults;
 use super::{Mapping, UniqueNames};
@@ -23,6 +23,17 @@ pub(super) struct MappedRoutes {
     pub(super) edited_below: bool,
 }
 
+/// What hosts take from their table.
+pub(super) struct TableDefaults<'m> {
+    pub(super) http: &'m HttpDefaults,
+    /// Whether a route may name a cluster that the file does not have.
+    pub(super) unknown_clusters: bool,
+    /// The scope that the table is of.
+    pub(super) scope: Option<&'m Node>,
+    /// The edits of a table that is of a scope.
+    pub(super) edits: Option<&'m Node>,
+}
+
 /// What routes take from their host.
 pub(super) struct HostDefaults<'m> {
     pub(super) host: &'m ProtoMessage,
@@ -41,44 +52,19 @@ impl Mapping<'_> {
         table: &ProtoMessage,
         http: &HttpDefaults,
     ) -> MappedRoutes {
-        // Whether clusters exist is always validated, and hosts are compared without ports.
-        table.without_effect(&[
-            "validate_clusters",
-            "ignore_port_in_host_matching",
-            "metadata",
-            "max_direct_response_body_size_bytes",
-        ]);
-        if let Some(metadata) = table.message("metadata") {
-            metadata.all_without_effect();
-        }
-        if let Some(vhds) = table.message("vhds") {
-            // The hosts that have come are in the table already.
-            vhds.all_without_effect();
-        }
         let wanted = table.text("name").map_or("routes", |name| name);
         let name = self.name_of_routes(wanted);
-        let mut edits = NativeMap::new(table.span);
-        self.header_edits(table, &mut edits);
-        table.without_effect(&["most_specific_header_mutations_wins"]);
-        let unknown_clusters = table.bool("validate_clusters") == Some(false);
+        let edits = self.edits_of_table(table);
         self.rule_names = UniqueNames::default();
-        let mut hosts = Vec::new();
-        let mut edited_below = false;
-        for host in table.messages("virtual_hosts") {
-            let (native, edited) = self.virtual_host(host, http, unknown_clusters);
-            edited_below |= edited;
-            hosts.push(native);
-        }
+        let defaults = TableDefaults {
+            http,
+            unknown_clusters: table.bool("validate_clusters") == Some(false),
+            scope: None,
+            edits: None,
+        };
+        let (hosts, edited_below) = self.hosts_of(table, &defaults);
         let span = table.place("name");
-        // A table without hosts answers 404; an empty one cannot be written.
-        if hosts.is_empty() {
-            let mut respond = NativeMap::new(table.span);
-            respond.word("status", 404, table.span);
-            let mut rule = NativeMap::new(table.span);
-            rule.map("respond", respond);
-            hosts.push(rule.node());
-        }
-        self.routes.push(&name, Node { value: sluice_core::Value::List(hosts), span: table.span });
+        self.add_table(&name, hosts, table.has("vhds"), table.span);
         let edit = !edits.is_empty();
         MappedRoutes {
             name,
@@ -89,12 +75,65 @@ impl Mapping<'_> {
         }
     }
 
-    fn virtual_host(
+    /// The edits of a table. Whether clusters exist is always validated, and hosts are compared without ports.
+    pub(super) fn edits_of_table(&mut self, table: &ProtoMessage) -> NativeMap {
+        table.without_effect(&[
+            "validate_clusters",
+            "ignore_port_in_host_matching",
+            "metadata",
+            "max_direct_response_body_size_bytes",
+            "most_specific_header_mutations_wins",
+        ]);
+        if let Some(metadata) = table.message("metadata") {
+            metadata.all_without_effect();
+        }
+        if let Some(vhds) = table.message("vhds") {
+            // The hosts that have come are in the table already.
+            vhds.all_without_effect();
+        }
+        let mut edits = NativeMap::new(table.span);
+        self.header_edits(table, &mut edits);
+        edits
+    }
+
+    /// The virtual hosts of a table, and whether one of them, or of their routes, edits headers.
+    pub(super) fn hosts_of(
         &mut self,
-        host: &ProtoMessage,
-        http: &HttpDefaults,
-        unknown_clusters: bool,
-    ) -> (Node, bool) {
+        table: &ProtoMessage,
+        defaults: &TableDefaults<'_>,
+    ) -> (Vec<Node>, bool) {
+        let (mut hosts, mut edited_below) = (Vec::new(), false);
+        for host in table.messages("virtual_hosts") {
+            let (native, edited) = self.virtual_host(host, defaults);
+            edited_below |= edited;
+            hosts.push(native);
+        }
+        (hosts, edited_below)
+    }
+
+    /// Adds a table. Without hosts it answers 404, for which a rule stands, unless its hosts come later: then a host without rules
+    /// does.
+    pub(super) fn add_table(
+        &mut self,
+        name: &str,
+        mut hosts: Vec<Node>,
+        comes_later: bool,
+        span: Span,
+    ) {
+        if hosts.is_empty() {
+            let mut only = NativeMap::new(span);
+            if comes_later {
+                only.set("hosts", quoted("*", span));
+            } else {
+                only.set("respond", single("status", plain(404, span)));
+            }
+            hosts.push(only.node());
+        }
+        self.routes.push(name, Node { value: Value::List(hosts), span });
+    }
+
+    fn virtual_host(&mut self, host: &ProtoMessage, table: &TableDefaults<'_>) -> (Node, bool) {
+        let (http, unknown_clusters) = (table.http, table.unknown_clusters);
         let mut native = NativeMap::new(host.span);
         host.without_effect(&[
             "name",
@@ -126,6 +165,12 @@ impl Mapping<'_> {
         let mut filters = NativeMap::new(host.span);
         let mut edits = NativeMap::new(host.span);
         self.header_edits(host, &mut edits);
+        if let Some(of_table) = table.edits {
+            self.add_edits(of_table, &mut edits, host);
+        }
+        if let Some(scope) = table.scope {
+            native.set("scope", scope.clone());
+        }
         let mut edited = !edits.is_empty();
         filters.map("set_headers", edits);
         self.filter_overrides(host, &mut filters);

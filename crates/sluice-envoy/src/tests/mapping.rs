@@ -16,6 +16,7 @@ mod local_replies;
 mod matched;
 mod metadata;
 mod original_dst;
+mod scopes;
 mod services;
 mod switches;
 mod tls;

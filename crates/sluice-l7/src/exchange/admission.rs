@@ -45,6 +45,10 @@ impl RequestTask {
             snapshot = Box::pin(self.wait_for_host(stream, snapshot)).await?;
             found = self.find_route(&snapshot);
         }
+        if found.is_none() && self.manager.plan.options.scopes_on_demand.is_some() {
+            snapshot = Box::pin(self.wait_for_scope(stream, snapshot)).await?;
+            found = self.find_route(&snapshot);
+        }
         self.filters = self.take_route(&snapshot, found);
         let found = self.run_filters(stream, &snapshot, found, 0).await?;
         if let Some(wait) = self.manager.plan.options.cluster_wait {

@@ -1,4 +1,4 @@
-//! Virtual hosts and clusters that come on demand: a request waits until its own is there.
+//! Virtual hosts, scopes and clusters that come on demand: a request waits until its own is there.
 //!
 //! Owns: what a request waits for, and for how long. Refuses to know: where it comes from. Keeps: a request whose host and cluster
 //! are there does not wait; whatever a wait ends with, the request goes on as if it had not waited.
@@ -18,6 +18,7 @@ use sluice_upstream::demand::{Demanded, Unasked};
 use super::reroute::RoutePlace;
 use super::{RequestTask, RouteTarget, Stop};
 use crate::connection_manager::RouteSnapshot;
+use crate::routes::scopes::key_text;
 
 impl RequestTask {
     /// Carries out the action of the rule, as [`RequestTask::choose_cluster_of`], once its cluster is there or was waited for.
@@ -62,6 +63,22 @@ impl RequestTask {
         Ok(manager.snapshot())
     }
 
+    /// Waits for the routes of the scope of a request that is in none; returns the routes that are in force then.
+    pub(super) async fn wait_for_scope(
+        &mut self,
+        down: &mut HttpStream,
+        snapshot: Rc<RouteSnapshot>,
+    ) -> Result<Rc<RouteSnapshot>, Stop> {
+        let manager = Rc::clone(&self.manager);
+        let Some(scopes) = &manager.plan.options.scopes_on_demand else { return Ok(snapshot) };
+        if snapshot.table.has_scope(&self.request) {
+            return Ok(snapshot);
+        }
+        let Some(key) = key_text(&scopes.key, &self.request) else { return Ok(snapshot) };
+        self.demand(down, &snapshot, Demanded::Scope(key.into()), scopes.wait).await?;
+        Ok(manager.snapshot())
+    }
+
     /// Asks for something and waits for it.
     async fn demand(
         &mut self,
@@ -73,6 +90,7 @@ impl RequestTask {
         let (kind, name) = match &what {
             Demanded::Cluster(name) => ("cluster", Arc::clone(name)),
             Demanded::Host(name) => ("virtual host", Arc::clone(name)),
+            Demanded::Scope(key) => ("scope", key.trim_end_matches('\0').replace('\0', "|").into()),
         };
         let worker = Rc::clone(self.worker());
         let most = worker.limits.get(Limit::OnDemandRequests);

@@ -32,6 +32,7 @@ mod held;
 pub(crate) mod kit;
 mod load_guards;
 mod mirror;
+mod on_demand;
 mod pieces;
 mod queue;
 mod redirects;

@@ -29,16 +29,16 @@ pub struct HostIndex {
 }
 
 impl HostIndex {
-    /// Builds the index over the patterns of each virtual host in turn.
+    /// Builds the index over virtual hosts in turn: the place and the patterns of each.
     ///
     /// # Errors
     /// Patterns that are declared twice.
     pub fn build<'a>(
-        hosts: impl Iterator<Item = &'a [HostPattern]>,
+        hosts: impl Iterator<Item = (usize, &'a [HostPattern])>,
     ) -> Result<Self, Vec<HostTwice>> {
         let mut index = Self::default();
         let mut twice = Vec::new();
-        for (place, patterns) in hosts.enumerate() {
+        for (place, patterns) in hosts {
             let number = u32::try_from(place).unwrap_or(u32::MAX);
             for pattern in patterns {
                 let before = match pattern {
@@ -206,7 +206,7 @@ mod tests {
                 .iter()
                 .map(|texts| texts.iter().map(|text| parse_host_pattern(text).unwrap()).collect())
                 .collect();
-        let index = HostIndex::build(patterns.iter().map(Vec::as_slice)).unwrap();
+        let index = HostIndex::build(patterns.iter().map(Vec::as_slice).enumerate()).unwrap();
         for (authority, place) in [
             ("a.test", 0),
             ("A.Test:8080", 0),

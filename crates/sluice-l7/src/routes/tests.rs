@@ -79,7 +79,8 @@ fn a_look_up_asks_as_few_rules_among_many_hosts_as_among_few() {
         let host = |n: usize| HostPattern::Exact(format!("host{n}.test"));
         let table = (0..hosts).map(|n| VirtualHost::new(vec![host(n)], rules())).collect();
         let table = RouteTable::build(table, Vec::new(), Arc::default(), Vec::new()).unwrap();
-        let found = table.host(&format!("host{}.test", hosts - 1)).unwrap();
+        let head = Head::request("GET", "http", &format!("host{}.test", hosts - 1), "/");
+        let found = table.host(&head).unwrap();
         assert_eq!(found, hosts - 1);
         let (host, mut asked) = (&table.virtual_hosts[found], 0);
         let found = host.index.find(&host.rules, "/service13/x", |rule| {
@@ -90,6 +91,60 @@ fn a_look_up_asks_as_few_rules_among_many_hosts_as_among_few() {
         asked
     };
     assert_eq!((asked(10), asked(10_000)), (1, 1));
+}
+
+#[test]
+fn a_request_uses_the_hosts_of_its_scope_and_no_others() {
+    let key: Arc<[ScopeKeyPart]> = ["x-tenant", "x-stage"]
+        .map(|header| ScopeKeyPart {
+            header: header.into(),
+            separator: None,
+            element: ScopeElement::Index(0),
+        })
+        .into();
+    let host = |pattern: &str, values: &[[&str; 2]]| {
+        let pattern = sluice_core::value::parse_host_pattern(pattern).unwrap();
+        let mut host = VirtualHost::new(vec![pattern], Vec::new());
+        let values = values.iter().map(|of| of.map(Into::into).into()).collect::<Vec<_>>();
+        if !values.is_empty() {
+            host.scope = Some(Box::new(HostScope { key: Arc::clone(&key), values }));
+        }
+        host
+    };
+    let build = |hosts| RouteTable::build(hosts, Vec::new(), Arc::default(), Vec::new());
+    let table = build(vec![
+        host("*", &[]),
+        host("a.test", &[["blue", "1"]]),
+        host("*.test", &[["blue", "1"], ["green", "1"]]),
+        host("a.test", &[["green", "1"]]),
+        host("b.test", &[]),
+    ])
+    .unwrap();
+    let found = |tenant: &str, stage: Option<&str>, authority: &str| {
+        let mut head = Head::request("GET", "http", authority, "/");
+        head.append(b"x-tenant", tenant.as_bytes());
+        if let Some(stage) = stage {
+            head.append(b"x-stage", stage.as_bytes());
+        }
+        table.host(&head)
+    };
+    assert_eq!(found("blue", Some("1"), "a.test"), Some(1));
+    assert_eq!(found("blue", Some("1"), "b.test"), Some(2));
+    assert_eq!(found("green", Some("1"), "a.test"), Some(3));
+    assert_eq!(found("green", Some("1"), "b.test:80"), Some(2));
+    assert_eq!(found("green", Some("1"), "elsewhere"), None);
+    // Of no scope: no such key, or a part of it is missing.
+    assert_eq!(found("green", Some("2"), "a.test"), Some(0));
+    assert_eq!(found("green", None, "b.test"), Some(4));
+    assert_eq!(found("Green", Some("1"), "b.test"), Some(4));
+    assert_eq!(found("", Some("green1"), "b.test"), Some(4));
+    // A host is declared twice only within a scope.
+    let twice = build(vec![
+        host("a", &[["x", "1"], ["y", "1"]]),
+        host("a", &[]),
+        host("a", &[["z", "1"], ["y", "1"]]),
+    ]);
+    assert_eq!(twice.unwrap_err(), [(HostPattern::Exact("a".into()), 0, 2)]);
 }
 
 #[track_caller]

@@ -65,7 +65,7 @@ fn on_demand(config: &Config, diags: &mut Diags) {
     }
 }
 
-/// Checks that no file asks for virtual hosts: its route tables are its own.
+/// Checks that no file asks for virtual hosts or scopes: its route tables are its own.
 fn hosts_on_demand(config: &Config, diags: &mut Diags) {
     let https = config.listeners.iter().flat_map(|listener| https_of(listener));
     for found in https.filter_map(|http| http.hosts_on_demand.as_ref()) {
@@ -73,5 +73,11 @@ fn hosts_on_demand(config: &Config, diags: &mut Diags) {
         let finding = diags.error("wrong-kind", found.span, Path::ROOT.key("listeners"), message);
         finding
             .help("remove it, and write the hosts under `routes`; clusters may come `on_demand`");
+    }
+    let https = config.listeners.iter().flat_map(|listener| https_of(listener));
+    for found in https.filter_map(|http| http.scopes_on_demand.as_ref()) {
+        let message = "`scopes_on_demand` is for route tables of a bootstrap of Envoy (SRDS)";
+        let finding = diags.error("wrong-kind", found.span, Path::ROOT.key("listeners"), message);
+        finding.help("remove it, and write the hosts with their `scope` under `routes`");
     }
 }

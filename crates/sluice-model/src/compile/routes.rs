@@ -149,6 +149,7 @@ impl TableBuilder<'_, '_> {
         }
         let mut built = routes::VirtualHost::new(host.hosts.clone(), rules?);
         built.require_tls = host.require_tls;
+        built.scope.clone_from(&host.scope);
         Some(built)
     }
 

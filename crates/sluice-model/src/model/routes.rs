@@ -6,7 +6,8 @@ use sluice_core::value::HostPattern;
 use sluice_core::{Name, Node, Path};
 use sluice_l7::expression::RequestExpression;
 use sluice_l7::routes::{
-    Conditions, Direct, EndpointMatch, MirrorTarget, PathMatch, Redirect, RequireTls, RuleOptions,
+    Conditions, Direct, EndpointMatch, HostScope, MirrorTarget, PathMatch, Redirect, RequireTls,
+    RuleOptions,
 };
 
 use super::{Kind, Reference, References};
@@ -25,6 +26,8 @@ pub struct VirtualHost {
     pub hosts: Vec<HostPattern>,
     /// Which requests must use TLS.
     pub require_tls: Option<RequireTls>,
+    /// The scopes that they are in; `None` is for requests of no scope.
+    pub scope: Option<Box<HostScope>>,
     /// Filter settings for these hosts.
     pub filters: Vec<FilterOverride>,
     /// The rules; the first that matches wins.

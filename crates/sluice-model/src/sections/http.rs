@@ -13,6 +13,7 @@ use sluice_l7::plan::Versions;
 use sluice_l7::proxy_status::ProxyStatus;
 
 use super::FilterUse;
+use super::routes::scopes::ScopePart;
 
 choice! {
     /// What happens to the case of header names.
@@ -69,6 +70,9 @@ section! {
         /// Requests that no rule matches wait for their virtual host, which the control plane of a bootstrap of Envoy is asked
         /// for (VHDS). What such a bootstrap is mapped to; files of Sluice cannot have it.
         pub hosts_on_demand: Option<Spanned<HostsOnDemand>>,
+        /// Requests of no scope wait for theirs, whose routes the control plane of a bootstrap of Envoy is asked for (SRDS). What
+        /// such a bootstrap is mapped to; files of Sluice cannot have it.
+        pub scopes_on_demand: Option<Spanned<ScopesOnDemand>>,
         /// How long a connection may wait for its next request (keep-alive timeout).
         pub idle_timeout: OrNone<Duration> = "5m",
         /// The age at which a connection takes no further request and is closed once its requests have ended.
@@ -96,6 +100,16 @@ section! {
         /// The name of their route table at the plane.
         pub table: String,
         /// How long a request waits for its host.
+        pub wait: Duration = "15s",
+    }
+}
+
+section! {
+    /// Scopes whose routes come on demand.
+    pub struct ScopesOnDemand {
+        /// What the key of a scope is made of, as in the scopes of the routes.
+        pub key: Vec<Spanned<Short<ScopePart>>>,
+        /// How long a request waits for the routes of its scope.
         pub wait: Duration = "15s",
     }
 }

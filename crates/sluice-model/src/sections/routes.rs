@@ -19,6 +19,7 @@ pub mod matching;
 pub mod retries;
 pub mod rewriting;
 pub mod runtime;
+pub mod scopes;
 pub mod words;
 
 pub use actions::{Redirect, Respond, Scheme, Share, ShareWeight, Shares};
@@ -31,6 +32,7 @@ pub use words::{HeaderName, MethodName, Token, Upgrades};
 use endpoint_metadata::SubsetSources;
 use forwarding::{AttemptCount, ConnectMode, FollowRedirects, Mirror, RulePriority};
 use retries::Retry;
+use scopes::Scope;
 
 section! {
     /// A virtual host: hosts that share rules. If several match, an exact name wins over the longest *.suffix, that
@@ -41,6 +43,9 @@ section! {
         /// Which requests must use TLS: all, or external for those whose source is neither loopback nor private. Others are
         /// redirected to https with 301, on the default port. If omitted, none must.
         pub require_tls: Option<RequireTls>,
+        /// The requests that may use these hosts, by values of headers; if omitted, those that no other scope of the table is
+        /// for.
+        pub scope: Option<Spanned<Scope>>,
         /// Filter settings for these hosts, by filter name, as in rules.
         pub filters: Overrides,
         /// The rules; the first that matches wins.
@@ -68,8 +73,8 @@ impl HostOrRule {
     /// A virtual host for any host with a single rule.
     pub fn of_rule(rule: Spanned<Rule>) -> Self {
         let filters = Overrides::default();
-        let (hosts, require_tls) = (Vec::new(), None);
-        Self(VirtualHost { hosts, require_tls, filters, rules: Members::one(rule) })
+        let (hosts, require_tls, scope) = (Vec::new(), None, None);
+        Self(VirtualHost { hosts, require_tls, scope, filters, rules: Members::one(rule) })
     }
 }
 

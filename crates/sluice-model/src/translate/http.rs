@@ -13,7 +13,7 @@ use sluice_core::value::Authority;
 use sluice_core::{Diags, Path, Spanned};
 use sluice_l7::edge::Edge;
 use sluice_l7::hygiene::Hygiene;
-use sluice_l7::plan::{HostDemand, HttpOptions, TunnelRequest, Versions};
+use sluice_l7::plan::{HostDemand, HttpOptions, ScopeDemand, TunnelRequest, Versions};
 
 use crate::model::listener;
 use crate::sections::http::{HeaderCase, Http, Http2, PathHygiene, Tunnel};
@@ -60,6 +60,7 @@ fn options(
         max_stream_duration,
         on_demand,
         hosts_on_demand,
+        scopes_on_demand,
         idle_timeout,
         max_age,
         max_age_jitter,
@@ -77,6 +78,15 @@ fn options(
     {
         return None;
     }
+    let scopes_on_demand = match scopes_on_demand {
+        None => None,
+        Some(of) => {
+            let at = at.key("scopes_on_demand");
+            let at = at.key("key");
+            let key = super::routes::scope_key(&of.value.key, &at, diags)?;
+            Some(ScopeDemand { key, wait: of.value.wait })
+        }
+    };
     if !(1024..=64 << 10).contains(&head_bytes.0) {
         let message = "`head_bytes` must be from 1KiB to 64KiB";
         diags.error("bad-value", section.span, at.key("head_bytes"), message);
@@ -130,6 +140,7 @@ fn options(
         hosts_on_demand: hosts_on_demand
             .as_ref()
             .map(|of| HostDemand { table: of.value.table.as_str().into(), wait: of.value.wait }),
+        scopes_on_demand,
         requests_max: requests_per_connection.0.map(NonZeroU64::get),
         age_max: max_age.0,
         age_jitter_percent: max_age_jitter.0,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sluice_core::limits::Limit;
 use sluice_core::settings::Members;
 use sluice_core::value::HostPattern;
 use sluice_core::{Diags, Name, Path, Span, Spanned};
@@ -9,6 +10,7 @@ use sluice_l7::routes::{Direct, HashBy, PathMatch, Redirect, RetryPlan, RuleOpti
 use sluice_upstream::plan::BreakerClass;
 
 pub use matching::written;
+pub(super) use scopes::scope_key;
 
 use super::{Context, Translated};
 use crate::check;
@@ -30,7 +32,8 @@ impl Context<'_> {
         for (name, section) in routes.iter() {
             let inline = self.inline.get(&(Kind::Routes, Arc::clone(name)));
             let at = inline.map_or_else(|| at.key(name), |place| Path::ROOT.key(place));
-            if let Some(table) = table(section, &mut shared, &at, diags) {
+            let scopes_max = self.config.limits.0.size(Limit::RouteScopes);
+            if let Some(table) = table(section, scopes_max, &mut shared, &at, diags) {
                 let from = Provenance::File { at: at.to_string().into(), moved: moved(section) };
                 all.updates.push(Update::set(name, Resource::Routes(Arc::new(table)), from));
             }
@@ -55,6 +58,7 @@ fn moved(hosts: &Members<HostOrRule>) -> Vec<(String, String)> {
 
 fn table(
     hosts: &Spanned<Members<HostOrRule>>,
+    scopes_max: usize,
     shared: &mut SharedOptions,
     at: &Path<'_>,
     diags: &mut Diags,
@@ -82,6 +86,9 @@ fn table(
             (Some(host), Some(all)) => all.push(host),
             _ => built = None,
         }
+    }
+    if !scopes::check(hosts, scopes_max, at, diags) {
+        built = None;
     }
     let table = RouteTable { virtual_hosts: built? };
     redirects::check_routes(hosts, &table, at, diags);
@@ -122,9 +129,14 @@ fn virtual_host(
     if hosts.is_empty() {
         hosts.push(HostPattern::Any);
     }
+    let scope = match &host.scope {
+        Some(scope) => Some(Box::new(scopes::scope(scope, &at.key("scope"), diags)?)),
+        None => None,
+    };
     Some(VirtualHost {
         hosts,
         require_tls: host.require_tls,
+        scope,
         filters: overrides(&host.filters),
         rules: rules?,
     })
@@ -374,5 +386,6 @@ mod mirrors;
 mod redirects;
 mod retries;
 mod rewriting;
+mod scopes;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! Owns: groups of parts, needs of parts, who uses what. Refuses to know: what is in force. Keeps: a part is there as long as
 //! an owner needs it, in the version in use or in a newer one; a group is needed as a whole, and its members come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sluice_core::Moment;
@@ -18,6 +18,12 @@ pub(super) struct PartGroup {
     /// Whether a plane has said what there is.
     arrived: bool,
     members: BTreeSet<PartKey>,
+}
+
+impl PartGroup {
+    pub(super) fn members(&self) -> impl Iterator<Item = &PartKey> {
+        self.members.iter()
+    }
 }
 
 /// A part, and its version if there is one.
@@ -35,9 +41,27 @@ impl<T> Inventory<T> {
         let was_needy = versions.is_needy();
         versions.offer(version);
         if was_needy || needs_more {
-            self.relink_users(&key);
+            self.mark_users(&key);
+            // Scopes are many, and come together: what they need is noted once they are all there.
+            if key.kind != XdsType::Scope {
+                self.relink_marked();
+            }
         }
         self.touch(&key);
+    }
+
+    /// Sets what a part needs, in place of what it said.
+    pub fn set_needs(&mut self, key: &PartKey, needs: &[NeedUntil]) {
+        let Some(versions) = self.parts.get_mut(key) else { return };
+        for version in [&mut versions.good, &mut versions.newest].into_iter().flatten() {
+            // Nobody else has it while nothing is applied.
+            if let Some(version) = Arc::get_mut(version) {
+                version.needs = needs.into();
+            }
+        }
+        self.mark_users(key);
+        self.relink_marked();
+        self.touch(key);
     }
 
     /// Removes a member of a group; whether it was there.
@@ -48,7 +72,8 @@ impl<T> Inventory<T> {
         }
         let Some(gone) = self.parts.remove(key) else { return false };
         if gone.is_needy() {
-            self.relink_users(key);
+            self.mark_users(key);
+            self.relink_marked();
         }
         self.touch(key);
         true
@@ -88,7 +113,10 @@ impl<T> Inventory<T> {
                 continue;
             }
             hurry(&mut owner.needs);
-            for part in &*owner.linked {
+            let groups = owner.linked.iter().filter(|part| part.is_group());
+            let members = groups.filter_map(|part| self.groups.get(part));
+            let members = members.flat_map(|group| &group.members);
+            for part in owner.linked.iter().chain(members) {
                 let newest = self.parts.get_mut(part).and_then(|part| part.newest.as_mut());
                 if let Some(newest) = newest.and_then(Arc::get_mut) {
                     hurry(&mut newest.needs);
@@ -102,7 +130,7 @@ impl<T> Inventory<T> {
         let key = user_key(key);
         for user in users_of(&self.users, &key) {
             let needs = |owner| self.needs_of(owner).iter().any(|need| need.part == key);
-            if self.owners.get(user).is_some_and(needs) {
+            if !self.dirty.contains(user) && self.owners.get(user).is_some_and(needs) {
                 self.dirty.insert(user.clone());
             }
         }
@@ -111,12 +139,13 @@ impl<T> Inventory<T> {
     /// What the current version of an owner needs, and what that needs in turn.
     pub(super) fn needs_of(&self, owner: &XdsOwner<T>) -> Vec<NeedUntil> {
         let mut found = owner.needs.to_vec();
+        let mut known: HashSet<PartKey> = found.iter().map(|need| need.part.clone()).collect();
         let mut next = 0;
         while let Some(part) = found.get(next).map(|need| need.part.clone()) {
             next += 1;
             for versions in self.with_needs(&part) {
                 for need in versions.current().into_iter().flat_map(|version| &*version.needs) {
-                    if !found.iter().any(|known| known.part == need.part) {
+                    if known.insert(need.part.clone()) {
                         found.push(need.clone());
                     }
                 }
@@ -186,10 +215,16 @@ impl<T> Inventory<T> {
         self.link(key, &before, &after);
     }
 
-    /// The same for all owners that need a part.
-    pub(super) fn relink_users(&mut self, part: &PartKey) {
-        let users: Vec<OwnerKey> = users_of(&self.users, &user_key(part)).cloned().collect();
-        users.iter().for_each(|user| self.relink(user));
+    /// Marks the owners that need a part: what they need has changed.
+    pub(super) fn mark_users(&mut self, part: &PartKey) {
+        self.unlinked.extend(users_of(&self.users, &user_key(part)).cloned());
+    }
+
+    /// Notes what those that are marked need now.
+    pub(super) fn relink_marked(&mut self) {
+        for key in std::mem::take(&mut self.unlinked) {
+            self.relink(&key);
+        }
     }
 
     /// Notes what an owner needs in place of what it needed `before`, both in order. What nobody needs is forgotten.

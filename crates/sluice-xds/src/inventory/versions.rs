@@ -52,23 +52,38 @@ impl PartKey {
         Self { kind: XdsType::VirtualHost, name: format!("{table}/").into() }
     }
 
-    /// Whether it is whatever there is of something, rather than one part by name.
-    pub fn is_group(&self) -> bool {
-        self.kind == XdsType::VirtualHost && self.name.ends_with('/')
+    /// The scopes of route tables, all together.
+    pub fn scopes() -> Self {
+        Self { kind: XdsType::Scope, name: Arc::default() }
     }
 
-    /// The group that this belongs to: a virtual host is `TABLE/HOST`, and a host contains no `/`.
-    pub fn group(&self) -> Option<Self> {
-        if self.kind != XdsType::VirtualHost || self.is_group() {
-            return None;
+    /// Whether it is whatever there is of something, rather than one part by name.
+    pub fn is_group(&self) -> bool {
+        match self.kind {
+            XdsType::VirtualHost => self.name.ends_with('/'),
+            XdsType::Scope => self.name.is_empty(),
+            _ => false,
         }
-        self.name.rsplit_once('/').map(|(table, _)| Self::hosts_of(table))
+    }
+
+    /// The group that this belongs to: a virtual host is `TABLE/HOST`, and a host contains no `/`;
+    /// all scopes are of one group.
+    pub fn group(&self) -> Option<Self> {
+        match self.kind {
+            _ if self.is_group() => None,
+            XdsType::VirtualHost => {
+                self.name.rsplit_once('/').map(|(table, _)| Self::hosts_of(table))
+            }
+            XdsType::Scope => Some(Self::scopes()),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for PartKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name.strip_suffix('/').filter(|_| self.is_group()) {
+            None if self.is_group() => f.write_str("scopes of routes"),
             Some(table) => write!(f, "virtual hosts of `{table}`"),
             None => write!(f, "{} `{}`", self.kind, self.name),
         }
@@ -92,6 +107,7 @@ impl OwnerKind {
             XdsType::Cluster => Some(Self::Cluster),
             XdsType::Listener => Some(Self::Listener),
             XdsType::Assignment
+            | XdsType::Scope
             | XdsType::Routes
             | XdsType::VirtualHost
             | XdsType::Secret

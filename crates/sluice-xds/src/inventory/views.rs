@@ -35,6 +35,11 @@ impl<T> Inventory<T> {
         of.map(|(key, _)| &key.name)
     }
 
+    /// The names of the members of a group that have come, or that were refused.
+    pub fn members(&self, group: &PartKey) -> impl Iterator<Item = &Arc<str>> {
+        self.groups.get(group).into_iter().flat_map(|of| of.members()).map(|member| &member.name)
+    }
+
     /// Every version of planes that is in use: owners first.
     pub fn in_use(&self) -> impl Iterator<Item = (XdsType, &Arc<str>, &Versioned<T>)> {
         let owners = self.owners.iter().filter(|(_, owner)| !owner.fixed);
@@ -56,6 +61,11 @@ impl<T> Inventory<T> {
                 self.parts.get(&PartKey { kind, name }).is_some_and(|of| of.current().is_some())
             }
         }
+    }
+
+    /// Whether a version of a part is in use.
+    pub fn is_in_use(&self, part: &PartKey) -> bool {
+        self.parts.get(part).is_some_and(|of| of.good.is_some())
     }
 
     /// Whether nothing of a kind is waited for any more.

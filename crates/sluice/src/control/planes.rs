@@ -35,6 +35,7 @@ mod mapper;
 mod on_demand;
 mod page;
 mod polling;
+mod scopes;
 mod streams;
 mod taking;
 
@@ -345,9 +346,11 @@ impl Planes {
             streams.iter().flat_map(|stream| stream.machine.borrow_mut().expire(now)).collect()
         };
         self.restore_late(now).await;
-        let gone = expired.iter().filter(|(of, _)| *of == XdsType::VirtualHost);
-        let gone: Vec<String> = gone.map(|(_, name)| name.clone()).collect();
-        self.remove_members(XdsType::VirtualHost, &gone);
+        for kind in [XdsType::VirtualHost, XdsType::Scope] {
+            let gone = expired.iter().filter(|(of, _)| *of == kind);
+            let gone: Vec<String> = gone.map(|(_, name)| name.clone()).collect();
+            self.remove_members(kind, &gone);
+        }
         for kind in [XdsType::Runtime, XdsType::Cluster, XdsType::Listener] {
             let gone = expired.iter().filter(|(of, _)| *of == kind);
             let gone = gone.map(|(_, name)| name.clone()).collect();
@@ -384,6 +387,8 @@ impl Planes {
                 XdsType::VirtualHost => {
                     WantedNames::Below { names: self.hosts_asked_of(&names), groups: names }
                 }
+                // Their group has no name.
+                XdsType::Scope if !names.is_empty() => WantedNames::All,
                 _ => WantedNames::These(names),
             };
             self.want(control, kind, &source, wanted);

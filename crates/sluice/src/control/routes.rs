@@ -42,6 +42,12 @@ pub(super) fn list(store: &Store, sources: &Sources) -> Vec<Value> {
             if let Some(require) = host.require_tls {
                 item["require_tls"] = require.word().into();
             }
+            if let Some(scope) = &host.scope {
+                let key = scope.key.iter().map(|part| &*part.header).collect::<Vec<_>>();
+                let values = scope.values.iter().map(|value| value.iter().map(|part| &**part));
+                let values = values.map(Iterator::collect::<Vec<_>>).collect::<Vec<_>>();
+                item["scope"] = json!({ "headers": key, "values": values });
+            }
             item
         });
         json!({ "name": &**name, "virtual_hosts": hosts.collect::<Vec<_>>() })
@@ -189,7 +195,7 @@ impl RouteTrial<'_> {
 
     /// Says which rule takes the request. Returns the set of filter settings that it has.
     fn judge(&self, item: &mut Value, table: &RouteTable, subject: &RouteInput<'_>) -> u32 {
-        let Some(place) = table.host(subject.head.authority()) else {
+        let Some(place) = table.host(subject.head) else {
             item["result"] = "no virtual host matches this host: 404".into();
             return 0;
         };

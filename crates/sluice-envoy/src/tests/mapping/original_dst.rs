@@ -76,6 +76,8 @@ fn listeners_without_a_socket_are_chains_of_the_one_that_hands_over() {
     refused(&handed(filter), "ProxyProtocol is not supported");
     let alone = handed("").replace(" use_original_dst: true,", "");
     differs(&alone, "no listener has `use_original_dst`");
+    let ranges = "[{ filter_chain_match: { source_prefix_ranges: [{ address_prefix: '::1/128', prefix_len: 128 }] }, filters: [{ name: x";
+    refused(&alone.replace("[{ filters: [{ name: x", ranges), "is not an address block");
     let filter = tcp("").replace("name: l,", "name: l, listener_filters: [{ name: o, typed_config: { '@type': t/envoy.extensions.filters.listener.original_dst.v3.OriginalDst } }],");
     expect(&filter, &[("listeners/0/original_destination", "true")]);
 }

@@ -96,6 +96,7 @@ pub(crate) fn routes_to(cluster: &str) -> Resource {
     let host = VirtualHost {
         hosts: vec![sluice_core::value::HostPattern::Any],
         require_tls: None,
+        scope: None,
         filters: Vec::new(),
         rules: vec![rule],
     };

@@ -21,7 +21,7 @@ use crate::control::planes::ResourceInForce;
 const MASK_BYTES_MAX: usize = 4096;
 
 /// A list within a section: the type of the section, the field, and the type of its members.
-const LISTS: [(&str, &str, &str); 11] = [
+const LISTS: [(&str, &str, &str); 13] = [
     ("ClustersConfigDump", "static_clusters", "StaticCluster"),
     ("ClustersConfigDump", "dynamic_active_clusters", "DynamicCluster"),
     ("EndpointsConfigDump", "static_endpoint_configs", "StaticEndpointConfig"),
@@ -30,6 +30,8 @@ const LISTS: [(&str, &str, &str); 11] = [
     ("ListenersConfigDump", "dynamic_listeners", "DynamicListener"),
     ("RoutesConfigDump", "static_route_configs", "StaticRouteConfig"),
     ("RoutesConfigDump", "dynamic_route_configs", "DynamicRouteConfig"),
+    ("ScopedRoutesConfigDump", "inline_scoped_route_configs", "InlineScopedRouteConfigs"),
+    ("ScopedRoutesConfigDump", "dynamic_scoped_route_configs", "DynamicScopedRouteConfigs"),
     ("SecretsConfigDump", "static_secrets", "StaticSecret"),
     ("SecretsConfigDump", "dynamic_active_secrets", "DynamicSecret"),
     ("EcdsConfigDump", "ecds_filters", "EcdsFilterConfig"),
@@ -181,12 +183,13 @@ fn sections(
     let (clusters, listeners) = (of_file("clusters"), of_file("listeners"));
     let assignments: Vec<&ProtoMessage> =
         clusters.iter().filter_map(|of| of.message("load_assignment")).collect();
-    let mut routes = Vec::new();
-    for of in &listeners {
-        inline_routes(of, &mut routes);
-    }
-    for (_, of) in decoded.iter().filter(|(of, _)| of.kind == XdsType::Listener) {
-        inline_routes(of, &mut routes);
+    let (mut routes, mut scoped) = (Vec::new(), Vec::new());
+    let own = decoded.iter().filter(|(of, _)| of.kind == XdsType::Listener);
+    for of in listeners.iter().copied().chain(own.map(|(_, of)| of)) {
+        of_managers(of, &mut |manager| {
+            routes.extend(manager.message("route_config"));
+            scoped.extend(manager.message("scoped_routes"));
+        });
     }
     let listeners_of_planes = decoded.iter().filter(|(of, _)| of.kind == XdsType::Listener);
     let listeners_of_planes: Vec<Value> = listeners_of_planes
@@ -237,6 +240,13 @@ fn sections(
             }),
         ),
         (
+            "ScopedRoutesConfigDump",
+            json!({
+                "inline_scoped_route_configs": inline_scopes(&scoped, &at),
+                "dynamic_scoped_route_configs": scopes_of_plane(&scoped, &decoded),
+            }),
+        ),
+        (
             "SecretsConfigDump",
             json!({
                 "static_secrets": named_secrets(fixed(&of_file("secrets"), "secret")),
@@ -267,13 +277,45 @@ fn decode(of: &ResourceInForce) -> Option<ProtoMessage> {
     wire::decode(descriptors::name_of(of.kind.url())?, &of.body, 1, &mut Diags::new())
 }
 
-/// The route tables that connection managers have themselves.
-fn inline_routes<'a>(of: &'a ProtoMessage, found: &mut Vec<&'a ProtoMessage>) {
+/// The scopes that connection managers have themselves.
+fn inline_scopes(scoped: &[&ProtoMessage], at: &str) -> Vec<Value> {
+    let own = scoped.iter().filter_map(|of| {
+        let list = of.message("scoped_route_configurations_list")?;
+        let scopes = list.messages("scoped_route_configurations").map(typed).collect::<Vec<_>>();
+        let name = of.text("name").map_or("", |name| name);
+        Some(json!({ "name": name, "scoped_route_configs": scopes, "last_updated": at }))
+    });
+    own.collect()
+}
+
+/// The scopes of planes, which every connection manager has that asks for them.
+fn scopes_of_plane(
+    scoped: &[&ProtoMessage],
+    decoded: &[(&ResourceInForce, ProtoMessage)],
+) -> Vec<Value> {
+    let all = decoded.iter().filter(|(of, _)| of.kind == XdsType::Scope);
+    let newest = all.clone().map(|(of, _)| of).max_by_key(|of| of.since);
+    let Some(newest) = newest else { return Vec::new() };
+    let scopes: Vec<Value> = all.map(|(_, message)| typed(message)).collect();
+    let asking = scoped.iter().filter(|of| of.has("scoped_rds"));
+    let section = asking.map(|of| {
+        json!({
+            "name": of.text("name").map_or("", |name| name),
+            "version_info": &*newest.version,
+            "scoped_route_configs": scopes,
+            "last_updated": rfc3339(newest.since),
+        })
+    });
+    section.collect()
+}
+
+/// Visits the connection managers in a message.
+fn of_managers<'a>(of: &'a ProtoMessage, visit: &mut dyn FnMut(&'a ProtoMessage)) {
     if of.descriptor.name() == "HttpConnectionManager" {
-        found.extend(of.message("route_config"));
+        visit(of);
         return;
     }
     for field in &of.fields {
-        field.value.messages(&mut |inner| inline_routes(inner, found));
+        field.value.messages(&mut |inner| of_managers(inner, visit));
     }
 }

@@ -66,7 +66,8 @@ A statistic without a value yet is 0, except those marked *later*, which appear 
   apart (`retry.upstream_rq_5xx`).
 - Bytes are counted when a connection ends.
 - Histograms are in milliseconds. `upstream_rq_time` ends with the response headers. Quantiles are estimates within buckets.
-- `server.memory_physical_size` is what the system reports; there is no `server.memory_allocated`.
+- `server.memory_physical_size` is what the system reports; there is no `server.memory_allocated`, which the allocator
+  does not count, and no `server.memory_heap_size`.
 ";
 
 /// A row of the page.

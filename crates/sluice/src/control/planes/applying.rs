@@ -122,6 +122,7 @@ impl Planes {
         self.count_wanted_loads(control).await;
         self.begin_demands(control);
         self.answer_demands(control, &[]);
+        self.answer_scopes(control);
         self.tell(control, &round.changes);
     }
 

@@ -21,6 +21,11 @@ use sluice_envoy::{descriptors, parts, sources, wire};
 use sluice_model::planes::{PlaneInput, PlaneUpdates, translate_plane};
 use sluice_xds::{OwnerKind, PartKey, XdsType};
 
+mod scopes;
+
+pub(super) use scopes::ScopeFacts;
+use scopes::{ScopeSources, check_scopes};
+
 /// What the names of clusters begin with that are made for health checks on behalf of a plane, and no others.
 pub(super) const CHECKED_PREFIX: &str = "sluice.hds/";
 
@@ -39,6 +44,8 @@ pub(super) struct PlaneMapper {
     no_demand_over_ads: Option<&'static str>,
     /// Where clusters come from that requests ask for.
     demand: Option<ResourceSource>,
+    /// Where scopes come from, and the route tables that they name, once a listener has said so.
+    scopes: Option<ScopeSources>,
     /// The layers of runtime values, in order.
     layers: Vec<Arc<str>>,
     /// Whether it is told which resources contain secrets.
@@ -57,6 +64,8 @@ pub(super) struct Decoded {
     pub(super) needs: Vec<(PartKey, ResourceSource)>,
     /// Where clusters come from that its requests ask for.
     pub(super) demand: Option<ResourceSource>,
+    /// If it is a scope, what is to be known of it.
+    pub(super) scope: Option<ScopeFacts>,
     /// What is missing in Sluice's definitions.
     pub(super) warnings: Vec<String>,
     /// Whether a secret is in it.
@@ -131,6 +140,7 @@ impl PlaneMapper {
             ads,
             no_demand_over_ads,
             demand,
+            scopes: None,
             layers,
             marks_secrets,
             kept: 0,
@@ -215,14 +225,23 @@ impl PlaneMapper {
             ));
         }
         let needed = match kind {
-            XdsType::Cluster | XdsType::Listener | XdsType::Routes => parts::needed(&message),
+            XdsType::Cluster | XdsType::Listener | XdsType::Scope | XdsType::Routes => {
+                parts::needed(&message)
+            }
             _ => Vec::new(),
         };
+        let mut sources_of_scopes = None;
         let needs = needed.into_iter().filter_map(|part| {
             let source = sources::of_part(&message, &part, self.ads, &mut diags)?;
+            if part.kind == PartKind::Scopes {
+                let routes = sources::of_routes_of_scopes(&message, &part, self.ads, &mut diags)?;
+                let found = sources_of_scopes.get_or_insert_with(|| (source.clone(), routes));
+                check_scopes(&message, self.scopes.as_ref().unwrap_or(found), found, &mut diags);
+            }
             Some((key_of(&part), source))
         });
-        let needs: Vec<_> = needs.collect();
+        let mut needs: Vec<_> = needs.collect();
+        let scope = self.facts_of_scope(kind, &message, &mut needs);
         let demand = sources::demand_of(&message, self.no_demand_over_ads, &mut diags);
         if let (Some(known), Some(demand)) = (&self.demand, &demand)
             && known.from != demand.from
@@ -247,8 +266,11 @@ impl PlaneMapper {
         if demand.is_some() {
             self.demand.clone_from(&demand);
         }
+        if sources_of_scopes.is_some() {
+            self.scopes = sources_of_scopes;
+        }
         let has_secret = self.marks_secrets && parts::has_secret(&message);
-        Ok(Decoded { message, needs, demand, warnings, has_secret })
+        Ok(Decoded { message, needs, demand, scope, warnings, has_secret })
     }
 
     /// The layer that runtime values are, by its place and name: later ones win.
@@ -322,6 +344,7 @@ impl ReadJob {
             endpoints: self.given(XdsType::Assignment).into_values().next(),
             routes: self.given(XdsType::Routes),
             hosts: self.hosts(),
+            scopes: self.scopes(),
             extensions: self.given(XdsType::Extension),
         };
         parts::whole(&self.owner, &given, diags)
@@ -377,6 +400,7 @@ fn key_of(part: &NeededPart<'_>) -> PartKey {
     let kind = match part.kind {
         PartKind::Endpoints => XdsType::Assignment,
         PartKind::Routes => XdsType::Routes,
+        PartKind::Scopes => return PartKey::scopes(),
         PartKind::Hosts => return PartKey::hosts_of(&part.name),
         PartKind::Secret => XdsType::Secret,
         PartKind::Extension => XdsType::Extension,

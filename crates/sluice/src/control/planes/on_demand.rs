@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Planes;
 use super::hosts::HostDemands;
+use super::scopes::ScopeDemands;
 use crate::control::Control;
 
 sluice_telemetry::metrics! {
@@ -37,14 +38,18 @@ pub(super) struct Demands {
     waiting: RefCell<BTreeMap<Arc<str>, Vec<oneshot::Sender<bool>>>>,
     /// The same of virtual hosts.
     pub(super) hosts: HostDemands,
+    /// The same of scopes.
+    pub(super) scopes: ScopeDemands,
 }
 
 impl Planes {
-    /// Begins to take questions, once it is known where clusters or virtual hosts come from.
+    /// Begins to take questions, once it is known where clusters, virtual hosts or scopes come from.
     pub(super) fn begin_demands(self: &Rc<Self>, control: &Rc<Control>) {
-        let of_hosts = |key: &PartKey| key.kind == XdsType::VirtualHost;
+        let is_asked_for =
+            |key: &PartKey| matches!(key.kind, XdsType::VirtualHost | XdsType::Scope);
         let is_due = || {
-            self.demands.source.borrow().is_some() || self.inventory.borrow().needed().any(of_hosts)
+            let needs = || self.inventory.borrow().needed().any(is_asked_for);
+            self.demands.source.borrow().is_some() || needs()
         };
         if self.demands.begun.get() || !is_due() {
             return;
@@ -65,6 +70,7 @@ impl Planes {
         match question.what {
             Demanded::Cluster(name) => self.take_cluster(control, name, question.answer),
             Demanded::Host(name) => self.take_host(control, name, question.answer),
+            Demanded::Scope(key) => self.take_scope(control, key, question.answer).await,
         }
         drop(turn);
     }

@@ -203,6 +203,7 @@ const fn path_of(kind: XdsType) -> &'static str {
         XdsType::Cluster => "/v3/discovery:clusters",
         XdsType::Assignment => "/v3/discovery:endpoints",
         XdsType::Listener => "/v3/discovery:listeners",
+        XdsType::Scope => "/v3/discovery:scoped-routes",
         XdsType::Routes => "/v3/discovery:routes",
         // These come over streams only.
         XdsType::VirtualHost => "/v3/discovery:virtual-hosts",

@@ -333,6 +333,12 @@ fn method_of(kind: XdsType, aggregated: bool, delta: bool) -> &'static str {
         (_, XdsType::Listener, true) => {
             "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners"
         }
+        (_, XdsType::Scope, false) => {
+            "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes"
+        }
+        (_, XdsType::Scope, true) => {
+            "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes"
+        }
         (_, XdsType::Routes, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         (_, XdsType::Routes, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
         // There is no other form of it.

@@ -48,22 +48,24 @@ impl Planes {
         for fault in &faults {
             self.refuse(kind, &fault.name, &version, &fault.problem);
         }
+        let missing = if kind == XdsType::Cluster { removed.clone() } else { Vec::new() };
+        let mut gone = removed;
+        if complete {
+            gone.extend(self.missing(kind, &there));
+        }
+        // What is gone leaves its key to others.
+        self.remove_members(kind, &gone);
+        let portion = if kind == XdsType::Scope { usize::MAX } else { READY_CLUSTERS_MAX };
         let mut round = ApplyRound::default();
         let mut new = new.into_iter();
         while new.len() > 0 {
-            let portion: Vec<_> = new.by_ref().take(READY_CLUSTERS_MAX).collect();
+            let portion: Vec<_> = new.by_ref().take(portion).collect();
             self.read(kind, portion, &mut faults).await;
             // Listeners may take addresses of each other.
             if new.len() > 0 && matches!(kind, XdsType::Cluster | XdsType::Assignment) {
                 self.advance(control, kind, Vec::new(), now, &mut round).await;
             }
         }
-        let missing = if kind == XdsType::Cluster { removed.clone() } else { Vec::new() };
-        let mut gone = removed;
-        if complete {
-            gone.extend(self.missing(kind, &there));
-        }
-        self.remove_members(kind, &gone);
         self.advance(control, kind, gone, now, &mut round).await;
         let own = round.refused.iter().filter(|(of, ..)| *of == kind);
         faults.extend(own.map(|(_, name, problem)| ResourceFault {
@@ -102,7 +104,22 @@ impl Planes {
             };
             portion.into_iter().map(decode).collect::<Vec<_>>()
         });
-        for (name, version, body, decoded) in decoded.await {
+        let decoded = decoded.await;
+        // Scopes may swap their keys.
+        let scopes =
+            decoded.iter().filter(|(.., of)| of.as_ref().is_ok_and(|of| of.scope.is_some()));
+        scopes.for_each(|(name, ..)| self.demands.scopes.release(name));
+        for (name, version, body, decoded) in decoded {
+            let decoded = decoded.and_then(|decoded| {
+                let scope = decoded.scope.as_ref();
+                match scope.and_then(|scope| self.conflict_of_scope(&name, scope)) {
+                    None => Ok(decoded),
+                    Some(problem) => {
+                        self.demands.scopes.reclaim(&name);
+                        Err(problem)
+                    }
+                }
+            });
             let problem = match decoded {
                 Ok(decoded) => {
                     if self.offer(kind, &name, &version, decoded, body, false) {
@@ -117,10 +134,18 @@ impl Planes {
         }
     }
 
-    /// The clusters or listeners that a complete response does not have any more.
+    /// The clusters, listeners or scopes that a complete response does not have any more.
     fn missing(&self, kind: XdsType, there: &HashSet<String>) -> Vec<String> {
-        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
         let inventory = self.inventory.borrow();
+        if kind == XdsType::Scope {
+            let group = PartKey::scopes();
+            let names = inventory.members(&group);
+            return names
+                .filter(|name| !there.contains(&***name))
+                .map(ToString::to_string)
+                .collect();
+        }
+        let Some(of) = OwnerKind::of(kind) else { return Vec::new() };
         let names = inventory.names(of).filter(|name| !there.contains(&***name));
         names.map(ToString::to_string).collect()
     }
@@ -138,6 +163,9 @@ impl Planes {
         let mut inventory = self.inventory.borrow_mut();
         for name in gone {
             let is_gone = inventory.remove_part(&PartKey { kind, name: name.as_str().into() });
+            if kind == XdsType::Scope {
+                self.demands.scopes.forget(name);
+            }
             if is_gone && let Some(last) = &self.last_good {
                 last.note_change();
             }
@@ -154,7 +182,7 @@ impl Planes {
         body: Bytes,
         fixed: bool,
     ) -> bool {
-        let Decoded { message, needs, demand, warnings, has_secret } = decoded;
+        let Decoded { message, mut needs, demand, scope, warnings, has_secret } = decoded;
         if let Some(demand) = demand {
             self.demands.source.borrow_mut().get_or_insert(demand);
         }
@@ -170,6 +198,9 @@ impl Planes {
         if owner.is_none() && !self.inventory.borrow().is_used(&part) {
             return true;
         }
+        if let Some(scope) = scope {
+            self.note_scope(name, scope, &mut needs);
+        }
         let needs = self.note_sources(needs, now);
         let Some(kind) = owner else {
             let versioned = Versioned { version, since: now, content, needs };
@@ -182,7 +213,11 @@ impl Planes {
     }
 
     /// Notes where parts come from; returns until when each is waited for.
-    fn note_sources(&self, needs: Vec<(PartKey, ResourceSource)>, now: Moment) -> Box<[NeedUntil]> {
+    pub(super) fn note_sources(
+        &self,
+        needs: Vec<(PartKey, ResourceSource)>,
+        now: Moment,
+    ) -> Box<[NeedUntil]> {
         let mut sources = self.part_sources.borrow_mut();
         let noted = needs.into_iter().map(|(part, ResourceSource { from, fetch_timeout })| {
             let until = fetch_timeout.map_or(Moment::NEVER, |time| now.after(time));

@@ -158,6 +158,7 @@ pub(crate) fn plan(
             stream_duration_max: None,
             cluster_wait: None,
             hosts_on_demand: None,
+            scopes_on_demand: None,
             requests_max: None,
             age_max: None,
             age_jitter_percent: 0,
