@@ -53,6 +53,10 @@ pub(crate) enum BufferKind {
     Body {
         response: bool,
     },
+    /// The bytes of a connection at hand; whether they go to the client.
+    Bytes {
+        sent: bool,
+    },
     CallBody,
     VmConfig,
     PluginConfig,
@@ -63,10 +67,12 @@ impl BufferKind {
         Ok(match number {
             0 => Self::Body { response: false },
             1 => Self::Body { response: true },
+            2 => Self::Bytes { sent: false },
+            3 => Self::Bytes { sent: true },
             4 => Self::CallBody,
             6 => Self::VmConfig,
             7 => Self::PluginConfig,
-            2 | 3 | 5 | 8 => return Err(Status::NotFound),
+            5 | 8 => return Err(Status::NotFound),
             _ => return Err(Status::BadArgument),
         })
     }

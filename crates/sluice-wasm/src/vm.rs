@@ -13,6 +13,8 @@ use sluice_sys::loan::Loan;
 use wasmtime::{Store, UpdateDeadline, Val};
 
 use crate::call::{Calls, GuestCall, NoMessage};
+use crate::conn_call::GuestConnCall;
+use crate::conn_facts::GuestConnFacts;
 use crate::engine;
 use crate::failure::{BudgetUsed, GuestFailure, GuestFailureKind};
 use crate::hooks::{GuestHook, GuestHooks};
@@ -99,7 +101,7 @@ impl Vm {
             return Ok(known);
         }
         let id = self.next_context();
-        let cell = StreamCell::new(id, id, Arc::clone(plugin));
+        let cell = StreamCell::new(id, id, Arc::clone(plugin), None);
         self.keep(&cell)?;
         self.tell(id, GuestHook::ContextCreate, &[id, 0])?;
         let length = |bytes: &bytes::Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -146,14 +148,35 @@ impl Vm {
         root: &StreamCell,
         call: &mut (dyn GuestCall + '_),
     ) -> Result<Rc<StreamCell>, GuestFailure> {
-        let id = self.next_context();
-        let cell = StreamCell::new(id, root.id, root.plugin());
-        self.keep(&cell)?;
-        let made = self.call(id, GuestHook::ContextCreate, &[id, root.id], call);
-        made.inspect_err(|_| self.forget(id)).map(|_| cell)
+        let cell = StreamCell::new(self.next_context(), root.id, root.plugin(), None);
+        self.create(cell, call)
     }
 
-    /// Ends the context of a request.
+    /// Begins the context of a connection.
+    ///
+    /// # Errors
+    /// As of a request.
+    pub(crate) fn connection(
+        &self,
+        root: &StreamCell,
+        facts: &Rc<GuestConnFacts>,
+    ) -> Result<Rc<StreamCell>, GuestFailure> {
+        let id = self.next_context();
+        let cell = StreamCell::new(id, root.id, root.plugin(), Some(Rc::clone(facts)));
+        self.create(cell, &mut GuestConnCall::new(facts))
+    }
+
+    fn create(
+        &self,
+        cell: Rc<StreamCell>,
+        call: &mut (dyn GuestCall + '_),
+    ) -> Result<Rc<StreamCell>, GuestFailure> {
+        self.keep(&cell)?;
+        let made = self.call(cell.id, GuestHook::ContextCreate, &[cell.id, cell.root], call);
+        made.inspect_err(|_| self.forget(cell.id)).map(|_| cell)
+    }
+
+    /// Ends the context of a request or connection.
     pub(crate) fn end(&self, cell: &StreamCell, call: &mut (dyn GuestCall + '_)) {
         for hook in [GuestHook::Done, GuestHook::Log, GuestHook::Delete] {
             if self.call(cell.id, hook, &[cell.id], call).is_err() {
@@ -280,9 +303,15 @@ impl Vm {
 
 impl GuestEvents for Vm {
     fn call_ended(&self, context: u32, call: ArrivedCall) {
-        if self.failure().is_none() {
-            self.log(self.deliver(context, call, &mut NoMessage));
+        if self.failure().is_some() {
+            return;
         }
+        let cell = self.store.borrow().data().contexts.get(&context).cloned();
+        let done = match cell.as_ref().and_then(|cell| cell.connection.as_ref()) {
+            Some(facts) => self.deliver(context, call, &mut GuestConnCall::new(facts)),
+            None => self.deliver(context, call, &mut NoMessage),
+        };
+        self.log(done);
     }
 
     fn ticked(&self, root: u32) -> Option<Duration> {
