@@ -30,6 +30,8 @@ pub(crate) enum MapKind {
     Message { response: bool, trailers: bool },
     /// Of the response to a call; whether trailers are meant.
     Call { trailers: bool },
+    /// Of a gRPC call: whether the metadata at the end is meant.
+    Grpc { trailers: bool },
 }
 
 impl MapKind {
@@ -39,6 +41,8 @@ impl MapKind {
             1 => Self::Message { response: false, trailers: true },
             2 => Self::Message { response: true, trailers: false },
             3 => Self::Message { response: true, trailers: true },
+            4 => Self::Grpc { trailers: false },
+            5 => Self::Grpc { trailers: true },
             6 => Self::Call { trailers: false },
             7 => Self::Call { trailers: true },
             _ => return Err(Status::BadArgument),
@@ -58,6 +62,7 @@ pub(crate) enum BufferKind {
         sent: bool,
     },
     CallBody,
+    GrpcMessage,
     VmConfig,
     PluginConfig,
 }
@@ -70,9 +75,10 @@ impl BufferKind {
             2 => Self::Bytes { sent: false },
             3 => Self::Bytes { sent: true },
             4 => Self::CallBody,
+            5 => Self::GrpcMessage,
             6 => Self::VmConfig,
             7 => Self::PluginConfig,
-            5 | 8 => return Err(Status::NotFound),
+            8 => return Err(Status::NotFound),
             _ => return Err(Status::BadArgument),
         })
     }

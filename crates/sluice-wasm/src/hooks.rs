@@ -36,6 +36,10 @@ hooks! {
     DownstreamClose = "proxy_on_downstream_connection_close", 2, 2, 0;
     UpstreamClose = "proxy_on_upstream_connection_close", 2, 2, 0;
     CallResponse = "proxy_on_http_call_response", 5, 5, 0;
+    GrpcHeaders = "proxy_on_grpc_receive_initial_metadata", 3, 3, 0;
+    GrpcMessage = "proxy_on_grpc_receive", 3, 3, 0;
+    GrpcTrailers = "proxy_on_grpc_receive_trailing_metadata", 3, 3, 0;
+    GrpcEnd = "proxy_on_grpc_close", 3, 3, 0;
     Done = "proxy_on_done", 1, 1, 1;
     Log = "proxy_on_log", 1, 1, 0;
     Delete = "proxy_on_delete", 1, 1, 0;

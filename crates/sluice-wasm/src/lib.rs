@@ -20,6 +20,8 @@ mod engine;
 mod events;
 mod failure;
 mod filter;
+mod grpc_link;
+mod grpc_service;
 mod guest;
 mod held;
 mod hooks;

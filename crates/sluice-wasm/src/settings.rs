@@ -45,7 +45,7 @@ sluice_core::section! {
         pub root_id: Option<String>,
         /// What its instances are made with.
         pub vm: Option<WasmVm>,
-        /// The clusters that the guest may call (`proxy_http_call`).
+        /// The clusters that the guest may call (`proxy_http_call`, `proxy_grpc_call` and others).
         pub clusters: Option<Vec<Spanned<Name>>>,
         /// What the guest does with bodies; `edit` if omitted.
         pub bodies: Option<GuestBodies>,

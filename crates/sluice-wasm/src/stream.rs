@@ -10,19 +10,34 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use sluice_l7::{Reply, SideCallError, SideResponse};
 
 use crate::conn_facts::GuestConnFacts;
+use crate::limits::ARRIVALS;
+use crate::pairs::FieldPair;
 use crate::plugin::PluginFacts;
 
 /// How a call of a guest ended.
 pub(crate) type GuestCallEnd = Result<SideResponse, SideCallError>;
 
-/// A call that has ended.
+/// Something of a call that has arrived.
 #[derive(Debug)]
 pub(crate) struct ArrivedCall {
     pub(crate) token: u32,
-    pub(crate) end: GuestCallEnd,
+    pub(crate) what: Arrival,
+}
+
+/// What has arrived.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// The end of a call over HTTP.
+    Http(GuestCallEnd),
+    GrpcHeaders(Vec<FieldPair>),
+    GrpcMessage(Bytes),
+    GrpcTrailers(Vec<FieldPair>),
+    /// The end of a gRPC call: its status and a text.
+    GrpcEnd(u32, String),
 }
 
 /// A context: of a request, of a connection, or of a use of the filter.
@@ -151,7 +166,22 @@ impl StreamCell {
     }
 
     pub(crate) fn take_arrived(&self) -> Option<ArrivedCall> {
-        self.inner.borrow_mut().arrived.pop_front()
+        let mut inner = self.inner.borrow_mut();
+        let had_room = inner.arrived.len() < ARRIVALS;
+        let arrived = inner.arrived.pop_front();
+        let calling = if had_room { Vec::new() } else { std::mem::take(&mut inner.calling) };
+        drop(inner);
+        calling.into_iter().for_each(Waker::wake);
+        arrived
+    }
+
+    /// Whether more may arrive; if not, `waker` is woken once it may.
+    pub(crate) fn has_room(&self, waker: &Waker) -> bool {
+        let has_room = self.inner.borrow().arrived.len() < ARRIVALS;
+        if !has_room {
+            self.wake_at_end(waker);
+        }
+        has_room
     }
 
     /// Has a direction of a connection polled again when something happens.

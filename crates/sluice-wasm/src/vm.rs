@@ -23,7 +23,7 @@ use crate::module::CompiledModule;
 use crate::pairs::FieldPair;
 use crate::plugin::{PluginFacts, VmSetup};
 use crate::state::{GuestEvents, HostState, SideCallAnswer};
-use crate::stream::{ArrivedCall, GuestCallEnd, StreamCell};
+use crate::stream::{Arrival, ArrivedCall, GuestCallEnd, StreamCell};
 
 /// An instance.
 pub(crate) struct Vm {
@@ -222,7 +222,7 @@ impl Vm {
         }
     }
 
-    /// Tells a guest how a call ended.
+    /// Tells a guest what arrived of a call.
     ///
     /// # Errors
     /// It failed.
@@ -232,18 +232,58 @@ impl Vm {
         arrived: ArrivedCall,
         call: &mut (dyn GuestCall + '_),
     ) -> Result<(), GuestFailure> {
-        let answer = answer_of(arrived.end);
+        let ArrivedCall { token, what } = arrived;
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-        let args = [
-            context,
-            arrived.token,
-            number(answer.headers.len()),
-            number(answer.body.len()),
-            number(answer.trailers.len()),
-        ];
-        self.store.borrow_mut().data_mut().answer = Some(answer);
-        let done = self.call(context, GuestHook::CallResponse, &args, call);
-        self.store.borrow_mut().data_mut().answer = None;
+        let (hook, numbers, answer) = match what {
+            Arrival::Http(end) => {
+                let of = answer_of(end);
+                let numbers = [of.headers.len(), of.body.len(), of.trailers.len()].map(number);
+                (GuestHook::CallResponse, numbers, of)
+            }
+            Arrival::GrpcHeaders(headers) => {
+                let numbers = [number(headers.len()), 0, 0];
+                (GuestHook::GrpcHeaders, numbers, SideCallAnswer { headers, ..Default::default() })
+            }
+            Arrival::GrpcMessage(body) => {
+                let numbers = [number(body.len()), 0, 0];
+                (GuestHook::GrpcMessage, numbers, SideCallAnswer { body, ..Default::default() })
+            }
+            Arrival::GrpcTrailers(trailers) => {
+                let numbers = [number(trailers.len()), 0, 0];
+                (
+                    GuestHook::GrpcTrailers,
+                    numbers,
+                    SideCallAnswer { trailers, ..Default::default() },
+                )
+            }
+            Arrival::GrpcEnd(status, text) => {
+                self.store.borrow_mut().data_mut().grpc_status = (status, text);
+                (GuestHook::GrpcEnd, [status, 0, 0], SideCallAnswer::default())
+            }
+        };
+        {
+            let mut store = self.store.borrow_mut();
+            let state = store.data_mut();
+            let ends = match hook {
+                GuestHook::GrpcEnd => true,
+                GuestHook::GrpcMessage => {
+                    state.grpc_calls.get(&token).is_some_and(|link| !link.is_stream)
+                }
+                _ => false,
+            };
+            if ends {
+                state.grpc_calls.remove(&token);
+            }
+            match hook {
+                GuestHook::CallResponse => state.answer = Some(answer),
+                _ => state.grpc = Some(answer),
+            }
+        }
+        let [first, second, third] = numbers;
+        let done = self.call(context, hook, &[context, token, first, second, third], call);
+        let mut store = self.store.borrow_mut();
+        let state = store.data_mut();
+        (state.answer, state.grpc) = (None, None);
         done.map(drop)
     }
 
@@ -283,6 +323,7 @@ impl Vm {
         let mut store = self.store.borrow_mut();
         let state = store.data_mut();
         state.ticks.remove(&id);
+        state.grpc_calls.retain(|_, link| link.context != id);
         if let Some(cell) = state.contexts.remove(&id) {
             cell.end();
         }
@@ -302,7 +343,7 @@ impl Vm {
 }
 
 impl GuestEvents for Vm {
-    fn call_ended(&self, context: u32, call: ArrivedCall) {
+    fn arrived(&self, context: u32, call: ArrivedCall) {
         if self.failure().is_some() {
             return;
         }

@@ -61,7 +61,7 @@ macro_rules! areas {
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
     rates rbac records redirects replies retries rewrites routing tcp timeouts tls tunnels upgrades wasm
-    wasm_connections weights
+    wasm_connections wasm_grpc weights
 }
 
 #[test]

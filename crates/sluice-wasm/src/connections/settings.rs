@@ -41,7 +41,7 @@ sluice_core::section! {
         pub root_id: Option<String>,
         /// What its instances are made with.
         pub vm: Option<WasmVm>,
-        /// The clusters that the guest may call (`proxy_http_call`).
+        /// The clusters that the guest may call (`proxy_http_call`, `proxy_grpc_call` and others).
         pub clusters: Option<Vec<Spanned<Name>>>,
         /// The most bytes of each direction that the guest holds back, and that it may set: a connection with more is cut off.
         /// 1MiB if omitted.

@@ -20,6 +20,9 @@ fn buffer(state: &HostState, kind: BufferKind) -> Result<Bytes, Status> {
         BufferKind::CallBody => {
             state.answer.as_ref().map(|of| of.body.clone()).ok_or(Status::NotFound)
         }
+        BufferKind::GrpcMessage => {
+            state.grpc.as_ref().map(|of| of.body.clone()).ok_or(Status::NotFound)
+        }
         BufferKind::VmConfig => Ok(state.setup.config.clone()),
         BufferKind::PluginConfig => Ok(state.plugin()?.config.clone()),
     }
