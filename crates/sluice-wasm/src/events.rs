@@ -32,7 +32,7 @@ pub(crate) fn call(
     calling: LocalFuture<GuestCallEnd>,
 ) {
     let listener = CallListener::new(events, cell, token, None);
-    let calling = async move { Arrival::Http(calling.await) };
+    let calling = async move { Arrival::Http(Box::new(calling.await)) };
     worker.spawn(async move {
         let told = listener.clone();
         let arrived = async move { told.tell(calling.await) };
@@ -69,7 +69,7 @@ pub(crate) fn grpc_stream(
     cell: &Rc<StreamCell>,
     token: u32,
     link: &Rc<GrpcLink>,
-    opening: LocalFuture<Result<RawStream, GrpcCallError>>,
+    opening: LocalFuture<Result<GuestGrpcStream, GrpcCallError>>,
 ) {
     let listener = CallListener::new(events, cell, token, Some(link));
     let (cell, link) = (Rc::clone(cell), Rc::clone(link));
@@ -107,7 +107,7 @@ pub(crate) fn grpc_stream(
 }
 
 /// The stream of a guest.
-pub(crate) type RawStream = GrpcStream<RawMessage, RawMessage>;
+pub(crate) type GuestGrpcStream = GrpcStream<RawMessage, RawMessage>;
 
 /// What is sent and taken in a call of a guest.
 struct GuestConversation {
@@ -158,9 +158,12 @@ impl CallListener {
         if self.is_over() {
             return;
         }
-        if !matches!(what, Arrival::GrpcHeaders(_) | Arrival::GrpcTrailers(_))
-            && !(matches!(what, Arrival::GrpcMessage(_)) && self.is_stream())
-        {
+        let more_follows = match what {
+            Arrival::GrpcHeaders(_) | Arrival::GrpcTrailers(_) => true,
+            Arrival::GrpcMessage(_) => self.is_stream(),
+            Arrival::Http(_) | Arrival::GrpcEnd(..) => false,
+        };
+        if !more_follows {
             // It is not in flight any more when the guest learns of its end.
             self.ended();
         }

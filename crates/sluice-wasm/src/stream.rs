@@ -32,7 +32,7 @@ pub(crate) struct ArrivedCall {
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// The end of a call over HTTP.
-    Http(GuestCallEnd),
+    Http(Box<GuestCallEnd>),
     GrpcHeaders(Vec<FieldPair>),
     GrpcMessage(Bytes),
     GrpcTrailers(Vec<FieldPair>),

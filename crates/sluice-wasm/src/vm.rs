@@ -236,7 +236,7 @@ impl Vm {
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
         let (hook, numbers, answer) = match what {
             Arrival::Http(end) => {
-                let of = answer_of(end);
+                let of = answer_of(*end);
                 let numbers = [of.headers.len(), of.body.len(), of.trailers.len()].map(number);
                 (GuestHook::CallResponse, numbers, of)
             }
