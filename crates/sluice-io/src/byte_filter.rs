@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Debug};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use sluice_core::{LocalFuture, Reason};
 
@@ -34,6 +35,28 @@ pub trait ByteFilter: Debug {
     fn sent(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
         ByteStep::Continue
     }
+
+    /// Polled before more bytes from the client are read: what the filter does of its own accord. It wakes the task when there is
+    /// something.
+    fn poll_received(&mut self, _cx: &mut Context<'_>) -> Poll<ByteRelease> {
+        Poll::Pending
+    }
+
+    /// As [`ByteFilter::poll_received`], for bytes to the client.
+    fn poll_sent(&mut self, _cx: &mut Context<'_>) -> Poll<ByteRelease> {
+        Poll::Pending
+    }
+}
+
+/// What a filter does though no bytes have arrived.
+#[derive(Debug)]
+pub enum ByteRelease {
+    /// Bytes that it held back go on, to the filters behind it.
+    Bytes(Vec<u8>),
+    /// As [`ByteStep::Cut`].
+    Cut(Reason),
+    /// As [`ByteStep::Close`].
+    Close(Reason),
 }
 
 /// The decision on a piece of the bytes.

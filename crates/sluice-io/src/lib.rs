@@ -24,7 +24,7 @@ pub mod turn;
 pub mod wheel;
 pub mod worker;
 
-pub use byte_filter::{ByteFilter, ByteHooks, ByteResume, ByteStep};
+pub use byte_filter::{ByteFilter, ByteHooks, ByteRelease, ByteResume, ByteStep};
 pub use datagram_filter::{DATAGRAM_MAX, DatagramFilter, DatagramStep};
 pub use descriptors::{Allowance, Budget};
 pub use raw::RawStream;

@@ -60,6 +60,6 @@ pub use routes::{RetryPlan, RetryWhen, RouteCell, RouteTable};
 pub use runtime::Runtime;
 pub use side_calls::redis::resp;
 pub use side_calls::{
-    GrpcCallError, GrpcMethod, GrpcRequest, GrpcStream, MetadataError, SideCallError, SideCalls,
-    SideRequest, SideResponse,
+    GrpcCallError, GrpcConversation, GrpcMethod, GrpcRequest, GrpcStream, MetadataError,
+    RawMessage, SideCallError, SideCalls, SideRequest, SideResponse,
 };

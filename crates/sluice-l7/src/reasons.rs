@@ -77,6 +77,8 @@ sluice_core::reasons! {
     WASM_TRAP = "wasm.trap", Filter, Local, "-", "A guest of the filter `wasm` trapped or ended itself: it panicked, left its memory or recursed too deeply; `response_code_details` names the function that was called and the one that trapped. The instance is replaced after `restart`; requests that were in it have this reason, too. Correct the guest, or set `on_error: continue` if requests may pass without it.";
     WASM_BUDGET = "wasm.budget", Filter, Local, "-", "A guest of the filter `wasm` used more processor time in one call than `cpu` allows; `response_code_details` names the function. The instance is replaced after `restart`. Look for a loop that does not end, or raise `cpu` of the filter.";
     WASM_DOWN = "wasm.down", Filter, Local, "-", "There is no instance of the guest of the filter `wasm`: it failed shortly before, and is replaced after `restart`, ever later if it fails again; or it does not start. `response_code_details` has the failure. Look at the request that it failed for (`wasm.trap`, `wasm.budget`).";
+    WASM_CLOSED = "wasm.closed", Filter, Local, "-", "A guest of the connection filter `wasm` closed the connection, as it may (`proxy_close_stream`); the detail names it. Look into the log for what the guest wrote.";
+    WASM_HELD = "wasm.held", Filter, Local, "-", "A guest of the connection filter `wasm` held back more bytes of one direction than `held_max` allows. Look for a guest that waits for an end that does not come, or raise `held_max`.";
     KEEPALIVE_IDLE = "http.idle", Handle, Local, "-", "The client sent no further request within `idle_timeout`: the usual end of a keep-alive connection. Nothing to do.";
 }
 

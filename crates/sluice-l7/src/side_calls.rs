@@ -34,6 +34,7 @@ mod grpc_stream;
 mod method;
 mod mirror;
 mod permits;
+mod raw;
 pub(crate) mod redis;
 
 pub(crate) use self::closing::until_closed;
@@ -41,6 +42,7 @@ pub use self::grpc::GrpcCallError;
 pub use self::grpc_stream::{GrpcConversation, GrpcStream};
 pub use self::method::{GrpcMethod, GrpcRequest, MetadataError};
 pub(crate) use self::mirror::MirrorCopy;
+pub use self::raw::RawMessage;
 
 /// The side calls of one request or connection, or of the control thread.
 #[derive(Clone, Debug)]

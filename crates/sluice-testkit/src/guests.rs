@@ -38,7 +38,12 @@ const IMPORTS: &[(&str, &str)] = &[
     ("increment_metric", "i32 i64"),
     ("record_metric", "i32 i64"),
     ("get_metric", "i32 i32"),
+    ("grpc_call", "i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32"),
+    ("grpc_stream", "i32 i32 i32 i32 i32 i32 i32 i32 i32"),
+    ("grpc_send", "i32 i32 i32 i32"),
     ("grpc_cancel", "i32"),
+    ("grpc_close", "i32"),
+    ("get_status", "i32 i32 i32"),
 ];
 
 /// The functions of a guest, with their parameters, and what they return unless they say otherwise.
@@ -55,13 +60,23 @@ const HOOKS: &[(&str, &str, Option<i32>)] = &[
     ("response_body", "context size end", Some(0)),
     ("response_trailers", "context count", Some(0)),
     ("http_call_response", "context token headers size trailers", None),
+    ("new_connection", "context", Some(0)),
+    ("downstream_data", "context size end", Some(0)),
+    ("upstream_data", "context size end", Some(0)),
+    ("downstream_connection_close", "context how", None),
+    ("upstream_connection_close", "context how", None),
+    ("grpc_receive_initial_metadata", "context token headers", None),
+    ("grpc_receive", "context token size", None),
+    ("grpc_receive_trailing_metadata", "context token trailers", None),
+    ("grpc_close", "context token status", None),
     ("done", "context", Some(1)),
     ("log", "context", None),
     ("delete", "context", None),
 ];
 
 /// Memory of the host's answers, and helpers: `$get` returns a status and leaves the value in `$at` and `$len`; `$tell` adds a
-/// header with a number, `$say` one with what is in `$at` and `$len`; `$map` is the map that they add to.
+/// header with a number, `$say` one with what is in `$at` and `$len`; `$map` is the map that they add to. `$put` appends a text to a
+/// buffer, `$digit` a number below ten.
 const HELPERS: &str = r#"
 (memory (export "memory") 16)
 (global $heap (mut i32) (i32.const 131072))
@@ -97,6 +112,11 @@ const HELPERS: &str = r#"
     (local.set $number (i32.div_u (local.get $number) (i32.const 10)))
     (br_if $digit (local.get $number)))
   (call $add (global.get $map) (local.get $name) (local.get $n) (local.get $at) (i32.sub (i32.const 64) (local.get $at))))
+(func $put (param $buffer i32) (param $text i32) (param $n i32)
+  (drop (call $set_buffer_bytes (local.get $buffer) (i32.const 100000000) (i32.const 0) (local.get $text) (local.get $n))))
+(func $digit (param $buffer i32) (param $number i32)
+  (i32.store8 (i32.const 64) (i32.add (i32.const 48) (local.get $number)))
+  (call $put (local.get $buffer) (i32.const 64) (i32.const 1)))
 (func $respond (param $status i32) (param $body i32) (param $n i32)
   (drop (call $send_local_response (local.get $status) (i32.const 0) (i32.const 0) (local.get $body) (local.get $n) (i32.const 0) (i32.const 0) (i32.const -1))))
 (func $is (param $text i32) (param $n i32) (result i32) (local $i i32)

@@ -30,6 +30,8 @@ pub(crate) enum MapKind {
     Message { response: bool, trailers: bool },
     /// Of the response to a call; whether trailers are meant.
     Call { trailers: bool },
+    /// Of a gRPC call: whether the metadata at the end is meant.
+    Grpc { trailers: bool },
 }
 
 impl MapKind {
@@ -39,6 +41,8 @@ impl MapKind {
             1 => Self::Message { response: false, trailers: true },
             2 => Self::Message { response: true, trailers: false },
             3 => Self::Message { response: true, trailers: true },
+            4 => Self::Grpc { trailers: false },
+            5 => Self::Grpc { trailers: true },
             6 => Self::Call { trailers: false },
             7 => Self::Call { trailers: true },
             _ => return Err(Status::BadArgument),
@@ -53,7 +57,12 @@ pub(crate) enum BufferKind {
     Body {
         response: bool,
     },
+    /// The bytes of a connection at hand; whether they go to the client.
+    Bytes {
+        sent: bool,
+    },
     CallBody,
+    GrpcMessage,
     VmConfig,
     PluginConfig,
 }
@@ -63,10 +72,13 @@ impl BufferKind {
         Ok(match number {
             0 => Self::Body { response: false },
             1 => Self::Body { response: true },
+            2 => Self::Bytes { sent: false },
+            3 => Self::Bytes { sent: true },
             4 => Self::CallBody,
+            5 => Self::GrpcMessage,
             6 => Self::VmConfig,
             7 => Self::PluginConfig,
-            2 | 3 | 5 | 8 => return Err(Status::NotFound),
+            8 => return Err(Status::NotFound),
             _ => return Err(Status::BadArgument),
         })
     }

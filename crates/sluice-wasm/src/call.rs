@@ -54,12 +54,21 @@ pub(crate) trait GuestCall {
         Err(Status::NotFound)
     }
 
-    /// A property of the request, as bytes.
+    /// The bytes of a connection at hand; whether those to the client.
+    fn bytes(&self, _sent: bool) -> CallResult<Bytes> {
+        Err(Status::NotFound)
+    }
+
+    fn set_bytes(&mut self, _sent: bool, _bytes: Bytes) -> CallResult<()> {
+        Err(Status::NotFound)
+    }
+
+    /// A property of the request or connection, as bytes.
     fn property(&self, _path: &[&str]) -> Option<Vec<u8>> {
         None
     }
 
-    /// Shares a value about the request.
+    /// Shares a value about the request or connection.
     fn set_property(&mut self, _path: &[&str], _value: &[u8]) -> CallResult<()> {
         Err(Status::NotFound)
     }
@@ -79,7 +88,7 @@ pub(crate) trait GuestCall {
         None
     }
 
-    /// The number of the request, for the log; 0 without one.
+    /// The number of the request or connection, for the log; 0 without one.
     fn request(&self) -> u64 {
         0
     }

@@ -30,7 +30,16 @@ hooks! {
     ResponseHeaders = "proxy_on_response_headers", 3, 2, 1;
     ResponseBody = "proxy_on_response_body", 3, 3, 1;
     ResponseTrailers = "proxy_on_response_trailers", 2, 2, 1;
+    NewConnection = "proxy_on_new_connection", 1, 1, 1;
+    DownstreamData = "proxy_on_downstream_data", 3, 3, 1;
+    UpstreamData = "proxy_on_upstream_data", 3, 3, 1;
+    DownstreamClose = "proxy_on_downstream_connection_close", 2, 2, 0;
+    UpstreamClose = "proxy_on_upstream_connection_close", 2, 2, 0;
     CallResponse = "proxy_on_http_call_response", 5, 5, 0;
+    GrpcHeaders = "proxy_on_grpc_receive_initial_metadata", 3, 3, 0;
+    GrpcMessage = "proxy_on_grpc_receive", 3, 3, 0;
+    GrpcTrailers = "proxy_on_grpc_receive_trailing_metadata", 3, 3, 0;
+    GrpcEnd = "proxy_on_grpc_close", 3, 3, 0;
     Done = "proxy_on_done", 1, 1, 1;
     Log = "proxy_on_log", 1, 1, 0;
     Delete = "proxy_on_delete", 1, 1, 0;

@@ -11,6 +11,7 @@ use crate::state::HostState;
 
 mod buffers;
 mod calls;
+mod grpc;
 mod log;
 mod maps;
 mod properties;
@@ -70,11 +71,11 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
         "proxy_get_configuration" = buffers::configuration, (bytes_at: u32, length_at: u32);
         "proxy_http_call" = calls::http, (cluster: u32, cluster_length: u32, fields: u32, fields_length: u32, body: u32, body_length: u32, trailers: u32, trailers_length: u32, millis: u32, token_at: u32);
         "proxy_get_status" = calls::status, (status_at: u32, text_at: u32, length_at: u32);
-        "proxy_grpc_call" = calls::no_grpc_call, (_1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32, _9: u32, _10: u32, _11: u32, _12: u32);
-        "proxy_grpc_stream" = calls::no_grpc_stream, (_1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32, _9: u32);
-        "proxy_grpc_cancel" = calls::no_grpc, (token: u32);
-        "proxy_grpc_close" = calls::no_grpc, (token: u32);
-        "proxy_grpc_send" = calls::no_grpc_send, (token: u32, message: u32, length: u32, end: u32);
+        "proxy_grpc_call" = grpc::call, (service: u32, service_length: u32, name: u32, name_length: u32, method: u32, method_length: u32, metadata: u32, metadata_length: u32, message: u32, message_length: u32, millis: u32, token_at: u32);
+        "proxy_grpc_stream" = grpc::stream, (service: u32, service_length: u32, name: u32, name_length: u32, method: u32, method_length: u32, metadata: u32, metadata_length: u32, token_at: u32);
+        "proxy_grpc_send" = grpc::send, (token: u32, message: u32, length: u32, last: u32);
+        "proxy_grpc_cancel" = grpc::cancel, (token: u32);
+        "proxy_grpc_close" = grpc::close, (token: u32);
         "proxy_call_foreign_function" = streams::foreign, (name: u32, length: u32, args: u32, args_length: u32, results_at: u32, length_at: u32);
         "proxy_get_shared_data" = sharing::data, (key: u32, length: u32, value_at: u32, length_at: u32, cas_at: u32);
         "proxy_set_shared_data" = sharing::set_data, (key: u32, length: u32, value: u32, value_length: u32, cas: u32);

@@ -48,6 +48,9 @@ pub(crate) const LOG_LINE_BYTES: usize = 4096;
 /// The most calls of clusters in flight of one context.
 pub(crate) const CALLS_IN_FLIGHT: usize = 32;
 
+/// The most messages of gRPC calls that wait for the hook of a context; no more are received meanwhile.
+pub(crate) const ARRIVALS: usize = 16;
+
 /// The shortest period of ticks.
 pub(crate) const TICK_MIN: Duration = Duration::from_millis(10);
 

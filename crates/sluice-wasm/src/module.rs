@@ -13,6 +13,7 @@ use sluice_l7::filters::Content;
 use wasmtime::{InstancePre, Module};
 
 use crate::abi::{AbiVersion, VERSIONS};
+use crate::hooks::GuestHook;
 use crate::state::HostState;
 use crate::{engine, hooks, host};
 
@@ -77,6 +78,12 @@ impl CompiledModule {
         host::wasi::link_absent(&mut linker, &module).map_err(|error| said(&error))?;
         let instances = linker.instantiate_pre(&module).map_err(|error| said(&error))?;
         Ok(Self { sha256, version, instances })
+    }
+
+    /// Whether it has a function for the bytes of connections, or for the end of one of their sides.
+    pub(crate) fn sees_bytes(&self) -> bool {
+        let hooks = [GuestHook::DownstreamData, GuestHook::UpstreamData, GuestHook::UpstreamClose];
+        hooks.iter().any(|hook| self.instances.module().get_export(hook.name()).is_some())
     }
 }
 

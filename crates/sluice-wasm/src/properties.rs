@@ -1,10 +1,12 @@
-//! Properties of requests, by their paths.
+//! Properties of requests and connections, by their paths.
 //!
 //! Owns: which there are besides the attributes of expressions, and their form as bytes. Refuses to know: guests. Keeps: a property
 //! is what the attribute of that name is elsewhere.
 
 use sluice_codec::Head;
-use sluice_expr::AttributeValue;
+use sluice_expr::{AttributeSource as _, AttributeUse, AttributeValue};
+use sluice_l4::rbac::conn::ConnSubject;
+use sluice_l4::rbac::conn::expression::CONN_ATTRIBUTES;
 use sluice_l7::filters::Cx;
 use sluice_l7::record::View;
 
@@ -50,7 +52,30 @@ pub(crate) fn of_request(
         },
         _ => None,
     };
-    Some(match value? {
+    value.map(bytes_of)
+}
+
+/// A property of a connection, in the same form.
+pub(crate) fn of_connection(conn: &ConnSubject<'_>, path: &[&str]) -> Option<Vec<u8>> {
+    match path {
+        ["source", "address"] => Some(conn.source.to_string().into_bytes()),
+        ["destination", "address"] => Some(conn.local.to_string().into_bytes()),
+        // Without a name, it is empty.
+        ["connection", "requested_server_name"] => {
+            Some(conn.sni.unwrap_or_default().as_bytes().to_vec())
+        }
+        [root, field] => {
+            let mut known = CONN_ATTRIBUTES.iter();
+            let def = known.find(|of| of.root == *root && of.field == *field)?;
+            let of = AttributeUse { root: def.root, field: def.field.to_owned(), members: None };
+            conn.attribute(&of).map(bytes_of)
+        }
+        _ => None,
+    }
+}
+
+fn bytes_of(value: AttributeValue) -> Vec<u8> {
+    match value {
         AttributeValue::Text(text) => text.into_bytes(),
         AttributeValue::Number(number) => number.to_le_bytes().to_vec(),
         AttributeValue::Bool(flag) => vec![u8::from(flag)],
@@ -58,5 +83,5 @@ pub(crate) fn of_request(
             let pair = |(name, value): (String, String)| (name.into_bytes(), value.into_bytes());
             pairs::encode(&members.into_iter().map(pair).collect::<Vec<_>>())
         }
-    })
+    }
 }

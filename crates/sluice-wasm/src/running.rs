@@ -1,4 +1,4 @@
-//! The guest of a filter on a worker, and calls of it about a request.
+//! The guest of a filter on a worker, and calls of it about a request or connection.
 //!
 //! Owns: the instance in which requests begin, what a call comes to, and what becomes of its failures. Refuses to know: which
 //! function runs when. Keeps: after a call that failed, a guest is not called about its request again.
@@ -11,12 +11,13 @@ use sluice_io::WorkerCx;
 use sluice_l7::filters::{BodyAccess, Cx};
 use sluice_l7::{Reply, reasons};
 
+use crate::conn_facts::GuestConnFacts;
 use crate::failure::{GuestFailure, GuestFailureKind};
 use crate::held::{GuestRequest, of_request, take};
 use crate::hooks::GuestHook;
 use crate::in_use::{GuestBodies, GuestUse, OnGuestError};
 use crate::message::{GuestHookCall, GuestMessage};
-use crate::metrics::GuestCounts;
+use crate::metrics::{GuestCounts, GuestInstance};
 use crate::module::CompiledModule;
 use crate::stream::StreamCell;
 use crate::values;
@@ -37,6 +38,14 @@ pub(crate) struct CurrentVm {
     module: Arc<CompiledModule>,
     vm: Rc<Vm>,
     root: Rc<StreamCell>,
+}
+
+/// The context of a connection.
+#[derive(Debug)]
+pub(crate) struct GuestConnContext {
+    pub(crate) vm: Rc<Vm>,
+    pub(crate) cell: Rc<StreamCell>,
+    _instance: GuestInstance,
 }
 
 /// What a call of the guest came to.
@@ -78,6 +87,22 @@ impl RunningGuest {
         let cell = vm.stream(&current.root, &mut GuestHookCall { cx, message, response })?;
         *cx.state = Some(Box::new(GuestRequest::new(vm, cell, self.counts.instance())));
         Ok(())
+    }
+
+    /// Begins the context of a connection.
+    pub(crate) fn connect(
+        &self,
+        worker: &Rc<WorkerCx>,
+        facts: &Rc<GuestConnFacts>,
+    ) -> Result<GuestConnContext, GuestFailure> {
+        let current = self.current(worker)?;
+        let cell = current.vm.connection(&current.root, facts)?;
+        Ok(GuestConnContext { vm: current.vm, cell, _instance: self.counts.instance() })
+    }
+
+    /// Counts a call of the guest.
+    pub(crate) fn counted<T>(&self, vm: &Vm, call: impl FnOnce() -> T) -> T {
+        self.counts.run(call, || vm.memory_used())
     }
 
     /// What the guest does with a body.
@@ -180,6 +205,15 @@ impl RunningGuest {
         self.counts.failure(failure);
         let plugin = &*self.plan.plugin.name;
         tracing::warn!(plugin, request, reason = failure.reason().code(), "{}", failure.message);
+    }
+
+    /// What the record of a connection says of a failure.
+    pub(crate) fn said(&self, failure: &GuestFailure) -> String {
+        format!("wasm[{}: {}]", self.plan.plugin.name, failure.message)
+    }
+
+    pub(crate) fn count_limit(&self, limit: &'static str) {
+        self.counts.limit(limit);
     }
 
     /// The end of a message of which the guest holds more than it may.

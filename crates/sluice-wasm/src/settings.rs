@@ -1,4 +1,4 @@
-//! The settings of `wasm`, and how those of a rule join those around it.
+//! The settings of the HTTP filter `wasm`, and how those of a rule join those around it.
 //!
 //! Owns: what is written, what of it can be used, and the defaults. Refuses to know: requests, and how guests run. Keeps: a guest
 //! was started and has accepted its configuration before it is in force; what a rule leaves out is as around it.
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use data_encoding::BASE64;
 use sluice_core::settings::{Named, Size};
 use sluice_core::values::ValueDef;
 use sluice_core::{Name, Node, Plain, Setting, Shape, Span, Spanned};
@@ -24,10 +23,9 @@ use sluice_upstream::Cluster;
 use crate::filter::WasmFilter;
 use crate::in_use::{GuestBodies, GuestUse, ModuleSource, OnGuestError};
 use crate::limits::GuestLimits;
-use crate::module::{CompiledModule, FileModule, sha256_of};
 use crate::plugin::{PluginFacts, VmSetup};
+use crate::source::{self, ModuleFrom};
 use crate::values;
-use crate::vm::Vm;
 
 sluice_core::section! {
     /// Runs a guest in WebAssembly on requests and responses, with the interface of proxy-wasm. A rule or virtual host may
@@ -47,7 +45,7 @@ sluice_core::section! {
         pub root_id: Option<String>,
         /// What its instances are made with.
         pub vm: Option<WasmVm>,
-        /// The clusters that the guest may call (`proxy_http_call`).
+        /// The clusters that the guest may call (`proxy_http_call`, `proxy_grpc_call` and others).
         pub clusters: Option<Vec<Spanned<Name>>>,
         /// What the guest does with bodies; `edit` if omitted.
         pub bodies: Option<GuestBodies>,
@@ -77,6 +75,18 @@ sluice_core::section! {
         pub config: Option<ModuleText>,
         /// The environment variables that guests see.
         pub environment: Named<String>,
+    }
+}
+
+impl WasmVm {
+    pub(crate) fn into_setup(self) -> VmSetup {
+        let variable = |(name, value): (&_, &Spanned<String>)| format!("{name}={}", value.value);
+        VmSetup {
+            id: self.id.unwrap_or_default(),
+            config: self.config.map(|text| Bytes::from(text.0)).unwrap_or_default(),
+            environment: self.environment.iter().map(variable).collect(),
+            limits: GuestLimits::default(),
+        }
     }
 }
 
@@ -135,37 +145,18 @@ struct WasmPlan {
 
 impl WasmPlan {
     fn new(wasm: Wasm, span: Span, context: &mut CheckContext<'_>) -> Option<Self> {
-        let problems = [
-            (wasm.cpu.is_some_and(|cpu| cpu.is_zero()), "cpu", "must not be zero"),
-            (wasm.restart.is_some_and(|of| of.is_zero()), "restart", "must not be zero"),
-            (wasm.memory.is_some_and(|of| of.0 < 64 << 10), "memory", "must be at least 64KiB"),
-        ];
-        for (_, key, problem) in problems.iter().filter(|(wrong, ..)| *wrong) {
-            let message = format!("`{key}` {problem}");
-            context.diags.error("bad-value", span, context.at.key(key), message);
-        }
-        if problems.iter().any(|(wrong, ..)| *wrong) {
-            return None;
-        }
-        let on_chain = !matches!(context.owner, FilterOwner::Routes(_));
-        let none = wasm.file.is_none() && wasm.inline.is_none();
-        if wasm.file.is_some() && wasm.inline.is_some() || none && on_chain {
+        source::check_bounds((wasm.cpu, wasm.restart, wasm.memory), span, context)?;
+        let (file, inline) = (wasm.file.as_ref(), wasm.inline.as_deref());
+        let from = ModuleFrom { file, inline, sha256: wasm.sha256.as_deref() };
+        let module = source::module(&from, span, context)?;
+        if module.is_none() && !matches!(context.owner, FilterOwner::Routes(_)) {
             let message = "the module comes from exactly one of `file` and `inline`";
-            context.not_exactly_one(span, none, message);
+            context.not_exactly_one(span, true, message);
             return None;
         }
-        if none && wasm.sha256.is_some() {
-            let message = "`sha256` is that of `file` or `inline`, which is missing";
-            context.diags.error("missing-field", span, context.at.key("sha256"), message);
-            return None;
-        }
-        let module = if none { None } else { Some(module(&wasm, span, context)?) };
         let clusters = match &wasm.clusters {
             None => None,
-            Some(names) => {
-                let each = names.iter().map(|name| context.cluster(name, "clusters"));
-                Some(each.collect::<Option<Vec<_>>>()?)
-            }
+            Some(names) => Some(source::clusters(names, context)?),
         };
         let bytes = |text: Option<ModuleText>| text.map(|text| Bytes::from(text.0));
         let plan = Self {
@@ -173,16 +164,7 @@ impl WasmPlan {
             config: bytes(wasm.config),
             name: wasm.name,
             root_id: wasm.root_id,
-            vm: wasm.vm.map(|vm| VmSetup {
-                id: vm.id.unwrap_or_default(),
-                config: bytes(vm.config).unwrap_or_default(),
-                environment: vm
-                    .environment
-                    .iter()
-                    .map(|(name, value)| format!("{name}={}", value.value))
-                    .collect(),
-                limits: GuestLimits::default(),
-            }),
+            vm: wasm.vm.map(WasmVm::into_setup),
             clusters,
             bodies: wasm.bodies,
             body_max: wasm.body_max,
@@ -192,34 +174,14 @@ impl WasmPlan {
             on_error: wasm.on_error,
             restart: wasm.restart,
         };
-        plan.tried(span, context)
-    }
-
-    /// Starts the guest once, if this has all that it takes.
-    fn tried(self, span: Span, context: &mut CheckContext<'_>) -> Option<Self> {
-        let Some((_, source)) = &self.module else { return Some(self) };
-        let Some(module) = source.current() else { return Some(self) };
-        let started = Vm::start(&module, &Arc::new(self.setup()), None);
-        let done = started.and_then(|vm| vm.root(&Arc::new(self.plugin(""))).map(drop));
-        if let Err(failure) = done {
-            let message = format!("the guest does not start: {}", failure.message);
-            context
-                .diags
-                .error("bad-module", span, *context.at, message)
-                .help("correct the guest, or its `config`; what it wrote to the log says more");
-            return None;
+        if let Some((_, source)) = &plan.module {
+            source::start_once(source, &plan.setup(), &plan.plugin(""), span, context)?;
         }
-        Some(self)
+        Some(plan)
     }
 
     fn setup(&self) -> VmSetup {
-        let default = GuestLimits::default();
-        let size = |size: Size| usize::try_from(size.0).unwrap_or(usize::MAX);
-        let limits = GuestLimits {
-            cpu: self.cpu.unwrap_or(default.cpu),
-            memory: self.memory.map_or(default.memory, size),
-            restart: self.restart.unwrap_or(default.restart),
-        };
+        let limits = source::limits(self.cpu, self.memory, self.restart);
         VmSetup { limits, ..self.vm.clone().unwrap_or_default() }
     }
 
@@ -234,59 +196,6 @@ impl WasmPlan {
             listener: listener.to_owned(),
             clusters: self.clusters.clone().unwrap_or_default(),
             body_max,
-        }
-    }
-}
-
-/// The module and the name of its file.
-fn module(
-    wasm: &Wasm,
-    span: Span,
-    context: &mut CheckContext<'_>,
-) -> Option<(String, ModuleSource)> {
-    let stem = |path: &PathBuf| path.file_stem().map(|of| of.to_string_lossy().into_owned());
-    let name = wasm.file.as_ref().and_then(|path| stem(&path.value));
-    let name = name.unwrap_or_else(|| "inline".into());
-    let (key, content) = match (&wasm.file, &wasm.inline) {
-        (Some(path), _) if wasm.sha256.is_none() => {
-            return Some((name, ModuleSource::File(context.file::<FileModule>(path, "file")?)));
-        }
-        (Some(path), _) => match std::fs::read(context.path(&path.value, "file")?) {
-            Ok(content) => ("file", content),
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", path.value.display());
-                context.diags.error("bad-file", path.span, context.at.key("file"), message);
-                return None;
-            }
-        },
-        (None, inline) => {
-            let text = inline.iter().flat_map(|text| text.bytes());
-            let text: Vec<u8> = text.filter(|byte| !byte.is_ascii_whitespace()).collect();
-            match BASE64.decode(&text) {
-                Ok(content) => ("inline", content),
-                Err(error) => {
-                    let message = format!("this is no base64: {error}");
-                    context.diags.error("bad-value", span, context.at.key("inline"), message);
-                    return None;
-                }
-            }
-        }
-    };
-    let found = sha256_of(&content);
-    if let Some(wanted) = &wasm.sha256
-        && !wanted.eq_ignore_ascii_case(&found)
-    {
-        let message = format!("the SHA-256 of the module is {found}");
-        let finding = context.diags.error("bad-value", span, context.at.key("sha256"), message);
-        finding.help("another module was expected; find out why it changed before you change this");
-        return None;
-    }
-    match CompiledModule::of(&content) {
-        Ok(module) => Some((name, ModuleSource::Fixed(module))),
-        Err(problem) => {
-            let message = format!("cannot use this module: {problem}");
-            context.diags.error("bad-module", span, context.at.key(key), message);
-            None
         }
     }
 }

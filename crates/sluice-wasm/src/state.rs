@@ -15,6 +15,7 @@ use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use crate::abi::{AbiVersion, Status};
 use crate::call::{CallResult, Calls, GuestCall};
+use crate::grpc_link::GrpcLink;
 use crate::limits::TABLE_ENTRIES;
 use crate::pairs::FieldPair;
 use crate::plugin::{PluginFacts, VmSetup};
@@ -22,8 +23,8 @@ use crate::stream::{ArrivedCall, StreamCell};
 
 /// What the tasks of an instance call, and what asks for them.
 pub(crate) trait GuestEvents {
-    /// A call has ended for which no message waits.
-    fn call_ended(&self, context: u32, call: ArrivedCall);
+    /// Something of a call has arrived for which no message waits.
+    fn arrived(&self, context: u32, call: ArrivedCall);
 
     /// The period of a root context has passed; returns the next one, if there is one.
     fn ticked(&self, root: u32) -> Option<Duration>;
@@ -60,7 +61,13 @@ pub(crate) struct HostState {
     /// The context that operations are about.
     pub(crate) effective: u32,
     pub(crate) answer: Option<SideCallAnswer>,
-    pub(crate) next_token: u32,
+    /// What arrived of a gRPC call, as the guest reads it.
+    pub(crate) grpc: Option<SideCallAnswer>,
+    /// The status of the gRPC call that ended last, and its text.
+    pub(crate) grpc_status: (u32, String),
+    /// gRPC calls that are open, by their numbers.
+    pub(crate) grpc_calls: HashMap<u32, Rc<GrpcLink>>,
+    next_token: u32,
     /// Lines that this call wrote to the log.
     pub(crate) lines: u32,
     /// What a guest wrote to a standard stream, up to the end of the line.
@@ -91,6 +98,9 @@ impl HostState {
             lent_to: 0,
             effective: 0,
             answer: None,
+            grpc: None,
+            grpc_status: Default::default(),
+            grpc_calls: HashMap::new(),
             next_token: 0,
             lines: 0,
             written: Vec::new(),
@@ -112,6 +122,17 @@ impl HostState {
             None => {
                 self.began = Some(now);
                 false
+            }
+        }
+    }
+
+    /// The number of a new call.
+    pub(crate) fn new_token(&mut self) -> u32 {
+        // Those that are left from before the numbers began again are few.
+        loop {
+            self.next_token = self.next_token.wrapping_add(1).max(1);
+            if !self.grpc_calls.contains_key(&self.next_token) {
+                return self.next_token;
             }
         }
     }

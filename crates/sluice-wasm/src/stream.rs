@@ -1,4 +1,4 @@
-//! Contexts of guests: requests, and uses of the filter.
+//! Contexts of guests: requests, connections, and uses of the filter.
 //!
 //! Owns: what happened for a context while its message waits, and the waits themselves. Refuses to know: how guests run, and what
 //! a message is. Keeps: what happened is seen by the hook that waits for it, or by nobody once the context has ended.
@@ -10,27 +10,45 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use sluice_l7::{Reply, SideCallError, SideResponse};
 
+use crate::conn_facts::GuestConnFacts;
+use crate::limits::ARRIVALS;
+use crate::pairs::FieldPair;
 use crate::plugin::PluginFacts;
 
 /// How a call of a guest ended.
 pub(crate) type GuestCallEnd = Result<SideResponse, SideCallError>;
 
-/// A call that has ended.
+/// Something of a call that has arrived.
 #[derive(Debug)]
 pub(crate) struct ArrivedCall {
     pub(crate) token: u32,
-    pub(crate) end: GuestCallEnd,
+    pub(crate) what: Arrival,
 }
 
-/// A context: of a request, or of a use of the filter.
+/// What has arrived.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// The end of a call over HTTP.
+    Http(Box<GuestCallEnd>),
+    GrpcHeaders(Vec<FieldPair>),
+    GrpcMessage(Bytes),
+    GrpcTrailers(Vec<FieldPair>),
+    /// The end of a gRPC call: its status and a text.
+    GrpcEnd(u32, String),
+}
+
+/// A context: of a request, of a connection, or of a use of the filter.
 #[derive(Debug)]
 pub(crate) struct StreamCell {
     pub(crate) id: u32,
     /// The use that it belongs to.
     pub(crate) root: u32,
     plugin: RefCell<Arc<PluginFacts>>,
+    /// The connection, if it is the context of one. Its directions take the places of request and response.
+    pub(crate) connection: Option<Rc<GuestConnFacts>>,
     inner: RefCell<GuestStreamState>,
     /// Calls in flight.
     pub(crate) calls: Cell<usize>,
@@ -39,6 +57,8 @@ pub(crate) struct StreamCell {
 #[derive(Debug, Default)]
 struct GuestStreamState {
     ended: bool,
+    /// Whether the guest closed the connection.
+    closed: bool,
     /// Whether request and response wait for the guest.
     waits: [bool; 2],
     /// Whether they were told to go on.
@@ -51,9 +71,14 @@ struct GuestStreamState {
 }
 
 impl StreamCell {
-    pub(crate) fn new(id: u32, root: u32, plugin: Arc<PluginFacts>) -> Rc<Self> {
+    pub(crate) fn new(
+        id: u32,
+        root: u32,
+        plugin: Arc<PluginFacts>,
+        connection: Option<Rc<GuestConnFacts>>,
+    ) -> Rc<Self> {
         let (plugin, inner) = (RefCell::new(plugin), RefCell::default());
-        Rc::new(Self { id, root, plugin, inner, calls: Cell::new(0) })
+        Rc::new(Self { id, root, plugin, connection, inner, calls: Cell::new(0) })
     }
 
     pub(crate) fn plugin(&self) -> Arc<PluginFacts> {
@@ -95,11 +120,18 @@ impl StreamCell {
 
     /// A guest has the message go on.
     pub(crate) fn go_on(&self, response: bool) {
-        let mut inner = self.inner.borrow_mut();
-        inner.goes[usize::from(response)] = true;
-        let waker = inner.wakers[usize::from(response)].take();
-        drop(inner);
-        waker.into_iter().for_each(Waker::wake);
+        self.inner.borrow_mut().goes[usize::from(response)] = true;
+        self.wake();
+    }
+
+    /// A guest closes the connection.
+    pub(crate) fn close(&self) {
+        self.inner.borrow_mut().closed = true;
+        self.wake();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.borrow().closed
     }
 
     pub(crate) fn goes_on(&self, response: bool) -> bool {
@@ -109,7 +141,7 @@ impl StreamCell {
     /// A guest responds, in whatever direction waits.
     pub(crate) fn respond(&self, reply: Box<Reply>) {
         self.inner.borrow_mut().reply = Some(reply);
-        self.wake_one();
+        self.wake();
     }
 
     pub(crate) fn take_reply(&self) -> Option<Box<Reply>> {
@@ -129,15 +161,36 @@ impl StreamCell {
         }
         inner.arrived.push_back(call);
         drop(inner);
-        self.wake_one();
+        self.wake();
         None
     }
 
     pub(crate) fn take_arrived(&self) -> Option<ArrivedCall> {
-        self.inner.borrow_mut().arrived.pop_front()
+        let mut inner = self.inner.borrow_mut();
+        let had_room = inner.arrived.len() < ARRIVALS;
+        let arrived = inner.arrived.pop_front();
+        let calling = if had_room { Vec::new() } else { std::mem::take(&mut inner.calling) };
+        drop(inner);
+        calling.into_iter().for_each(Waker::wake);
+        arrived
     }
 
-    fn wake_one(&self) {
+    /// Whether more may arrive; if not, `waker` is woken once it may.
+    pub(crate) fn has_room(&self, waker: &Waker) -> bool {
+        let has_room = self.inner.borrow().arrived.len() < ARRIVALS;
+        if !has_room {
+            self.wake_at_end(waker);
+        }
+        has_room
+    }
+
+    /// Has a direction of a connection polled again when something happens.
+    pub(crate) fn wake_with(&self, sent: bool, waker: &Waker) {
+        self.inner.borrow_mut().wakers[usize::from(sent)] = Some(waker.clone());
+    }
+
+    /// Has both directions look at what happened.
+    fn wake(&self) {
         let wakers = std::mem::take(&mut self.inner.borrow_mut().wakers);
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
@@ -163,7 +216,8 @@ impl Future for StreamWait {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.cell.inner.borrow_mut();
         let side = usize::from(self.response);
-        if inner.goes[side] || inner.reply.is_some() || !inner.arrived.is_empty() {
+        let happened = inner.goes[side] || inner.reply.is_some() || inner.closed;
+        if happened || !inner.arrived.is_empty() {
             return Poll::Ready(());
         }
         inner.wakers[side] = Some(cx.waker().clone());

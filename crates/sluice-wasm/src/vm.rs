@@ -13,6 +13,8 @@ use sluice_sys::loan::Loan;
 use wasmtime::{Store, UpdateDeadline, Val};
 
 use crate::call::{Calls, GuestCall, NoMessage};
+use crate::conn_call::GuestConnCall;
+use crate::conn_facts::GuestConnFacts;
 use crate::engine;
 use crate::failure::{BudgetUsed, GuestFailure, GuestFailureKind};
 use crate::hooks::{GuestHook, GuestHooks};
@@ -21,7 +23,7 @@ use crate::module::CompiledModule;
 use crate::pairs::FieldPair;
 use crate::plugin::{PluginFacts, VmSetup};
 use crate::state::{GuestEvents, HostState, SideCallAnswer};
-use crate::stream::{ArrivedCall, GuestCallEnd, StreamCell};
+use crate::stream::{Arrival, ArrivedCall, GuestCallEnd, StreamCell};
 
 /// An instance.
 pub(crate) struct Vm {
@@ -99,7 +101,7 @@ impl Vm {
             return Ok(known);
         }
         let id = self.next_context();
-        let cell = StreamCell::new(id, id, Arc::clone(plugin));
+        let cell = StreamCell::new(id, id, Arc::clone(plugin), None);
         self.keep(&cell)?;
         self.tell(id, GuestHook::ContextCreate, &[id, 0])?;
         let length = |bytes: &bytes::Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -146,14 +148,35 @@ impl Vm {
         root: &StreamCell,
         call: &mut (dyn GuestCall + '_),
     ) -> Result<Rc<StreamCell>, GuestFailure> {
-        let id = self.next_context();
-        let cell = StreamCell::new(id, root.id, root.plugin());
-        self.keep(&cell)?;
-        let made = self.call(id, GuestHook::ContextCreate, &[id, root.id], call);
-        made.inspect_err(|_| self.forget(id)).map(|_| cell)
+        let cell = StreamCell::new(self.next_context(), root.id, root.plugin(), None);
+        self.create(cell, call)
     }
 
-    /// Ends the context of a request.
+    /// Begins the context of a connection.
+    ///
+    /// # Errors
+    /// As of a request.
+    pub(crate) fn connection(
+        &self,
+        root: &StreamCell,
+        facts: &Rc<GuestConnFacts>,
+    ) -> Result<Rc<StreamCell>, GuestFailure> {
+        let id = self.next_context();
+        let cell = StreamCell::new(id, root.id, root.plugin(), Some(Rc::clone(facts)));
+        self.create(cell, &mut GuestConnCall::new(facts))
+    }
+
+    fn create(
+        &self,
+        cell: Rc<StreamCell>,
+        call: &mut (dyn GuestCall + '_),
+    ) -> Result<Rc<StreamCell>, GuestFailure> {
+        self.keep(&cell)?;
+        let made = self.call(cell.id, GuestHook::ContextCreate, &[cell.id, cell.root], call);
+        made.inspect_err(|_| self.forget(cell.id)).map(|_| cell)
+    }
+
+    /// Ends the context of a request or connection.
     pub(crate) fn end(&self, cell: &StreamCell, call: &mut (dyn GuestCall + '_)) {
         for hook in [GuestHook::Done, GuestHook::Log, GuestHook::Delete] {
             if self.call(cell.id, hook, &[cell.id], call).is_err() {
@@ -199,7 +222,7 @@ impl Vm {
         }
     }
 
-    /// Tells a guest how a call ended.
+    /// Tells a guest what arrived of a call.
     ///
     /// # Errors
     /// It failed.
@@ -209,18 +232,58 @@ impl Vm {
         arrived: ArrivedCall,
         call: &mut (dyn GuestCall + '_),
     ) -> Result<(), GuestFailure> {
-        let answer = answer_of(arrived.end);
+        let ArrivedCall { token, what } = arrived;
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
-        let args = [
-            context,
-            arrived.token,
-            number(answer.headers.len()),
-            number(answer.body.len()),
-            number(answer.trailers.len()),
-        ];
-        self.store.borrow_mut().data_mut().answer = Some(answer);
-        let done = self.call(context, GuestHook::CallResponse, &args, call);
-        self.store.borrow_mut().data_mut().answer = None;
+        let (hook, numbers, answer) = match what {
+            Arrival::Http(end) => {
+                let of = answer_of(*end);
+                let numbers = [of.headers.len(), of.body.len(), of.trailers.len()].map(number);
+                (GuestHook::CallResponse, numbers, of)
+            }
+            Arrival::GrpcHeaders(headers) => {
+                let numbers = [number(headers.len()), 0, 0];
+                (GuestHook::GrpcHeaders, numbers, SideCallAnswer { headers, ..Default::default() })
+            }
+            Arrival::GrpcMessage(body) => {
+                let numbers = [number(body.len()), 0, 0];
+                (GuestHook::GrpcMessage, numbers, SideCallAnswer { body, ..Default::default() })
+            }
+            Arrival::GrpcTrailers(trailers) => {
+                let numbers = [number(trailers.len()), 0, 0];
+                (
+                    GuestHook::GrpcTrailers,
+                    numbers,
+                    SideCallAnswer { trailers, ..Default::default() },
+                )
+            }
+            Arrival::GrpcEnd(status, text) => {
+                self.store.borrow_mut().data_mut().grpc_status = (status, text);
+                (GuestHook::GrpcEnd, [status, 0, 0], SideCallAnswer::default())
+            }
+        };
+        {
+            let mut store = self.store.borrow_mut();
+            let state = store.data_mut();
+            let ends = match hook {
+                GuestHook::GrpcEnd => true,
+                GuestHook::GrpcMessage => {
+                    state.grpc_calls.get(&token).is_some_and(|link| !link.is_stream)
+                }
+                _ => false,
+            };
+            if ends {
+                state.grpc_calls.remove(&token);
+            }
+            match hook {
+                GuestHook::CallResponse => state.answer = Some(answer),
+                _ => state.grpc = Some(answer),
+            }
+        }
+        let [first, second, third] = numbers;
+        let done = self.call(context, hook, &[context, token, first, second, third], call);
+        let mut store = self.store.borrow_mut();
+        let state = store.data_mut();
+        (state.answer, state.grpc) = (None, None);
         done.map(drop)
     }
 
@@ -260,6 +323,7 @@ impl Vm {
         let mut store = self.store.borrow_mut();
         let state = store.data_mut();
         state.ticks.remove(&id);
+        state.grpc_calls.retain(|_, link| link.context != id);
         if let Some(cell) = state.contexts.remove(&id) {
             cell.end();
         }
@@ -279,10 +343,16 @@ impl Vm {
 }
 
 impl GuestEvents for Vm {
-    fn call_ended(&self, context: u32, call: ArrivedCall) {
-        if self.failure().is_none() {
-            self.log(self.deliver(context, call, &mut NoMessage));
+    fn arrived(&self, context: u32, call: ArrivedCall) {
+        if self.failure().is_some() {
+            return;
         }
+        let cell = self.store.borrow().data().contexts.get(&context).cloned();
+        let done = match cell.as_ref().and_then(|cell| cell.connection.as_ref()) {
+            Some(facts) => self.deliver(context, call, &mut GuestConnCall::new(facts)),
+            None => self.deliver(context, call, &mut NoMessage),
+        };
+        self.log(done);
     }
 
     fn ticked(&self, root: u32) -> Option<Duration> {

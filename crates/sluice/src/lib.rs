@@ -39,6 +39,8 @@ fn connection_filters() -> Filters {
     filters.register(std::sync::Arc::new(sluice_module::ModuleConnectionFactory));
     #[cfg(feature = "lua")]
     filters.register(std::sync::Arc::new(sluice_lua::ConnectionLuaFactory));
+    #[cfg(feature = "wasm")]
+    filters.register(std::sync::Arc::new(sluice_wasm::ConnectionWasmFactory));
     filters
 }
 

@@ -29,7 +29,10 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
     );
     text += &area.bootstrap;
     text += "static_resources:\n  listeners:\n";
-    for block in &area.listeners {
+    let (on_connections, guests): (Vec<&Block>, Vec<&Block>) =
+        area.guests.iter().partition(|guest| guest.yaml.contains(ON_CONNECTIONS));
+    let relays: Vec<Block> = on_connections.into_iter().map(guest_relay).collect();
+    for block in area.listeners.iter().chain(&relays) {
         let head = format!(
             "  - name: {0}\n    stat_prefix: {0}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n",
             block.name
@@ -41,7 +44,7 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
         };
         text += &(head + &indent(&block.yaml, 4));
     }
-    let guests: Vec<Block> = area.guests.iter().map(guest_listener).collect();
+    let guests: Vec<Block> = guests.into_iter().map(guest_listener).collect();
     for block in area.http.iter().chain(&guests) {
         text += &format!(
             "  - name: {0}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}\n    filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        typed_config:\n          \"@type\": {MANAGER}\n          stat_prefix: {0}\n          access_log: @log@\n",
@@ -69,7 +72,10 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
 }
 
 /// The fields of a guest, which stand before its functions: `configuration`, `vm_config` and others of its messages.
-const GUEST_FIELDS: [&str; 3] = ["config ", "plugin ", "vm "];
+const GUEST_FIELDS: [&str; 5] = ["config ", "plugin ", "vm ", "code ", ON_CONNECTIONS];
+
+/// The line of a guest of connections, with the cluster that these are relayed to.
+const ON_CONNECTIONS: &str = "relay ";
 
 /// The functions of a guest.
 pub(crate) fn functions(guest: &Block) -> String {
@@ -78,20 +84,53 @@ pub(crate) fn functions(guest: &Block) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// A listener with the filter of a guest, which has its name.
-fn guest_listener(guest: &Block) -> Block {
-    let of = |field: &str| guest.yaml.lines().find_map(|line| line.strip_prefix(field));
+/// The text of a field that stands before the functions of a guest.
+fn field_of<'g>(guest: &'g Block, field: &str) -> Option<&'g str> {
+    guest.yaml.lines().find_map(|line| line.strip_prefix(field))
+}
+
+/// `PluginConfig` of a guest.
+fn guest_config(guest: &Block) -> String {
+    let of = |field| field_of(guest, field);
     let name = &guest.name;
     let config = of("config ").map(|text| {
-        format!(", configuration: {{ \"@type\": t/google.protobuf.StringValue, value: {text} }}")
+        // A text, or the fields of a message.
+        match text.starts_with('{') {
+            true => format!(", configuration: {text}"),
+            false => format!(
+                ", configuration: {{ \"@type\": t/google.protobuf.StringValue, value: {text} }}"
+            ),
+        }
     });
-    let yaml = format!(
-        "http_filters:\n- {{ name: envoy.filters.http.wasm, typed_config: {{ \"@type\": t/envoy.extensions.filters.http.wasm.v3.Wasm, config: {{ name: {name}{}{}, vm_config: {{ runtime: envoy.wasm.runtime.v8, vm_id: {name}{}, code: {{ local: {{ filename: @folder@/{name}.wasm }} }} }} }} }} }}\n- @router@\n",
+    let code = of("code ").map_or_else(
+        || format!("{{ local: {{ filename: @folder@/{name}.wasm }} }}"),
+        str::to_owned,
+    );
+    format!(
+        "{{ name: {name}{}{}, vm_config: {{ runtime: envoy.wasm.runtime.v8, vm_id: {name}{}, code: {code} }} }}",
         config.unwrap_or_default(),
         of("plugin ").map(|more| format!(", {more}")).unwrap_or_default(),
         of("vm ").map(|more| format!(", {more}")).unwrap_or_default(),
+    )
+}
+
+/// A listener with the filter of a guest, which has its name.
+fn guest_listener(guest: &Block) -> Block {
+    let config = guest_config(guest);
+    let yaml = format!(
+        "http_filters:\n- {{ name: envoy.filters.http.wasm, typed_config: {{ \"@type\": t/envoy.extensions.filters.http.wasm.v3.Wasm, config: {config} }} }}\n- @router@\n",
     );
-    Block { name: name.clone(), yaml }
+    Block { name: guest.name.clone(), yaml }
+}
+
+/// As [`guest_listener`], of connections.
+fn guest_relay(guest: &Block) -> Block {
+    let (config, cluster) =
+        (guest_config(guest), field_of(guest, ON_CONNECTIONS).unwrap_or_default());
+    let yaml = format!(
+        "filter_chains:\n- filters:\n  - {{ name: wasm, typed_config: {{ \"@type\": t/envoy.extensions.filters.network.wasm.v3.Wasm, config: {config} }} }}\n  - {{ name: tcp, typed_config: {{ \"@type\": t/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: {cluster}, access_log: @log@ }} }}\n",
+    );
+    Block { name: guest.name.clone(), yaml }
 }
 
 /// The text with `@scripts@`, the value of `source_codes`, and `@script routes@`, a route to `a` for each script, which runs

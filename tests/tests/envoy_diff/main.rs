@@ -60,7 +60,8 @@ macro_rules! areas {
 
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
-    rates rbac records redirects replies retries rewrites routing scopes tcp timeouts tls tunnels upgrades wasm weights
+    rates rbac records redirects replies retries rewrites routing scopes tcp timeouts tls tunnels upgrades wasm
+    wasm_connections wasm_grpc weights
 }
 
 #[test]
@@ -130,7 +131,8 @@ impl Bench {
         let mut seen = Seen::new(case, names, &proxy.side());
         // What came late, of an earlier case.
         drop((self.origins.received.take(0), proxy.logged(0)));
-        let first = area.http.first().or_else(|| area.listeners.first()).expect("a listener");
+        let mut all = area.http.iter().chain(&area.listeners).chain(&area.guests);
+        let first = all.next().expect("a listener");
         let (mut records, mut often) = (0, false);
         for (number, line) in (1..).zip(&case.steps) {
             // What a service remembers of one proxy must not concern another.

@@ -54,6 +54,7 @@ impl Origins {
         let service = match area {
             "checks" => Some(("checks", "authz_server.py", "auth.v3.external_auth_pb2_grpc")),
             "rates" => Some(("rates", "rate_server.py", "ratelimit.v3.rls_pb2_grpc")),
+            "wasm_grpc" => Some(("grpc", "grpc_server.py", "auth.v3.external_auth_pb2_grpc")),
             _ => None,
         };
         let service = service.map(|(name, script, module)| {

@@ -28,3 +28,4 @@ mod route_matching;
 mod script_reloads;
 mod values;
 mod wasm;
+mod wasm_grpc;

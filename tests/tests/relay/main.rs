@@ -9,6 +9,7 @@ mod datagram_filters;
 mod edges;
 mod endpoint_sockets;
 mod flows;
+mod guests;
 mod modules;
 mod postgres;
 mod records;

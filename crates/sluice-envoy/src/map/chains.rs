@@ -230,6 +230,7 @@ impl Mapping<'_> {
             "envoy.extensions.filters.network.ext_proc.v3.NetworkExternalProcessor" => {
                 self.network_ext_proc(config)
             }
+            "envoy.extensions.filters.network.wasm.v3.Wasm" => self.guest_filter(config, false),
             "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
                 config.without_effect(&["stat_prefix"]);
                 if config.duration("delay").is_some_and(|delay| delay.0 != 0) {

@@ -96,7 +96,7 @@ impl Mapping<'_> {
             "HeaderMutation" => self.header_mutation(config),
             "ExtensionWithMatcher" => self.matched.remove(&config.path),
             "Lua" => self.script_filter(config),
-            "Wasm" => self.guest_filter(config),
+            "Wasm" => self.guest_filter(config, true),
             "BasicAuth" => self.passwords(config),
             "ApiKeyAuth" => self.api_keys(config),
             "Geoip" => self.geo(config, after),

@@ -1,6 +1,6 @@
 //! Guests in WebAssembly.
 //!
-//! Owns: the filter `wasm`. Refuses to know: what a guest does. Keeps: a guest that fails refuses its requests unless the file
+//! Owns: the filters `wasm` of requests and connections. Refuses to know: what a guest does. Keeps: a guest that fails refuses its requests unless the file
 //! lets them pass, as in Envoy; the bounds of guests stay on.
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::message::{ProtoMessage, ProtoValue};
 use crate::native::{NativeMap, quoted, single};
 
 impl Mapping<'_> {
-    /// The filter `wasm`, from `Wasm`.
-    pub(super) fn guest_filter(&mut self, wasm: &ProtoMessage) -> Option<Node> {
+    /// The filter `wasm`, from `Wasm`, of requests or of connections.
+    pub(super) fn guest_filter(&mut self, wasm: &ProtoMessage, of_requests: bool) -> Option<Node> {
         let Some(config) = wasm.message("config") else {
             self.unsupported(wasm, "config", "it names the guest, and is missing");
             return None;
@@ -32,7 +32,9 @@ impl Mapping<'_> {
         };
         self.guest_vm(vm, &mut native)?;
         self.guest_failures(config, &mut native);
-        if config.bool("allow_on_headers_stop_iteration") == Some(true) {
+        if !of_requests {
+            config.without_effect(&["allow_on_headers_stop_iteration"]);
+        } else if config.bool("allow_on_headers_stop_iteration") == Some(true) {
             let place = config.place("allow_on_headers_stop_iteration");
             native.word("headers_wait_for_body", true, place);
         }

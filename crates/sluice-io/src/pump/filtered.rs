@@ -11,7 +11,7 @@ use sluice_core::{LocalFuture, Moment};
 
 use super::{CopyContext, CopyError, CopyState, Direction, Heading, ReadEnd, read};
 use crate::buffers::Charge;
-use crate::byte_filter::{ByteFilter, ByteResume, ByteStep};
+use crate::byte_filter::{ByteFilter, ByteRelease, ByteResume, ByteStep};
 use crate::stream::Stream;
 use crate::worker::WorkerCx;
 
@@ -47,14 +47,17 @@ impl Direction {
         let worker = context.worker;
         let held = match &mut self.held {
             Some(held) => held,
-            None => {
-                let held = ready!(FilteredPiece::read(cx, context, from))?;
-                *moved += held.bytes.len() as u64;
-                if !held.bytes.is_empty() {
-                    self.last = held.bytes.len();
+            None => match FilteredPiece::released(cx, context)? {
+                Some(held) => self.held.insert(Box::new(held)),
+                None => {
+                    let held = ready!(FilteredPiece::read(cx, context, from))?;
+                    *moved += held.bytes.len() as u64;
+                    if !held.bytes.is_empty() {
+                        self.last = held.bytes.len();
+                    }
+                    self.held.insert(Box::new(held))
                 }
-                self.held.insert(Box::new(held))
-            }
+            },
         };
         let heading = context.heading;
         if let Some(hooks) = context.hooks.as_deref_mut() {
@@ -77,6 +80,34 @@ impl Direction {
 }
 
 impl FilteredPiece {
+    /// What a filter lets go of its own accord, if one does.
+    fn released(
+        cx: &mut Context<'_>,
+        context: &mut CopyContext<'_>,
+    ) -> Result<Option<Self>, CopyError> {
+        let (worker, heading) = (context.worker, context.heading);
+        let Some(hooks) = context.hooks.as_deref_mut() else { return Ok(None) };
+        let count = hooks.filters.len();
+        for passed in 0..count {
+            let released = match heading {
+                Heading::Up => hooks.filters[passed].poll_received(cx),
+                Heading::Down => hooks.filters[count - 1 - passed].poll_sent(cx),
+            };
+            let bytes = match released {
+                Poll::Pending => continue,
+                Poll::Ready(ByteRelease::Bytes(bytes)) => bytes,
+                Poll::Ready(ByteRelease::Cut(why)) => return Err(CopyError::Cut(why)),
+                Poll::Ready(ByteRelease::Close(why)) => return Err(CopyError::Close(why)),
+            };
+            let (charge, due) = (worker.buffers.charge(), Moment::NEVER);
+            let (after, passed) = (ReadEnd::Unknown, passed + 1);
+            let mut held = Self { bytes, after, charge, passed, later: None, due };
+            held.account()?;
+            return Ok(Some(held));
+        }
+        Ok(None)
+    }
+
     /// Reads the next piece.
     fn read(
         cx: &mut Context<'_>,

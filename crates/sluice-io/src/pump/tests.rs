@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::byte_filter::{ByteFilter, ByteResume, ByteStep};
+use crate::byte_filter::{ByteFilter, ByteRelease, ByteResume, ByteStep};
 use crate::raw::RawStream;
 use crate::tap::ByteTap;
 
@@ -295,5 +295,77 @@ fn a_wait_of_a_filter_is_due_and_a_cut_stops_the_pump() {
         server.write_all(b"y").await.unwrap();
         let stopped = poll_fn(|cx| pump.poll(cx, &worker, Some(&mut hooks), &mut moved)).await;
         assert!(matches!(stopped, Stopped::Cut(why) if why == sluice_core::reason::end::FORCED));
+    });
+}
+
+/// Keeps what the client sends until it is told to let it go, and closes the connection once that is gone and more arrives from the
+/// endpoint.
+#[derive(Debug, Default)]
+struct Keeping {
+    kept: Vec<u8>,
+    told: Rc<std::cell::RefCell<(bool, Option<std::task::Waker>)>>,
+    over: bool,
+}
+
+impl ByteFilter for Keeping {
+    fn received(&mut self, bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        self.kept.append(bytes);
+        ByteStep::Continue
+    }
+
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<ByteRelease> {
+        let mut told = self.told.borrow_mut();
+        if told.0 && !self.kept.is_empty() {
+            return Poll::Ready(ByteRelease::Bytes(std::mem::take(&mut self.kept)));
+        }
+        told.1 = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn sent(&mut self, _bytes: &mut Vec<u8>, _last: bool) -> ByteStep {
+        self.over = true;
+        ByteStep::Continue
+    }
+
+    fn poll_sent(&mut self, _cx: &mut Context<'_>) -> Poll<ByteRelease> {
+        match self.over {
+            true => Poll::Ready(ByteRelease::Close(sluice_core::reason::end::FORCED)),
+            false => Poll::Pending,
+        }
+    }
+}
+
+#[test]
+fn a_filter_lets_bytes_go_and_ends_the_connection_of_its_own_accord() {
+    run(async {
+        let Rig { worker, mut client, mut server, mut pump } = Rig::new().await;
+        let keeping = Keeping::default();
+        let told = Rc::clone(&keeping.told);
+        let filters: Vec<Box<dyn ByteFilter>> =
+            vec![Box::new(Stretching::default()), Box::new(keeping), Box::new(Appending(b'!'))];
+        let mut hooks = ByteHooks { filters, ..ByteHooks::default() };
+        let mut moved = Moved::default();
+        client.write_all(b"ab").await.unwrap();
+        poll_fn(|cx| {
+            assert!(pump.poll(cx, &worker, Some(&mut hooks), &mut moved).is_pending());
+            if moved.received == 2 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let ends = async {
+            let waker = {
+                let mut told = told.borrow_mut();
+                told.0 = true;
+                told.1.take()
+            };
+            waker.into_iter().for_each(std::task::Waker::wake);
+            let mut got = [0; 5];
+            server.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"aabb!");
+            server.write_all(b"y").await.unwrap();
+        };
+        let pumping = poll_fn(|cx| pump.poll(cx, &worker, Some(&mut hooks), &mut moved));
+        let (stopped, ()) = tokio::join!(pumping, ends);
+        assert!(matches!(stopped, Stopped::Closed(why) if why == sluice_core::reason::end::FORCED));
+        assert_eq!(worker.buffers.bytes_out(), 0);
     });
 }

@@ -108,6 +108,16 @@ impl SideCalls {
 }
 
 impl<Req: Message, Res: Message + Default> GrpcStream<Req, Res> {
+    /// The response headers, once a message or the end was received.
+    pub const fn head(&self) -> Option<&Head> {
+        self.call.head.as_ref()
+    }
+
+    /// The trailers, once the call has ended with some.
+    pub const fn trailers(&self) -> Option<&Head> {
+        self.call.trailers.as_ref()
+    }
+
     /// Sends a message once there is room for it. If the service has stopped receiving, the message is dropped, and
     /// [`GrpcStream::message`] tells how the call ended.
     ///
@@ -190,6 +200,7 @@ impl Opened {
             opened: self,
             guard,
             head: None,
+            trailers: None,
             broken: None,
             ended: None,
         }
@@ -209,6 +220,7 @@ struct OpenCall {
     charge: Charge,
     /// The response headers, once received.
     head: Option<Head>,
+    trailers: Option<Head>,
     /// Why nothing more can be sent. The service may have responded before it stopped receiving.
     broken: Option<HttpError>,
     ended: Option<Result<(), GrpcCallError>>,
@@ -274,7 +286,11 @@ impl OpenCall {
                     let error = SideCallError { why: sluice_l4::reasons::BUFFERS, detail: None };
                     return self.ends(Err(error.into()));
                 }
-                Ok(Frame::Trailers(trailers)) => return self.ends_with_status(Some(&trailers)),
+                Ok(Frame::Trailers(trailers)) => {
+                    let ended = self.ends_with_status(Some(&trailers));
+                    self.trailers = Some(*trailers);
+                    return ended;
+                }
                 Ok(Frame::End) => return self.ends_with_status(None),
                 Err(error) => return self.ends(Err(error)),
             }

@@ -1,7 +1,7 @@
-//! Bodies and configurations.
+//! Bodies, bytes of connections, and configurations.
 //!
-//! Owns: how pieces of a buffer are read and replaced. Refuses to know: which body is at hand. Keeps: only a body at hand is
-//! changed, and only to one of a bounded size.
+//! Owns: how pieces of a buffer are read and replaced. Refuses to know: which body is at hand. Keeps: only what is at hand is
+//! changed, and only to something of a bounded size.
 
 use bytes::{Bytes, BytesMut};
 
@@ -14,8 +14,14 @@ fn buffer(state: &HostState, kind: BufferKind) -> Result<Bytes, Status> {
         BufferKind::Body { response } => {
             state.with_call(|call| call.body(response)).unwrap_or(Err(Status::NotFound))
         }
+        BufferKind::Bytes { sent } => {
+            state.with_call(|call| call.bytes(sent)).unwrap_or(Err(Status::NotFound))
+        }
         BufferKind::CallBody => {
             state.answer.as_ref().map(|of| of.body.clone()).ok_or(Status::NotFound)
+        }
+        BufferKind::GrpcMessage => {
+            state.grpc.as_ref().map(|of| of.body.clone()).ok_or(Status::NotFound)
         }
         BufferKind::VmConfig => Ok(state.setup.config.clone()),
         BufferKind::PluginConfig => Ok(state.plugin()?.config.clone()),
@@ -59,10 +65,11 @@ pub(super) fn set(
     at: u32,
     added: u32,
 ) -> HostResult {
-    let BufferKind::Body { response } = BufferKind::of(kind)? else {
+    let kind = BufferKind::of(kind)?;
+    if !matches!(kind, BufferKind::Body { .. } | BufferKind::Bytes { .. }) {
         return Err(Status::BadArgument.into());
-    };
-    let before = buffer(guest.state(), BufferKind::Body { response })?;
+    }
+    let before = buffer(guest.state(), kind)?;
     let bytes = guest.bytes(at, added)?;
     let after = if start == 0 {
         let rest = before.slice((length as usize).min(before.len())..);
@@ -74,10 +81,15 @@ pub(super) fn set(
     };
     let state = guest.state();
     if after.len() > state.plugin()?.body_max.max(before.len()) {
-        state.count_limit("body_max");
+        let limit = if matches!(kind, BufferKind::Bytes { .. }) { "held_max" } else { "body_max" };
+        state.count_limit(limit);
         return Err(Status::BadArgument.into());
     }
-    let done = state.with_call(|call| call.set_body(response, after));
+    let done = state.with_call(|call| match kind {
+        BufferKind::Body { response } => call.set_body(response, after),
+        BufferKind::Bytes { sent } => call.set_bytes(sent, after),
+        _ => Err(Status::BadArgument),
+    });
     Ok(done.unwrap_or(Err(Status::NotFound))?)
 }
 

@@ -53,8 +53,7 @@ pub(super) fn http(
         return Err(Status::InternalFailure.into());
     }
     let request = request(&fields, body)?;
-    state.next_token = state.next_token.wrapping_add(1).max(1);
-    let token = state.next_token;
+    let token = state.new_token();
     // While a configuration is checked, nothing is sent, and no call ends.
     let Some(worker) = state.worker.clone() else { return guest.write_u32(token_at, token) };
     let of_request = state.with_call(|call| call.side_calls()).flatten();
@@ -98,62 +97,16 @@ fn request(fields: &[FieldPair], body: Vec<u8>) -> Result<SideRequest, Status> {
     Ok(if body.is_empty() { request } else { request.body(body) })
 }
 
-/// `proxy_get_status`: that of the last gRPC call, which there is not.
+/// `proxy_get_status`: that of the gRPC call that ended last.
 pub(super) fn status(
     guest: &mut Guest<'_, '_>,
     status_at: u32,
     text_at: u32,
     length_at: u32,
 ) -> HostResult {
-    guest.write_u32(status_at, 0)?;
-    guest.give(b"", text_at, length_at)
-}
-
-/// `proxy_grpc_call`.
-#[allow(clippy::too_many_arguments, reason = "the form is that of the interface")]
-pub(super) fn no_grpc_call(
-    _: &mut Guest<'_, '_>,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-) -> HostResult {
-    Err(Status::Unimplemented.into())
-}
-
-/// `proxy_grpc_stream`.
-#[allow(clippy::too_many_arguments, reason = "the form is that of the interface")]
-pub(super) fn no_grpc_stream(
-    _: &mut Guest<'_, '_>,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-    _: u32,
-) -> HostResult {
-    Err(Status::Unimplemented.into())
-}
-
-/// `proxy_grpc_cancel` and `proxy_grpc_close`.
-pub(super) fn no_grpc(_: &mut Guest<'_, '_>, _: u32) -> HostResult {
-    Err(Status::Unimplemented.into())
-}
-
-/// `proxy_grpc_send`.
-pub(super) fn no_grpc_send(_: &mut Guest<'_, '_>, _: u32, _: u32, _: u32, _: u32) -> HostResult {
-    Err(Status::Unimplemented.into())
+    let (status, text) = guest.state().grpc_status.clone();
+    guest.write_u32(status_at, status)?;
+    guest.give(text.as_bytes(), text_at, length_at)
 }
 
 #[cfg(test)]

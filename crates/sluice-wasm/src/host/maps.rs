@@ -16,8 +16,9 @@ fn all(state: &HostState, kind: MapKind) -> Vec<FieldPair> {
             let of = MapOf { response, trailers };
             state.with_call(|call| call.pairs(of)).unwrap_or_default()
         }
-        MapKind::Call { trailers } => {
-            let answer = state.answer.as_ref();
+        MapKind::Call { trailers } | MapKind::Grpc { trailers } => {
+            let is_grpc = matches!(kind, MapKind::Grpc { .. });
+            let answer = if is_grpc { state.grpc.as_ref() } else { state.answer.as_ref() };
             let of = answer.map(|of| if trailers { &of.trailers } else { &of.headers });
             of.cloned().unwrap_or_default()
         }
@@ -42,7 +43,7 @@ pub(super) fn value(
             let value = state.with_call(|call| call.value(of, &name));
             value.unwrap_or(Err(Status::BadArgument))?
         }
-        MapKind::Call { .. } => {
+        MapKind::Call { .. } | MapKind::Grpc { .. } => {
             let mut pairs = all(state, kind).into_iter();
             pairs.find(|(of, _)| of.eq_ignore_ascii_case(&name)).map(|(_, value)| value)
         }
@@ -62,7 +63,7 @@ fn edit(
 ) -> HostResult {
     match MapKind::of(kind)? {
         MapKind::Message { response, trailers } => then(guest, MapOf { response, trailers }),
-        MapKind::Call { .. } => Err(Status::BadArgument.into()),
+        MapKind::Call { .. } | MapKind::Grpc { .. } => Err(Status::BadArgument.into()),
     }
 }
 

@@ -1,6 +1,6 @@
-//! What becomes of a request.
+//! What becomes of a request or connection.
 //!
-//! Owns: responses of guests, and messages that go on. Refuses to know: how either is carried out. Keeps: a response has a status
+//! Owns: responses of guests, and what goes on or is closed. Refuses to know: how either is carried out. Keeps: a response has a status
 //! and headers that a response can have.
 
 use sluice_codec::grpc::GrpcCode;
@@ -16,16 +16,16 @@ use crate::pairs::{self, FieldPair};
 /// The most bytes of what a guest says about its response.
 const DETAILS_BYTES: usize = 256;
 
-/// `proxy_continue_stream`: 0 is the request, 1 the response.
+/// `proxy_continue_stream`: 0 is the request, 1 the response, 2 what a client sends on its connection, 3 what is sent to it. One
+/// that the context has not is left out.
 pub(super) fn go_on(guest: &mut Guest<'_, '_>, kind: u32) -> HostResult {
-    match kind {
-        0 | 1 => {
-            guest.state().context()?.go_on(kind == 1);
-            Ok(())
-        }
-        2 | 3 => Err(Status::Unimplemented.into()),
-        _ => Err(Status::BadArgument.into()),
+    let cell = guest.state().context()?;
+    match (kind, &cell.connection) {
+        (0 | 1, None) | (2 | 3, Some(_)) => cell.go_on(kind % 2 == 1),
+        (0..=3, _) => {}
+        _ => return Err(Status::BadArgument.into()),
     }
+    Ok(())
 }
 
 /// `proxy_continue_request` of 0.1.0.
@@ -38,17 +38,19 @@ pub(super) fn go_on_response(guest: &mut Guest<'_, '_>) -> HostResult {
     go_on(guest, 1)
 }
 
-/// `proxy_close_stream`.
+/// `proxy_close_stream`; both streams of a connection are the connection.
 pub(super) fn close(guest: &mut Guest<'_, '_>, kind: u32) -> HostResult {
-    match kind {
-        0 | 1 => {
+    let cell = guest.state().context()?;
+    match (kind, &cell.connection) {
+        (0 | 1, None) => {
             let reply = Reply::new(503, reasons::LOCAL, "wasm_close_stream", "").closing();
-            guest.state().context()?.respond(Box::new(reply));
-            Ok(())
+            cell.respond(Box::new(reply));
         }
-        2 | 3 => Err(Status::Unimplemented.into()),
-        _ => Err(Status::BadArgument.into()),
+        (2 | 3, Some(_)) => cell.close(),
+        (0..=3, _) => {}
+        _ => return Err(Status::BadArgument.into()),
     }
+    Ok(())
 }
 
 /// `proxy_send_local_response`.
@@ -74,7 +76,7 @@ pub(super) fn respond(
         return Err(Status::BadArgument.into());
     }
     let here = state.with_call(|call| call.may_respond()).unwrap_or(false);
-    if !here && !cell.is_waiting() {
+    if cell.connection.is_some() || !here && !cell.is_waiting() {
         return Err(Status::BadArgument.into());
     }
     let status = u16::try_from(status).ok().filter(|status| (200..=599).contains(status));
