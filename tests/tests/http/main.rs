@@ -26,5 +26,6 @@ mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
 mod script_reloads;
+mod taps;
 mod values;
 mod wasm;

@@ -18,6 +18,7 @@ mod metadata;
 mod original_dst;
 mod services;
 mod switches;
+mod taps;
 mod tls;
 mod tokens;
 mod trees;
