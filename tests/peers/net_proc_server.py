@@ -23,6 +23,9 @@ def answer(request, context):
         response.data_processing_status = pb.ProcessingResponse.MODIFIED
         told = f"[{side} {len(piece.data)} {int(piece.end_of_stream)}]".encode()
         own.data = piece.data.upper() if word == "change" else told
+    elif word == "who":
+        response.data_processing_status = pb.ProcessingResponse.MODIFIED
+        own.data = dict(context.invocation_metadata()).get("x-who", "nobody").encode()
     elif word == "nothing":
         response.data_processing_status = pb.ProcessingResponse.MODIFIED
     elif word == "same":

@@ -95,6 +95,11 @@ limits! {
     HandshakePartial = "handshake_bytes", 64 * KIB, 16 * KIB, 64 * KIB, Bytes, "Bytes buffered for an unfinished TLS handshake; at the bound the connection is closed (`tls.protocol`).";
     LogQueue = "log_queue_records", 16_384, 64, 1_048_576, Count, "Log records per worker that may wait for the log thread; at the bound records are dropped and counted.";
     LoggerQueue = "logger_queue_records", 16_384, 64, 1_048_576, Count, "Records that may wait for a loaded library that is an access log; at the bound records are dropped and counted (`sluice_process_log_records_unwritten_total`).";
+    Taps = "taps", 16_384, 1, 1_000_000, Count, "Requests and connections of all workers that are being traced, or may still come to be (`tap`); at the bound further ones are not traced.";
+    TapBytes = "tap_bytes", MIB, KIB, 1024 * MIB, Bytes, "Bytes that a trace (`tap`) records of a request or a connection; what is more is left out. Traces of requests and connections that go on share half of `worker_buffer_bytes` with everything else; beyond it no more is recorded.";
+    TapQueue = "tap_queue_bytes", 16 * MIB, KIB, 1024 * MIB, Bytes, "Traces (`tap`) of all workers that wait to be written; at the bound a further one is lost.";
+    TapFiles = "tap_files", 10_000, 1, 100_000_000, Count, "Files that the process writes for traces (`tap`) while it lives; at the bound no more requests and connections are traced.";
+    TapFileBytes = "tap_file_bytes", 1024 * MIB, KIB, 1024 * 1024 * MIB, Bytes, "Bytes that the process writes to such files while it lives; at the bound no more requests and connections are traced.";
     ResolvedAddresses = "resolved_addresses", 1024, 1, 65_536, Count, "Addresses used per host name; a look-up that returns more uses the first of them in numerical order and is counted (`result=\"too_many\"`).";
     ForwardLookups = "forward_lookups", 1024, 1, 65_536, Count, "Connections and requests that wait for the look-up of a host that a client named (`forward`), per cluster; at the bound a further one is refused (`upstream.limit`).";
     Subsets = "subsets", 1024, 1, 65_536, Count, "Subsets of a cluster by the metadata of its endpoints (`subsets`); at the bound those of further endpoints are not made, which is logged and shown (`sluice_cluster_subsets`), and requests for them get the fallback.";

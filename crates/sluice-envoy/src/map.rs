@@ -65,6 +65,7 @@ mod socket_matches;
 mod sockets;
 mod subsets;
 mod switches;
+mod taps;
 mod tcp;
 mod templates;
 mod texts;

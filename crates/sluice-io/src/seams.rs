@@ -96,8 +96,8 @@ pub trait ConnectionFilter: Debug {
         false
     }
 
-    /// A tap for the bytes of its connections. Any tap disables splicing.
-    fn tap(&self) -> Option<Rc<dyn ByteTap>> {
+    /// A tap for the bytes of an admitted connection. Any tap disables splicing.
+    fn tap(&self, _conn: &ConnInfo) -> Option<Rc<dyn ByteTap>> {
         None
     }
 

@@ -340,7 +340,8 @@ impl Admitted {
                 Verdict::Continue => self.add(Rc::clone(filter)),
                 Verdict::Reject(reason) => return Err(reason),
             }
-            let (tap, bytes) = (filter.tap(), filter.byte_filter(&self.conn.info));
+            let info = &self.conn.info;
+            let (tap, bytes) = (filter.tap(info), filter.byte_filter(info));
             if tap.is_some() || bytes.is_some() {
                 let mut hooks = self.conn.byte_hooks.borrow_mut();
                 let hooks = hooks.get_or_insert_default();

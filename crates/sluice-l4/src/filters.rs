@@ -18,6 +18,7 @@ pub mod lookup;
 pub mod rate_limit;
 pub mod rbac;
 pub mod registry;
+pub mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -34,13 +35,14 @@ pub type Filters = FilterRegistry<dyn ConnectionFilterPlan>;
 
 /// The connection filters that come with Sluice.
 pub fn built_in() -> Filters {
-    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 6] = [
+    let all: [Arc<dyn FilterFactory<dyn ConnectionFilterPlan>>; 7] = [
         Arc::new(allow::ListFactory::Allow),
         Arc::new(allow::ListFactory::Deny),
         Arc::new(bandwidth_limit::ConnectionBandwidthFactory::default()),
         Arc::new(connection_limit::ConnectionLimitFactory::default()),
         Arc::new(rate_limit::ConnectionRateLimitFactory::default()),
         Arc::new(rbac::ConnectionRbacFactory),
+        Arc::new(tap::ConnectionTapFactory),
     ];
     all.into_iter().collect()
 }

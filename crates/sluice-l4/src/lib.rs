@@ -23,6 +23,7 @@ pub mod regexes;
 pub mod relay;
 pub mod select;
 pub mod split;
+pub mod tap;
 pub mod udp;
 
 pub use chain::{Chain, ChainPlan, HandlerPlan, Termination, Transport};

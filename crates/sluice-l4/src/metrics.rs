@@ -17,6 +17,8 @@ sluice_telemetry::metrics! {
     LIMIT_REACHED = "sluice_limits_reached_total", Counter, ["limit"], "Times the limit was reached.";
     RBAC = "sluice_rbac_decisions_total", Counter, ["listener", "rules", "policy", "result"], "Decisions of the filter `rbac` on connections and requests: `rules` are `enforced`, `shadow` (only counted) or `log`; `policy` is the one that decided, or `none`, and policies beyond the limit `rbac_series` share `other`; `result` is `allowed`, `denied` or, for `log`, `matched`.";
     BANDWIDTH = "sluice_bandwidth_limited_total", Counter, ["listener", "direction"], "Connections (`upload`, `download`) and messages (`request`, `response`) of which the filter `bandwidth_limit` held bytes up, each counted once.";
+    TAPS = "sluice_taps_total", Counter, ["listener", "result"], "Traces of the filter `tap`: `recorded`, `lost` because they came faster than they could be written, or `refused` because of a limit.";
+    TAPS_UNWRITTEN = "sluice_taps_unwritten_total", Counter, [], "Traces, or pieces of them, that could not be written to their files; counted when the next one begins.";
     FLOWS = "sluice_listener_flows_total", Counter, ["listener"], "UDP flows begun.";
     FLOWS_ACTIVE = "sluice_listener_flows_active", Gauge, ["listener"], "Open UDP flows.";
     FLOW_ENDED = "sluice_flows_ended_total", Counter, ["listener", "reason"], "UDP flows ended, by reason.";

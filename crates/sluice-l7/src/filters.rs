@@ -56,6 +56,7 @@ pub mod set_values;
 mod solitary;
 pub mod step;
 pub mod sticky;
+pub mod tap;
 
 use from_settings::{OfSettings, PlanSettings, Ready, check_error_status, check_names};
 pub use sluice_l4::filters::{
@@ -375,6 +376,7 @@ pub fn built_in() -> HttpFilters {
         Arc::new(Ready::<set_headers::Layers>::default()),
         Arc::new(Ready::<set_values::settings::SetValues>::default()),
         Arc::new(Ready::<sticky::Sticky>::default()),
+        Arc::new(Ready::<tap::settings::Tap>::default()),
     ];
     all.into_iter().collect()
 }

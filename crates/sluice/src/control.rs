@@ -234,7 +234,7 @@ pub(crate) async fn run(
             }
             () = control.quit.notified() => {
                 control.end_all(end::FORCED).await;
-                control.log.flush();
+                control.write_all();
                 return Ok(());
             }
             () = first_load.notified() => {

@@ -12,6 +12,9 @@ use crate::script::{Area, Block};
 /// The name of the access log, in the folder of each proxy.
 pub(crate) const LOG: &str = "access.log";
 
+/// The folder for traces of taps, in that of each proxy.
+pub(crate) const TAPS: &str = "taps";
+
 /// The fields of a line of the access log, unless the file has a `log` block.
 const LOG_FORMAT: &str = r#"json_format: { method: "%REQ(:METHOD)%", host: "%REQ(:AUTHORITY)%", path: "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", protocol: "%PROTOCOL%", status: "%RESPONSE_CODE%", flags: "%RESPONSE_FLAGS%", details: "%RESPONSE_CODE_DETAILS%", route: "%ROUTE_NAME%", cluster: "%UPSTREAM_CLUSTER%", endpoint: "%UPSTREAM_HOST%", received: "%BYTES_RECEIVED%", sent: "%BYTES_SENT%" }"#;
 

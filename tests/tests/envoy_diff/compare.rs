@@ -27,6 +27,9 @@ const REQUEST_IGNORED: &[&str] = &[
     "x-asked",
 ];
 
+/// Headers that are not compared in traces besides: rows of their own in `docs/envoy.md`.
+const TRACE_IGNORED: &[&str] = &["x-forwarded-proto", "via"];
+
 /// Fields of the access log that are not compared: a row in `docs/envoy.md`.
 const LOG_IGNORED: &[&str] = &["kind"];
 
@@ -80,6 +83,20 @@ impl Seen {
             lines.map(|(name, value)| (name.to_ascii_lowercase(), value.trim())).collect();
         fields
             .retain(|(name, _)| !ignored.contains(&name.as_str()) || self.compared.contains(name));
+        // Stable: values of one name stay in order.
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        for (name, value) in fields {
+            self.note(format!("{key} {name}"), value);
+        }
+    }
+
+    /// Notes the headers in a trace, which are those of a request or of a response.
+    pub(crate) fn traced_headers(&mut self, key: &str, headers: &[Value]) {
+        let ignored = [RESPONSE_IGNORED, REQUEST_IGNORED, TRACE_IGNORED].concat();
+        let text = |of: &Value, field: &str| of[field].as_str().unwrap_or_default().to_owned();
+        let mut fields: Vec<(String, String)> =
+            headers.iter().map(|header| (text(header, "key"), text(header, "value"))).collect();
+        fields.retain(|(name, _)| !ignored.contains(&name.as_str()));
         // Stable: values of one name stay in order.
         fields.sort_by(|one, other| one.0.cmp(&other.0));
         for (name, value) in fields {

@@ -29,6 +29,7 @@ mod origins;
 mod proxies;
 mod script;
 mod statistics;
+mod traces;
 
 /// How long a test waits for what it would then report as missing.
 const SOON: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ macro_rules! areas {
 
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
-    rates rbac records redirects replies retries rewrites routing scopes tcp timeouts tls tunnels upgrades wasm
+    rates rbac records redirects replies retries rewrites routing scopes taps tcp timeouts tls tunnels upgrades wasm
     wasm_connections wasm_grpc weights
 }
 
@@ -147,6 +148,11 @@ impl Bench {
         if case.received > 0 {
             // They come side by side.
             received.sort_by(|one, other| one.0.cmp(&other.0));
+        }
+        if case.traced > 0 {
+            for (number, (name, trace)) in (1..).zip(proxy.traces(case.traced)) {
+                traces::note(&format!("trace {number}"), &name, &trace, &mut seen);
+            }
         }
         let logged = proxy.logged(case.logged.unwrap_or(records));
         if !often {

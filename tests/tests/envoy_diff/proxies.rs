@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use sluice_testkit::{Sluice, origin, tools, wait};
 
-use crate::bootstrap::LOG;
+use crate::bootstrap::{LOG, TAPS};
 
 /// A running proxy.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Proxy {
     }
 
     fn start(folder: &Path, bootstrap: &str, command: &mut Command) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
+        std::fs::create_dir_all(folder.join(TAPS)).unwrap();
         std::fs::write(folder.join("envoy.yaml"), bootstrap).unwrap();
         let said = File::create(folder.join("said")).unwrap();
         command.current_dir(folder).stdin(Stdio::null());
@@ -115,6 +115,40 @@ impl Proxy {
     pub(crate) fn addr(&self, listener: &str) -> SocketAddr {
         let found = self.addresses.get(listener);
         *found.unwrap_or_else(|| panic!("no listener `{listener}` in {:?}", self.addresses))
+    }
+
+    /// Takes the traces of taps, once there are at least so many: the beginning of the name of the file, and what is in it.
+    pub(crate) fn traces(&self, least: usize) -> Vec<(String, Vec<Value>)> {
+        let folder = self.folder.join(TAPS);
+        let files = || {
+            let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+            let mut found: Vec<(String, PathBuf, Vec<Value>)> = files
+                .map(|path| {
+                    let text = std::fs::read_to_string(&path).unwrap_or_default();
+                    let values = serde_json::Deserializer::from_str(&text).into_iter();
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    let name = name.split('_').next().unwrap_or_default().to_owned();
+                    // The last may still be being written.
+                    let whole = values.map_while(Result::ok).collect();
+                    (name, path, whole)
+                })
+                .collect();
+            found.sort_by(|one, other| {
+                (&one.0, format!("{:?}", one.2)).cmp(&(&other.0, format!("{:?}", other.2)))
+            });
+            found
+        };
+        let count = |files: &[(String, PathBuf, Vec<Value>)]| {
+            files.iter().map(|(.., values)| values.len()).sum::<usize>()
+        };
+        // What is missing shows in the comparison.
+        let found = wait::within(crate::SOON, || Some(files()).filter(|all| count(all) >= least));
+        let found = found.unwrap_or_else(files);
+        let taken = found.into_iter().map(|(name, path, values)| {
+            std::fs::remove_file(path).unwrap();
+            (name, values)
+        });
+        taken.collect()
     }
 
     /// The new lines of the access log, once there are at least so many.

@@ -44,6 +44,8 @@ pub(crate) struct Case {
     pub(crate) received: usize,
     /// The number of lines in the access log, if not one for each request.
     pub(crate) logged: Option<usize>,
+    /// The number of traces that taps write, or of pieces of them.
+    pub(crate) traced: usize,
     /// Headers that are compared here, though not elsewhere.
     pub(crate) compared: Vec<String>,
     /// The numbers of the steps whose refusal Sluice words itself.
@@ -122,6 +124,7 @@ fn case(name: &str, lines: &[&str]) -> Case {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "received" => case.received = rest.parse().expect("a number"),
+            "traced" => case.traced = rest.parse().expect("a number"),
             "logged" => case.logged = Some(rest.parse().expect("a number")),
             "refused" => case.refused.push(rest.to_owned()),
             "compares" => case.compared.push(rest.to_owned()),

@@ -64,6 +64,18 @@ fn bytes_of_both_sides_are_changed() {
 }
 
 #[test]
+fn calls_begin_with_metadata() {
+    let Some((_service, proc)) = service() else { return };
+    let server = Server::echo();
+    for (more, told) in [("", "nobody"), (", call_metadata: { X-Who: edge }", "edge")] {
+        let sluice = start(&server, proc, &format!(", sent: false{more}"));
+        let mut client = connect(sluice.addr("a"));
+        client.write_all(b"who").unwrap();
+        assert_eq!(read(&mut client, told.len()), told.as_bytes());
+    }
+}
+
+#[test]
 fn one_side_alone_is_sent() {
     let Some((_service, proc)) = service() else { return };
     for (skips, greeting, reply) in

@@ -5,6 +5,7 @@
 mod connection_proc;
 mod ext_authz;
 mod ext_proc;
+mod ext_proc_versions;
 mod global_limits;
 mod identities;
 mod jwt;

@@ -26,6 +26,7 @@ mod relays_by_proxy;
 mod request_memory;
 mod route_matching;
 mod script_reloads;
+mod taps;
 mod values;
 mod wasm;
 mod wasm_grpc;

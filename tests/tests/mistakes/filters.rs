@@ -20,6 +20,24 @@ fn of_filters() {
                 "a filter that limits nothing",
                 listener("filters: [{ connection_limit: {} }], relay: up"),
             ),
+            ("a tap that goes nowhere", http("tap: {}")),
+            ("a tap into no folder", http("tap: { file: /no/such/folder/t }")),
+            (
+                "a tap of requests with a status",
+                http("tap: { file: /tmp/t, match: { request_headers: { \":status\": \"200\" } } }"),
+            ),
+            (
+                "a tap of bodies in which nothing is looked for",
+                http("tap: { file: /tmp/t, match: { request_body: { within: 1KiB } } }"),
+            ),
+            (
+                "a tap of half a byte",
+                http("tap: { file: /tmp/t, match: { request_body: { contains_hex: [0a1] } } }"),
+            ),
+            (
+                "a tap of connections that is before the server name",
+                listener("filters: [{ tap: { file: /tmp/t, match: { sni: a.test } } }], relay: up"),
+            ),
             ("a filter for HTTP that does not exist", http("bot_wall: {}")),
             ("a misspelt filter for HTTP", http("rate_limt: { requests: 5/s }")),
             ("a path of probes that is none", http("health_check: { path: healthz }")),

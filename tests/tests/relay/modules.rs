@@ -189,7 +189,7 @@ fn libraries_that_filter_no_connections_are_errors_of_check() {
         (of_relay("{ library: libnothing.so }"), "libnothing.so filters no connections"),
         (of_relay("{ library: libmissing.so }"), "cannot use libmissing.so: No such file"),
         (of_relay("{ config: a }"), "library"),
-        (of_http.to_owned(), "the filter `module` changes bytes, which only a relay moves"),
+        (of_http.to_owned(), "the filter `module` is about bytes, which only a relay moves"),
     ] {
         let path = here.join("sluice.yaml");
         std::fs::write(&path, &text).unwrap();

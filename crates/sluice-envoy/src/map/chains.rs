@@ -35,12 +35,13 @@ impl Mapping<'_> {
             let criteria = self.chain_match(of, listener);
             native.map("match", criteria);
         }
-        if let Some(socket) = chain.message("transport_socket") {
-            self.downstream_socket(socket, chain, udp, &mut native);
-        }
+        let tap = match chain.message("transport_socket") {
+            Some(socket) => self.downstream_socket(socket, chain, udp, &mut native),
+            None => None,
+        };
         self.metadata = KnownMetadata::default();
         let filters: Vec<&ProtoMessage> = chain.messages("filters").collect();
-        let (mut before, mut refuses) = (Vec::new(), false);
+        let (mut before, mut refuses) = (Vec::from_iter(tap), false);
         for (index, filter) in filters.iter().enumerate() {
             filter.without_effect(&["name"]);
             let Some(config) = filter.message("typed_config") else {
@@ -177,19 +178,29 @@ impl Mapping<'_> {
         );
     }
 
+    /// Sets what a transport socket stands for; returns the filter that it is besides.
     fn downstream_socket(
         &mut self,
         socket: &ProtoMessage,
         chain: &ProtoMessage,
         udp: bool,
         native: &mut NativeMap,
-    ) {
+    ) -> Option<Node> {
         socket.without_effect(&["name"]);
         let Some(config) = socket.message("typed_config") else {
             self.unsupported(socket, "name", "a transport socket needs its `typed_config`");
-            return;
+            return None;
         };
         match config.descriptor.name() {
+            "Tap" if !udp => {
+                let (tap, inner) = self.socket_tap(config, chain)?;
+                if inner.message("typed_config").is_some_and(|of| of.descriptor.name() == "Tap") {
+                    self.unsupported(config, "transport_socket", "a tap within a tap");
+                    return None;
+                }
+                self.downstream_socket(inner, chain, udp, native);
+                return Some(tap);
+            }
             "RawBuffer" => {}
             "DownstreamTlsContext" if !udp => {
                 let tls = self.downstream_tls(config, chain);
@@ -204,6 +215,7 @@ impl Mapping<'_> {
             }
             _ => self.unsupported_type(config),
         }
+        None
     }
 
     /// Envoy takes early data over QUIC unless that is turned off.

@@ -95,6 +95,7 @@ impl Mapping<'_> {
             "ExternalProcessor" => self.ext_proc(config),
             "HeaderMutation" => self.header_mutation(config),
             "ExtensionWithMatcher" => self.matched.remove(&config.path),
+            "Tap" => self.http_tap(config),
             "Lua" => self.script_filter(config),
             "Wasm" => self.guest_filter(config, true),
             "BasicAuth" => self.passwords(config),

@@ -138,9 +138,7 @@ impl Mapping<'_> {
             let how = "a call lasts as long as its connection, and each answer has its own time";
             self.differs(service, "timeout", how);
         }
-        if service.has("initial_metadata") {
-            self.unsupported(service, "initial_metadata", "calls about connections have none");
-        }
+        initial_metadata(service, "initial_metadata", &mut native);
         if let Some(mode) = config.message("processing_mode") {
             let skips = |field| &*mode.choice(field) == "SKIP";
             if skips("process_read") && skips("process_write") {

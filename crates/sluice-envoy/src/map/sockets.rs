@@ -42,6 +42,11 @@ impl Mapping<'_> {
                     self.upstream_socket(inner, native);
                 }
             }
+            "Tap" => {
+                config.all_without_effect();
+                let how = "connections to endpoints have no trace; record those of clients, with the socket in a filter chain, or requests with the HTTP filter `envoy.filters.http.tap`";
+                self.unsupported(config, "common_config", how);
+            }
             _ => self.unsupported_type(config),
         }
     }

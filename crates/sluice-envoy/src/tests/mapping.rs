@@ -19,6 +19,7 @@ mod original_dst;
 mod scopes;
 mod services;
 mod switches;
+mod taps;
 mod tls;
 mod tokens;
 mod trees;

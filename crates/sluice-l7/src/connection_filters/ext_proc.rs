@@ -18,7 +18,10 @@ use sluice_l4::reasons;
 use sluice_upstream::Cluster;
 
 use self::link::{BytesAnswer, BytesEnd, BytesLink};
-use self::messages::BytesSide;
+use self::messages::{BytesSide, PROCESS};
+use crate::GrpcMethod;
+use crate::filters::ext_authz::settings::ContextTexts;
+use crate::filters::ext_proc::settings::method;
 
 mod link;
 mod messages;
@@ -37,6 +40,8 @@ sluice_core::section! {
         pub sent: bool = "true",
         /// Whether bytes pass as they are if the service fails: it cannot be reached, is late, or answers what it should not.
         pub allow_on_error: bool = "false",
+        /// Metadata that each call begins with.
+        pub call_metadata: ContextTexts,
     }
 }
 
@@ -83,7 +88,8 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionProcFactory {
             finding.help("remove `received: false` or `sent: false`, or the filter");
             return None;
         }
-        Some(Arc::new(ConnectionProcPlan { settings: of, cluster }))
+        let method = method(PROCESS, &of.call_metadata, settings, context)?;
+        Some(Arc::new(ConnectionProcPlan { settings: of, cluster, method }))
     }
 }
 
@@ -91,6 +97,7 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionProcFactory {
 struct ConnectionProcPlan {
     settings: ConnectionProc,
     cluster: Arc<Cluster>,
+    method: GrpcMethod,
 }
 
 impl ConnectionFilterPlan for ConnectionProcPlan {
@@ -131,8 +138,8 @@ impl ConnectionFilter for ConnectionProcFilter {
     }
 
     fn byte_filter(&self, conn: &ConnInfo) -> Option<Box<dyn ByteFilter>> {
-        let (worker, cluster) = (&self.worker, &self.plan.cluster);
-        let link = BytesLink::new(worker, cluster, &self.listener);
+        let ConnectionProcPlan { cluster, method, .. } = &self.plan;
+        let link = BytesLink::new(&self.worker, cluster, method, &self.listener);
         self.open.borrow_mut().insert(conn.id, Rc::clone(&link));
         Some(Box::new(ProcessedBytes { settings: self.plan.settings.clone(), link }))
     }

@@ -130,10 +130,10 @@ pub(super) fn check_passing(
         let of_bytes = plan.filters_bytes();
         let (what, help) = match passing {
             Passing::Datagrams if of_bytes && !plan.filters_datagrams() => {
-                ("changes bytes, which only a relay moves", "use it on chains with `relay`")
+                ("is about bytes, which only a relay moves", "use it on chains with `relay`")
             }
             Passing::Nothing if of_bytes => {
-                ("changes bytes, which only a relay moves", "use it on chains with `relay`")
+                ("is about bytes, which only a relay moves", "use it on chains with `relay`")
             }
             Passing::Bytes | Passing::Nothing if plan.is_for_datagrams_only() => (
                 "has only to do with datagrams, of which there are none here",

@@ -42,7 +42,7 @@ impl Control {
             };
             if !is_over {
                 self.end_all(end::FORCED).await;
-                self.log.flush();
+                self.write_all();
                 return;
             }
         }
@@ -85,7 +85,13 @@ impl Control {
                 _ = also.recv() => { self.end_all(end::FORCED).await; break; }
             }
         }
+        self.write_all();
+    }
+
+    /// Waits until records and traces have been written.
+    pub(super) fn write_all(&self) {
         self.log.flush();
+        sluice_l4::tap::finish();
     }
 
     pub(super) async fn end_all(&self, why: Reason) {

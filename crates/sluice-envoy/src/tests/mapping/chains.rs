@@ -206,6 +206,11 @@ fn services_that_process_connections() {
     let fields =
         ", message_timeout: 2s, failure_mode_allow: true, processing_mode: { process_write: SKIP }";
     expect(&processed(fields), &expected);
+    let calls = processed("").replace(
+        "{ cluster_name: a } }",
+        "{ cluster_name: a }, initial_metadata: [{ key: X-A, value: b }] }",
+    );
+    expect(&calls, &[(&format!("{filter}/call_metadata/x-a"), "b")]);
     // Without anything to process there is no filter.
     let (root, found) =
         load(&processed(", processing_mode: { process_read: SKIP, process_write: SKIP }"));

@@ -19,7 +19,8 @@ use sluice_io::buffers::Charge;
 use sluice_io::timers::Timer;
 use sluice_upstream::Cluster;
 
-use super::messages::{BytesAnswerMessage, BytesQuestion, BytesSaid, BytesSide, PROCESS};
+use super::messages::{BytesAnswerMessage, BytesQuestion, BytesSaid, BytesSide};
+use crate::GrpcMethod;
 use crate::side_calls::{GrpcConversation, GrpcStream, SideCalls, until_closed};
 use crate::{metrics, reasons};
 
@@ -52,6 +53,7 @@ pub(super) enum BytesEnd {
 pub(super) struct BytesLink {
     worker: Rc<WorkerCx>,
     cluster: Arc<Cluster>,
+    method: GrpcMethod,
     listener: Rc<str>,
     state: RefCell<BytesLinkState>,
 }
@@ -117,6 +119,7 @@ impl BytesLink {
     pub(super) fn new(
         worker: &Rc<WorkerCx>,
         cluster: &Arc<Cluster>,
+        method: &GrpcMethod,
         listener: &Rc<str>,
     ) -> Rc<Self> {
         let state = BytesLinkState {
@@ -133,6 +136,7 @@ impl BytesLink {
         Rc::new(Self {
             worker: Rc::clone(worker),
             cluster: Arc::clone(cluster),
+            method: method.clone(),
             listener: Rc::clone(listener),
             state: RefCell::new(state),
         })
@@ -228,7 +232,7 @@ impl BytesLink {
 
     async fn converse(&self) {
         let calls = SideCalls::of_worker(&self.worker);
-        let opened = calls.open_grpc(&self.cluster, PROCESS, Moment::NEVER).await;
+        let opened = calls.open_grpc(&self.cluster, self.method.clone(), Moment::NEVER).await;
         let mut stream: GrpcStream<BytesQuestion, BytesAnswerMessage> = match opened {
             Ok(stream) => stream,
             Err(error) => {

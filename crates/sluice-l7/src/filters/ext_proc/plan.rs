@@ -11,6 +11,7 @@ use sluice_io::WorkerCx;
 use sluice_upstream::Cluster;
 
 use super::filter::ProcFilter;
+use super::messages::PROCESS;
 use super::settings::{ExtProc, ProcSettings, method};
 use super::state::VALUES;
 use crate::GrpcMethod;
@@ -43,7 +44,7 @@ impl PlanSettings for ExtProc {
             None => None,
         };
         let method = match &self.call_metadata {
-            Some(texts) => Some(method(texts, node, context)?),
+            Some(texts) => Some(method(PROCESS, texts, node, context)?),
             None => None,
         };
         Some(Arc::new(ProcPlan { written: Arc::new(self), cluster, method }))

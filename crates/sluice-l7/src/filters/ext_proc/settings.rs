@@ -171,13 +171,14 @@ impl ExtProc {
     }
 }
 
-/// The method, with the metadata that calls begin with.
-pub(super) fn method(
+/// A method, with the metadata that calls begin with.
+pub(crate) fn method(
+    path: &'static str,
     texts: &ContextTexts,
     node: &Node,
     context: &mut CheckContext<'_>,
 ) -> Option<GrpcMethod> {
-    let mut method = GrpcMethod::new(super::messages::PROCESS);
+    let mut method = GrpcMethod::new(path);
     for (name, value) in texts.texts() {
         method = match method.with(&name.to_ascii_lowercase(), value.as_bytes()) {
             Ok(method) => method,

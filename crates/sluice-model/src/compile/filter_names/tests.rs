@@ -178,7 +178,7 @@ fn bytes_pass_through_filters_on_relays_of_connections_only() {
     assert_eq!(
         found,
         [
-            "listeners[0].filters[0].bytes: the filter `bytes` changes bytes, which only a relay moves"
+            "listeners[0].filters[0].bytes: the filter `bytes` is about bytes, which only a relay moves"
         ]
     );
 }
