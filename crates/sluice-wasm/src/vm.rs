@@ -199,7 +199,8 @@ impl Vm {
         }
     }
 
-    /// Tells a guest how a call ended.
+    /// Tells a guest how a call ended: with the number of the root context, as SDKs expect, though operations are about the
+    /// context that called until the guest says otherwise.
     ///
     /// # Errors
     /// It failed.
@@ -211,8 +212,9 @@ impl Vm {
     ) -> Result<(), GuestFailure> {
         let answer = answer_of(arrived.end);
         let number = |of: usize| u32::try_from(of).unwrap_or(u32::MAX);
+        let root = self.store.borrow().data().contexts.get(&context).map_or(context, |of| of.root);
         let args = [
-            context,
+            root,
             arrived.token,
             number(answer.headers.len()),
             number(answer.body.len()),
