@@ -71,6 +71,11 @@ pub(crate) fn text(area: &Area, places: &Places<'_>) -> String {
 /// The fields of a guest, which stand before its functions: `configuration`, `vm_config` and others of its messages.
 const GUEST_FIELDS: [&str; 3] = ["config ", "plugin ", "vm "];
 
+/// The language that a guest is built from, if it is not of functions.
+pub(crate) fn language(guest: &Block) -> Option<&str> {
+    guest.yaml.lines().find_map(|line| line.strip_prefix("built "))
+}
+
 /// The functions of a guest.
 pub(crate) fn functions(guest: &Block) -> String {
     let lines =
