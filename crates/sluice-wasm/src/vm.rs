@@ -78,6 +78,15 @@ impl Vm {
         self.store.try_borrow().map_or(0, |store| store.data().bounds.used)
     }
 
+    /// Bytes of its memory.
+    #[cfg(any(test, feature = "hostile"))]
+    pub(crate) fn peek(&self, at: u32, length: usize) -> Vec<u8> {
+        let store = self.store.borrow();
+        let memory = store.data().memory.map(|memory| memory.data(&*store));
+        let from = memory.and_then(|bytes| bytes.get(at as usize..));
+        from.map_or_else(Vec::new, |bytes| bytes[..length.min(bytes.len())].to_vec())
+    }
+
     /// Whether the guest has a function.
     pub(crate) fn has(&self, hook: GuestHook) -> bool {
         self.hooks.has(hook)
