@@ -311,6 +311,8 @@ fn request(vm: &Rc<Vm>, root: &Rc<StreamCell>, worker: &Rc<WorkerCx>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     /// Those that never return with success: there is no gRPC, and one ends the guest.
@@ -321,6 +323,12 @@ mod tests {
         ("proxy_get_header_map_value", &[0, 64, 0, 160, 170]),
         ("proxy_add_header_map_value", &[0, 64, 0, 66, 0]),
         ("proxy_replace_header_map_value", &[2, 64, 0, 66, 0]),
+        ("proxy_remove_header_map_value", &[0, 64, 0]),
+        ("proxy_set_header_map_pairs", &[2, 78, 0]),
+        ("proxy_set_buffer_bytes", &[0, 0, 0, 66, 0]),
+        ("proxy_call_foreign_function", &[74, 0, 77, 0, 160, 170]),
+        ("proxy_define_metric", &[0, 64, 0, 160]),
+        ("fd_write", &[1, 77, 0, 160]),
         ("proxy_register_shared_queue", &[64, 0, 160]),
         ("proxy_resolve_shared_queue", &[71, 0, 64, 0, 160]),
         ("proxy_http_call", &[73, 0, 79, 0, 77, 0, 77, 0, 5, 160]),
@@ -344,14 +352,18 @@ mod tests {
     fn whatever_a_guest_calls_is_an_answer() {
         let seed = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
         let (first, count) = seed.map_or((0, 1500), |seed| (seed, 1));
-        let mut succeeded = BTreeSet::new();
+        let mut succeeded = BTreeMap::<String, u32>::new();
         for seed in first..first + count {
             eprintln!("SLUICE_SEED={seed}");
-            succeeded.extend(run(&program(&mut fastrand::Rng::with_seed(seed))));
+            for name in run(&program(&mut fastrand::Rng::with_seed(seed))) {
+                *succeeded.entry(name).or_default() += 1;
+            }
         }
         let never = |name: &String| NEVER.iter().any(|of| name.starts_with(of));
-        let names = names().iter().filter(|name| !never(name) && !succeeded.contains(*name));
-        let missing: Vec<&String> = names.filter(|_| seed.is_none()).collect();
-        assert!(missing.is_empty(), "never succeed: {missing:?}");
+        // A guest that has its notes filled with random bytes claims that all succeeded.
+        let is_rare = |name: &String| succeeded.get(name).is_none_or(|count| *count < 5);
+        let names = names().iter().filter(|name| !never(name) && is_rare(name));
+        let rare: Vec<&String> = names.filter(|_| seed.is_none()).collect();
+        assert!(rare.is_empty(), "hardly ever succeed: {rare:?} of {succeeded:?}");
     }
 }
