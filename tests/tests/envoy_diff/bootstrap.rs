@@ -80,6 +80,11 @@ const GUEST_FIELDS: [&str; 5] = ["config ", "plugin ", "vm ", "code ", ON_CONNEC
 /// The line of a guest of connections, with the cluster that these are relayed to.
 const ON_CONNECTIONS: &str = "relay ";
 
+/// The language that a guest is built from, if it is not of functions.
+pub(crate) fn language(guest: &Block) -> Option<&str> {
+    guest.yaml.lines().find_map(|line| line.strip_prefix("built "))
+}
+
 /// The functions of a guest.
 pub(crate) fn functions(guest: &Block) -> String {
     let lines =

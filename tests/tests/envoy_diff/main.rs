@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_testkit::Authority;
 use sluice_testkit::tokens::SigningKey;
+use sluice_testkit::{Authority, built_guests, guests};
 
 use bootstrap::Places;
 use client::Step;
@@ -61,7 +61,7 @@ macro_rules! areas {
 
 areas! {
     aggregates authz breakers checks cors datagrams destinations faults filters hashing headers https hygiene jwt limits local_replies lua mirrors
-    rates rbac records redirects replies retries rewrites routing scopes taps tcp timeouts tls tunnels upgrades wasm
+    rates rbac records redirects replies retries rewrites routing scopes sdks taps tcp timeouts tls tunnels upgrades wasm
     wasm_connections wasm_grpc weights
 }
 
@@ -191,7 +191,11 @@ fn run(name: &str) {
     let area = script::read(name);
     let bench = Bench::new(name);
     for guest in &area.guests {
-        let module = sluice_testkit::guests::guest(&bootstrap::functions(guest));
+        let module = match bootstrap::language(guest) {
+            Some(language) => built_guests::built(language, bench.folder.path()),
+            None => Some(guests::guest(&bootstrap::functions(guest))),
+        };
+        let Some(module) = module else { return };
         std::fs::write(bench.folder.path().join(&guest.name).with_extension("wasm"), module)
             .unwrap();
     }
