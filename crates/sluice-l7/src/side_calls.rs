@@ -207,10 +207,11 @@ impl SideCalls {
         Self { worker: Rc::clone(worker), hops, by: Some(Moment::NEVER), log: None }
     }
 
-    /// The calls of the control thread, whose own worker this is. They last as long as each may, without regard to the
-    /// time of filters, and a stream may last for ever. Where one arrives at a listener of this process, it is a side
-    /// call like any other, so that filters there call at most once more on its behalf.
-    pub fn of_control(worker: &Rc<WorkerCx>) -> Self {
+    /// Calls that nothing waits for as for a filter: those of the control thread, whose own worker this is, and those that
+    /// last as long as a connection or guest. They last as long as each may, without regard to the time of filters, and a
+    /// stream may last for ever. Where one arrives at a listener of this process, it is a side call like any other, so that
+    /// filters there call at most once more on its behalf.
+    pub fn unbounded(worker: &Rc<WorkerCx>) -> Self {
         Self { worker: Rc::clone(worker), hops: HopCount::default(), by: None, log: None }
     }
 

@@ -315,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    /// Those that never return with success: there is no gRPC, and one ends the guest.
+    /// Those that never return with success: there is no gRPC service, and one ends the guest.
     const NEVER: [&str; 2] = ["proxy_grpc_", "proc_exit"];
 
     /// Arguments that calls succeed with, where chance does not find them: of `$value`, a byte for each.

@@ -127,6 +127,24 @@ fn the_service_closes_and_resets_connections() {
 }
 
 #[test]
+fn a_call_lasts_longer_than_a_filter_may_wait() {
+    let Some((_service, proc)) = service() else { return };
+    let server = Server::echo();
+    let config = config(server.addr(), proc, "");
+    let config = config.replace("filter_wait_seconds: 120", "filter_wait_seconds: 1");
+    let sluice = Sluice::new().workers(1).start(&config);
+    let mut client = connect(sluice.addr("a"));
+    assert_eq!(exchange(&mut client, b"hello"), b"hello");
+    // Its bytes are held for as long as a filter may, all after the first call has begun.
+    let mut other = connect(sluice.addr("a"));
+    other.write_all(b"late").unwrap();
+    let (end, _) = read_to_end(&mut other);
+    assert!(end.is_err(), "a reset");
+    sluice.record_of("filter.timeout");
+    assert_eq!(exchange(&mut client, b"change me"), b"CHANGE ME");
+}
+
+#[test]
 fn a_service_that_leaves_lets_the_rest_pass() {
     let Some((_service, proc)) = service() else { return };
     let server = Server::echo();

@@ -95,7 +95,7 @@ pub(super) fn stream(
     let link = Rc::new(GrpcLink::new(cell.id, true));
     state.grpc_calls.insert(token, Rc::clone(&link));
     // A stream lasts as long as its context.
-    let opening = SideCalls::of_control(&worker).open_grpc(&cluster, method, Moment::NEVER);
+    let opening = SideCalls::unbounded(&worker).open_grpc(&cluster, method, Moment::NEVER);
     events::grpc_stream(&worker, &state.events, &cell, token, &link, opening);
     guest.write_u32(token_at, token)
 }

@@ -231,7 +231,8 @@ impl BytesLink {
     }
 
     async fn converse(&self) {
-        let calls = SideCalls::of_worker(&self.worker);
+        // It lasts as long as the connection; what waits for it has a time of its own.
+        let calls = SideCalls::unbounded(&self.worker);
         let opened = calls.open_grpc(&self.cluster, self.method.clone(), Moment::NEVER).await;
         let mut stream: GrpcStream<BytesQuestion, BytesAnswerMessage> = match opened {
             Ok(stream) => stream,

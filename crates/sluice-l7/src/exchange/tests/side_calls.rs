@@ -230,7 +230,7 @@ fn calls_are_bounded_at_each_depth_and_end_at_the_second() {
 
 /// A request of the control thread; it is driven by the caller.
 fn of_control(bench: &Bench, by: Moment) -> LocalFuture<Result<SideResponse, SideCallError>> {
-    SideCalls::of_control(&bench.worker).call(&auth(), SideRequest::new("GET", "/list"), by)
+    SideCalls::unbounded(&bench.worker).call(&auth(), SideRequest::new("GET", "/list"), by)
 }
 
 fn is_pending<T>(future: &mut LocalFuture<T>) -> bool {

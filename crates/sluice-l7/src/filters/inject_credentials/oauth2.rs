@@ -197,7 +197,7 @@ impl FetchOrigin for TokenOrigin {
     }
 
     fn fetch(&self, worker: &Rc<WorkerCx>, by: Moment) -> LocalFuture<Result<Vec<u8>, String>> {
-        let called = SideCalls::of_control(worker).call(&self.cluster, self.request(), by);
+        let called = SideCalls::unbounded(worker).call(&self.cluster, self.request(), by);
         Box::pin(async move {
             let response = called.await.map_err(|error| error.to_string())?;
             let status = response.head.status();

@@ -213,7 +213,7 @@ impl FetchOrigin for DiscoveryOrigin {
     }
 
     fn fetch(&self, worker: &Rc<WorkerCx>, by: Moment) -> LocalFuture<Result<Vec<u8>, String>> {
-        let calls = SideCalls::of_control(worker);
+        let calls = SideCalls::unbounded(worker);
         let (issuer, clusters) = (self.issuer.clone(), self.clusters.clone());
         let path = self.document();
         Box::pin(async move {

@@ -99,7 +99,7 @@ impl Planes {
     {
         let native = self.native_cluster(&api.cluster).await;
         let cluster = control.builder.around.clusters.reference(&native);
-        let calls = SideCalls::of_control(&control.worker);
+        let calls = SideCalls::unbounded(&control.worker);
         let mut method = GrpcMethod::new(path).message_max(Limit::DiscoveryBytes);
         if let Some(authority) = &api.authority {
             match method.clone().authority(authority) {

@@ -146,7 +146,7 @@ impl Planes {
             .ok_or_else(|| PollFailure::Other("the node cannot be written as JSON".to_owned()))?;
         let native = self.native_cluster(&api.cluster).await;
         let cluster = control.builder.around.clusters.reference(&native);
-        let calls = SideCalls::of_control(&control.worker);
+        let calls = SideCalls::unbounded(&control.worker);
         let request = SideRequest::new("POST", path_of(kind))
             .host(&api.cluster)
             .with("content-type", b"application/json")
