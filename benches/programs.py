@@ -104,7 +104,7 @@ def table(found, names, unit, times):
     for proxy in found:
         for name in filter(lambda name: name.startswith("bare"), found[proxy]):
             print(f"{proxy}, {name}: {statistics.median(found[proxy][name]):.{digits}f} {unit}")
-    print(f"\n| added {unit} | Sluice | quartiles | Envoy | quartiles | ratio |\n|---|---:|---:|---:|---:|---:|")
+    print(f"\n| added {unit} | Sluice | quartiles | Envoy | quartiles | ratio | ratio of whole requests |\n|---|---:|---:|---:|---:|---:|---:|")
     for name in (name for name in names if not name.startswith("bare")):
         row, medians = f"| {name} |", []
         for proxy in found:
@@ -115,7 +115,10 @@ def table(found, names, unit, times):
             row += f" {median:.{digits}f} | {low:.{digits}f} to {high:.{digits}f} |"
             medians.append(median)
         both = len(medians) == 2 and medians[1] > 0
-        print(row, f"{medians[0] / medians[1]:.2f} |" if both else "- |", flush=True)
+        row += f" {medians[0] / medians[1]:.2f} |" if both else " - |"
+        # With several uses in a chain, a request is not what a user's is.
+        whole = [statistics.median(found[proxy][name]) for proxy in found if name in found[proxy] and times == 1]
+        print(row, f"{whole[0] / whole[1]:.2f} |" if len(whole) == 2 else "- |", flush=True)
 
 
 def rounds(proxies, names, args):

@@ -1,5 +1,6 @@
 //! A running Sluice.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -443,8 +444,9 @@ impl Drop for Running {
 /// Reads the metrics at a moment when the accounting balances, preferably with nothing open, if that comes soon. The
 /// counters of a connection that is just ending are not all written at once.
 fn wait_balanced(running: &Running) -> String {
+    let accepted_before = Cell::new(None);
     let balanced = |and_quiet: bool| {
-        // Every worker takes part in this page, and has by then started what it was about to start.
+        // Every worker takes part in this page. What it was about to accept at the first look, it has accepted at the second.
         running.page("/connections");
         let metrics = running.page("/metrics").1;
         let of = |name: &str| sum_metric(&metrics, name, "");
@@ -452,8 +454,9 @@ fn wait_balanced(running: &Running) -> String {
             + of("sluice_listener_flows_active")
             + of("sluice_http_requests_active");
         let known = of("sluice_connections_ended_total") + of("sluice_listener_connections_active");
-        let fits = of("sluice_listener_connections_accepted_total") == known
-            && of("sluice_http_requests_active") == 0;
+        let accepted = of("sluice_listener_connections_accepted_total");
+        let stays = accepted_before.replace(Some(accepted)) == Some(accepted);
+        let fits = stays && accepted == known && of("sluice_http_requests_active") == 0;
         (fits && (open == 0 || !and_quiet)).then_some(metrics)
     };
     let soon = std::time::Duration::from_secs(2);

@@ -64,5 +64,8 @@ fn bytes_of_http_do_not_pass_it() {
     let output = check.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "{said}");
-    assert!(said.contains("the filter `rewrite` changes bytes"), "{said}");
+    assert!(
+        said.contains("the filter `rewrite` is about bytes, which only a relay moves"),
+        "{said}"
+    );
 }
