@@ -181,10 +181,11 @@ fn grpc_by_service() {
             (", kinds: request", String::new()),
         ],
     ));
-    let mut client = tools::python(&peer("grpc_client.py"));
-    assert_eq!(tools::must(client.arg(sluice.addr("grpc").to_string())), "all well\n");
-    // One client connection, both servers.
+    let at = sluice.addr("grpc").to_string();
+    // Calls of one client go to both servers, sooner or later: among idle ones, the choice is random.
     wait::until("records of both", || {
+        let mut client = tools::python(&peer("grpc_client.py"));
+        assert_eq!(tools::must(client.arg(&at)), "all well\n");
         let records = sluice.records();
         let hosts = records.iter().filter_map(|record| record["upstream_host"].as_str());
         (hosts.collect::<BTreeSet<_>>().len() == 2).then_some(())
