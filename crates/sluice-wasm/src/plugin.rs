@@ -33,6 +33,11 @@ pub(crate) struct PluginFacts {
 }
 
 impl PluginFacts {
+    /// The cluster of this name, if the guest may call it.
+    pub(crate) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.iter().find(|known| *known.name == *name)
+    }
+
     /// Whether a root context of one is the root context of the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.name == other.name

@@ -148,12 +148,8 @@ impl WasmPlan {
         source::check_bounds((wasm.cpu, wasm.restart, wasm.memory), span, context)?;
         let (file, inline) = (wasm.file.as_ref(), wasm.inline.as_deref());
         let from = ModuleFrom { file, inline, sha256: wasm.sha256.as_deref() };
-        let module = source::module(&from, span, context)?;
-        if module.is_none() && !matches!(context.owner, FilterOwner::Routes(_)) {
-            let message = "the module comes from exactly one of `file` and `inline`";
-            context.not_exactly_one(span, true, message);
-            return None;
-        }
+        let required = !matches!(context.owner, FilterOwner::Routes(_));
+        let module = source::module(&from, required, span, context)?;
         let clusters = match &wasm.clusters {
             None => None,
             Some(names) => Some(source::clusters(names, context)?),

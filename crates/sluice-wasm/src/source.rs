@@ -89,23 +89,30 @@ pub(crate) fn start_once(
     None
 }
 
-/// The module and the name of its file; `Some(None)` if the settings name none.
+/// The module and the name of its file; `Some(None)` if the settings name none, and need not (`required`).
 #[allow(clippy::option_option, reason = "whether it is right, and whether there is one")]
 pub(crate) fn module(
     from: &ModuleFrom<'_>,
+    required: bool,
     span: Span,
     context: &mut CheckContext<'_>,
 ) -> Option<Option<(String, ModuleSource)>> {
     let ModuleFrom { file, inline, sha256 } = *from;
-    if file.is_some() && inline.is_some() {
+    let not_one = |none, context: &mut CheckContext<'_>| {
         let message = "the module comes from exactly one of `file` and `inline`";
-        context.not_exactly_one(span, false, message);
-        return None;
+        context.not_exactly_one(span, none, message);
+        None
+    };
+    if file.is_some() && inline.is_some() {
+        return not_one(false, context);
     }
     let name = file.and_then(|path| path.value.file_stem());
     let name = name.map_or_else(|| "inline".into(), |of| of.to_string_lossy().into_owned());
     let (key, content) = match (file, inline) {
-        (None, None) => return without(sha256, span, context).map(|()| None),
+        (None, None) => {
+            without(sha256, span, context)?;
+            return if required { not_one(true, context) } else { Some(None) };
+        }
         (Some(path), _) if sha256.is_none() => {
             let file = context.file::<FileModule>(path, "file")?;
             return Some(Some((name, ModuleSource::File(file))));

@@ -92,11 +92,7 @@ impl FilterFactory<dyn ConnectionFilterPlan> for ConnectionWasmFactory {
         source::check_bounds((of.cpu, of.restart, of.memory), span, context)?;
         let (file, inline, sha256) = (of.file.as_ref(), of.inline.as_deref(), of.sha256.as_deref());
         let from = ModuleFrom { file, inline, sha256 };
-        let Some((name, module)) = source::module(&from, span, context)? else {
-            let message = "the module comes from exactly one of `file` and `inline`";
-            context.not_exactly_one(span, true, message);
-            return None;
-        };
+        let (name, module) = source::module(&from, true, span, context)??;
         let clusters = source::clusters(of.clusters.as_deref().unwrap_or_default(), context)?;
         let held_max = of.held_max.unwrap_or(Size(1 << 20));
         let plugin = PluginFacts {

@@ -3,10 +3,12 @@
 //! Owns: the request that a guest describes. Refuses to know: how a call is made, and who learns of its end. Keeps: a guest calls
 //! only clusters that the settings name; no header is sent that frames a message.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use sluice_codec::names::{is_field_value, is_token};
 use sluice_core::Moment;
+use sluice_io::WorkerCx;
 use sluice_l7::words::is_editable;
 use sluice_l7::{SideCalls, SideRequest};
 
@@ -15,6 +17,7 @@ use crate::events;
 use crate::guest::{Guest, HostResult};
 use crate::limits::CALLS_IN_FLIGHT;
 use crate::pairs::{self, FieldPair};
+use crate::state::HostState;
 
 /// `proxy_http_call`. Trailers of requests are not sent.
 #[allow(clippy::too_many_arguments, reason = "the form is that of the interface")]
@@ -42,8 +45,7 @@ pub(super) fn http(
     let state = guest.state_mut();
     let cell = state.context()?.clone();
     let plugin = cell.plugin();
-    let known = plugin.clusters.iter().find(|known| *known.name == *name);
-    let known = known.ok_or(Status::BadArgument)?;
+    let known = plugin.cluster(&name).ok_or(Status::BadArgument)?;
     if body.len() > plugin.body_max {
         state.count_limit("body_max");
         return Err(Status::BadArgument.into());
@@ -56,14 +58,24 @@ pub(super) fn http(
     let token = state.new_token();
     // While a configuration is checked, nothing is sent, and no call ends.
     let Some(worker) = state.worker.clone() else { return guest.write_u32(token_at, token) };
+    let (calls, by) = bounded(state, &worker, millis);
+    events::call(&worker, &state.events, &cell, token, calls.call(known, request, by));
+    guest.write_u32(token_at, token)
+}
+
+/// What makes a call that ends after `millis`, and with the message at hand if there is one; 0 is for no time of its own.
+pub(super) fn bounded(
+    state: &mut HostState,
+    worker: &Rc<WorkerCx>,
+    millis: u32,
+) -> (SideCalls, Moment) {
     let of_request = state.with_call(|call| call.side_calls()).flatten();
-    let calls = of_request.unwrap_or_else(|| SideCalls::of_worker(&worker));
+    let calls = of_request.unwrap_or_else(|| SideCalls::of_worker(worker));
     let by = match millis {
         0 => Moment::NEVER,
         millis => worker.now().after(Duration::from_millis(millis.into())),
     };
-    events::call(&worker, &state.events, &cell, token, calls.call(known, request, by));
-    guest.write_u32(token_at, token)
+    (calls, by)
 }
 
 fn request(fields: &[FieldPair], body: Vec<u8>) -> Result<SideRequest, Status> {

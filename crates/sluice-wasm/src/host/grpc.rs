@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::{BASE64, BASE64_NOPAD};
@@ -13,6 +12,7 @@ use sluice_core::Moment;
 use sluice_l7::{GrpcMethod, RawMessage, SideCalls};
 use sluice_upstream::Cluster;
 
+use super::calls;
 use crate::abi::Status;
 use crate::events;
 use crate::grpc_link::GrpcLink;
@@ -58,12 +58,7 @@ pub(super) fn call(
     let token = state.new_token();
     // While a configuration is checked, nothing is sent, and no call ends.
     let Some(worker) = state.worker.clone() else { return guest.write_u32(token_at, token) };
-    let of_request = state.with_call(|call| call.side_calls()).flatten();
-    let calls = of_request.unwrap_or_else(|| SideCalls::of_worker(&worker));
-    let by = match millis {
-        0 => Moment::NEVER,
-        millis => worker.now().after(Duration::from_millis(millis.into())),
-    };
+    let (calls, by) = calls::bounded(state, &worker, millis);
     let link = Rc::new(GrpcLink::new(cell.id, false));
     state.grpc_calls.insert(token, Rc::clone(&link));
     let calling =
@@ -161,13 +156,13 @@ fn describe(
     let state = guest.state();
     let cell = Rc::clone(state.context()?);
     let plugin = cell.plugin();
-    let known = |name: &str| plugin.clusters.iter().find(|known| *known.name == *name).cloned();
-    let plain = std::str::from_utf8(&service).ok().and_then(known);
+    let plain = std::str::from_utf8(&service).ok().and_then(|name| plugin.cluster(name));
     let (cluster, authority) = match plain {
-        Some(cluster) => (cluster, String::new()),
+        Some(cluster) => (Arc::clone(cluster), String::new()),
         None => {
             let named = grpc_service::parse(&service).ok_or(Status::ParseFailure)?;
-            (known(&named.cluster).ok_or(Status::BadArgument)?, named.authority)
+            let cluster = plugin.cluster(&named.cluster).ok_or(Status::BadArgument)?;
+            (Arc::clone(cluster), named.authority)
         }
     };
     if cell.calls.get() >= CALLS_IN_FLIGHT {
